@@ -1,0 +1,26 @@
+"""Small numerical helpers that the rest of the core shares."""
+import jax
+import jax.numpy as jnp
+
+from diffusion.typing import Array, Keys
+
+
+def expand(a: Array, like: Array) -> Array:
+    """[B] or scalar -> [B, 1, ..., 1] or scalar, to broadcast against `like` [B, ...] from the left."""
+    a = jnp.asarray(a)
+    return a.reshape(a.shape + (1,) * (like.ndim - a.ndim)) if a.ndim else a
+
+
+def mean_flat(x: Array) -> Array:
+    """[B, ...] -> [B]: the mean over all axes but the first."""
+    return jnp.mean(x, axis=tuple(range(1, x.ndim)))
+
+
+def fold_in(keys: Keys, data: Array | int) -> Keys:
+    """`jax.random.fold_in` of one number into each of the keys [B]."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
+
+
+def normal(keys: Keys, shape: tuple[int, ...], dtype=float) -> Array:
+    """Standard normal [B, *shape], row i a function of keys[i] alone: the same in any batch, on any device."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)

@@ -1,0 +1,17 @@
+"""Named random streams: a draw is a function of (seed, stream, step, position of the example), never carried state.
+
+So the loss curve does not depend on the number of devices, hosts or micro-batches, and a resumed run draws what the
+uninterrupted one would have drawn.
+"""
+import zlib
+
+import jax
+
+from diffusion.core import numerics
+from diffusion.typing import Array, Keys
+
+
+def example_keys(seed_key: Array, stream: str, step: Array | int, positions: Array) -> Keys:
+    """Keys [B] for the examples at `positions` [B] of the global batch of `step`."""
+    key = jax.random.fold_in(jax.random.fold_in(seed_key, zlib.crc32(stream.encode())), step)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, positions)

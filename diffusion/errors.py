@@ -1,0 +1,24 @@
+"""What a user can mend. `main` prints these as one message, without a traceback, and exits with code 1.
+
+Each message says what was wrong, where, what is allowed, and what to do. A bug raises anything else.
+"""
+
+
+class DiffusionError(Exception):
+    """Base of the errors that a user can mend."""
+
+
+class ConfigError(DiffusionError):
+    """A key, a choice, a type or a combination in the config that cannot be run."""
+
+
+class DataError(DiffusionError):
+    """A data set that is missing, truncated, corrupted, or not of the shape the config says."""
+
+
+class CheckpointError(DiffusionError):
+    """A checkpoint or run folder that cannot be read, does not fit, or cannot be written."""
+
+
+class DivergedError(DiffusionError):
+    """The loss or the gradient became NaN or infinite."""
