@@ -1,0 +1,24 @@
+"""The optimizer: an optax chain, and its learning rate as a function of the step."""
+from typing import Literal
+
+import optax
+
+from diffusion.errors import ConfigError
+
+
+def learning_rate(peak: float, *, warmup_steps: int, decay: Literal["constant", "cosine"],
+                  total_steps: int) -> optax.Schedule:
+    """Linear warm-up from 0 over `warmup_steps`, then constant, or a half cosine to 0 at `total_steps`."""
+    if decay == "constant":
+        return optax.warmup_constant_schedule(0.0, peak, warmup_steps)
+    if warmup_steps >= total_steps:
+        raise ConfigError(f"config.optimizer.warmup ({warmup_steps} steps) is not shorter than config.train.duration "
+                          f"({total_steps} steps), so that the cosine decay has no room. Shorten the warm-up.")
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps)
+
+
+def adam(schedule: optax.Schedule, *, beta1: float, beta2: float, epsilon: float,
+         clip_norm: float) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015) behind clipping of the global gradient norm at `clip_norm`; 0 does not clip."""
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    return optax.chain(clip, optax.adam(schedule, b1=beta1, b2=beta2, eps=epsilon))
