@@ -80,7 +80,7 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, optimizer: optax.Gradient
         bins = jnp.clip(jnp.searchsorted(log_snr_edges, log_snr) - 1, 0, len(log_snr_edges) - 2)
         one_hot = jax.nn.one_hot(bins, len(log_snr_edges) - 1)
         metrics = StepMetrics(
-            loss=jnp.mean(per_example), grad_norm=optax.global_norm(grad), learning_rate=learning_rate(state.step),
+            loss=jnp.mean(per_example), grad_norm=optax.tree.norm(grad), learning_rate=learning_rate(state.step),
             bad_log_snr=jnp.where(bad.any(), log_snr[jnp.argmax(bad)], jnp.nan),
             bin_loss=jnp.where(bad, 0, per_example) @ one_hot, bin_count=one_hot.sum(0))
         return State(step=state.step + 1, params=params, ema=average, opt_state=opt_state), metrics

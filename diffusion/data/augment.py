@@ -1,0 +1,20 @@
+"""What happens to uint8 images inside the training step: one function for data fed by hosts and held on the device."""
+import jax
+import jax.numpy as jnp
+
+from diffusion.typing import Array, Keys
+
+
+def to_float(image: Array) -> jax.Array:
+    """uint8 0..255 -> float32 x/127.5 - 1 in [-1, 1], the scaling of Ho et al. 2020, section 3.3.
+
+    Written as (2x - 255)/255: the numerator is exact, so 255 becomes 1 and not the 1.0000001 that x/127.5 - 1 gives when
+    XLA multiplies by the reciprocal, and 255 - x becomes exactly minus what x becomes.
+    """
+    return (2.0 * jnp.asarray(image).astype(jnp.float32) - 255.0) / 255.0
+
+
+def random_flip(keys: Keys, image: Array) -> jax.Array:
+    """Mirrors left and right with probability 1/2, image i [H, W, C] of [B, H, W, C] by keys[i] alone."""
+    flip = jax.vmap(jax.random.bernoulli)(keys)
+    return jnp.where(flip[:, None, None, None], image[:, :, ::-1], image)

@@ -1,0 +1,109 @@
+"""The order of the examples, and batches in that order: batch k is a pure function of (seed, k).
+
+One endless stream of examples is cut into global batches. Each epoch is another permutation of the whole set; epochs
+follow each other without a gap, so a batch may end one and begin the next, and may be larger than the set.
+Host `shard_index` of `shard_count` gets rows [i b, (i + 1) b) of each global batch, b = batch_size / shard_count, and
+their `position`, the places 0..B-1 in the global batch: a step's random draws are keyed by it, whoever holds them.
+
+The iterators are Grain's. `it.get_state()` is {"global_next_index": k}, k = the number of the next batch, the same on
+every host and for any number of hosts and workers. `it.set_state(state)` continues from there, and so does loading an
+Orbax checkpoint that has the iterator among its checkpointables.
+"""
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import grain
+import numpy as np
+from grain.experimental import ElasticIterator
+
+from diffusion.data.sources import ArraySource, Source, take
+from diffusion.errors import ConfigError, DataError
+
+
+def batches(source: Source, *, batch_size: int, seed: int, shard_index: int = 0, shard_count: int = 1,
+            workers: int = 0) -> grain.DatasetIterator:
+    """This host's rows of batches 0, 1, ...: {"image": uint8 [b, H, W, C], "label": int32 [b], "position": int32 [b]}.
+
+    workers: processes that read and decode; 0 reads ahead in one thread. An `ArraySource` is one gather for a batch: it
+    is served from this process and takes no workers. Worker processes are spawned: absl flags must be parsed and the
+    program's entry guarded by `if __name__ == "__main__"`, and the iterator should be closed (`it.close()`) at the end.
+    Raises DataError if the set is empty, ConfigError if the shards do not divide batch_size.
+    """
+    rows = _rows(len(source), batch_size, seed, shard_index, shard_count)
+    in_memory = isinstance(source, ArraySource)
+    read = functools.partial(_read, source, rows)
+    return _iterate(read, ahead=0 if in_memory else 4, workers=0 if in_memory else workers)
+
+
+def index_batches(size: int, *, batch_size: int, seed: int, shard_index: int = 0,
+                  shard_count: int = 1) -> grain.DatasetIterator:
+    """What `batches` reads of a source of `size` examples: {"index": int32 [b], "position": int32 [b]}, in its order.
+
+    For data that lives on the device whole. Raises as `batches` does.
+    """
+    return _iterate(_rows(size, batch_size, seed, shard_index, shard_count), ahead=0, workers=0)
+
+
+def to_arrays(source: Source) -> dict[str, np.ndarray]:
+    """All of a source: {"image": uint8 [N, H, W, C], "label": int32 [N]}, in its own order. Reads everything."""
+    return take(source, range(len(source)))
+
+
+@functools.lru_cache(maxsize=8)
+def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of one epoch: int32 [size], each of 0..size-1 once, uniform over all orders.
+
+    Sorts the words of Philox4x64 (Salmon et al. 2011) keyed by (seed, epoch). NumPy fixes these for good, which it does
+    not do for `Generator.permutation`: a run resumes in the same order under another version.
+    """
+    words = np.random.Philox(key=np.array([seed % 2**64, epoch], np.uint64)).random_raw(size)
+    order = np.argsort(words, kind="stable").astype(np.int32)
+    order.setflags(write=False)
+    return order
+
+
+def _rows(size: int, batch_size: int, seed: int, shard_index: int,
+          shard_count: int) -> Callable[[int], dict[str, np.ndarray]]:
+    """step -> {"index", "position"} of this host's rows of the global batch."""
+    if size < 1:
+        raise DataError("The data set has no examples.")
+    if batch_size < 1 or batch_size % shard_count:
+        raise ConfigError("The batch size must be a positive multiple of the number of hosts, which is "
+                          f"{shard_count}, but it is {batch_size}.")
+    if not 0 <= shard_index < shard_count:
+        raise ValueError(f"shard_index {shard_index} is not in 0..{shard_count - 1}")
+    b = batch_size // shard_count
+    return functools.partial(_host_rows, size=size, seed=seed, batch_size=batch_size,
+                             positions=range(shard_index * b, (shard_index + 1) * b))
+
+
+def _host_rows(step: int, *, size: int, seed: int, batch_size: int, positions: range) -> dict[str, np.ndarray]:
+    position = np.array(positions, np.int32)
+    epoch, place = np.divmod(step * batch_size + position.astype(np.int64), size)
+    index = np.empty_like(position)
+    for e in range(epoch[0], epoch[-1] + 1):
+        here = epoch == e
+        index[here] = permutation(size, seed, e)[place[here]]
+    return {"index": index, "position": position}
+
+
+def _read(source: Source, rows: Callable[[int], dict[str, np.ndarray]], step: int) -> dict[str, np.ndarray]:
+    at = rows(step)
+    return take(source, at["index"]) | {"position": at["position"]}
+
+
+def _iterate(batch: Callable[[int], dict[str, Any]], *, ahead: int, workers: int) -> grain.DatasetIterator:
+    """Yields batch(0), batch(1), ..., up to `ahead` of them read before they are asked for.
+
+    An element of the Grain data set is a whole batch, since Grain's cost for each element (some 20 us) would exceed
+    that of reading from memory. ElasticIterator is there for its state, which does not depend on `workers`; it adds an
+    axis of length 1, which is taken off again.
+    """
+    # One thread: more of them are slower, since decoding small images mostly holds Python's lock.
+    read = grain.ReadOptions(num_threads=min(ahead, 1), prefetch_buffer_size=max(ahead, 1))
+    processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2) if workers else None
+    steps = ElasticIterator(grain.MapDataset.range(sys.maxsize).map(batch), 1, grain.sharding.ShardOptions(0, 1),
+                            read_options=read, multiprocessing_options=processes)
+    return iter(steps.map(lambda one: {key: value[0] for key, value in one.items()}))

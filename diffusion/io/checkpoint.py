@@ -1,0 +1,255 @@
+"""Checkpoints: the training state, the place in the data and the clock, on Orbax.
+
+    folder/12000/           a finished checkpoint, named by its step; Orbax renames it to this when all is written
+        state/              the arrays, as Orbax lays them out (OCDBT, Zarr 3), each process writing its own shards
+        progress/           JSON: {"clock": ..., "data": the state of the data iterator}
+        SHA256SUMS          digests of the files above, for `sha256sum -c`; written last
+
+Orbax does not notice a flipped bit in an array: it restores other numbers without a word. The digests catch that.
+They are written after the commit, so a checkpoint without them (the program was killed in between) is whole but unverified.
+
+This is the only file that imports Orbax, whose v1 interface may still move.
+"""
+import hashlib
+import logging
+import re
+import shutil
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from diffusion.errors import CheckpointError
+from diffusion.io.files import atomic_write, cause, remedy
+from diffusion.io.processes import is_primary, primary_says
+
+_DIGESTS = "SHA256SUMS"
+_LEFTOVERS = ("*.orbax-checkpoint-tmp*", "*.deleting")
+_SHOWN = 5  # leaves named in a message
+
+
+class DataIterator(Protocol):
+    """What is needed of the data: Grain's iterators are such. The state must be JSON, the same in all processes."""
+
+    def get_state(self) -> dict: ...
+
+    def set_state(self, state: dict) -> None: ...
+
+
+class Checkpoints:
+    """The checkpoints in one folder; of them the newest `keep` stay, or all if None. All processes call alike.
+
+    Used as a context manager, it waits at the end for what is still being written. Opening and reading change nothing
+    on the disk, so a second program may read while a run writes.
+    """
+
+    def __init__(self, folder: str | Path, *, keep: int | None = 3):
+        if keep is not None and keep < 1:
+            raise ValueError(f"keep must be at least 1, got {keep}")
+        self.folder, self.keep = Path(folder).absolute(), keep
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: tuple[int, Future] | None = None
+        _silence_repeated_errors()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            self.wait()
+        except CheckpointError as failed:
+            if error is None:
+                raise
+            error.add_note(str(failed))  # the first error is the one to show
+        finally:
+            self._writer.shutdown()
+
+    def steps(self) -> list[int]:
+        """The steps of the finished checkpoints, ascending."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if re.fullmatch(r"0|[1-9]\d*", path.name))
+
+    def describe(self) -> str:
+        """The newest finished checkpoint, for a message."""
+        there = self.steps()
+        return f"{there[-1]} in {self.folder}" if there else f"none in {self.folder}"
+
+    def save(self, step: int, state: Any, data: DataIterator, clock: dict) -> None:
+        """Takes a snapshot and returns; it is written in the background. Waits first for the one before.
+
+        state: pytree of jax arrays, sharded or not; they may be donated at once. clock: JSON, floats return exactly.
+        A step that is already there is left as it is: a resumed run arrives at the same state again.
+        Raises CheckpointError if this or the checkpoint before cannot be written.
+        """
+        self.wait()
+        if is_primary():
+            self._remove_leftovers()
+        if primary_says(step in self.steps()):
+            return
+        progress = {"clock": clock, "data": data.get_state()}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with _context():
+                response = ocp.save_checkpointables_async(self._path(step), {"state": state, "progress": progress})
+        except Exception as error:
+            raise self._failed(step, error) from error
+        self._pending = step, self._writer.submit(self._finish, step, response)
+
+    def wait(self) -> None:
+        """Returns when the last save is on the disk. Raises CheckpointError if it could not be written."""
+        if self._pending is None:
+            return
+        (step, future), self._pending = self._pending, None
+        try:
+            future.result()
+        except Exception as error:
+            if is_primary():
+                self._remove_leftovers()  # they would keep the disk full
+            raise self._failed(step, error) from error
+        if step not in self.steps():
+            raise CheckpointError(f"The checkpoint of step {step} was written but is not in {self.folder}: was that "
+                                  "folder moved or deleted meanwhile? Run the same command again to continue.")
+
+    def restore(self, abstract_state: Any, data: DataIterator, step: int | None = None) -> tuple[Any, dict]:
+        """The state and the clock of a step (the newest if None); sets `data` to its place.
+
+        abstract_state: tree of jax.ShapeDtypeStruct with the shardings wanted now, on any number of devices.
+        Raises CheckpointError if the step is not there, is damaged, or does not fit.
+        """
+        step = self._choose(step)
+        found = self._load(step, {"state": abstract_state, "progress": None})
+        data.set_state(found["progress"]["data"])
+        return found["state"], found["progress"]["clock"]
+
+    def restore_part(self, name: str, abstract: Any, step: int | None = None) -> Any:
+        """One top-level field of the state, such as "ema". The others are not read into memory. Raises as `restore`."""
+        return self._load(self._choose(step), {"state": {name: abstract}}, partial=True)["state"][name]
+
+    def _path(self, step: int) -> Path:
+        return self.folder / str(step)
+
+    def _finish(self, step: int, response) -> None:
+        """In the background: waits for the commit, then writes the digests and removes old checkpoints."""
+        response.result()
+        if is_primary():
+            atomic_write(self._path(step) / _DIGESTS, _digests(self._path(step)))
+            for old in self.steps()[:-self.keep] if self.keep else []:
+                # Renamed first: a checkpoint half deleted must not look finished.
+                doomed = self._path(old).rename(self.folder / f"{old}.deleting")
+                shutil.rmtree(doomed, ignore_errors=True)
+
+    def _remove_leftovers(self) -> None:
+        for pattern in _LEFTOVERS:
+            for path in self.folder.glob(pattern):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _failed(self, step: int, error: Exception) -> CheckpointError:
+        good = [s for s in self.steps() if s != step]
+        kept = f"The last good checkpoint is step {good[-1]}." if good else "There is no earlier checkpoint."
+        return CheckpointError(f"The checkpoint of step {step} could not be written to {self.folder}: {cause(error)}. "
+                               f"{kept} {remedy(error)}")
+
+    def _choose(self, step: int | None) -> int:
+        there = self.steps()
+        if step is None and there:
+            return int(primary_says(there[-1]))
+        if step in there:
+            return step
+        listed = ", ".join(map(str, there))
+        what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+        raise CheckpointError(f"There is {what} in {self.folder}. " + (
+            f"The steps there are {listed}: name one of them, or none for the newest." if there else
+            "No other is there either: check the path, or train first."))
+
+    def _load(self, step: int, abstract: dict, partial: bool = False) -> dict:
+        path = self._path(step)
+        # Before Orbax: on damaged files it may crash in many words, or restore wrong numbers in none.
+        if primary_says((fault := _find_fault(path) if is_primary() else None) is not None):
+            raise self._damaged(step, fault or "a file is missing or altered, see the message of process 0")
+        try:
+            saved = ocp.checkpointables_metadata(path).metadata["state"]
+        except Exception as error:
+            raise self._damaged(step, cause(error)) from error
+        if differences := _differences(saved, abstract["state"], partial):
+            more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+            raise CheckpointError(f"The checkpoint {path} does not fit this model: {'; '.join(differences[:_SHOWN])}"
+                                  f"{more}. Use the config the run was started with, or another work folder.")
+        try:
+            with _context(partial):
+                return ocp.load_checkpointables(path, abstract)
+        except Exception as error:
+            raise self._damaged(step, cause(error)) from error
+
+    def _damaged(self, step: int, fault: str) -> CheckpointError:
+        others = [s for s in self.steps() if s != step]
+        then = (f"the newest of the other steps there ({', '.join(map(str, others))}) is then used" if others else
+                "there is no other one, so training then starts from the beginning")
+        return CheckpointError(f"The checkpoint {self._path(step)} is damaged: {fault}. Delete or move that folder and "
+                               f"run the same command again; {then}.")
+
+
+def _context(partial: bool = False) -> ocp.Context:
+    registry = ocp.handlers.local_registry()
+    registry.add(ocp.handlers.JsonHandler, checkpointable_name="progress")  # else its floats become arrays
+    context = ocp.Context()
+    context.checkpointables.registry = registry
+    context.pytree_options.loading.partial_load = partial
+    return context
+
+
+def _digests(path: Path) -> str:
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != _DIGESTS)
+    return "".join(f"{_sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _find_fault(path: Path) -> str | None:
+    """What is wrong with the files of a checkpoint; None if nothing, or if it has no digests."""
+    try:
+        for line in (path / _DIGESTS).read_text().splitlines():
+            digest, _, name = line.partition("  ")
+            if not (path / name).is_file():
+                return f"its file {name or line} is missing"
+            if _sha256(path / name) != digest:
+                return f"its file {name} has been truncated or altered (SHA-256 is not that in {_DIGESTS})"
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return cause(error)
+    return None
+
+
+def _differences(saved: Any, wanted: Any, partial: bool) -> list[str]:
+    """The leaves in which a checkpoint and the tree to restore differ, one phrase each."""
+    def leaves(tree):
+        return {jax.tree_util.keystr(path, simple=True, separator="."): f"{np.dtype(x.dtype).name}{list(x.shape)}"
+                for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+    have, want = leaves(saved), leaves(wanted)
+    if partial:
+        have = {name: leaf for name, leaf in have.items() if name.split(".")[0] in wanted}
+    return ([f"{name} is {have[name]} there, but {want[name]} here" for name in want if have.get(name, want[name]) != want[name]]
+            + [f"{name} is not there" for name in want if name not in have]
+            + [f"{name} is there, but not here" for name in have if name not in want])
+
+
+def _silence_repeated_errors() -> None:
+    """Orbax logs each failed thread and task with its whole traceback, and raises the same error to us as well."""
+    logging.getLogger("absl").addFilter(_is_news)
+    logging.getLogger("asyncio").addFilter(_is_news)
+    warnings.filterwarnings("ignore", message=r"coroutine .*_get_array_metadatas", category=RuntimeWarning)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return not ("_SignalingThread.run() raised an exception" in text
+                or ("exception was never retrieved" in text and "orbax" in text))

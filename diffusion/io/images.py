@@ -1,0 +1,99 @@
+"""Images to bytes, to grids, and to files."""
+import itertools
+import math
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from diffusion.errors import CheckpointError, ConfigError, DivergedError
+from diffusion.io.files import atomic_write, cannot_write
+from diffusion.typing import Array
+
+GRID_IMAGES = 100  # at most so many of a set of samples are shown in its grid.png
+_MARGIN_GREY = 225
+_LARGEST = 2048    # pixels; a grid that would be larger is enlarged less
+
+
+def to_uint8(x: Array) -> np.ndarray:
+    """[-1, 1] -> 0..255: (x + 1) 127.5, clipped and rounded to the nearest; the inverse of u / 127.5 - 1.
+
+    x: float [...], uint8 [...] returned. Raises DivergedError if a value is NaN.
+    """
+    x = np.asarray(x, np.float32)
+    if np.isnan(x).any():
+        bad = int(np.isnan(x.reshape(len(x), -1)).any(axis=1).sum()) if x.ndim else 1
+        raise DivergedError(f"{bad} of {len(x) if x.ndim else 1} sampled images have NaN in them. Sample with "
+                            "config.network.dtype=float32 or with an earlier checkpoint (--checkpoint=STEP).")
+    return np.rint((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def grid(images: np.ndarray, *, columns: int | None = None, margin: int = 2, min_tile: int = 64) -> np.ndarray:
+    """One picture of all images, row by row, with a light margin around each tile.
+
+    images: uint8 [N, H, W, C], C = 1 or 3. Returns uint8 [h, w, 3]. Images smaller than min_tile pixels are enlarged by a
+    whole factor, each pixel to a square, less so where the grid would exceed 2048 pixels. columns: nearly square if None.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3) or not len(images):
+        raise ValueError(f"expected uint8 [N, H, W, 1 or 3] with N > 0, got {images.dtype} {list(images.shape)}")
+    n, height, width, channels = images.shape
+    columns = min(columns or math.ceil(math.sqrt(n)), n)
+    rows = math.ceil(n / columns)
+    fits = min((_LARGEST // columns - margin) // width, (_LARGEST // rows - margin) // height)
+    factor = max(1, min(math.ceil(min_tile / min(height, width)), fits))
+    tiles = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    height, width = height * factor, width * factor
+    out = np.full((rows * (height + margin) + margin, columns * (width + margin) + margin, 3), _MARGIN_GREY, np.uint8)
+    for i, tile in enumerate(tiles):
+        y, x = (i // columns) * (height + margin) + margin, (i % columns) * (width + margin) + margin
+        out[y:y + height, x:x + width] = tile
+    return out
+
+
+def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Writes uint8 [H, W], [H, W, 1] or [H, W, 3], whole or not at all. Raises CheckpointError if it cannot."""
+    atomic_write(path, lambda file: _picture(image).save(file, "PNG"))
+
+
+def check_samples_folder(folder: str | os.PathLike) -> None:
+    """Raises ConfigError if the folder holds samples already: two sets must not be mixed, nor the first one lost."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; samples need a folder. Give another --out.")
+    names = [p.name for p in folder.iterdir()] if folder.exists() else []
+    found = sorted(n for n in names if re.fullmatch(r"\d{6,}\.png|grid\.png|samples\.npz", n))
+    if found:
+        raise ConfigError(f"{folder} holds samples already ({found[0]}{', ...' if len(found) > 1 else ''}). Give another "
+                          "--out, or move or delete that folder.")
+
+
+def save_samples(folder: str | os.PathLike, images: np.ndarray | Iterable[np.ndarray], first_index: int = 0) -> None:
+    """Writes image i as `{first_index + i:06d}.png`, the first 100 as grid.png, and all as samples.npz.
+
+    images: uint8 [N, H, W, C], or batches [b, H, W, C] of them, each written as it comes. samples.npz, with `arr_0` uint8
+    [N, H, W, C] as the field's evaluators read it, comes last: with it, the set is whole. A folder with samples in it is
+    refused by `check_samples_folder` before the first batch is asked for. Raises CheckpointError if the disk is full.
+    """
+    folder = Path(folder)
+    check_samples_folder(folder)
+    batches, index = [], itertools.count(first_index)
+    for batch in [images] if isinstance(images, np.ndarray) else images:
+        batches.append(batch)
+        for image in batch:
+            path = folder / f"{next(index):06d}.png"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                _picture(image).save(path)  # not atomic: tens of thousands of fsyncs take minutes
+            except OSError as error:
+                raise CheckpointError(cannot_write(path, error)) from error
+    everything = np.concatenate(batches)
+    save_png(folder / "grid.png", grid(everything[:GRID_IMAGES]))
+    atomic_write(folder / "samples.npz", lambda file: np.savez(file, everything))
+
+
+def _picture(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)

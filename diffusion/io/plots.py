@@ -1,0 +1,127 @@
+"""The curves of a run as PNGs."""
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogFormatter, ScalarFormatter
+
+from diffusion.io.files import atomic_write
+
+_STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
+          "grid.linewidth": 0.6, "axes.titlesize": 11}
+_BLUE = "#1f5fa8"
+_LOG_FROM = 8.0  # a ratio of largest to smallest from which an axis is logarithmic
+_PERIODS = (("first tenth", 0.0, 0.1), ("middle tenth", 0.45, 0.55), ("last tenth", 0.9, 1.0))
+_SHORT_PERIODS = (("first row", 0.0, 0.0), ("last row", 1.0, 1.0))  # of fewer than ten rows
+
+
+def plot_loss(rows: Sequence[dict], path: str | os.PathLike, title: str | None = None) -> None:
+    """Loss against images seen: each row faint, their running mean strong. Draws nothing if no row has a finite loss.
+
+    rows: of metrics.jsonl, with "images" and "loss". title: the name of the file's folder if None.
+    Raises CheckpointError if the file cannot be written.
+    """
+    points = np.array([(row["images"], row["loss"]) for row in rows if _finite(row.get("loss"))], float).reshape(-1, 2)
+    if not len(points):
+        return
+    images, loss = points.T
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(path, title, "loss")
+        many = len(loss) >= 20
+        axes.plot(images, loss, color=_BLUE, alpha=0.3 if many else 1, linewidth=1, marker=None if many else "o",
+                  markersize=3, label="each row of the log")
+        if many:
+            half = max(1, len(loss) // 40)
+            axes.plot(images, _running_mean(loss, half), color=_BLUE, linewidth=1.8, label=f"mean of {2 * half + 1} rows")
+            axes.legend(frameon=False)
+        _scale_y(axes, loss)
+        axes.set(xlabel="training images seen", ylabel="training loss", xlim=(0, None))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        _save(figure, path)
+
+
+def plot_loss_by_noise(rows: Sequence[dict], path: str | os.PathLike, log_snr_edges: Sequence[float],
+                       title: str | None = None) -> None:
+    """Mean loss in each bin of log-SNR, early and late in the run: where on the way from noise to data it is learned.
+
+    rows: of metrics.jsonl, with "images" and "loss_by_log_snr" [K], None in a bin that no example fell in.
+    log_snr_edges: [K + 1], ascending. Draws nothing if there is nothing finite; title and errors as in `plot_loss`.
+    """
+    edges = np.asarray(log_snr_edges, float)
+    rows = [row for row in rows if len(row.get("loss_by_log_snr") or []) == len(edges) - 1]
+    table = np.array([[v if _finite(v) else np.nan for v in row["loss_by_log_snr"]] for row in rows], float)
+    if not np.isfinite(table).any():
+        return
+    n = len(rows)
+    periods = _PERIODS if n >= 10 else _SHORT_PERIODS[-min(n, 2):]
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(path, title, "loss by noise level")
+        shown = []
+        colours = matplotlib.colormaps["viridis"](np.linspace(0.8, 0.1, len(periods)))
+        for (name, start, stop), colour in zip(periods, colours):
+            first = min(int(start * n), n - 1)
+            last = max(first + 1, round(stop * n))
+            seen = np.isfinite(table[first:last])
+            total = np.where(seen, table[first:last], 0).sum(axis=0)
+            mean = np.where(seen.any(axis=0), total / np.maximum(seen.sum(axis=0), 1), np.nan)
+            shown.append(mean)
+            begin, end = rows[first - 1]["images"] if first else 0, rows[last - 1]["images"]
+            axes.stairs(mean, edges, baseline=None, color=colour, linewidth=2,
+                        label=f"{name}, {_count(begin)} to {_count(end)} images")
+        _scale_y(axes, np.concatenate(shown))
+        axes.set(xlabel=r"log-SNR, $\log(\alpha^2/\sigma^2)$:  noise $\leftarrow$ $\rightarrow$ data",
+                 ylabel="training loss in the bin", xlim=(edges[0], edges[-1]))
+        axes.legend(frameon=False)
+        _save(figure, path)
+
+
+def _axes(path: str | os.PathLike, title: str | None, what: str):
+    # Without pyplot: no global state, and no display is looked for.
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(f"{Path(path).resolve().parent.name if title is None else title}: {what}", loc="left")
+    return figure, axes
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> None:
+    atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=150))
+
+
+def _scale_y(axes, values: np.ndarray) -> None:
+    values = values[np.isfinite(values)]
+    if values.min() > 0 and values.max() / values.min() > _LOG_FROM:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(_PlainLog())
+        axes.yaxis.set_minor_formatter(_PlainLog(labelOnlyBase=False, minor_thresholds=(2, 0.8)))
+    else:
+        axes.set_ylim(bottom=min(0, values.min()))
+        axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+
+
+class _PlainLog(LogFormatter):
+    """0.01, 0.02, 0.1 rather than powers of ten."""
+
+    def _num_to_string(self, x, vmin, vmax):
+        return f"{x:g}"
+
+
+def _running_mean(values: np.ndarray, half: int) -> np.ndarray:
+    """Mean over `half` rows to each side; over as many as there are before on both, so that the steep start stays."""
+    sums = np.concatenate([[0], np.cumsum(values)])
+    i = np.arange(len(values))
+    reach = np.minimum(i, half)
+    low, high = i - reach, np.minimum(i + reach + 1, len(values))
+    return (sums[high] - sums[low]) / (high - low)
+
+
+def _finite(value) -> bool:
+    return isinstance(value, (int, float)) and np.isfinite(value)
+
+
+def _count(n: int) -> str:
+    return EngFormatter(sep="")(float(f"{n:.3g}"))

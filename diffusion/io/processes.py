@@ -1,0 +1,19 @@
+"""Which process writes, and how the others learn what it found."""
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def is_primary() -> bool:
+    """Whether this is the process that writes what only one may write."""
+    return jax.process_index() == 0
+
+
+def primary_says(value: Any) -> Any:
+    """The number that the first process has, in all: a shared disk may show the others an older listing.
+
+    Every process must call it; with one process nothing happens.
+    """
+    return multihost_utils.broadcast_one_to_all(np.asarray(value)).item() if jax.process_count() > 1 else value

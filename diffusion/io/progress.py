@@ -1,0 +1,100 @@
+"""Progress for a person: a bar on a terminal, plain lines elsewhere."""
+import sys
+import time
+from typing import TextIO
+
+import tqdm
+
+from diffusion.io.processes import is_primary
+
+_LINE_EVERY, _LOG_EVERY = 10.0, 1.0  # seconds between plain lines, at least: of update(), of log()
+_SHOWN = {"loss": "loss {:.4g}", "images_per_second": "{:,.0f} images/s"}
+
+
+class Progress:
+    """How far, how fast, and how long still; for training and sampling alike. Only the first process prints.
+
+    total, initial: in `unit`s ("step", "image"), initial being done already when it begins. images_per_unit: to show
+    images a second until a row of the log brings a better measured figure. stream: where to (standard error).
+    """
+
+    def __init__(self, total: int, *, unit: str = "step", initial: int = 0, images_per_unit: int = 1,
+                 stream: TextIO | None = None):
+        self.total, self.unit, self.done, self.images_per_unit = total, unit, initial, images_per_unit
+        self.info: dict[str, float] = {}
+        self._stream = stream if stream is not None else sys.stderr
+        self._quiet = not is_primary()
+        self._began = self._last_line = time.monotonic()
+        self._timed_from = initial
+        self._first = True
+        self._shown = None  # what is done by the last plain line
+        self._bar = None
+        if not self._quiet and self._stream.isatty():
+            # tqdm draws and clears the bar; the text is ours, the same as in the plain lines
+            self._bar = tqdm.tqdm(total=total, initial=initial, file=self._stream, dynamic_ncols=True, leave=True,
+                                  bar_format="{percentage:3.0f}% |{bar:20}| {postfix}")
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._text(), refresh=True)
+            self._bar.close()
+        elif self._shown != self.done:
+            self._line()
+
+    def update(self, n: int = 1, **info: float) -> None:
+        """`n` more units are done; info as in `log`."""
+        self.done += n
+        self.info.update(info)
+        if self._first:  # the first one waits for the compiler: the rate is counted from its end
+            self._first, self._began, self._timed_from = False, time.monotonic(), self.done
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._text(), refresh=False)
+            self._bar.update(n)
+        elif time.monotonic() - self._last_line >= _LINE_EVERY:
+            self._line()
+
+    def log(self, row: dict) -> None:
+        """Shows the loss and the images_per_second of a row of the log."""
+        self.info.update({name: row[name] for name in _SHOWN if row.get(name) is not None})
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._text(), refresh=True)
+        elif time.monotonic() - self._last_line >= _LOG_EVERY or self.done >= self.total:
+            self._line()
+
+    def message(self, text: str) -> None:
+        """Prints a line, above the bar if there is one."""
+        if self._bar is not None:
+            tqdm.tqdm.write(text, file=self._stream)
+        elif not self._quiet:
+            print(text, file=self._stream, flush=True)
+
+    def _line(self) -> None:
+        self._last_line, self._shown = time.monotonic(), self.done
+        self.message(self._text())
+
+    def _text(self) -> str:
+        parts = [f"{self.unit} {self.done:,} of {self.total:,}"]
+        elapsed, timed = time.monotonic() - self._began, self.done - self._timed_from
+        info = dict(self.info)
+        if timed > 0 and elapsed > 0:
+            info.setdefault("images_per_second", timed / elapsed * self.images_per_unit)
+        parts += [form.format(info[name]) for name, form in _SHOWN.items() if name in info]
+        if timed > 0 and self.done < self.total:
+            parts.append(f"{duration(elapsed / timed * (self.total - self.done))} left")
+        return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 8s, 2m 13s, 3h 05m, 2d 04h."""
+    s = round(seconds)
+    if s < 60:
+        return f"{s}s"
+    if s < 3600:
+        return f"{s // 60}m {s % 60:02d}s"
+    if (minutes := round(seconds / 60)) < 24 * 60:
+        return f"{minutes // 60}h {minutes % 60:02d}m"
+    hours = round(seconds / 3600)
+    return f"{hours // 24}d {hours % 24:02d}h"

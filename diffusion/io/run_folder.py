@@ -1,0 +1,219 @@
+"""A run folder that explains itself: with what config, code and machine the run was made, and how to go on.
+
+    config.json         the resolved config
+    environment.json    a list, one entry for each start: command, time, versions, devices, git commit
+    code.diff           uncommitted changes of the code at the first start (code.2.diff at the second, ...)
+    README.md           what is what, and the commands
+    checkpoints/  samples/  metrics.jsonl  tensorboard/     written by the run
+"""
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import jax
+
+from diffusion.errors import ConfigError, DiffusionError
+from diffusion.io.files import atomic_write, cause
+from diffusion.io.processes import is_primary, primary_says
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+_SHOWN = 8  # keys named in a message
+_ABSENT = object()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """Where the parts of a run are. `resumed`: the folder held this run already."""
+    path: Path
+    resumed: bool
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+
+def open_run(folder: str | os.PathLike, config: dict, *, resumable_keys: Sequence[str] = (),
+             read_only: bool = False) -> RunFolder:
+    """Makes the run folder, or goes on in one that holds a run of the same config. Call it in all processes.
+
+    config: nested dicts of JSON values. resumable_keys: patterns of dotted keys, such as "train.*_every", that may differ
+    from the run's; their new values are written down. read_only: the run must be there, and nothing is written.
+    Raises ConfigError if the folder is another config's run or holds something else, CheckpointError if it cannot be
+    written. Never deletes anything.
+    """
+    path, resumed, failure = Path(folder), False, None
+    if is_primary():
+        try:
+            resumed = _open(path, json.loads(json.dumps(config)), resumable_keys, read_only)
+        except DiffusionError as error:
+            failure = error
+    # The others must not look for themselves: the first one may be writing just now.
+    if primary_says(failure is not None):
+        raise failure or ConfigError(f"The run folder {path} cannot be used, see the message of process 0.")
+    return RunFolder(path=path, resumed=bool(primary_says(resumed)))
+
+
+def _open(path: Path, config: dict, resumable_keys: Sequence[str], read_only: bool) -> bool:
+    """Returns whether the folder held this run already."""
+    config_file, environment_file = path / "config.json", path / "environment.json"
+    # The config comes last when a folder is made, and only with both is it ours: others have a config.json, too.
+    resumed = config_file.is_file() and environment_file.is_file()
+    if resumed:
+        _check_same(path, _read(config_file), config, resumable_keys)
+    elif read_only:
+        raise ConfigError(f"There is no run in {path}. Train first, with the same command and --mode=train, or give the "
+                          "--workdir of a run.")
+    elif (found := _strangers(path)) is not None:
+        raise ConfigError(f"{path} {found}, and is not a run folder. Nothing was changed. Give another --workdir, new "
+                          "or empty.")
+    if not read_only:
+        starts = _read(environment_file) if environment_file.is_file() else []
+        diff_name = f"code.{len(starts) + 1}.diff" if starts else "code.diff"
+        environment, diff = describe_environment()
+        if diff:
+            atomic_write(path / diff_name, diff)
+            environment["git"]["diff"] = diff_name
+        atomic_write(environment_file, _dump([*starts, environment]))
+        if not (path / "README.md").exists():
+            atomic_write(path / "README.md", _readme(path, environment["command"]))
+        atomic_write(config_file, _dump(config))
+    return resumed
+
+
+def _strangers(path: Path) -> str | None:
+    """What stands in the way of a new run; None if nothing does."""
+    if not path.exists():
+        return None
+    if not path.is_dir():
+        return "is a file"
+    ours = {"environment.json", "README.md", "code.diff"} if (path / "environment.json").is_file() else set()
+    names = sorted(p.name for p in path.iterdir() if p.name not in ours and not fnmatchcase(p.name, ".*.tmp"))
+    return f"holds other files ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else None
+
+
+def _read(file: Path):
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read: {cause(error)}. Put the right file back, or give another "
+                          "--workdir.") from error
+
+
+def _check_same(path: Path, old: dict, new: dict, resumable_keys: Sequence[str]) -> None:
+    old, new = _flatten(old), _flatten(new)
+    differing = [key for key in sorted({**old, **new}) if old.get(key, _ABSENT) != new.get(key, _ABSENT)
+                 and not any(fnmatchcase(key, pattern) for pattern in resumable_keys)]
+    if differing:
+        def show(values, key):
+            return json.dumps(values[key]) if key in values else "(no such key)"
+
+        lines = [f"  {key}: {show(old, key)} -> {show(new, key)}" for key in differing[:_SHOWN]]
+        lines += [f"  and {len(differing) - _SHOWN} more"] if len(differing) > _SHOWN else []
+        free = f" These may change: {', '.join(resumable_keys)}." if resumable_keys else ""
+        raise ConfigError(f"{path} holds a run of another config (there -> now):\n" + "\n".join(lines)
+                          + f"\nGive another --workdir, or the same values.{free}")
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value})
+    return flat
+
+
+def _dump(value) -> str:
+    return json.dumps(value, indent=2) + "\n"
+
+
+def describe_environment() -> tuple[dict, str]:
+    """What a result depends on besides the config, as JSON, and the code's uncommitted changes as a diff."""
+    git, diff = _git_state(Path(__file__).resolve())
+    devices = jax.devices()
+    return {
+        "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": _command(),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "devices": {"kind": devices[0].device_kind, "platform": devices[0].platform, "count": len(devices),
+                    "processes": jax.process_count()},
+        "git": git,
+    }, diff
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _command() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = ["-m", spec.name] if spec is not None else sys.argv[:1]
+    return shlex.join(["python", *program, *sys.argv[1:]])
+
+
+def _git_state(file: Path) -> tuple[dict | None, str]:
+    """({"commit", "dirty", "changed": lines of `git status`} or None, diff) of the repository that `file` is tracked in."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(file.parent), *arguments], capture_output=True, text=True, timeout=30,
+                              check=True, errors="replace", env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"}).stdout
+
+    try:
+        git("ls-files", "--error-unmatch", file.name)  # an environment inside another repository is not that repository
+        commit = git("rev-parse", "HEAD").strip()
+        changed = git("status", "--porcelain").splitlines()
+        diff = git("diff", "HEAD") if changed else ""
+    except (OSError, subprocess.SubprocessError):
+        return None, ""
+    return {"commit": commit, "dirty": bool(changed), "changed": changed[:100]}, diff
+
+
+def _readme(path: Path, command: str) -> str:
+    return f"""# Run `{path.resolve().name}`
+
+Made by
+
+    {command}
+
+- `config.json`: the resolved config. `environment.json`: for each start, the command, versions, devices and git commit;
+  `code.diff` (`code.2.diff`, ...): what was not committed then.
+- `metrics.jsonl`: one JSON object a line: step, images, loss, gradient norm, images per second, loss by log-SNR, ...
+- `tensorboard/`: the same for `tensorboard --logdir=.`.
+- `samples/`: a grid of samples for each time they were drawn, from the averaged weights.
+- `checkpoints/STEP/`: state, place in the data and clock; `sha256sum -c SHA256SUMS` in one of them checks its files.
+- `loss.png`, `loss_by_noise.png`: the curves, drawn at the end.
+
+Resume, after a crash or with a longer duration: run the same command again from the same folder.
+
+Sample:
+
+    {command} --mode=sample --num_samples=64
+
+Draw the loss curve at any time:
+
+    python -c "from diffusion.io import plots, writers; plots.plot_loss(writers.read_rows('{path}/metrics.jsonl'), 'loss.png')"
+"""

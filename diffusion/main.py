@@ -1,0 +1,73 @@
+"""Trains a diffusion model, or samples from one.
+
+  python -m diffusion.main --config=configs/digits.py
+  python -m diffusion.main --config=configs/digits.py --mode=sample --num_samples=64 --out=samples
+  python -m diffusion.main --config=configs/cifar10.py --config.train.batch_size=64 --workdir=runs/small_batch
+
+Any key of the config can be set by --config.KEY=VALUE; all keys and their meaning are in diffusion/config.py. Running a
+command again resumes it. A second run folder for the same config needs its own --workdir.
+"""
+import sys
+import time
+from pathlib import Path
+
+STARTED = time.perf_counter()
+
+from absl import app, flags  # noqa: E402  (the clock starts before the imports)
+from ml_collections import config_flags  # noqa: E402
+
+from diffusion import config as config_lib  # noqa: E402
+from diffusion.errors import ConfigError, DiffusionError  # noqa: E402
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, such as configs/cifar10.py.",
+                                         lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "The run folder. Default: runs/NAME of the config file.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "sample"], "What to do.")
+NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "sample: how many images.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "sample: image i is a function of this and i.", lower_bound=0)
+OUT = flags.DEFINE_string("out", None, "sample: the folder to write. Default: samples_SEED in the run folder.")
+CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "sample: the step of the checkpoint. Default: the newest.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "Several processes: HOST:PORT of process 0.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: which this one is, from 0.", lower_bound=0)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise ConfigError(f"Not a flag: {argv[1]!r}. Flags are written --name=value; see --help.")
+    config_file = Path(flags.FLAGS["config"].config_filename.split(":")[0])
+    workdir = Path(WORKDIR.value or Path("runs") / config_file.stem)
+    from diffusion import modes  # after the flags: --help and wrong flags answer at once, without JAX
+    modes.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if MODE.value == "train":
+        modes.train(CONFIG.value, config_file, workdir, STARTED)
+    else:
+        modes.sample(CONFIG.value, workdir, num_samples=NUM_SAMPLES.value, seed=SEED.value,
+                     out=Path(OUT.value or workdir / f"samples_{SEED.value}"), step=CHECKPOINT.value)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parsing, with one message for anything that is wrong."""
+    config_lib.check_flags(argv[1:])
+    try:  # reading the config file runs it, and any error in it comes out here
+        rest = flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise ConfigError(config_lib.explain(error)) from error
+    if flags.FLAGS["config"].value is None:
+        raise ConfigError("--config is missing: name a file of configs/, such as --config=configs/digits.py.")
+    config_lib.check_loaded(CONFIG.value, flags.FLAGS["config"].config_filename)
+    return rest
+
+
+def run() -> None:
+    """The command: exits with 1 and one message on an error that a user can mend."""
+    try:
+        app.run(main, flags_parser=parse_flags)
+    except DiffusionError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted: the last checkpoint is kept; the same command goes on from it")
+
+
+if __name__ == "__main__":
+    run()

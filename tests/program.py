@@ -1,0 +1,42 @@
+"""Runs the real program on a tiny model of the digits, for the tests of whole runs."""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = ["--config=configs/digits.py", "--config.network.channels=8", "--config.network.multipliers=(1,)",
+        "--config.network.attention_resolutions=()", "--config.network.groups=4", "--config.process.steps=20",
+        "--config.sample.steps=5", "--config.sample.batch_size=8", "--config.sample.preview=8",
+        "--config.train.batch_size=16", "--config.train.duration=30 steps", "--config.train.log_every=10 steps",
+        "--config.train.sample_every=30 steps", "--config.train.checkpoint_every=10 steps",
+        "--config.optimizer.warmup=5 steps"]
+TIMES = ("images_per_second", "seconds")  # what may differ between two equal runs
+
+
+def command(*flags: str) -> list[str]:
+    return [sys.executable, "-m", "diffusion.main", *TINY, *flags]
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    # The compilation cache saves the suite most of its time; it changes no result.
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "diffusion-test-cache"))
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5", "PYTHONPATH": str(ROOT),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+
+
+def run(*flags: str, devices: int = 1, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
+    """The finished program; with `check` its failure fails the test, with its output."""
+    done = subprocess.run(command(*flags), cwd=ROOT, env=environment(devices), capture_output=True, text=True,
+                          timeout=300, **kwargs)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def rows(workdir: pathlib.Path) -> list[dict]:
+    """The rows of metrics.jsonl without their times."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]

@@ -1,0 +1,115 @@
+"""Config mistakes are caught before anything is compiled, and the message teaches."""
+import importlib.util
+import pathlib
+
+import pytest
+
+from diffusion import build
+from diffusion import config as config_lib
+from diffusion.errors import ConfigError
+
+ROOT = pathlib.Path(__file__).parent.parent
+FILES = sorted((ROOT / "configs").glob("*.py"))
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def digits(**changes):
+    config = load(ROOT / "configs" / "digits.py")
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_every_config_file_builds_a_model_and_says_how_to_run_it(path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    config = load(path)
+    config_lib.check_loaded(config, path.name)
+    build.model(config)
+    assert f"--config=configs/{path.name}" in path.read_text()
+
+
+def test_cifar10_is_the_papers_model():
+    config, parameters = load(ROOT / "configs" / "cifar10.py"), 0
+    import jax
+    parameters = sum(x.size for x in jax.tree.leaves(build.model(config).abstract_params))
+    assert parameters == 35_746_307
+    assert (config.train.batch_size, config.optimizer.learning_rate, config.optimizer.warmup) == (128, 2e-4, "5000 steps")
+    assert (config.network.dropout, config.data.flip, config.train.duration) == (0.1, True, "800k steps")
+    half_life = float(config.ema.half_life.split()[0])
+    assert 0.5 ** (128 / half_life) == pytest.approx(0.9999, abs=1e-9)
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(process__name="linaer"), ["process.name", "'linear'", "cosine"]),
+    (dict(prediction="epsilon"), ["prediction", "'eps'", "v, x0"]),
+    (dict(loss__weighting="minsnr"), ["loss.weighting", "'min_snr'"]),
+    (dict(network__name="dit"), ["network.name", "unet"]),
+    (dict(network__dtype="float16"), ["network.dtype", "bfloat16"]),
+    (dict(network__groups=5), ["network.groups", "[32, 64]"]),
+    (dict(network__heads=3), ["network.heads", "divide"]),
+    (dict(network__multipliers=(1, 1, 1, 1, 1)), ["network.multipliers", "8 pixels"]),
+    (dict(network__attention_resolutions=(16,)), ["attention_resolutions", "[8, 4]"]),
+    (dict(network__dropout=1.5), ["network.dropout", "below 1"]),
+    (dict(process__beta_end=1.5), ["beta_start", "Ho et al."]),
+    (dict(process__steps=0), ["process.steps"]),
+    (dict(sample__solver="dimm"), ["sample.solver", "'ddim'"]),
+    (dict(sample__steps=2000), ["sample.steps", "1 .. 1000"]),
+    (dict(sample__eta=2.0), ["sample.eta", "Eq. 16"]),
+    (dict(sample__variance="medium"), ["sample.variance", "large, small"]),
+    (dict(sample__spacing="karras"), ["sample.spacing", "leading, linspace, trailing"]),
+    (dict(sample__batch_size=0), ["sample.batch_size"]),
+    (dict(mesh__fsdp=3), ["mesh.fsdp", "1 devices"]),
+    (dict(data__name="imagenet"), ["data.name", "digits, idx, tfds"]),
+    (dict(data__split="valid"), ["split"]),
+    (dict(data__size=16, network__attention_resolutions=()), ["8x8x1", "16x16x1", "config.data.size"]),
+    (dict(data__channels=3), ["8x8x1", "8x8x3", "config.data.channels"]),
+    (dict(train__duration="1000"), ["train.duration", "'2000 steps'"]),
+    (dict(train__log_every="5 minutes"), ["train.log_every", "epochs"]),
+    (dict(train__accumulate=3), ["train.batch_size", "63", "66"]),
+    (dict(train__steps_per_dispatch=7), ["train.duration", "7"]),
+    (dict(train__keep_checkpoints=0), ["keep_checkpoints"]),
+    (dict(optimizer__warmup="5000 steps"), ["optimizer.warmup", "5000", "1800"]),
+    (dict(optimizer__decay="linear"), ["optimizer.decay", "constant, cosine"]),
+    (dict(optimizer__learning_rate=-1.0), ["learning_rate", "positive"]),
+    (dict(ema__half_life="0 images"), ["ema.half_life"]),
+])
+def test_wrong_values(changes, words):
+    config = digits(**changes)
+    with pytest.raises((ConfigError, build.sources.DataError)) as error:
+        build.training(config, build.model(config))
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("arg, words", [
+    ("--config.train.batchsize=3", ["'train.batchsize'", "'train.batch_size'"]),
+    ("--config.optimizer.lr=3", ["'optimizer.lr'", "diffusion/config.py"]),
+    ("--config.train=3", ["train", "train.duration"]),
+])
+def test_wrong_keys(arg, words):
+    with pytest.raises(ConfigError) as error:
+        config_lib.check_flags(["--mode=train", arg])
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_right_keys_pass():
+    config_lib.check_flags(["--config=configs/digits.py", "--config.data.flip", "--noconfig.data.flip", "--workdir=x",
+                            "--config.network.multipliers=(1,2)"])
+
+
+def test_a_config_file_of_other_keys_is_refused():
+    import ml_collections
+    with pytest.raises(ConfigError, match="config.base"):
+        config_lib.check_loaded(ml_collections.ConfigDict({"lr": 1}), "mine.py")
+
+
+def test_the_config_is_locked():
+    with pytest.raises(AttributeError, match="duration"):
+        config_lib.base().train.durtion = "1 steps"

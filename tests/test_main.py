@@ -1,0 +1,151 @@
+"""The program as a user runs it: train, resume, sample, and what it says when something is wrong."""
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import program  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One finished run: its folder and what it printed."""
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    return workdir, program.run(f"--workdir={workdir}")
+
+
+def test_a_run_folder_explains_itself(trained):
+    workdir, done = trained
+    rows = program.rows(workdir)
+    assert [r["step"] for r in rows] == [10, 20, 30] and rows[-1]["images"] == 480
+    assert rows[-1]["loss"] < rows[0]["loss"] and len(rows[0]["loss_by_log_snr"]) == 10
+    assert json.loads((workdir / "config.json").read_text())["network"]["channels"] == 8
+    environment = json.loads((workdir / "environment.json").read_text())
+    assert "jax" in json.dumps(environment) and "git" in json.dumps(environment)
+    for name in ("README.md", "loss.png", "loss_by_noise.png", "samples/step_00000030.png"):
+        assert (workdir / name).stat().st_size > 100, name
+    assert list((workdir / "tensorboard").glob("events*"))
+    assert "first step after" in done.stdout + done.stderr
+    assert "--mode=sample" in done.stdout and "loss.png" in done.stdout  # where things are, and what to try next
+
+
+def test_a_finished_run_says_so_and_changes_nothing(trained):
+    workdir, _ = trained
+    before = program.rows(workdir)
+    assert "finished" in program.run(f"--workdir={workdir}").stdout
+    assert program.rows(workdir) == before
+
+
+def test_a_longer_duration_goes_on(trained, tmp_path):
+    import shutil
+    workdir = tmp_path / "longer"
+    shutil.copytree(trained[0], workdir)
+    program.run(f"--workdir={workdir}", "--config.train.duration=40 steps")
+    assert [r["step"] for r in program.rows(workdir)] == [10, 20, 30, 40]
+
+
+def test_samples_depend_on_seed_and_index_alone(trained, tmp_path):
+    workdir, _ = trained
+    arrays = {}
+    for name, flags in {"a": [], "b": ["--config.sample.batch_size=4"], "c": ["--seed=1"]}.items():
+        program.run(f"--workdir={workdir}", "--mode=sample", "--num_samples=10", f"--out={tmp_path / name}", *flags)
+        arrays[name] = np.load(tmp_path / name / "samples.npz")["arr_0"]
+    assert arrays["a"].shape == (10, 8, 8, 1) and arrays["a"].dtype == np.uint8
+    # Another batch size may round differently in the last bit of a float, so by one grey level at most.
+    assert np.abs(arrays["a"].astype(int) - arrays["b"]).max() <= 1
+    assert np.abs(arrays["a"].astype(int) - arrays["c"]).max() > 10
+    assert Image.open(tmp_path / "a" / "grid.png").size[0] > 64
+    singles = sorted(p.name for p in (tmp_path / "a").glob("0*.png"))
+    assert singles == [f"{i:06d}.png" for i in range(10)]
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a" / singles[3])), arrays["a"][3, ..., 0])
+
+
+def test_sampling_a_named_checkpoint_and_one_that_is_not_there(trained, tmp_path):
+    workdir, _ = trained
+    program.run(f"--workdir={workdir}", "--mode=sample", "--num_samples=1", "--checkpoint=10", f"--out={tmp_path / 's'}")
+    done = program.run(f"--workdir={workdir}", "--mode=sample", "--checkpoint=15", check=False)
+    assert done.returncode == 1 and "15" in done.stderr and "10, 20, 30" in done.stderr
+
+
+def test_kill_9_and_rerun_equals_an_uninterrupted_run_bit_for_bit(tmp_path):
+    # Rows, checkpoints and the kill fall on different steps, so that a row's window spans the resume.
+    flags = ["--config.train.duration=120 steps", "--config.train.log_every=7 steps", "--config.data.on_device=False",
+             "--config.train.checkpoint_every=10 steps", "--config.network.dropout=0.1", "--config.data.flip=True"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    program.run(f"--workdir={whole}", *flags)
+    process = subprocess.Popen(program.command(f"--workdir={killed}", *flags), cwd=program.ROOT,
+                               env=program.environment(), stdout=subprocess.DEVNULL)
+    deadline = time.time() + 200
+    while not any((killed / "checkpoints").glob("[3-9]0*")) and process.poll() is None and time.time() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    seen = len(program.rows(killed))
+    assert seen < len(program.rows(whole))
+    resumed = program.run(f"--workdir={killed}", *flags)
+    assert "resuming" in resumed.stdout
+    assert program.rows(killed) == program.rows(whole)
+    picture = "samples/step_00000120.png"
+    assert (killed / picture).read_bytes() == (whole / picture).read_bytes()
+
+
+def says(flags, *words, **kwargs):
+    done = program.run(*flags, check=False, **kwargs)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.count("error:") == 1, done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+    return done
+
+
+def test_mistakes_in_flags(tmp_path):
+    says(["--config.train.batchsize=8"], "train.batchsize", "train.batch_size")
+    says(["--config.train.batch_size=many"], "train.batch_size", "int")
+    says(["--config=configs/nothing.py"], "configs/nothing.py")
+    says(["--confg=x"], "confg", "config")
+    says(["train"], "'train'", "--help")
+    says(["--mode=evaluate"], "mode", "train|sample")
+    says([f"--workdir={tmp_path}/x", "--config.network.name=dit"], "network.name", "unet")
+    says(["--num_processes=2"], "--coordinator")
+    assert not (tmp_path / "x").exists()  # nothing is written before the config is known to be good
+    broken = tmp_path / "broken.py"
+    broken.write_text("from diffusion import config\ndef get_config():\n    c = config.base()\n    c.train.durtion = 3\n")
+    says([f"--config={broken}"], "durtion", "duration")
+
+
+def test_a_work_folder_of_another_config(trained):
+    says([f"--workdir={trained[0]}", "--config.network.dropout=0.5"], "network.dropout", "0.5", "--workdir")
+    assert (trained[0] / "checkpoints").is_dir()
+
+
+def test_sampling_without_a_run(tmp_path):
+    says([f"--workdir={tmp_path}/none", "--mode=sample"], "none", "rain")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_damaged_checkpoint_is_named_and_the_older_ones_are_offered(trained, tmp_path):
+    import shutil
+    workdir = tmp_path / "damaged"
+    shutil.copytree(trained[0], workdir)
+    newest = workdir / "checkpoints" / "30"
+    victim = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
+    says([f"--workdir={workdir}", "--config.train.duration=40 steps"], str(newest), "10, 20")
+    newest.rename(tmp_path / "aside")  # what the message says to do
+    program.run(f"--workdir={workdir}")
+    assert [r["step"] for r in program.rows(workdir)] == [10, 20, 30]
+
+
+def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    done = says([f"--workdir={tmp_path}", "--config.optimizer.learning_rate=1e20", "--config.optimizer.clip_norm=0.0",
+                 "--config.train.checkpoint_every=1 step"], "step", "log-SNR", "learning_rate")
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").glob("[0-9]*"))
+    stopped = int(done.stderr.split("stopped at step ")[1].split(":")[0])
+    assert kept and kept[-1] == stopped - 1 and f"checkpoint: {kept[-1]}" in done.stderr
