@@ -8,7 +8,7 @@ from diffusion.typing import Array, Keys
 def to_float(image: Array) -> jax.Array:
     """uint8 0..255 -> float32 x/127.5 - 1 in [-1, 1], the scaling of Ho et al. 2020, section 3.3.
 
-    Written as (2x - 255)/255: the numerator is exact, so 255 becomes 1 and not the 1.0000001 that x/127.5 - 1 gives when
+    Written as (2x - 255)/255: the numerator is exact, so 255 becomes 1, not the 1.0000001 that x/127.5 - 1 gives when
     XLA multiplies by the reciprocal, and 255 - x becomes exactly minus what x becomes.
     """
     return (2.0 * jnp.asarray(image).astype(jnp.float32) - 255.0) / 255.0

@@ -54,7 +54,7 @@ def take(source: Source, indices: Sequence[int] | np.ndarray) -> dict[str, np.nd
 
     Raises DataError if their images are not all of one shape.
     """
-    if isinstance(source, ArraySource):  # one gather: 50 times faster than element by element
+    if isinstance(source, ArraySource):  # one gather instead of b reads
         return {"image": source.images[indices], "label": source.labels[indices]}
     indices = [int(i) for i in indices]
     examples = source.__getitems__(indices) if hasattr(source, "__getitems__") else [source[i] for i in indices]

@@ -6,7 +6,7 @@
         SHA256SUMS          digests of the files above, for `sha256sum -c`; written last
 
 Orbax does not notice a flipped bit in an array: it restores other numbers without a word. The digests catch that.
-They are written after the commit, so a checkpoint without them (the program was killed in between) is whole but unverified.
+They are written after the commit: a checkpoint without them (the program was killed between) is whole but unverified.
 
 This is the only file that imports Orbax, whose v1 interface may still move.
 """
@@ -175,6 +175,8 @@ class Checkpoints:
             saved = ocp.checkpointables_metadata(path).metadata["state"]
         except Exception as error:
             raise self._damaged(step, cause(error)) from error
+        if not jax.tree.leaves(saved):
+            raise self._damaged(step, "the list of its arrays cannot be read")
         if differences := _differences(saved, abstract["state"], partial):
             more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
             raise CheckpointError(f"The checkpoint {path} does not fit this model: {'; '.join(differences[:_SHOWN])}"
@@ -237,7 +239,8 @@ def _differences(saved: Any, wanted: Any, partial: bool) -> list[str]:
     have, want = leaves(saved), leaves(wanted)
     if partial:
         have = {name: leaf for name, leaf in have.items() if name.split(".")[0] in wanted}
-    return ([f"{name} is {have[name]} there, but {want[name]} here" for name in want if have.get(name, want[name]) != want[name]]
+    return ([f"{name} is {have[name]} there, but {want[name]} here" for name in want
+             if have.get(name, want[name]) != want[name]]
             + [f"{name} is not there" for name in want if name not in have]
             + [f"{name} is there, but not here" for name in have if name not in want])
 
@@ -246,7 +249,7 @@ def _silence_repeated_errors() -> None:
     """Orbax logs each failed thread and task with its whole traceback, and raises the same error to us as well."""
     logging.getLogger("absl").addFilter(_is_news)
     logging.getLogger("asyncio").addFilter(_is_news)
-    warnings.filterwarnings("ignore", message=r"coroutine .*_get_array_metadatas", category=RuntimeWarning)
+    warnings.filterwarnings("ignore", message=r"coroutine '(PyTreeHandler|Store)\.", category=RuntimeWarning)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -10,7 +10,8 @@ from diffusion.errors import CheckpointError
 
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
          errno.EFBIG: "a file grew over the limit of this system"}
-_CAUSES = _FULL | {errno.EACCES: "permission denied", errno.EPERM: "permission denied", errno.EROFS: "the disk is read-only"}
+_CAUSES = _FULL | {errno.EACCES: "permission denied", errno.EPERM: "permission denied",
+                   errno.EROFS: "the disk is read-only"}
 
 
 def atomic_write(path: str | os.PathLike, content: bytes | str | Callable[[IO[bytes]], object]) -> None:
@@ -57,7 +58,7 @@ def cause(error: BaseException) -> str:
     error = root(error)
     # TensorStore appends a page of JSON to its messages.
     text = re.split(r"\s*\[tensorstore_spec|\s*\[os_error_code|\n", str(error), maxsplit=1)[0].strip()
-    text = re.sub(r"^(DATA_LOSS|RESOURCE_EXHAUSTED|OUT_OF_RANGE|NOT_FOUND|FAILED_PRECONDITION|PERMISSION_DENIED): ", "", text)
+    text = re.sub(r"^[A-Z]+_[A-Z_]+: ", "", text)  # and begins them with its code
     text = (text if len(text) <= 300 else text[:297] + "...").rstrip(".") or type(error).__name__
     plain = _CAUSES.get(_errno(error))
     return f"{plain} ({text})" if plain else text

@@ -34,8 +34,9 @@ def to_uint8(x: Array) -> np.ndarray:
 def grid(images: np.ndarray, *, columns: int | None = None, margin: int = 2, min_tile: int = 64) -> np.ndarray:
     """One picture of all images, row by row, with a light margin around each tile.
 
-    images: uint8 [N, H, W, C], C = 1 or 3. Returns uint8 [h, w, 3]. Images smaller than min_tile pixels are enlarged by a
-    whole factor, each pixel to a square, less so where the grid would exceed 2048 pixels. columns: nearly square if None.
+    images: uint8 [N, H, W, C], C = 1 or 3. Returns uint8 [h, w, 3]. Images smaller than min_tile pixels are enlarged by
+    a whole factor, each pixel to a square, less so where the grid would exceed 2048 pixels. columns: nearly square if
+    None.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3) or not len(images):
@@ -67,16 +68,16 @@ def check_samples_folder(folder: str | os.PathLike) -> None:
     names = [p.name for p in folder.iterdir()] if folder.exists() else []
     found = sorted(n for n in names if re.fullmatch(r"\d{6,}\.png|grid\.png|samples\.npz", n))
     if found:
-        raise ConfigError(f"{folder} holds samples already ({found[0]}{', ...' if len(found) > 1 else ''}). Give another "
-                          "--out, or move or delete that folder.")
+        raise ConfigError(f"{folder} holds samples already ({found[0]}{', ...' if len(found) > 1 else ''}). Give "
+                          "another --out, or move or delete that folder.")
 
 
 def save_samples(folder: str | os.PathLike, images: np.ndarray | Iterable[np.ndarray], first_index: int = 0) -> None:
     """Writes image i as `{first_index + i:06d}.png`, the first 100 as grid.png, and all as samples.npz.
 
-    images: uint8 [N, H, W, C], or batches [b, H, W, C] of them, each written as it comes. samples.npz, with `arr_0` uint8
-    [N, H, W, C] as the field's evaluators read it, comes last: with it, the set is whole. A folder with samples in it is
-    refused by `check_samples_folder` before the first batch is asked for. Raises CheckpointError if the disk is full.
+    images: uint8 [N, H, W, C], or batches [b, H, W, C] of them, each written as it comes. samples.npz, with `arr_0`
+    uint8 [N, H, W, C] as the field's evaluators read it, comes last: with it, the set is whole. A folder with samples in
+    it is refused by `check_samples_folder` before the first batch is asked for. CheckpointError: the disk is full.
     """
     folder = Path(folder)
     check_samples_folder(folder)

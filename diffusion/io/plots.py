@@ -36,7 +36,8 @@ def plot_loss(rows: Sequence[dict], path: str | os.PathLike, title: str | None =
                   markersize=3, label="each row of the log")
         if many:
             half = max(1, len(loss) // 40)
-            axes.plot(images, _running_mean(loss, half), color=_BLUE, linewidth=1.8, label=f"mean of {2 * half + 1} rows")
+            axes.plot(images, _running_mean(loss, half), color=_BLUE, linewidth=1.8,
+                      label=f"mean of {2 * half + 1} rows")
             axes.legend(frameon=False)
         _scale_y(axes, loss)
         axes.set(xlabel="training images seen", ylabel="training loss", xlim=(0, None))

@@ -57,8 +57,8 @@ def open_run(folder: str | os.PathLike, config: dict, *, resumable_keys: Sequenc
              read_only: bool = False) -> RunFolder:
     """Makes the run folder, or goes on in one that holds a run of the same config. Call it in all processes.
 
-    config: nested dicts of JSON values. resumable_keys: patterns of dotted keys, such as "train.*_every", that may differ
-    from the run's; their new values are written down. read_only: the run must be there, and nothing is written.
+    config: nested dicts of JSON values. resumable_keys: patterns of dotted keys, such as "train.*_every", that may
+    differ from the run's; their new values are written down. read_only: the run must be there, and nothing is written.
     Raises ConfigError if the folder is another config's run or holds something else, CheckpointError if it cannot be
     written. Never deletes anything.
     """
@@ -82,8 +82,8 @@ def _open(path: Path, config: dict, resumable_keys: Sequence[str], read_only: bo
     if resumed:
         _check_same(path, _read(config_file), config, resumable_keys)
     elif read_only:
-        raise ConfigError(f"There is no run in {path}. Train first, with the same command and --mode=train, or give the "
-                          "--workdir of a run.")
+        raise ConfigError(f"There is no run in {path}. Train first, with the same command and --mode=train, or give "
+                          "the --workdir of a run.")
     elif (found := _strangers(path)) is not None:
         raise ConfigError(f"{path} {found}, and is not a run folder. Nothing was changed. Give another --workdir, new "
                           "or empty.")
@@ -177,7 +177,7 @@ def _command() -> str:
 
 
 def _git_state(file: Path) -> tuple[dict | None, str]:
-    """({"commit", "dirty", "changed": lines of `git status`} or None, diff) of the repository that `file` is tracked in."""
+    """({"commit", "dirty", "changed": lines of `git status`} or None, diff) of the repository that tracks `file`."""
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", str(file.parent), *arguments], capture_output=True, text=True, timeout=30,
                               check=True, errors="replace", env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"}).stdout
@@ -215,5 +215,6 @@ Sample:
 
 Draw the loss curve at any time:
 
-    python -c "from diffusion.io import plots, writers; plots.plot_loss(writers.read_rows('{path}/metrics.jsonl'), 'loss.png')"
+    python -c "from diffusion.io import plots, writers
+    plots.plot_loss(writers.read_rows('{path}/metrics.jsonl'), '{path}/loss.png')"
 """

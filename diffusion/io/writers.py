@@ -16,8 +16,8 @@ from diffusion.io.processes import is_primary
 class MetricsWriter:
     """Appends rows to a JSON-lines file and their numbers to TensorBoard. Only the first process writes.
 
-    from_step: the step at which training goes on; rows of later steps, from before a crash, are dropped from both, since
-    the resumed run logs them again. Use as a context manager.
+    from_step: the step at which training goes on. Rows of later steps, from before a crash, are dropped from both: the
+    resumed run logs them again. Use as a context manager.
     """
 
     def __init__(self, path: str | os.PathLike, tensorboard_dir: str | os.PathLike, *, from_step: int = 0):

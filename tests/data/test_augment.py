@@ -1,0 +1,27 @@
+import jax
+import numpy as np
+
+from diffusion.data.augment import random_flip, to_float
+
+
+def test_to_float_is_the_affine_map_onto_minus_one_to_one():
+    x = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    eager, jitted = np.asarray(to_float(x)), np.asarray(jax.jit(to_float)(x))
+    np.testing.assert_array_equal(eager, jitted)
+    assert eager.dtype == np.float32
+    assert eager.min() == -1 and eager.max() == 1
+    np.testing.assert_array_equal(eager.ravel(), -eager.ravel()[::-1])
+    np.testing.assert_allclose(eager, x.astype(np.float64) / 127.5 - 1, rtol=0, atol=1.2e-7)
+    np.testing.assert_array_equal(np.round((eager + 1) * 127.5), x)
+
+
+def test_random_flip_mirrors_the_width_of_half_of_the_images_by_key():
+    images = np.random.default_rng(0).integers(0, 256, (1000, 4, 5, 3), dtype=np.uint8)
+    keys = jax.random.split(jax.random.key(0), 1000)
+    out = np.asarray(random_flip(keys, images))
+    mirrored = np.all(out == images[:, :, ::-1], axis=(1, 2, 3))
+    same = np.all(out == images, axis=(1, 2, 3))
+    assert np.all(mirrored ^ same)
+    assert abs(mirrored.mean() - 0.5) < 0.05
+    order = np.random.default_rng(1).permutation(1000)  # image i depends on keys[i] alone
+    np.testing.assert_array_equal(random_flip(keys[order], images[order]), out[order])
