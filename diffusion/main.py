@@ -53,6 +53,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise ConfigError(config_lib.explain(error)) from error
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = -1  # warnings: at absl's default the libraries' own reports bury ours
     if flags.FLAGS["config"].value is None:
         raise ConfigError("--config is missing: name a file of configs/, such as --config=configs/digits.py.")
     config_lib.check_loaded(CONFIG.value, flags.FLAGS["config"].config_filename)
