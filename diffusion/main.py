@@ -7,6 +7,7 @@
 Any key of the config can be set by --config.KEY=VALUE; all keys and their meaning are in diffusion/config.py. Running a
 command again resumes it. A second run folder for the same config needs its own --workdir.
 """
+import os
 import sys
 import time
 from pathlib import Path
@@ -68,7 +69,8 @@ def run() -> None:
     except DiffusionError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("\ninterrupted: the last checkpoint is kept; the same command goes on from it")
+        print("\ninterrupted: the last checkpoint is kept; the same command goes on from it", file=sys.stderr, flush=True)
+        os._exit(130)  # as shells count SIGINT; an ordinary exit may crash in a compilation that is still running
 
 
 if __name__ == "__main__":

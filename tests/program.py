@@ -28,12 +28,16 @@ def environment(devices: int = 1) -> dict[str, str]:
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
 
 
-def run(*flags: str, devices: int = 1, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
+def execute(arguments: list[str], devices: int = 1, check: bool = True) -> subprocess.CompletedProcess:
     """The finished program; with `check` its failure fails the test, with its output."""
-    done = subprocess.run(command(*flags), cwd=ROOT, env=environment(devices), capture_output=True, text=True,
-                          timeout=300, **kwargs)
+    done = subprocess.run(arguments, cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=900)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def run(*flags: str, **kwargs) -> subprocess.CompletedProcess:
+    """`execute` of the tiny model."""
+    return execute(command(*flags), **kwargs)
 
 
 def rows(workdir: pathlib.Path) -> list[dict]:

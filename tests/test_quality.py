@@ -1,0 +1,42 @@
+"""The digits run makes digits: judged by a classifier that has seen only real ones."""
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import program  # noqa: E402
+
+from diffusion.data import sources  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+
+def inputs(images):
+    return images.reshape(len(images), -1) / 255.0
+
+
+def test_generated_digits_are_digits(tmp_path, capsys):
+    from sklearn.neural_network import MLPClassifier
+    train, held_out = sources.digits("train"), sources.digits("test")
+    classifier = MLPClassifier((128,), max_iter=300, random_state=0).fit(inputs(train.images), train.labels)
+    real = classifier.predict_proba(inputs(held_out.images))
+    accuracy = (real.argmax(1) == held_out.labels).mean()
+    assert accuracy > 0.95
+
+    digits, out = [sys.executable, "-m", "diffusion.main", "--config=configs/digits.py", f"--workdir={tmp_path}/run"], \
+        tmp_path / "samples"
+    program.execute(digits)
+    program.execute([*digits, "--mode=sample", "--num_samples=256", "--seed=1", f"--out={out}"])
+    generated = classifier.predict_proba(inputs(np.load(out / "samples.npz")["arr_0"]))
+    confident, counts = (generated.max(1) > 0.9).mean(), np.bincount(generated.argmax(1), minlength=10)
+    with capsys.disabled():
+        print(f"\nreal held-out digits: accuracy {accuracy:.3f}, confidence > 0.9 for {(real.max(1) > 0.9).mean():.3f}; "
+              f"256 generated: {confident:.3f}, counts {counts.tolist()}")
+    assert confident >= 0.80
+    assert counts.min() >= 5  # 25.6 expected of each
+    # Not copies: the nearest training image of most samples differs by more than rounding.
+    samples = np.load(out / "samples.npz")["arr_0"].astype(float).reshape(256, -1)
+    nearest = np.sqrt(((samples[:, None] - train.images.reshape(1, -1, 64)) ** 2).mean(-1)).min(1)
+    assert np.median(nearest) > 5
