@@ -11,7 +11,8 @@ from diffusion.errors import CheckpointError
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
          errno.EFBIG: "a file grew over the limit of this system"}
 _CAUSES = _FULL | {errno.EACCES: "permission denied", errno.EPERM: "permission denied",
-                   errno.EROFS: "the disk is read-only"}
+                   errno.EROFS: "the disk is read-only", errno.ENOTDIR: "a file is where a folder should be",
+                   errno.EEXIST: "a file is where a folder should be"}
 
 
 def atomic_write(path: str | os.PathLike, content: bytes | str | Callable[[IO[bytes]], object]) -> None:
@@ -65,12 +66,11 @@ def cause(error: BaseException) -> str:
 
 
 def root(error: BaseException) -> BaseException:
-    """The error that began a chain of `raise ... from` and of errors raised while handling another."""
-    seen = set()
-    while (inner := error.__cause__ or error.__context__) is not None and id(inner) not in seen:
-        seen.add(id(inner))
-        error = inner
-    return error
+    """The error behind a chain of them: the first of the system's if there is one, else the one that began it."""
+    chain = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    return next((e for e in chain if _errno(e) is not None), chain[-1])
 
 
 def _errno(error: BaseException) -> int | None:

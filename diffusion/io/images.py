@@ -73,11 +73,11 @@ def check_samples_folder(folder: str | os.PathLike) -> None:
 
 
 def save_samples(folder: str | os.PathLike, images: np.ndarray | Iterable[np.ndarray], first_index: int = 0) -> None:
-    """Writes image i as `{first_index + i:06d}.png`, the first 100 as grid.png, and all as samples.npz.
+    """Writes image i as `{first_index + i:06d}.png`, the first 100 as grid.png, then all as samples.npz.
 
-    images: uint8 [N, H, W, C], or batches [b, H, W, C] of them, each written as it comes. samples.npz, with `arr_0`
-    uint8 [N, H, W, C] as the field's evaluators read it, comes last: with it, the set is whole. A folder with samples in
-    it is refused by `check_samples_folder` before the first batch is asked for. CheckpointError: the disk is full.
+    images: uint8 [N, H, W, C], or batches [b, H, W, C] of them, each written as it comes. samples.npz holds `arr_0`,
+    uint8 [N, H, W, C], as the field's evaluators read it, and is the sign that the set is whole. A folder with samples
+    in it is refused, by `check_samples_folder`, before the first batch is asked for. CheckpointError: the disk is full.
     """
     folder = Path(folder)
     check_samples_folder(folder)

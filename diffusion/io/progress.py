@@ -1,4 +1,5 @@
 """Progress for a person: a bar on a terminal, plain lines elsewhere."""
+import os
 import sys
 import time
 from typing import TextIO
@@ -31,15 +32,17 @@ class Progress:
         self._bar = None
         if not self._quiet and self._stream.isatty():
             # tqdm draws and clears the bar; the text is ours, the same as in the plain lines
-            self._bar = tqdm.tqdm(total=total, initial=initial, file=self._stream, dynamic_ncols=True, leave=True,
-                                  bar_format="{percentage:3.0f}% |{bar:20}| {postfix}")
+            wide = _has_width(self._stream)
+            self._bar = tqdm.tqdm(total=total, initial=initial, file=self._stream, dynamic_ncols=wide,
+                                  ncols=None if wide else 80, nrows=None if wide else 24,
+                                  bar_format="{percentage:3.0f}% |{bar:20}| {desc}")
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
         if self._bar is not None:
-            self._bar.set_postfix_str(self._text(), refresh=True)
+            self._bar.set_description_str(self._text(), refresh=True)
             self._bar.close()
         elif self._shown != self.done:
             self._line()
@@ -51,7 +54,7 @@ class Progress:
         if self._first:  # the first one waits for the compiler: the rate is counted from its end
             self._first, self._began, self._timed_from = False, time.monotonic(), self.done
         if self._bar is not None:
-            self._bar.set_postfix_str(self._text(), refresh=False)
+            self._bar.set_description_str(self._text(), refresh=False)
             self._bar.update(n)
         elif time.monotonic() - self._last_line >= _LINE_EVERY:
             self._line()
@@ -60,9 +63,11 @@ class Progress:
         """Shows the loss and the images_per_second of a row of the log."""
         self.info.update({name: row[name] for name in _SHOWN if row.get(name) is not None})
         if self._bar is not None:
-            self._bar.set_postfix_str(self._text(), refresh=True)
+            self._bar.set_description_str(self._text(), refresh=True)
         elif time.monotonic() - self._last_line >= _LOG_EVERY or self.done >= self.total:
             self._line()
+        else:
+            self._shown = None  # what it would have said is due at the end
 
     def message(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
@@ -85,6 +90,14 @@ class Progress:
         if timed > 0 and self.done < self.total:
             parts.append(f"{duration(elapsed / timed * (self.total - self.done))} left")
         return ", ".join(parts)
+
+
+def _has_width(stream: TextIO) -> bool:
+    """Some terminals of containers say that they are 0 columns wide."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except OSError:
+        return False
 
 
 def duration(seconds: float) -> str:

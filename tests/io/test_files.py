@@ -1,0 +1,50 @@
+import os
+
+import pytest
+
+from diffusion.errors import CheckpointError
+from diffusion.io.files import atomic_write, cause
+
+
+def test_writes_text_bytes_and_functions_and_replaces(tmp_path):
+    path = tmp_path / "a" / "b.txt"
+    atomic_write(path, "é")
+    assert path.read_bytes() == "é".encode()
+    atomic_write(path, b"\x00\x01")
+    assert path.read_bytes() == b"\x00\x01"
+    atomic_write(path, lambda file: file.write(b"third"))
+    assert path.read_bytes() == b"third" and os.listdir(path.parent) == ["b.txt"]
+
+
+def test_a_failure_keeps_the_old_file_and_leaves_no_part(tmp_path):
+    path = tmp_path / "b.txt"
+    atomic_write(path, "old")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CheckpointError, match=r"b\.txt could not be written: the disk is full \(.*\)\. Free some"):
+        atomic_write(path, fail)
+    with pytest.raises(KeyError):  # a bug stays what it is
+        atomic_write(path, lambda file: {}["x"])
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["b.txt"]
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="a file is where a folder should be.*Check the folder and"):
+        atomic_write(tmp_path / "file" / "b.txt", "x")
+
+
+def test_causes_are_one_short_line():
+    try:
+        try:
+            raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device [os_error_code='28']"
+                             " [tensorstore_spec='{}']\nmore")
+        except ValueError as inner:
+            raise RuntimeError("wrapped") from inner
+    except RuntimeError as error:
+        assert cause(error) == "the disk is full (Failed to write: No space left on device)"
+    assert len(cause(ValueError("a" * 1000))) <= 300
+    assert cause(ValueError("")) == "ValueError"
