@@ -67,7 +67,7 @@ def run() -> None:
     try:
         app.run(main, flags_parser=parse_flags)
     except DiffusionError as error:
-        sys.exit(f"error: {error}")
+        sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))
     except KeyboardInterrupt:
         print("\ninterrupted: the last checkpoint is kept; the same command goes on from it", file=sys.stderr, flush=True)
         os._exit(130)  # as shells count SIGINT; an ordinary exit may crash in a compilation that is still running

@@ -31,7 +31,7 @@ def to_uint8(x: Array) -> np.ndarray:
     return np.rint((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
-def grid(images: np.ndarray, *, columns: int | None = None, margin: int = 2, min_tile: int = 64) -> np.ndarray:
+def grid(images: np.ndarray, *, columns: int | None = None, margin: int = 4, min_tile: int = 40) -> np.ndarray:
     """One picture of all images, row by row, with a light margin around each tile.
 
     images: uint8 [N, H, W, C], C = 1 or 3. Returns uint8 [h, w, 3]. Images smaller than min_tile pixels are enlarged by

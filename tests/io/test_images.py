@@ -32,7 +32,7 @@ def test_nan_is_no_colour():
 
 def test_grid_places_enlarged_tiles_with_a_light_margin():
     images = random(5, 8, 8, 1)
-    out = grid(images, columns=3)
+    out = grid(images, columns=3, margin=2, min_tile=64)
     assert out.shape == (2 * 66 + 2, 3 * 66 + 2, 3) and out.dtype == np.uint8
     for i in range(5):
         y, x = 2 + 66 * (i // 3), 2 + 66 * (i % 3)
@@ -43,11 +43,11 @@ def test_grid_places_enlarged_tiles_with_a_light_margin():
 
 
 def test_grid_sizes():
-    assert grid(random(4, 32, 32, 3)).shape == (2 * 66 + 2,) * 2 + (3,)
-    assert grid(random(1, 256, 256, 3)).shape == (260, 260, 3)  # large ones stay as they are
-    assert grid(random(2, 8, 8, 1), columns=9).shape == (68, 134, 3)  # no empty columns
-    assert grid(random(3, 7, 9, 3), min_tile=20).shape == (2 * 23 + 2, 2 * 29 + 2, 3)
-    assert max(grid(random(1600, 32, 32, 1)).shape) == 40 * 34 + 2  # would be 2642 if enlarged twice
+    assert grid(random(4, 32, 32, 3)).shape == (2 * 68 + 4,) * 2 + (3,)
+    assert grid(random(1, 256, 256, 3)).shape == (264, 264, 3)  # large ones stay as they are
+    assert grid(random(2, 8, 8, 1), columns=9).shape == (48, 92, 3)  # no empty columns
+    assert grid(random(3, 7, 9, 3), margin=2, min_tile=20).shape == (2 * 23 + 2, 2 * 29 + 2, 3)
+    assert max(grid(random(1600, 32, 32, 1)).shape) == 40 * 36 + 4  # would be 2724 if enlarged twice
     assert grid(random(9, 8, 8, 3), margin=0, min_tile=1).shape == (24, 24, 3)
     for bad in (np.zeros((0, 8, 8, 1), np.uint8), np.zeros((8, 8, 1), np.uint8), np.zeros((1, 8, 8, 1)),
                 np.zeros((1, 8, 8, 4), np.uint8)):
