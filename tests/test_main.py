@@ -74,10 +74,24 @@ def test_sampling_a_named_checkpoint_and_one_that_is_not_there(trained, tmp_path
     assert done.returncode == 1 and "15" in done.stderr and "10, 20, 30" in done.stderr
 
 
+def test_another_row_of_choices(tmp_path):
+    """Each choice has its own test; here they meet in one program."""
+    flags = [f"--workdir={tmp_path}/run", "--config.network.dtype=bfloat16", "--config.prediction=x0",
+             "--config.loss.weighting=min_snr", "--config.process.name=linear", "--config.sample.solver=ddim",
+             "--config.sample.eta=0.5", "--config.sample.spacing=trailing", "--config.train.accumulate=2",
+             "--config.sample.clip=False", "--config.optimizer.decay=constant"]
+    program.run(*flags)
+    rows = program.rows(tmp_path / "run")
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    program.run(*flags, "--mode=sample", "--num_samples=2", f"--out={tmp_path}/out")
+    assert np.load(tmp_path / "out" / "samples.npz")["arr_0"].std() > 0
+
+
 def test_kill_9_and_rerun_equals_an_uninterrupted_run_bit_for_bit(tmp_path):
     # Rows, checkpoints and the kill fall on different steps, so that a row's window spans the resume.
     flags = ["--config.train.duration=120 steps", "--config.train.log_every=7 steps", "--config.data.on_device=False",
-             "--config.train.checkpoint_every=10 steps", "--config.network.dropout=0.1", "--config.data.flip=True"]
+             "--config.train.checkpoint_every=10 steps", "--config.network.dropout=0.1", "--config.data.flip=True",
+             "--config.network.num_classes=10"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     program.run(f"--workdir={whole}", *flags)
     process = subprocess.Popen(program.command(f"--workdir={killed}", *flags), cwd=program.ROOT,

@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# Usage: ./launch.sh [train] [CONFIG] [FLAGS]    train; CONFIG is configs/digits.py where none is named
+#        ./launch.sh sample [CONFIG] [FLAGS]     draw images from what was trained
+#        ./launch.sh test [PYTEST ARGS]          run the tests
+#        ./launch.sh install                     make the environment, say how to use it without this file
+#
+# Each use first makes a virtual environment in .venv and installs the package there, in the versions of
+# constraints.txt. Later runs find it made. An environment of your own, active (of venv, or Conda's other than base) or
+# in .venv, is used instead: it gets the packages that are missing or too old and keeps the others as they are.
+# Paths are read from this file's folder. FLAGS are those of diffusion/main.py: ./launch.sh train --help
+#
+#   ./launch.sh                                               # 8x8 digits, a few minutes on a laptop
+#   ./launch.sh sample --num_samples=256
+#   ./launch.sh train configs/cifar10_tiny.py --config.train.batch_size=64 --workdir=runs/small_batch
+#   ./launch.sh test tests/theory -x
+#   ./launch.sh test -m slow
+#   DIFFUSION_EXTRAS=cuda ./launch.sh                         # with another extra of setup.py: cuda, tpu
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+fail() {
+  echo "error: $1" >&2
+  exit 1
+}
+
+usable() { "$1" -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; }
+
+
+# ---- The command line ------------------------------------------------------------------------------------------------
+case "${1:-}" in
+  train | sample | test | install) use=$1; shift ;;
+  -h | --help | help) sed -n "2,/^set /{/^set /d; s/^# \{0,1\}//; p;}" "$(basename "${BASH_SOURCE[0]}")"; exit ;;
+  "" | -* | *.py | *.py:*) use=train ;;
+  *) fail "unknown command '$1'. It is train, sample, test, install, or a config such as configs/digits.py: see \
+./launch.sh --help" ;;
+esac
+
+
+# ---- The environment -------------------------------------------------------------------------------------------------
+extras=digits${DIFFUSION_EXTRAS:+,$DIFFUSION_EXTRAS}
+if [ "$use" = test ]; then extras+=,test; fi
+
+environment=${VIRTUAL_ENV:-}
+if [ -z "$environment" ] && [ "${CONDA_DEFAULT_ENV:-}" != base ]; then environment=${CONDA_PREFIX:-}; fi
+if [ -z "$environment" ] || [ "$environment" -ef .venv ]; then environment=.venv; fi
+python=$environment/bin/python
+stamp=$environment/.diffusion_installed  # says what was installed; there only when all of it was
+ours=.venv/.made_by_launch
+
+# What decides on the packages. The extras come last: an environment with more of them will do.
+wanted() { echo "$(cat setup.py constraints.txt | cksum) $PWD $("$python" --version 2>&1) ,$extras,"; }
+
+install() {
+  rm -f "$stamp"
+  "$python" -m pip install --quiet --disable-pip-version-check "$@" -e ".[$extras]" ||
+    fail "pip could not install the packages into $environment: its message is above. The same command tries again."
+  wanted >"$stamp"
+}
+
+make_venv() {
+  local base="" candidate
+  for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
+    if usable "$candidate"; then base=$candidate && break; fi
+  done
+  [ -n "$base" ] || fail "Python 3.11 or newer is needed; found: $(python3 --version 2>/dev/null || echo none). \
+On Debian: apt-get install python3 python3-venv"
+  "$base" -c "import ensurepip, venv" 2>/dev/null || fail "$base cannot make virtual environments here. \
+On Debian: apt-get install python3-venv"
+  rm -rf .venv
+  mkdir .venv
+  touch "$ours"
+  "$base" -m venv .venv
+}
+
+if [ -e "$stamp" ] && [[ "$(cat "$stamp")" == "$(wanted)"* ]]; then
+  :  # all is there
+elif [ "$environment" = .venv ] && { [ -e "$ours" ] || [ ! -e .venv ]; }; then
+  # Without a stamp it was left half-made. Without a working pip, the Python that it was made with is gone.
+  if [ ! -e "$stamp" ] || ! "$python" -m pip --version >/dev/null 2>&1; then make_venv; fi
+  echo "installing the packages into .venv: about a minute the first time"
+  # pip builds in an environment of its own, which takes its versions from PIP_CONSTRAINT (from pip 25.3 on the other).
+  PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt install -c constraints.txt
+else
+  [ -x "$python" ] || fail "$environment, your environment, holds no bin/python. Deactivate or repair it."
+  usable "$python" || fail "Python 3.11 or newer is needed; your environment, $environment, has \
+$("$python" --version 2>&1). Deactivate it, and one is made in .venv."
+  "$python" -m pip --version >/dev/null 2>&1 || fail "your environment, $environment, has no pip. \
+Install it: $python -m ensurepip"
+  echo "installing what is missing into your environment, $environment"
+  install
+fi
+
+
+# ---- Train, sample ---------------------------------------------------------------------------------------------------
+# A run goes to runs/NAME of the config; the same command goes on where a run was stopped.
+if [ "$use" = train ] || [ "$use" = sample ]; then
+  config=configs/digits.py flags=
+  case "${1:-}" in -*) ;; *.py | *.py:*) config=$1 && shift ;; esac
+  for flag; do
+    case "$flag" in --config | --config=* | -config | -config=*) config= ;; esac
+    flags+=$(printf " %q" "$flag")
+  done
+  "$python" -m diffusion.main ${config:+--config="$config"} --mode="$use" "$@"
+  if [ "$use" = train ]; then echo "  ./launch.sh sample${config:+ $config}$flags --num_samples=256   # the same"; fi
+fi
+
+
+# ---- Test ------------------------------------------------------------------------------------------------------------
+# Without arguments: all tests but those marked slow and parity, see pyproject.toml.
+if [ "$use" = test ]; then
+  exec "$python" -m pytest "$@"
+fi
+
+
+# ---- Plain use -------------------------------------------------------------------------------------------------------
+# This file is a convenience. All that it does for a run is: python -m diffusion.main --config=CONFIG
+if [ "$use" = install ]; then
+  cat <<END
+The package is installed in $environment. Without this file:
+  . $environment/bin/activate
+  python -m diffusion.main --config=configs/digits.py
+  python -m diffusion.main --config=configs/digits.py --mode=sample --num_samples=256
+  python -m diffusion.data.prepare --help
+  python -m pytest
+END
+fi

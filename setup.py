@@ -1,0 +1,38 @@
+"""What the package needs, as lower bounds. ./launch.sh installs it, in the exact versions of constraints.txt.
+
+The lower bounds are tested, on Python 3.11:
+
+    uv pip compile setup.py --all-extras --resolution lowest-direct
+"""
+from setuptools import find_packages, setup
+
+setup(
+    name="diffusion",
+    version="0.1.0",
+    description="Denoising diffusion models in JAX",
+    packages=find_packages(include=["diffusion", "diffusion.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.1",
+        "array-record>=0.8",
+        "flax>=0.12",
+        "grain>=0.2.15",
+        "importlib-resources>=6.0",
+        "jax>=0.10",
+        "matplotlib>=3.8",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.12.0",
+        "pillow>=10.0",
+        "tensorboardX>=2.6",
+        "tensorflow-datasets>=4.9.9",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "digits": ["scikit-learn>=1.5"],
+        "test": ["pytest>=8.0", "pytest-xdist>=3.5", "scikit-learn>=1.5"],
+        "cuda": ["jax[cuda12]"],
+        "tpu": ["jax[tpu]"],
+    },
+)

@@ -1,0 +1,40 @@
+"""Random weights and inputs by a rule that needs NumPy alone, so that two libraries, and a test years from now, get the
+same ones: legacy RandomState streams are frozen (NEP 19), and each tensor's stream depends on its own path alone.
+"""
+import zlib
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def unit(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Uniform with mean 0 and variance 1, float32, from (seed, name). Not normal: that would rest on libm's last bit."""
+    stream = np.random.RandomState([seed, zlib.crc32(name.encode())])
+    return ((2.0 * stream.random_sample(shape) - 1.0) * np.sqrt(3.0)).astype(np.float32)
+
+
+def random_params(network, image_shape: tuple[int, ...], seed: int) -> dict:
+    """The tree under "params" for images [H,W,C]; every tensor random, those initialised to zero too.
+
+    Kernels have variance 1/fan-in, which keeps activations near one; norms' scales lie around one, biases around zero.
+    """
+    labels = jnp.zeros((1,), jnp.int32) if network.num_classes else None
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)), jnp.zeros((1,)), labels)
+
+    def draw(path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
+        u = unit("/".join(path), shape, seed)
+        match path[-1]:
+            case "kernel":
+                return u / np.float32(np.sqrt(np.prod(shape[:-1])))
+            case "scale":
+                return 1 + np.float32(0.25) * u
+            case "bias":
+                return np.float32(0.25) * u
+            case "embedding":
+                return u
+        raise KeyError("/".join(path))
+
+    flat = flax.traverse_util.flatten_dict(shapes["params"])
+    return flax.traverse_util.unflatten_dict({path: draw(path, leaf.shape) for path, leaf in flat.items()})

@@ -1,0 +1,133 @@
+"""Our U-Net and diffusers' `UNet2DModel`, an independent implementation of the same one, with the same random weights.
+
+Needs PyTorch and diffusers: `pip install -r requirements-parity.txt`, then `pytest -m parity`.
+"""
+import dataclasses
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.networks.layers import sinusoidal_embedding
+from diffusion.networks.unet import UNet
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from diffusers_map import diffusers_config, to_diffusers  # noqa: E402
+from random_params import random_params, unit  # noqa: E402
+
+REASON = "the parity tests need PyTorch and diffusers: pip install -r requirements-parity.txt"
+torch = pytest.importorskip("torch", reason=REASON)
+diffusers = pytest.importorskip("diffusers", reason=REASON)
+
+pytestmark = pytest.mark.parity
+
+TIMES = (0, 1, 250, 999)
+# Image shape and network. No two have the same depth, so that no index of a level is right by chance.
+NETWORKS = {
+    "cifar10": ((32, 32, 3), UNet()),
+    "digits, 4 heads": ((8, 8, 1), UNet(channels=32, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), heads=4,
+                                        groups=8, out_channels=1)),
+    "attention at the top, wider then narrower, labels": (
+        (16, 16, 3), UNet(channels=16, multipliers=(1, 2, 1), blocks=3, attention_resolutions=(16,), heads=2, groups=4,
+                          num_classes=10, out_channels=6)),
+    "one level, no attention but the middle's": (
+        (8, 8, 2), UNet(channels=24, multipliers=(1,), blocks=2, attention_resolutions=(), groups=3, out_channels=2)),
+}
+# config.json of the Hugging Face model google/ddpm-cifar10-32: the paper's CIFAR-10 network, ported by diffusers' authors.
+DDPM_CIFAR10_32 = dict(
+    act_fn="silu", attention_head_dim=None, block_out_channels=(128, 256, 256, 256), center_input_sample=False,
+    down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"), downsample_padding=0,
+    flip_sin_to_cos=False, freq_shift=1, in_channels=3, layers_per_block=2, mid_block_scale_factor=1, norm_eps=1e-6,
+    norm_num_groups=32, out_channels=3, sample_size=32, time_embedding_type="positional",
+    up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Both networks with the same weights, and one input at each of TIMES."""
+    ours: UNet
+    params: dict
+    theirs: object
+    x: np.ndarray              # [4,H,W,C]
+    labels: np.ndarray | None  # [4]
+
+    def our_output(self, dtype) -> np.ndarray:
+        cast = lambda tree: jax.tree.map(lambda v: np.asarray(v, dtype), tree)  # noqa: E731
+        return np.asarray(jax.jit(self.ours.clone(dtype=dtype).apply)(
+            {"params": cast(self.params)}, cast(self.x), np.asarray(TIMES, dtype), self.labels))
+
+    def their_output(self, dtype) -> np.ndarray:
+        labels = None if self.labels is None else torch.from_numpy(self.labels)
+        x = torch.from_numpy(np.ascontiguousarray(self.x.transpose(0, 3, 1, 2))).to(dtype)
+        with torch.no_grad():
+            out = self.theirs.to(dtype)(x, torch.tensor(TIMES), class_labels=labels).sample
+        return out.numpy().transpose(0, 2, 3, 1)
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def pair(request):
+    image_shape, network = NETWORKS[request.param]
+    config = DDPM_CIFAR10_32 if request.param == "cifar10" else diffusers_config(network, image_shape)
+    theirs = diffusers.UNet2DModel(**config).eval()
+    params = random_params(network, image_shape, seed=0)
+    # Strict: a name or a shape that only one of the two has is an error.
+    theirs.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in to_diffusers(params).items()}, strict=True)
+    return Pair(ours=network, params=params, theirs=theirs, x=unit("x", (len(TIMES), *image_shape), seed=1),
+                labels=np.asarray([0, 3, 9, 5], np.int32) if network.num_classes else None)
+
+
+def test_both_have_the_same_number_of_parameters(pair):
+    ours = sum(v.size for v in jax.tree.leaves(pair.params))
+    assert ours == sum(v.numel() for v in pair.theirs.parameters())
+    if pair.ours == UNet():
+        assert ours == 35_746_307
+
+
+def test_outputs_agree_in_float32(pair):
+    ours, theirs = pair.our_output(jnp.float32), pair.their_output(torch.float32)
+    assert 0.2 < theirs.std() < 5, "the weights make the signal vanish or blow up: the comparison would mean little"
+    assert np.abs(ours - theirs).max() < 1e-5
+
+
+def test_outputs_agree_in_float64_to_the_rounding_of_the_output(pair, x64):
+    """The structure is the same, and what the float32 test sees is rounding.
+
+    At t = 0 and 1, since both take the sinusoidal embedding in float32, where its error grows with t (4e-5 at 999).
+    """
+    ours, theirs = pair.our_output(jnp.float64)[:2], pair.their_output(torch.float64)[:2]
+    assert np.abs(ours - theirs).max() < 5e-7
+
+
+def test_labels_and_times_matter(pair):
+    """Otherwise the tests above could not see a wrong embedding."""
+    x = np.repeat(pair.x[:1], len(TIMES), axis=0)
+    out = dataclasses.replace(pair, x=x).our_output(jnp.float32)
+    assert all(np.abs(out[i] - out[j]).max() > 1e-2 for i in range(len(TIMES)) for j in range(i))
+
+
+def test_sinusoidal_embedding_agrees():
+    times = np.asarray([0, 1, 2, 17, 250, 998, 999])
+    theirs = diffusers.models.embeddings.get_timestep_embedding(
+        torch.from_numpy(times), 128, flip_sin_to_cos=False, downscale_freq_shift=1)
+    np.testing.assert_allclose(sinusoidal_embedding(times.astype(np.float32), 128), theirs.numpy(), rtol=0, atol=1e-4)
+
+
+def test_our_config_of_the_cifar10_network_is_the_published_one():
+    image_shape, network = NETWORKS["cifar10"]
+    config = diffusers_config(network, image_shape)
+    assert {k: config[k] for k in DDPM_CIFAR10_32 if k in config} == {k: v for k, v in DDPM_CIFAR10_32.items()
+                                                                    if k in config}
+    assert set(DDPM_CIFAR10_32) - set(config) == {"center_input_sample", "time_embedding_type"}
+
+
+@pytest.mark.parametrize("network, message", [
+    (UNet(channels=32, multipliers=(1, 2), attention_resolutions=(8,), heads=2),
+     r"2 heads on feature maps of \[32, 64\] channels"),
+    (UNet(channels=32, multipliers=(2, 2)), "first level of 64 channels and a first convolution to 32"),
+])
+def test_a_structure_that_diffusers_lacks_is_refused(network, message):
+    with pytest.raises(ValueError, match=message):
+        diffusers_config(network, (8, 8, 1))

@@ -1,0 +1,124 @@
+"""The house rules of docs/design.md: imports run one way, each library has one place, files are short."""
+import ast
+import functools
+import graphlib
+import pathlib
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "diffusion"
+FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+         for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = sorted(FILES)
+
+# main -> modes -> build -> {train.loop, generate} -> {train.step, samplers} -> core: each imports what is below it.
+BASE = ["diffusion.typing", "diffusion.errors", "diffusion.core.numerics"]
+MAY_IMPORT = {  # the most specific row counts; a family may import itself
+    "diffusion.main": ["diffusion.modes", "diffusion.config", "diffusion.errors"],
+    "diffusion.modes": ["diffusion"],
+    "diffusion.build": ["diffusion"],
+    "diffusion.config": ["diffusion.errors"],
+    "diffusion.typing": [],
+    "diffusion.errors": [],
+    "diffusion.generate": [*BASE, "diffusion.core", "diffusion.samplers", "diffusion.train.sharding"],
+    "diffusion.train": [*BASE, "diffusion.core", "diffusion.data.augment"],
+    "diffusion.samplers": [*BASE, "diffusion.core"],
+    "diffusion.core": ["diffusion.typing"],
+    "diffusion.networks": BASE,
+    "diffusion.data": BASE,
+    "diffusion.io": BASE,
+}
+ONLY_IN = {  # library: where it may be imported
+    "flax": ["diffusion.networks"],
+    "orbax": ["diffusion.io.checkpoint"],
+    "grain": ["diffusion.data"],
+    "tensorflow_datasets": ["diffusion.data"],
+    "array_record": ["diffusion.data"],
+    "optax": ["diffusion.train"],
+    "absl": ["diffusion.main", "diffusion.io.checkpoint"],
+    "ml_collections": ["diffusion.main", "diffusion.modes", "diffusion.build", "diffusion.config"],
+    "matplotlib": ["diffusion.io"],
+    "tensorboardX": ["diffusion.io"],
+}
+LONGEST = 420  # lines
+
+
+def inside(module: str, families: list[str]) -> bool:
+    return any(module == family or module.startswith(family + ".") for family in families)
+
+
+@functools.cache
+def imports(module: str) -> frozenset[str]:
+    """Everything that `module` imports, anywhere in it; of ours the modules, not the names in them."""
+    found = set()
+    for node in ast.walk(ast.parse(FILES[module].read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: a relative import"
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                found.add(submodule if submodule in FILES else node.module)
+    return frozenset(found)
+
+
+def ours(module: str) -> set[str]:
+    return {name for name in imports(module) if inside(name, ["diffusion"])}
+
+
+def libraries(module: str) -> set[str]:
+    return {name.split(".")[0] for name in imports(module)} - sys.stdlib_module_names - {"diffusion"}
+
+
+def test_the_package_is_found():
+    assert {"diffusion.main", "diffusion.core.processes", "diffusion.io.checkpoint"} <= set(MODULES)
+    assert "flax" in libraries("diffusion.networks.unet") and "diffusion.modes" in ours("diffusion.main")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_one_way(module):
+    rows = [row for row in MAY_IMPORT if inside(module, [row])]
+    if module != "diffusion" and FILES[module].stat().st_size:
+        assert rows, f"{module} is in no row of MAY_IMPORT: say what it may import"
+        row = max(rows, key=len)
+        wrong = {name for name in ours(module) if not inside(name, [*MAY_IMPORT[row], row])}
+        assert not wrong, f"{module} may import {MAY_IMPORT[row]} of ours, not {sorted(wrong)}"
+
+
+def test_there_are_no_cycles():
+    graphlib.TopologicalSorter({module: ours(module) - {module} for module in MODULES}).prepare()
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if inside(m, ["diffusion.core"])])
+def test_core_is_mathematics(module):
+    assert libraries(module) <= {"jax", "numpy"}
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_library_has_one_place(library):
+    users = [module for module in MODULES if library in libraries(module)]
+    assert [m for m in users if not inside(m, ONLY_IN[library])] == []
+
+
+def test_only_the_programs_see_a_config():
+    """Not even its values by another way: no argument or annotation called config elsewhere."""
+    allowed = [*ONLY_IN["ml_collections"], "diffusion.io.run_folder"]  # which writes it down, as a dict of plain values
+    for module in MODULES:
+        if not inside(module, allowed):
+            names = {node.arg for node in ast.walk(ast.parse(FILES[module].read_text())) if isinstance(node, ast.arg)}
+            assert "config" not in names, f"{module} takes a config: pass keyword arguments"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_files_are_short_and_say_what_they_are(module):
+    source = FILES[module].read_text()
+    assert source.count("\n") <= LONGEST, f"{module} is long: one concept a file"
+    assert not source.strip() or ast.get_docstring(ast.parse(source)), f"{module} has no docstring"
+
+
+def test_every_folder_with_code_is_a_package():
+    """Otherwise setup.py's find_packages would leave it out of an installation."""
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []

@@ -1,0 +1,60 @@
+"""Time grids of respaced samplers. Theirs count from 0 to T - 1, ours from 1 to T and end at 0."""
+import numpy as np
+import pytest
+
+from diffusion.core import grids
+
+SPACINGS = [grids.linspace, grids.leading, grids.trailing]
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("t_max", [1, 2, 3, 10, 37, 64, 100])
+def test_every_grid_falls_strictly_to_0(spacing, t_max):
+    for steps in range(1, t_max + 1):
+        grid = spacing(t_max, steps)
+        assert grid.shape == (steps + 1,) and grid.dtype == np.int32
+        assert grid[-1] == 0 and grid[0] <= t_max and np.all(np.diff(grid) < 0)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_every_grid_of_1000_falls_strictly_to_0(spacing):
+    for steps in range(1, 1001):
+        grid = spacing(1000, steps)
+        assert len(grid) == steps + 1 and grid[-1] == 0 and grid[0] <= 1000 and np.all(np.diff(grid) < 0)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("t_max", [1, 2, 10, 1000])
+def test_with_all_steps_every_grid_is_the_whole_chain(spacing, t_max):
+    np.testing.assert_array_equal(spacing(t_max, t_max), np.arange(t_max, -1, -1))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 50, 333, 999])
+def test_where_each_grid_starts_and_ends(steps):
+    assert grids.trailing(1000, steps)[0] == grids.linspace(1000, steps)[0] == 1000
+    assert grids.leading(1000, steps)[-2] == 1
+    if steps > 1:
+        assert grids.linspace(1000, steps)[-2] == 1
+
+
+@pytest.mark.parametrize("spacing, theirs", [
+    # Lin et al. (2024), Table 2, and the documentation of diffusers' `timestep_spacing`: T = 1000, 10 steps.
+    (grids.leading, [900, 800, 700, 600, 500, 400, 300, 200, 100, 0]),
+    (grids.linspace, [999, 888, 777, 666, 555, 444, 333, 222, 111, 0]),
+    (grids.trailing, [999, 899, 799, 699, 599, 499, 399, 299, 199, 99])])
+def test_ten_steps_of_1000_are_the_published_ones(spacing, theirs):
+    np.testing.assert_array_equal(spacing(1000, 10), [t + 1 for t in theirs] + [0])
+
+
+@pytest.mark.parametrize("spacing, theirs", [
+    (grids.leading, [852, 710, 568, 426, 284, 142, 0]),
+    (grids.linspace, [999, 832, 666, 500, 333, 166, 0]),   # 832.5, 499.5, 166.5 to even, of their index
+    (grids.trailing, [999, 856, 713, 570, 428, 285, 142])])
+def test_seven_steps_of_1000_round_as_the_published_ones(spacing, theirs):
+    np.testing.assert_array_equal(spacing(1000, 7), [t + 1 for t in theirs] + [0])
+
+
+def test_one_step():
+    np.testing.assert_array_equal(grids.linspace(1000, 1), [1000, 0])
+    np.testing.assert_array_equal(grids.trailing(1000, 1), [1000, 0])
+    np.testing.assert_array_equal(grids.leading(1000, 1), [1, 0])

@@ -1,0 +1,80 @@
+"""The moving average: a half-life means what it says, and what the warm-up does."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.train import ema
+
+
+def weight_of_the_start(steps, **kwargs):
+    """What the first value still counts after `steps` steps: run on params 0 from an average of 1."""
+    def body(average, n):
+        return ema.update(average, jnp.zeros(()), ema.decay(n * kwargs["batch_size"], **kwargs)), None
+    return float(jax.lax.scan(body, jnp.ones(()), jnp.arange(1, steps + 1))[0])
+
+
+def test_0_9999_at_batch_128_is_the_papers_half_life(x64):
+    decay = ema.decay(128, batch_size=128, half_life=887_184, warmup_ratio=0)
+    assert float(decay) == pytest.approx(0.9999, abs=1e-8)
+    assert 128 * np.log(0.5) / np.log(0.9999) == pytest.approx(887_184, abs=0.5)
+
+
+@pytest.mark.parametrize("batch_size, half_life", [(1, 7.0), (64, 10_000.0), (128, 20_000.0), (512, 500_000.0),
+                                                   (128, 887_184.0)])
+def test_after_a_half_life_the_old_weighs_one_half(batch_size, half_life):
+    """In float32, as in training. A step that is not a divisor of the half-life leaves 2^-(images/half-life)."""
+    steps = round(half_life / batch_size)
+    weight = weight_of_the_start(steps, batch_size=batch_size, half_life=half_life, warmup_ratio=0)
+    assert weight == pytest.approx(2 ** (-steps * batch_size / half_life), rel=1e-3)
+
+
+def test_the_half_life_in_images_does_not_depend_on_the_batch_size():
+    small, large = (weight_of_the_start(10_240 // b, batch_size=b, half_life=5000.0, warmup_ratio=0) for b in (32, 512))
+    assert small == pytest.approx(large, rel=1e-4)
+
+
+def test_warm_up_bounds_the_half_life_by_the_images_seen(x64):
+    """EDM's ramp-up: half-life min(H, 0.05 images), so that 2^-20 of the start is left after the first step."""
+    def at(images, ratio=0.05):
+        return float(ema.decay(images, batch_size=100, half_life=1000.0, warmup_ratio=ratio))
+    assert at(100) == pytest.approx(2**-20)
+    assert at(10_000) == pytest.approx(2 ** (-100 / 500))
+    assert at(20_000) == at(1_000_000) == pytest.approx(2 ** (-100 / 1000))
+    assert at(19_900) < at(20_000)
+    assert at(100, ratio=0) == at(1_000_000)
+
+
+def test_warm_up_forgets_the_start_at_once_and_the_full_length_does_not():
+    kwargs = dict(batch_size=100, half_life=1e6)
+    assert weight_of_the_start(1, **kwargs, warmup_ratio=0.05) == pytest.approx(2**-20, rel=1e-4)
+    assert weight_of_the_start(100, **kwargs, warmup_ratio=0) > 0.99
+
+
+@pytest.mark.parametrize("images", [2**31 - 128, 2**31, 4_000_000_000])
+def test_decay_holds_beyond_int32_images(images):
+    """EDM's ImageNet-64 run saw 2.5 billion images."""
+    assert 0 < float(ema.decay(np.float32(images), batch_size=4096, half_life=5e7, warmup_ratio=0.05)) < 1
+
+
+def test_decay_of_a_traced_step_is_the_same():
+    decay = jax.jit(lambda n: ema.decay(n * 64, batch_size=64, half_life=1e4, warmup_ratio=0.05))
+    for n in (1, 1000, 100_000):
+        np.testing.assert_allclose(decay(jnp.int32(n)), ema.decay(n * 64, batch_size=64, half_life=1e4,
+                                                                  warmup_ratio=0.05), rtol=1e-6)
+
+
+def test_update_is_the_formula_on_each_leaf():
+    old, new = ({"a": jnp.full((2, 3), v), "b": [jnp.full((), 2 * v)]} for v in (1.0, 5.0))
+    out = ema.update(old, new, 0.75)
+    assert jax.tree.structure(out) == jax.tree.structure(old)
+    np.testing.assert_allclose(out["a"], np.full((2, 3), 0.75 * 1 + 0.25 * 5))
+    np.testing.assert_allclose(out["b"][0], 0.75 * 2 + 0.25 * 10)
+
+
+def test_an_average_of_one_value_is_that_value():
+    params = {"w": jax.random.normal(jax.random.key(0), (1000,))}
+    average = params
+    for _ in range(10):
+        average = ema.update(average, params, 0.9999)
+    np.testing.assert_array_equal(average["w"], params["w"])
