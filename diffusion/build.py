@@ -207,8 +207,8 @@ def training(config: ConfigDict, model: Model) -> Training:
         loss=losses.make_denoising_loss(model.process, time_densities.uniform_discrete,
                                         choose(WEIGHTINGS, "loss.weighting", c.loss.weighting)(c.loss)),
         denoiser=model.denoiser, optimizer=optim, learning_rate=rate,
-        ema_decay=lambda n: ema.decay(n * c.train.batch_size, batch_size=c.train.batch_size, half_life=half_life,
-                                      warmup_ratio=c.ema.warmup_ratio),
+        ema_decay=partial(ema.decay, batch_size=c.train.batch_size, half_life=half_life,
+                          warmup_ratio=c.ema.warmup_ratio),
         seed=c.seed, flip=c.data.flip, conditional=c.network.num_classes > 0, accumulate=c.train.accumulate,
         log_snr_edges=edges)
     create, abstract = step.create_state(lambda key: init_state(model.init(key), optim), mesh=model.mesh, seed=c.seed)

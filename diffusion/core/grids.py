@@ -12,7 +12,7 @@ def _grid(times: np.ndarray) -> np.ndarray:
 
 def linspace(t_max: int, steps: int) -> np.ndarray:
     """Evenly spaced from T to 1, both included (Nichol & Dhariwal 2021, Section 4: rounded real spacing)."""
-    return _grid(np.round(np.linspace(t_max, 1, steps)) if steps > 1 else np.array([t_max]))
+    return _grid(1 + np.round(np.linspace(0, t_max - 1, steps))[::-1] if steps > 1 else np.array([t_max]))
 
 
 def leading(t_max: int, steps: int) -> np.ndarray:

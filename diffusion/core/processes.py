@@ -90,13 +90,13 @@ class DiscreteProcess(Process):
         return len(self.betas)
 
     def alpha(self, t: Time) -> Array:
-        return jnp.asarray(self._alpha)[t]
+        return jnp.asarray(self._alpha, float)[t]
 
     def sigma(self, t: Time) -> Array:
-        return jnp.asarray(self._sigma)[t]
+        return jnp.asarray(self._sigma, float)[t]
 
     def log_snr(self, t: Time) -> Array:
-        return jnp.asarray(self._log_snr)[t]
+        return jnp.asarray(self._log_snr, float)[t]
 
     def label(self, t: Time) -> Array:
         """t - 1: the papers' code counts the T noisy steps from 0, and published weights expect that."""

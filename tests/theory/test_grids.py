@@ -54,6 +54,12 @@ def test_seven_steps_of_1000_round_as_the_published_ones(spacing, theirs):
     np.testing.assert_array_equal(spacing(1000, 7), [t + 1 for t in theirs] + [0])
 
 
+def test_the_middle_of_an_odd_linspace_is_rounded_as_the_published_one():
+    """Index 499.5 of 0..999 becomes 500, which is t = 501: at any odd number of steps, unless floats fall short."""
+    np.testing.assert_array_equal(grids.linspace(1000, 5), [1000, 750, 501, 251, 1, 0])
+    assert grids.linspace(1000, 25)[12] == 501
+
+
 def test_one_step():
     np.testing.assert_array_equal(grids.linspace(1000, 1), [1000, 0])
     np.testing.assert_array_equal(grids.trailing(1000, 1), [1000, 0])

@@ -10,12 +10,12 @@ from diffusion.train import ema
 def weight_of_the_start(steps, **kwargs):
     """What the first value still counts after `steps` steps: run on params 0 from an average of 1."""
     def body(average, n):
-        return ema.update(average, jnp.zeros(()), ema.decay(n * kwargs["batch_size"], **kwargs)), None
+        return ema.update(average, jnp.zeros(()), ema.decay(n, **kwargs)), None
     return float(jax.lax.scan(body, jnp.ones(()), jnp.arange(1, steps + 1))[0])
 
 
 def test_0_9999_at_batch_128_is_the_papers_half_life(x64):
-    decay = ema.decay(128, batch_size=128, half_life=887_184, warmup_ratio=0)
+    decay = ema.decay(1, batch_size=128, half_life=887_184, warmup_ratio=0)
     assert float(decay) == pytest.approx(0.9999, abs=1e-8)
     assert 128 * np.log(0.5) / np.log(0.9999) == pytest.approx(887_184, abs=0.5)
 
@@ -37,7 +37,7 @@ def test_the_half_life_in_images_does_not_depend_on_the_batch_size():
 def test_warm_up_bounds_the_half_life_by_the_images_seen(x64):
     """EDM's ramp-up: half-life min(H, 0.05 images), so that 2^-20 of the start is left after the first step."""
     def at(images, ratio=0.05):
-        return float(ema.decay(images, batch_size=100, half_life=1000.0, warmup_ratio=ratio))
+        return float(ema.decay(images / 100, batch_size=100, half_life=1000.0, warmup_ratio=ratio))
     assert at(100) == pytest.approx(2**-20)
     assert at(10_000) == pytest.approx(2 ** (-100 / 500))
     assert at(20_000) == at(1_000_000) == pytest.approx(2 ** (-100 / 1000))
@@ -54,13 +54,13 @@ def test_warm_up_forgets_the_start_at_once_and_the_full_length_does_not():
 @pytest.mark.parametrize("images", [2**31 - 128, 2**31, 4_000_000_000])
 def test_decay_holds_beyond_int32_images(images):
     """EDM's ImageNet-64 run saw 2.5 billion images."""
-    assert 0 < float(ema.decay(np.float32(images), batch_size=4096, half_life=5e7, warmup_ratio=0.05)) < 1
+    assert 0 < float(ema.decay(jnp.int32(images // 4096), batch_size=4096, half_life=5e7, warmup_ratio=0.05)) < 1
 
 
 def test_decay_of_a_traced_step_is_the_same():
-    decay = jax.jit(lambda n: ema.decay(n * 64, batch_size=64, half_life=1e4, warmup_ratio=0.05))
+    decay = jax.jit(lambda n: ema.decay(n, batch_size=64, half_life=1e4, warmup_ratio=0.05))
     for n in (1, 1000, 100_000):
-        np.testing.assert_allclose(decay(jnp.int32(n)), ema.decay(n * 64, batch_size=64, half_life=1e4,
+        np.testing.assert_allclose(decay(jnp.int32(n)), ema.decay(n, batch_size=64, half_life=1e4,
                                                                   warmup_ratio=0.05), rtol=1e-6)
 
 

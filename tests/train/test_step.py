@@ -25,7 +25,7 @@ def make(accumulate=1, flip=True, network=NETWORK.apply, seed=0):
         loss=losses.make_denoising_loss(PROCESS, time_densities.uniform_discrete, weightings.simple),
         denoiser=parameterization.make_denoiser(PROCESS, parameterization.EPS, network), optimizer=OPTIMIZER,
         learning_rate=optax.constant_schedule(1e-3),
-        ema_decay=lambda n: ema.decay(n * BATCH, batch_size=BATCH, half_life=100.0, warmup_ratio=0.0), seed=seed,
+        ema_decay=lambda n: ema.decay(n, batch_size=BATCH, half_life=100.0, warmup_ratio=0.0), seed=seed,
         flip=flip, conditional=False, accumulate=accumulate, log_snr_edges=np.linspace(-10, 10, 6)))
 
 
