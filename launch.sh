@@ -51,9 +51,13 @@ ours=.venv/.made_by_launch
 wanted() { echo "$(cat setup.py constraints.txt | cksum) $PWD $("$python" --version 2>&1) ,$extras,"; }
 
 install() {
+  local before
+  before=$(cat "$stamp" 2>/dev/null) || true
   rm -f "$stamp"
-  "$python" -m pip install --quiet --disable-pip-version-check "$@" -e ".[$extras]" ||
+  if ! "$python" -m pip install --quiet --disable-pip-version-check "$@" -e ".[$extras]"; then
+    [ -z "$before" ] || echo "$before" >"$stamp"  # pip leaves all as it was when it fails, unlike when it is killed
     fail "pip could not install the packages into $environment: its message is above. The same command tries again."
+  fi
   wanted >"$stamp"
 }
 

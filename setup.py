@@ -2,10 +2,9 @@
 
 The suite passes on the lower bounds, on Python 3.11:
 
-    uv venv --python 3.11 /tmp/lowest
-    uv pip compile setup.py --extra digits --extra test --python-version 3.11 --resolution lowest-direct > /tmp/lowest.txt
-    uv pip install --python /tmp/lowest -r /tmp/lowest.txt
-    /tmp/lowest/bin/python -m pytest
+    uv venv --python 3.11 lowest
+    uv pip install --python lowest --resolution lowest-direct -e .[digits,test]
+    lowest/bin/python -m pytest
 """
 from setuptools import find_packages, setup
 

@@ -3,6 +3,7 @@ import ast
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -13,9 +14,10 @@ from packaging.utils import canonicalize_name
 ROOT = pathlib.Path(__file__).parent.parent
 TOOLS = ["bash", "basename", "cat", "cksum", "dirname", "mkdir", "rm", "sed", "touch", "cp"]
 FAKE_PYTHON = """#!/bin/bash
-# FAKE_FAILS: the first words of a call that fails. FAKE_VERSION: what this is a Python of.
+# FAKE_FAILS, FAKE_KILLS: the first words of a call that fails, or after which launch.sh is killed.
 echo "${0%/bin/*}:$*" >>"$FAKE_LOG"
 [ -z "$FAKE_FAILS" ] || [[ "$*" != "$FAKE_FAILS"* ]] || exit 3
+[ -z "$FAKE_KILLS" ] || [[ "$*" != "$FAKE_KILLS"* ]] || kill -9 "$PPID"
 case "$*" in
   --version) echo "Python $FAKE_VERSION" ;;
   "-c import sys"*) [[ "$FAKE_VERSION" == 3.1[1-9].* ]] ;;
@@ -45,10 +47,12 @@ class Launch:
         path.chmod(0o755)
         return path
 
-    def __call__(self, *args: str, fails: str = "", version: str = "3.11.2", code: int = 0, **env: str) -> str:
+    def __call__(self, *args: str, fails: str = "", kills: str = "", version: str = "3.11.2", code: int = 0,
+                 **env: str) -> str:
         """What the command printed. self.calls: what it asked of Pythons, but for questions after their version."""
         self.log.write_text("")
-        env = {"PATH": str(self.tools), "FAKE_LOG": str(self.log), "FAKE_FAILS": fails, "FAKE_VERSION": version, **env}
+        env = {"PATH": str(self.tools), "FAKE_LOG": str(self.log), "FAKE_VERSION": version, "FAKE_FAILS": fails,
+               "FAKE_KILLS": kills, **env}
         done = subprocess.run(["bash", self.repo / "launch.sh", *args], cwd=self.elsewhere, env=env, text=True,
                               stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
         assert done.returncode == code, done.stdout + done.stderr
@@ -143,6 +147,16 @@ def test_a_half_made_environment_is_made_anew(launch, fails, words):
     launch()
     assert [what.split()[1] for _, what in launch.calls] == ["venv", "pip", "diffusion.main"]
     assert not (launch.repo / ".venv" / "half a package").exists()
+
+
+def test_a_whole_environment_outlives_a_failure_to_add_to_it_but_not_a_kill(launch):
+    launch()
+    assert "pip could not install" in launch("test", fails="-m pip install", code=1)  # offline, say
+    launch()
+    assert [what.split()[1] for _, what in launch.calls] == ["diffusion.main"]
+    launch("test", kills="-m pip install", code=-signal.SIGKILL)
+    launch()
+    assert [what.split()[1] for _, what in launch.calls] == ["venv", "pip", "diffusion.main"]
 
 
 def test_an_environment_whose_python_is_gone_is_made_anew(launch):

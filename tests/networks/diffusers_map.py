@@ -69,9 +69,9 @@ def to_torch_layout(layer: str, leaf: str, value: np.ndarray) -> np.ndarray:
 def diffusers_config(network, image_shape: tuple[int, int, int]) -> dict:
     """The arguments of the UNet2DModel that has the structure of `network` (our UNet) on images [H,W,C].
 
-    Two structures have none, and raise ValueError. diffusers fixes the channels of a head, ours the number of heads: they
-    agree where every level with attention is as wide as the middle. And its first convolution and its time embedding
-    are sized by the first level.
+    Two structures have none, and raise ValueError: diffusers fixes the channels of a head and ours the number of heads,
+    which agree only where every level with attention is as wide as the middle; and diffusers sizes the first
+    convolution and the time embedding by the first level.
     """
     height, _, in_channels = image_shape
     widths = [network.channels * m for m in network.multipliers]
@@ -83,7 +83,8 @@ def diffusers_config(network, image_shape: tuple[int, int, int]) -> dict:
         raise ValueError(f"a first level of {widths[0]} channels and a first convolution to {network.channels}: "
                          "not a UNet2DModel")
     return dict(
-        sample_size=height, in_channels=in_channels, out_channels=network.out_channels, block_out_channels=tuple(widths),
+        sample_size=height, in_channels=in_channels, out_channels=network.out_channels,
+        block_out_channels=tuple(widths),
         down_block_types=tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in attends),
         up_block_types=tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)),
         layers_per_block=network.blocks, dropout=network.dropout, norm_num_groups=network.groups, norm_eps=1e-6,

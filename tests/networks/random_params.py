@@ -10,7 +10,7 @@ import numpy as np
 
 
 def unit(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Uniform with mean 0 and variance 1, float32, from (seed, name). Not normal: that would rest on libm's last bit."""
+    """Uniform with mean 0 and variance 1, float32, by (seed, name). Not normal: that would rest on libm."""
     stream = np.random.RandomState([seed, zlib.crc32(name.encode())])
     return ((2.0 * stream.random_sample(shape) - 1.0) * np.sqrt(3.0)).astype(np.float32)
 

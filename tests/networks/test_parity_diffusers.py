@@ -36,7 +36,7 @@ NETWORKS = {
     "one level, no attention but the middle's": (
         (8, 8, 2), UNet(channels=24, multipliers=(1,), blocks=2, attention_resolutions=(), groups=3, out_channels=2)),
 }
-# config.json of the Hugging Face model google/ddpm-cifar10-32: the paper's CIFAR-10 network, ported by diffusers' authors.
+# config.json of the Hugging Face model google/ddpm-cifar10-32, the paper's CIFAR-10 network as ported to diffusers.
 DDPM_CIFAR10_32 = dict(
     act_fn="silu", attention_head_dim=None, block_out_channels=(128, 256, 256, 256), center_input_sample=False,
     down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"), downsample_padding=0,
