@@ -186,6 +186,8 @@ def training(config: ConfigDict, model: Model) -> Training:
     check_batch(c.train)
     source = choose(SOURCES, "data.name", c.data.name)(c.data)
     sources.check_images(source, c.data.size, c.data.size, c.data.channels)
+    need(c.network.num_classes in (0, source.num_classes), "network.num_classes", c.network.num_classes,
+         f"the data has labels of {source.num_classes} classes; it is that, or 0 for an unconditional model.")
     in_steps = partial(durations.to_steps, batch_size=c.train.batch_size, epoch_size=len(source))
     plan = make_plan(c.train, in_steps)
 

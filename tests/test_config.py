@@ -56,6 +56,7 @@ def test_cifar10_is_the_papers_model():
     (dict(network__multipliers=(1, 1, 1, 1, 1)), ["network.multipliers", "8 pixels"]),
     (dict(network__attention_resolutions=(16,)), ["attention_resolutions", "[8, 4]"]),
     (dict(network__dropout=1.5), ["network.dropout", "below 1"]),
+    (dict(network__num_classes=5), ["network.num_classes", "10 classes"]),
     (dict(process__beta_end=1.5), ["beta_start", "Ho et al."]),
     (dict(process__steps=0), ["process.steps"]),
     (dict(sample__solver="dimm"), ["sample.solver", "'ddim'"]),

@@ -24,6 +24,7 @@ class Source(Protocol):
 
     A source that reads many examples faster than one by one may have `__getitems__(indices)` -> list of these.
     """
+    num_classes: int  # labels are 0 .. num_classes - 1
 
     def __len__(self) -> int: ...
 
@@ -41,6 +42,10 @@ class ArraySource:
             raise ValueError(f"images must be uint8 [N, H, W, C], got {self.images.dtype} {self.images.shape}")
         if self.labels.dtype != np.int32 or self.labels.shape != self.images.shape[:1]:
             raise ValueError(f"labels must be int32 [{len(self.images)}], got {self.labels.dtype} {self.labels.shape}")
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.labels.max(initial=0)) + 1
 
     def __len__(self) -> int:
         return len(self.images)
@@ -155,6 +160,7 @@ class _TFDSSource:
     """
     records: Any
     mode: str     # Pillow's name for the channels: L, RGB, RGBA
+    num_classes: int
     folder: str
     remedy: str
 
@@ -229,7 +235,9 @@ def tfds_source(name: str, data_dir: str, split: str) -> Source:
     if not len(records) or len(records) != splits[split].num_examples:
         raise DataError(f"Split {split!r} of the data set in {folder} has {len(records)} examples, where "
                         f"{splits[split].num_examples} were expected. {again}")
-    return _TFDSSource(records, mode, str(folder), again)
+    label = features["label"] if "label" in features else None
+    num_classes = label.num_classes if isinstance(label, tfds.features.ClassLabel) else 1
+    return _TFDSSource(records, mode, num_classes, str(folder), again)
 
 
 def _by(shape: Sequence[int]) -> str:

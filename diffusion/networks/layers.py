@@ -87,7 +87,7 @@ class Attention(nn.Module):
             c, dtype=self.dtype, kernel_init=ddpm_init(scale), name=name)
         h = group_norm(self.groups, self.dtype, "norm")(x).reshape(b, height * width, c)
         q, k, v = (dense(name, 1.0)(h).reshape(b, height * width, self.heads, c // self.heads) for name in "qkv")
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
         weights = jax.nn.softmax(logits / math.sqrt(c // self.heads), axis=-1).astype(v.dtype)
         h = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, height, width, c)
         return x + dense("out", 0.0)(h)

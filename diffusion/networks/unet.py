@@ -10,7 +10,7 @@ from diffusion.typing import Array, Cond, Image, Keys
 
 
 class UNet(nn.Module):
-    """F(x, c_noise, cond): [B,H,W,C_in] -> [B,H,W,out_channels], float32.
+    """F(x, c_noise, cond): [B,H,W,C_in] -> [B,H,W,out_channels], float32 at least.
 
     With the defaults of `configs/cifar10.py` it has the paper's 35,746,307 parameters. Each level halves H and W;
     a level has `blocks` residual blocks going down and `blocks + 1` going up, each followed by attention where
@@ -69,4 +69,4 @@ class UNet(nn.Module):
 
         h = nn.swish(group_norm(self.groups, self.dtype, "norm_out")(h))
         h = nn.Conv(self.out_channels, (3, 3), dtype=self.dtype, kernel_init=ddpm_init(0.0), name="conv_out")(h)
-        return h.astype(jnp.float32)
+        return h.astype(jnp.promote_types(h.dtype, jnp.float32))
