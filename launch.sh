@@ -105,7 +105,7 @@ if [ "$use" = train ] || [ "$use" = sample ]; then
     flags+=$(printf " %q" "$flag")
   done
   "$python" -m diffusion.main ${config:+--config="$config"} --mode="$use" "$@"
-  if [ "$use" = train ]; then echo "  ./launch.sh sample${config:+ $config}$flags --num_samples=256   # the same"; fi
+  if [ "$use" = train ]; then echo "  ./launch.sh sample${config:+ $config}$flags --num_samples=256   # draws more"; fi
 fi
 
 

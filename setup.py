@@ -33,7 +33,7 @@ setup(
     ],
     extras_require={
         "digits": ["scikit-learn>=1.5"],
-        "test": ["pytest>=8.0", "pytest-xdist>=3.5", "scikit-learn>=1.5"],
+        "test": ["pytest>=8.0", "scikit-learn>=1.5"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
     },
