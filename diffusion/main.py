@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     from diffusion import modes  # after the flags: --help and wrong flags answer at once, without JAX
     modes.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if MODE.value == "train":
-        modes.train(CONFIG.value, config_file, workdir, STARTED)
+        modes.train(CONFIG.value, workdir, STARTED)
     else:
         modes.sample(CONFIG.value, workdir, num_samples=NUM_SAMPLES.value, seed=SEED.value,
                      out=Path(OUT.value or workdir / f"samples_{SEED.value}"), step=CHECKPOINT.value)
@@ -69,7 +69,8 @@ def run() -> None:
     except DiffusionError as error:
         sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))
     except KeyboardInterrupt:
-        print("\ninterrupted: the last checkpoint is kept; the same command goes on from it", file=sys.stderr, flush=True)
+        print("\ninterrupted: the last checkpoint is kept; the same command goes on from it", file=sys.stderr,
+              flush=True)
         os._exit(130)  # as shells count SIGINT; an ordinary exit may crash in a compilation that is still running
 
 

@@ -13,7 +13,7 @@ from diffusion.io import images, plots
 from diffusion.io.checkpoint import Checkpoints
 from diffusion.io.processes import is_primary
 from diffusion.io.progress import Progress, duration
-from diffusion.io.run_folder import open_run
+from diffusion.io.run_folder import command_line, open_run
 from diffusion.io.writers import MetricsWriter, read_rows
 from diffusion.train import loop
 
@@ -22,7 +22,7 @@ def start_processes(coordinator: str | None, count: int | None, index: int | Non
     """Joins the processes of a run of several; without `coordinator` this one is alone."""
     if coordinator is None:
         if count is not None or index is not None:
-            raise ConfigError("--num_processes and --process_id need --coordinator=HOST:PORT, the address of process 0.")
+            raise ConfigError("--num_processes and --process_id need --coordinator=HOST:PORT, that of process 0.")
         return
     if count is None or index is None or index >= count:
         raise ConfigError(f"--coordinator needs --num_processes and --process_id below it; got {count} and {index}.")
@@ -30,7 +30,7 @@ def start_processes(coordinator: str | None, count: int | None, index: int | Non
     jax.distributed.initialize(coordinator, num_processes=count, process_id=index)
 
 
-def train(config: ConfigDict, config_file: Path, workdir: Path, started: float) -> None:
+def train(config: ConfigDict, workdir: Path, started: float) -> None:
     """Trains into `workdir`, or goes on where a run of the same config stopped there.
 
     `started` is time.perf_counter() at the program's start. Raises the errors of `diffusion.errors`.
@@ -75,7 +75,7 @@ trained {plan.total:,} steps in {duration(clock.seconds)}; in {run.path}:
   samples/step_{plan.total:08d}.png   the last grid of samples
   loss.png, loss_by_noise.png   the loss curve, and the loss by noise level
 Next, draw more of them, or look at README.md there:
-  python -m diffusion.main --config={config_file} --workdir={run.path} --mode=sample --num_samples=256""")
+  {command_line()} --mode=sample --num_samples=256""")
 
 
 def sample(config: ConfigDict, workdir: Path, *, num_samples: int, seed: int, out: Path, step: int | None) -> None:

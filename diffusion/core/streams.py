@@ -7,7 +7,6 @@ import zlib
 
 import jax
 
-from diffusion.core import numerics
 from diffusion.typing import Array, Keys
 
 

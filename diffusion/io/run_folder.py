@@ -152,7 +152,7 @@ def describe_environment() -> tuple[dict, str]:
     devices = jax.devices()
     return {
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": _command(),
+        "command": command_line(),
         "host": platform.node(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -170,7 +170,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _command() -> str:
+def command_line() -> str:
+    """The command that started this program, as one would type it."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = ["-m", spec.name] if spec is not None else sys.argv[:1]
     return shlex.join(["python", *program, *sys.argv[1:]])

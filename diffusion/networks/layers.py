@@ -65,7 +65,8 @@ class ResBlock(nn.Module):
             self.channels, (3, 3), dtype=self.dtype, kernel_init=ddpm_init(scale), name=name)
         h = nn.swish(group_norm(self.groups, self.dtype, "norm1")(x))
         h = conv("conv1", 1.0)(h)
-        h += nn.Dense(self.channels, dtype=self.dtype, kernel_init=ddpm_init(), name="emb")(nn.swish(emb))[:, None, None]
+        shift = nn.Dense(self.channels, dtype=self.dtype, kernel_init=ddpm_init(), name="emb")(nn.swish(emb))
+        h += shift[:, None, None]
         h = nn.swish(group_norm(self.groups, self.dtype, "norm2")(h))
         h = Dropout(self.dropout, name="dropout")(h, keys)
         h = conv("conv2", 0.0)(h)

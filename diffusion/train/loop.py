@@ -94,8 +94,9 @@ def _diverged(step: int, loss: float, grad_norm: float, log_snr: float) -> str:
     where = f" The first example with a bad loss was at log-SNR {log_snr:.2f}." if np.isfinite(log_snr) else (
         " The loss of every example was finite: the gradient overflowed.")
     return (f"Training stopped at step {step}: the loss is {loss} and the gradient norm {grad_norm}.{where} Nothing "
-            "was saved after the last checkpoint. Rerunning repeats the same steps; lower config.optimizer.learning_rate"
-            ", lengthen config.optimizer.warmup or use config.network.dtype=float32, with a new --workdir.")
+            "was saved after the last checkpoint. Rerunning repeats the same steps; lower "
+            "config.optimizer.learning_rate, lengthen config.optimizer.warmup or use config.network.dtype=float32, "
+            "with a new --workdir.")
 
 
 def run(*, plan: Plan, train_step: Callable, state: State, clock: Clock, data: Iterator, dataset: dict | None,
