@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion import build
-from diffusion.errors import CheckpointError, ConfigError, DivergedError
+from diffusion.errors import ConfigError, DivergedError
 from diffusion.io import images, plots
 from diffusion.io.checkpoint import Checkpoints
 from diffusion.io.processes import is_primary
@@ -83,9 +83,6 @@ def sample(config: ConfigDict, workdir: Path, *, num_samples: int, seed: int, ou
     model = build.model(config)
     run = open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, read_only=True)
     with Checkpoints(run.checkpoints, keep=None) as checkpoints:
-        if not checkpoints.steps():
-            raise CheckpointError(f"There is no finished checkpoint in {run.checkpoints}. Train first, with the same "
-                                  "command and --mode=train, or give the --workdir of a finished run.")
         params = checkpoints.restore_part("ema", model.abstract_params, step)
     with Progress(num_samples, unit="image") as progress:
         def batches():

@@ -1,17 +1,14 @@
 """The program as a user runs it: train, resume, sample, and what it says when something is wrong."""
 import json
-import pathlib
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import program  # noqa: E402
+import program
 
 
 @pytest.fixture(scope="module")

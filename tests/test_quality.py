@@ -1,14 +1,11 @@
 """The digits run makes digits: judged by a classifier that has seen only real ones."""
-import pathlib
 import sys
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import program  # noqa: E402
-
-from diffusion.data import sources  # noqa: E402
+import program
+from diffusion.data import sources
 
 pytestmark = pytest.mark.slow
 

@@ -1,14 +1,11 @@
 """The same run on 1 device, on 8, sharded, with accumulation, and on 2 processes: one loss curve, to float32 rounding."""
-import pathlib
 import socket
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
-import program  # noqa: E402
+import program
 
 pytestmark = pytest.mark.multidevice
 # Dropout and flips are on: their draws must not depend on the layout either. The network is as wide as needed for
