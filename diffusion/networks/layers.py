@@ -1,6 +1,8 @@
 """Layers shared by the U-Nets. Initialisers are those of Ho et al. (2020), as in their released code."""
+import dataclasses
 import math
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -8,6 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.typing import Array, Keys
+
+ACTIVATIONS = {"swish": nn.swish, "relu": nn.relu, "gelu": lambda x: nn.gelu(x, approximate=False), "mish": jax.nn.mish}
 
 
 def ddpm_init(scale: float = 1.0) -> nn.initializers.Initializer:
@@ -17,16 +21,34 @@ def ddpm_init(scale: float = 1.0) -> nn.initializers.Initializer:
     return nn.initializers.variance_scaling(scale, "fan_avg", "uniform")
 
 
-def sinusoidal_embedding(c_noise: Array, dim: int, max_period: float = 10_000.0) -> Array:
-    """[B] -> [B, dim]: sines then cosines of `c_noise` at dim/2 geometric frequencies from 1 to 1/max_period.
+def sinusoidal_embedding(c_noise: Array, dim: int, *, freq_shift: float = 1.0, cos_first: bool = False,
+                         max_period: float = 10_000.0) -> Array:
+    """[B] -> [B, dim]: sines then cosines of `c_noise` at dim/2 geometric frequencies from 1 to about 1/max_period.
 
-    The spacing is log(max_period) / (dim/2 - 1), as Ho et al. took it from tensor2tensor (Vaswani et al. 2017 divide
-    by dim/2).
+    The spacing is log(max_period) / (dim/2 - freq_shift). Ho et al. took shift 1 from tensor2tensor, with which the last
+    frequency is 1/max_period; Vaswani et al. (2017) and Nichol & Dhariwal (2021) have 0, and the latter cosines first.
     """
     half = dim // 2
-    frequencies = jnp.exp(-math.log(max_period) / (half - 1) * jnp.arange(half, dtype=jnp.float32))
+    frequencies = jnp.exp(-math.log(max_period) / (half - freq_shift) * jnp.arange(half, dtype=jnp.float32))
     angles = c_noise.astype(jnp.float32)[:, None] * frequencies[None, :]
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    parts = (jnp.cos(angles), jnp.sin(angles)) if cos_first else (jnp.sin(angles), jnp.cos(angles))
+    return jnp.concatenate(parts, axis=-1)
+
+
+class FourierEmbedding(nn.Module):
+    """[B] -> [B, 2 dim]: sines then cosines of 2 pi w log(c_noise), w ~ N(0, 16^2) drawn once and never trained.
+
+    Song et al. (2021), "Score-Based Generative Modeling through SDEs", Appendix C.2; c_noise is the noise level sigma.
+    """
+    dim: int
+    cos_first: bool = False
+
+    @nn.compact
+    def __call__(self, c_noise: Array) -> Array:
+        frequencies = self.param("frequencies", nn.initializers.normal(16.0), (self.dim,))
+        angles = 2 * math.pi * jnp.log(c_noise)[:, None] * jax.lax.stop_gradient(frequencies)[None, :]
+        parts = (jnp.cos(angles), jnp.sin(angles)) if self.cos_first else (jnp.sin(angles), jnp.cos(angles))
+        return jnp.concatenate(parts, axis=-1)
 
 
 class Dropout(nn.Module):
@@ -47,69 +69,112 @@ class Dropout(nn.Module):
         return jnp.where(mask, x / keep, jnp.zeros_like(x))
 
 
-def group_norm(groups: int, dtype: Any, name: str) -> nn.GroupNorm:
-    """Group normalisation with epsilon 1e-6; Flax takes its statistics in float32 whatever the dtype."""
-    return nn.GroupNorm(num_groups=groups, epsilon=1e-6, dtype=dtype, name=name)
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """What all blocks of one network share."""
+    dtype: Any = jnp.float32      # of the computation
+    groups: int = 32              # of the group normalisation
+    epsilon: float = 1e-6         # of the group normalisation
+    activation: str = "swish"     # one of ACTIVATIONS
+    dropout: float = 0.0          # probability of dropping
+    scale_shift: bool = False     # the embedding scales and shifts (Nichol & Dhariwal 2021) or only shifts
+
+    def group_norm(self, name: str, groups: int | None = None) -> nn.GroupNorm:
+        """Flax takes its statistics in float32 whatever the dtype."""
+        return nn.GroupNorm(num_groups=groups or self.groups, epsilon=self.epsilon, dtype=self.dtype, name=name)
+
+    def conv(self, channels: int, name: str, scale: float = 1.0, **kwargs) -> nn.Conv:
+        return nn.Conv(channels, (3, 3), dtype=self.dtype, kernel_init=ddpm_init(scale), name=name, **kwargs)
+
+    def dense(self, channels: int, name: str, scale: float = 1.0) -> nn.Dense:
+        return nn.Dense(channels, dtype=self.dtype, kernel_init=ddpm_init(scale), name=name)
+
+    def act(self, x: Array) -> Array:
+        return ACTIVATIONS[self.activation](x)
+
+
+def double(x: Array) -> Array:
+    """[B,H,W,C] -> [B,2H,2W,C] by nearest neighbours."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def halve(x: Array) -> Array:
+    """[B,H,W,C] -> [B,H/2,W/2,C]: means of 2 x 2."""
+    return nn.avg_pool(x, (2, 2), (2, 2))
 
 
 class ResBlock(nn.Module):
-    """norm-swish-conv, + time, norm-swish-dropout-conv(zero), + shortcut (Ho et al. 2020, Appendix B)."""
+    """norm-act-conv, + embedding, norm-act-dropout-conv(zero), + shortcut (Ho et al. 2020, Appendix B).
+
+    `resample` (`halve`, `double`) changes the resolution of both branches before the first convolution (the BigGAN block
+    of Song et al. 2021 and Dhariwal & Nichol 2021). The sum is divided by `divisor`.
+    """
     channels: int
-    groups: int
-    dropout: float
-    dtype: Any
+    style: Style
+    resample: Callable[[Array], Array] | None = None
+    divisor: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array, emb: Array, keys: Keys | None) -> Array:
-        conv = lambda name, scale: nn.Conv(  # noqa: E731
-            self.channels, (3, 3), dtype=self.dtype, kernel_init=ddpm_init(scale), name=name)
-        h = nn.swish(group_norm(self.groups, self.dtype, "norm1")(x))
-        h = conv("conv1", 1.0)(h)
-        shift = nn.Dense(self.channels, dtype=self.dtype, kernel_init=ddpm_init(), name="emb")(nn.swish(emb))
-        h += shift[:, None, None]
-        h = nn.swish(group_norm(self.groups, self.dtype, "norm2")(h))
-        h = Dropout(self.dropout, name="dropout")(h, keys)
-        h = conv("conv2", 0.0)(h)
+        style = self.style
+        h = style.act(style.group_norm("norm1")(x))
+        if self.resample is not None:
+            x, h = self.resample(x), self.resample(h)
+        h = style.conv(self.channels, "conv1")(h)
+        emb = style.dense(self.channels * (1 + style.scale_shift), "emb")(style.act(emb))[:, None, None]
+        if style.scale_shift:
+            scale, shift = jnp.split(emb, 2, axis=-1)
+            h = style.group_norm("norm2")(h) * (1 + scale) + shift
+        else:
+            h = style.group_norm("norm2")(h + emb)
+        h = Dropout(style.dropout, name="dropout")(style.act(h), keys)
+        h = style.conv(self.channels, "conv2", scale=0.0)(h)
         if x.shape[-1] != self.channels:
-            x = nn.Dense(self.channels, dtype=self.dtype, kernel_init=ddpm_init(), name="shortcut")(x)
-        return x + h
+            x = style.dense(self.channels, "shortcut")(x)
+        return (x + h) / self.divisor
 
 
 class Attention(nn.Module):
-    """Self-attention over the H*W positions with a residual connection and a zero-initialised output."""
+    """Self-attention over the H*W positions with a residual connection and a zero-initialised output.
+
+    `groups` of its normalisation are the style's where None, and 0 is no normalisation. The sum is divided by `divisor`.
+    """
     heads: int
-    groups: int
-    dtype: Any
+    style: Style
+    groups: int | None = None
+    divisor: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         b, height, width, c = x.shape
-        dense = lambda name, scale: nn.Dense(  # noqa: E731
-            c, dtype=self.dtype, kernel_init=ddpm_init(scale), name=name)
-        h = group_norm(self.groups, self.dtype, "norm")(x).reshape(b, height * width, c)
-        q, k, v = (dense(name, 1.0)(h).reshape(b, height * width, self.heads, c // self.heads) for name in "qkv")
+        h = x if self.groups == 0 else self.style.group_norm("norm", self.groups)(x)
+        h = h.reshape(b, height * width, c)
+        q, k, v = (self.style.dense(c, name)(h).reshape(b, height * width, self.heads, c // self.heads) for name in "qkv")
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
         weights = jax.nn.softmax(logits / math.sqrt(c // self.heads), axis=-1).astype(v.dtype)
         h = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, height, width, c)
-        return x + dense("out", 0.0)(h)
+        return (x + self.style.dense(c, "out", scale=0.0)(h)) / self.divisor
 
 
 class Downsample(nn.Module):
-    """[B,H,W,C] -> [B,H/2,W/2,C] by a strided 3x3 convolution, padded after the last row and column only."""
-    dtype: Any
+    """[B,H,W,C] -> [B,H/2,W/2,C] by a strided 3x3 convolution.
+
+    Padded after the last row and column only, as TensorFlow's SAME does for even sizes (Ho et al. 2020), or all around
+    (PyTorch's padding of 1: Nichol & Dhariwal 2021). Published weights depend on it.
+    """
+    style: Style
+    pad_around: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        # TensorFlow's SAME for stride 2 and even sizes; written out because published weights depend on it.
-        return nn.Conv(x.shape[-1], (3, 3), strides=2, padding=((0, 1), (0, 1)), dtype=self.dtype,
-                       kernel_init=ddpm_init(), name="conv")(x)
+        padding = ((1, 1), (1, 1)) if self.pad_around else ((0, 1), (0, 1))
+        return self.style.conv(x.shape[-1], "conv", strides=2, padding=padding)(x)
 
 
 class Upsample(nn.Module):
     """[B,H,W,C] -> [B,2H,2W,C] by nearest neighbours and a 3x3 convolution."""
-    dtype: Any
+    style: Style
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-        return nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, kernel_init=ddpm_init(), name="conv")(x)
+        return self.style.conv(x.shape[-1], "conv")(double(x))

@@ -1,10 +1,10 @@
-"""The U-Net of Ho et al. (2020), "Denoising Diffusion Probabilistic Models", Appendix B, in its exact structure."""
+"""The U-Net of Ho et al. (2020) in its exact structure, and its published variants as options of it."""
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from diffusion.networks.layers import (Attention, Downsample, ResBlock, Upsample, ddpm_init, group_norm,
+from diffusion.networks.layers import (Attention, Downsample, FourierEmbedding, ResBlock, Style, Upsample, double, halve,
                                        sinusoidal_embedding)
 from diffusion.typing import Array, Cond, Image, Keys
 
@@ -12,61 +12,101 @@ from diffusion.typing import Array, Cond, Image, Keys
 class UNet(nn.Module):
     """F(x, c_noise, cond): [B,H,W,C_in] -> [B,H,W,out_channels], float32 at least.
 
-    With the defaults of `configs/cifar10.py` it has the paper's 35,746,307 parameters. Each level halves H and W;
-    a level has `blocks` residual blocks going down and `blocks + 1` going up, each followed by attention where
-    the feature map is one of `attention_resolutions` rows high. The last convolution, the second one of each block
-    and the output of each attention start at zero, so that the network starts as the zero function.
+    The defaults are "Denoising Diffusion Probabilistic Models", Appendix B, with the 35,746,307 parameters of its CIFAR-10
+    model; the options after them are the variants of Improved DDPM (Nichol & Dhariwal 2021), ADM (Dhariwal & Nichol 2021)
+    and diffusers' UNet2DModel. Each level halves H and W; a level has `blocks` residual blocks going down and `blocks + 1`
+    going up, each followed by attention where the feature map is one of `attention_resolutions` rows high. The last
+    convolution, the second one of each block and the output of each attention start at zero, so that the network starts
+    as the zero function.
     """
     channels: int = 128                         # of the first level
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)  # channels of each level / `channels`
+    multipliers: tuple[float, ...] = (1, 2, 2, 2)  # channels of each level / `channels`
     blocks: int = 2                             # residual blocks a level
     attention_resolutions: tuple[int, ...] = (16,)  # heights of the feature maps with attention
-    heads: int = 1                              # attention heads
+    up_attention_resolutions: tuple[int, ...] | None = None  # the same on the way up, where they differ
+    heads: int = 1                              # attention heads ...
+    head_channels: int = 0                      # ... or, if not 0, the channels of one head
     groups: int = 32                            # of the group normalisation; must divide the channels of all levels
+    norm_epsilon: float = 1e-6                  # of the group normalisation
+    activation: str = "swish"                   # of the blocks; the embedding and the output have swish
     dropout: float = 0.0                        # probability of dropping, in each residual block
+    scale_shift: bool = False                   # the embedding scales and shifts (Improved DDPM) or only shifts
+    downsample: tuple[str, ...] = ("conv",)     # of each level or one for all: conv, resblock
+    upsample: tuple[str, ...] = ("conv",)       # by the level it starts from, the highest first
+    pad_around: bool = False                    # a conv downsample pads all around, or after the last row and column
+    middle: str = "attention"                   # attention (between two blocks), plain (two blocks), none
+    middle_divisor: float = 1.0                 # of the sums of the middle's blocks
+    middle_groups: int | None = None            # of its attention's normalisation; None: `groups`, 0: not normalised
+    embedding: str = "positional"               # of c_noise: positional, fourier (then F is also divided by c_noise)
+    embedding_channels: int = 0                 # 0: 4 * channels
+    freq_shift: float = 1.0                     # positional: see `sinusoidal_embedding`
+    cos_first: bool = False                     # cosines before sines
+    center_input: bool = False                  # x -> 2x - 1
     num_classes: int = 0                        # 0: unconditional; else cond is [B] int32 labels below it
     out_channels: int = 3
     dtype: Any = jnp.float32                    # of the computation; parameters are float32
 
     @nn.compact
     def __call__(self, x: Image, c_noise: Array, cond: Cond = None, keys: Keys | None = None) -> Array:
-        res_block = lambda channels, name: ResBlock(  # noqa: E731
-            channels, self.groups, self.dropout, self.dtype, name=name)
-        attention = lambda name: Attention(self.heads, self.groups, self.dtype, name=name)  # noqa: E731
-        dense = lambda name: nn.Dense(  # noqa: E731
-            4 * self.channels, dtype=self.dtype, kernel_init=ddpm_init(), name=name)
+        style = Style(self.dtype, self.groups, self.norm_epsilon, self.activation, self.dropout, self.scale_shift)
+        widths = [round(self.channels * m) for m in self.multipliers]
+        levels = len(widths)
+        downs, ups = ((kinds * levels if len(kinds) == 1 else kinds) for kinds in (self.downsample, self.upsample))
+        down_attends = self.attention_resolutions
+        up_attends = down_attends if self.up_attention_resolutions is None else self.up_attention_resolutions
 
-        emb = sinusoidal_embedding(c_noise, self.channels).astype(self.dtype)
-        emb = dense("emb2")(nn.swish(dense("emb1")(emb)))
-        if self.num_classes:
-            emb += nn.Embed(self.num_classes, 4 * self.channels, dtype=self.dtype, name="labels")(cond)
+        def attend(h, name, **kwargs):
+            heads = h.shape[-1] // self.head_channels if self.head_channels else self.heads
+            return Attention(heads, style, **kwargs, name=name)(h)
 
-        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, kernel_init=ddpm_init(), name="conv_in")(
-            x.astype(self.dtype))
+        emb = self.embed(c_noise, cond, style)
+        h = style.conv(self.channels, "conv_in")((2 * x - 1 if self.center_input else x).astype(self.dtype))
         skips = [h]
-        for level, multiplier in enumerate(self.multipliers):
+        for level, width in enumerate(widths):
             for block in range(self.blocks):
-                h = res_block(self.channels * multiplier, f"down{level}_block{block}")(h, emb, keys)
-                if h.shape[1] in self.attention_resolutions:
-                    h = attention(f"down{level}_attention{block}")(h)
+                h = ResBlock(width, style, name=f"down{level}_block{block}")(h, emb, keys)
+                if h.shape[1] in down_attends:
+                    h = attend(h, f"down{level}_attention{block}")
                 skips.append(h)
-            if level < len(self.multipliers) - 1:
-                h = Downsample(self.dtype, name=f"down{level}_downsample")(h)
+            if level < levels - 1:
+                if downs[level] == "resblock":
+                    h = ResBlock(width, style, halve, name=f"down{level}_downsample")(h, emb, keys)
+                else:
+                    h = Downsample(style, self.pad_around, name=f"down{level}_downsample")(h)
                 skips.append(h)
 
-        h = res_block(h.shape[-1], "middle_block0")(h, emb, keys)
-        h = attention("middle_attention")(h)
-        h = res_block(h.shape[-1], "middle_block1")(h, emb, keys)
+        if self.middle != "none":
+            h = ResBlock(widths[-1], style, divisor=self.middle_divisor, name="middle_block0")(h, emb, keys)
+            if self.middle == "attention":
+                h = attend(h, "middle_attention", groups=self.middle_groups, divisor=self.middle_divisor)
+            h = ResBlock(widths[-1], style, divisor=self.middle_divisor, name="middle_block1")(h, emb, keys)
 
-        for level, multiplier in reversed(list(enumerate(self.multipliers))):
+        for level, width in reversed(list(enumerate(widths))):
             for block in range(self.blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = res_block(self.channels * multiplier, f"up{level}_block{block}")(h, emb, keys)
-                if h.shape[1] in self.attention_resolutions:
-                    h = attention(f"up{level}_attention{block}")(h)
+                h = ResBlock(width, style, name=f"up{level}_block{block}")(h, emb, keys)
+                if h.shape[1] in up_attends:
+                    h = attend(h, f"up{level}_attention{block}")
             if level > 0:
-                h = Upsample(self.dtype, name=f"up{level}_upsample")(h)
+                if ups[level] == "resblock":
+                    h = ResBlock(width, style, double, name=f"up{level}_upsample")(h, emb, keys)
+                else:
+                    h = Upsample(style, name=f"up{level}_upsample")(h)
 
-        h = nn.swish(group_norm(self.groups, self.dtype, "norm_out")(h))
-        h = nn.Conv(self.out_channels, (3, 3), dtype=self.dtype, kernel_init=ddpm_init(0.0), name="conv_out")(h)
-        return h.astype(jnp.promote_types(h.dtype, jnp.float32))
+        h = nn.swish(style.group_norm("norm_out")(h))
+        h = style.conv(self.out_channels, "conv_out", scale=0.0)(h)
+        h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
+        return h / c_noise[:, None, None, None] if self.embedding == "fourier" else h
+
+    def embed(self, c_noise: Array, cond: Cond, style: Style) -> Array:
+        """[B] noise levels and labels -> [B, embedding_channels]."""
+        channels = self.embedding_channels or 4 * self.channels
+        if self.embedding == "fourier":
+            emb = FourierEmbedding(self.channels, self.cos_first, name="fourier")(c_noise)
+        else:
+            emb = sinusoidal_embedding(c_noise, self.channels, freq_shift=self.freq_shift, cos_first=self.cos_first)
+        emb = nn.swish(style.dense(channels, "emb1")(emb.astype(self.dtype)))
+        emb = style.dense(channels, "emb2")(emb)
+        if self.num_classes:
+            emb += nn.Embed(self.num_classes, channels, dtype=self.dtype, name="labels")(cond)
+        return emb

@@ -1,12 +1,14 @@
 """Each layer against its formula, written out in NumPy."""
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.networks.layers import (Attention, Downsample, Dropout, Upsample, ddpm_init, group_norm,
-                                       sinusoidal_embedding)
+from diffusion.networks.layers import (ACTIVATIONS, Attention, Downsample, Dropout, FourierEmbedding, ResBlock, Style,
+                                       Upsample, ddpm_init, double, halve, sinusoidal_embedding)
 
 RNG = np.random.default_rng(0)
 
@@ -35,13 +37,14 @@ def reference_group_norm(p: dict, x: np.ndarray, groups: int) -> np.ndarray:
 
 # ---- time embedding -----------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("dim", [4, 32, 128])
-def test_sinusoidal_embedding_is_the_formula(dim):
+@pytest.mark.parametrize("dim, freq_shift, cos_first", [(4, 1, False), (32, 1, False), (128, 1, False), (32, 0, True)])
+def test_sinusoidal_embedding_is_the_formula(dim, freq_shift, cos_first):
     times = np.array([0.0, 0.5, 1.0, 17.0, 250.0, 999.0])
-    frequencies = 10_000.0 ** (-np.arange(dim // 2) / (dim // 2 - 1))
+    frequencies = 10_000.0 ** (-np.arange(dim // 2) / (dim // 2 - freq_shift))
     angles = times[:, None] * frequencies
-    expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-    out = np.asarray(sinusoidal_embedding(times.astype(np.float32), dim))
+    parts = [np.sin(angles), np.cos(angles)]
+    expected = np.concatenate(parts[::-1] if cos_first else parts, axis=1)
+    out = np.asarray(sinusoidal_embedding(times.astype(np.float32), dim, freq_shift=freq_shift, cos_first=cos_first))
     assert out.shape == (6, dim) and out.dtype == np.float32
     # The angle is a float32 product: its error, and so the sine's, is some ulps of the angle.
     assert np.all(np.abs(out - expected) < 1e-6 + 1.2e-7 * times[:, None])
@@ -52,22 +55,44 @@ def test_sinusoidal_embedding_ends_at_max_period():
     np.testing.assert_allclose(out[0, [3, 7]], [np.sin(1.0), np.cos(1.0)], atol=1e-6)
 
 
+@pytest.mark.parametrize("cos_first", [False, True])
+def test_fourier_embedding_is_the_formula_and_is_not_trained(cos_first):
+    layer, sigma = FourierEmbedding(8, cos_first), np.array([0.01, 1.0, 50.0], np.float32)
+    params = layer.init(jax.random.key(0), sigma)
+    w = np.asarray(params["params"]["frequencies"], np.float64)
+    assert 8 < w.std() < 32  # 16, with 8 draws
+    angles = 2 * np.pi * np.log(sigma.astype(np.float64))[:, None] * w
+    parts = [np.sin(angles), np.cos(angles)]
+    expected = np.concatenate(parts[::-1] if cos_first else parts, axis=1)
+    # float32 angles of some hundreds
+    np.testing.assert_allclose(layer.apply(params, sigma), expected, atol=2e-7 * np.abs(angles).max() + 1e-6)
+    gradient = jax.grad(lambda p: layer.apply(p, sigma).sum())(params)
+    assert not np.any(gradient["params"]["frequencies"])
+
+
 # ---- resampling ---------------------------------------------------------------------------------------------------
 
 def test_downsample_pads_after_the_last_row_and_column_only():
     x = normal(2, 6, 4, 5)
     params = {"conv": {"kernel": normal(3, 3, 5, 5), "bias": normal(5)}}
     expected = conv3x3(params["conv"], np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0))), stride=2)
-    out = Downsample(jnp.float32).apply({"params": params}, x)
+    out = Downsample(Style()).apply({"params": params}, x)
     assert out.shape == (2, 3, 2, 5)
     np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_downsample_can_pad_all_around():
+    x = normal(2, 6, 4, 5)
+    params = {"conv": {"kernel": normal(3, 3, 5, 5), "bias": normal(5)}}
+    expected = conv3x3(params["conv"], np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), stride=2)
+    np.testing.assert_allclose(Downsample(Style(), True).apply({"params": params}, x), expected, atol=1e-5)
 
 
 def test_upsample_repeats_then_convolves():
     x = normal(2, 3, 2, 5)
     params = {"conv": {"kernel": normal(3, 3, 5, 5), "bias": normal(5)}}
     expected = conv3x3(params["conv"], np.pad(np.kron(x, np.ones((1, 2, 2, 1))), ((0, 0), (1, 1), (1, 1), (0, 0))), 1)
-    out = Upsample(jnp.float32).apply({"params": params}, x)
+    out = Upsample(Style()).apply({"params": params}, x)
     assert out.shape == (2, 6, 4, 5)
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
@@ -77,7 +102,7 @@ def test_upsample_repeats_then_convolves():
 def test_group_norm_is_the_formula():
     x = 1e-3 * normal(2, 3, 2, 12) + 0.002  # so small that epsilon matters, and 1e-5 or 1e-6 tells
     params = {"scale": normal(12), "bias": normal(12)}
-    out = group_norm(4, jnp.float32, None).apply({"params": params}, x)
+    out = Style(groups=4).group_norm(None).apply({"params": params}, x)
     np.testing.assert_allclose(out, reference_group_norm(params, x, 4), atol=2e-5)
 
 
@@ -85,7 +110,7 @@ def test_group_norm_takes_its_statistics_in_float32():
     """Of 100 + 8 n, where the mean of squares in bfloat16 would leave nothing of the variance."""
     x = jnp.asarray(100 + 8 * normal(2, 16, 16, 8), jnp.bfloat16)
     params = {"scale": np.ones(8, np.float32), "bias": np.zeros(8, np.float32)}
-    out = group_norm(4, jnp.bfloat16, None).apply({"params": params}, x)
+    out = Style(jnp.bfloat16, 4).group_norm(None).apply({"params": params}, x)
     assert out.dtype == jnp.bfloat16
     expected = reference_group_norm(params, np.asarray(x, np.float64), 4)
     np.testing.assert_allclose(np.asarray(out, np.float64), expected, rtol=2**-7, atol=0.01)
@@ -113,14 +138,57 @@ def test_attention_is_the_formula(heads):
                 mixed[i, query, part] = weights / weights.sum() @ v[i, :, part]
     expected = x + dense(params["out"], mixed).reshape(x.shape)
 
-    out = Attention(heads, 2, jnp.float32).apply({"params": params}, x)
+    out = Attention(heads, Style(groups=2)).apply({"params": params}, x)
     np.testing.assert_allclose(out, expected, atol=2e-5)
 
 
 def test_attention_starts_as_the_identity():
     x = normal(1, 2, 2, 8)
-    layer = Attention(2, 2, jnp.float32)
+    layer = Attention(2, Style(groups=2))
     np.testing.assert_array_equal(layer.apply(layer.init(jax.random.key(0), x), x), x)
+
+
+def test_attention_without_normalisation_and_with_a_divisor():
+    x = normal(2, 2, 3, 8)
+    layer = Attention(2, Style(groups=2), groups=0, divisor=1.5)
+    params = layer.init(jax.random.key(0), x)
+    assert "norm" not in params["params"]
+    np.testing.assert_allclose(layer.apply(params, x), x / 1.5, rtol=1e-6)
+
+
+# ---- residual block -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("scale_shift", [False, True])
+@pytest.mark.parametrize("resample", [None, halve, double])
+def test_residual_block_is_the_formula(resample, scale_shift):
+    style = Style(groups=2, activation="relu", scale_shift=scale_shift)
+    layer, x, emb = ResBlock(6, style, resample, divisor=1.25), normal(2, 4, 2, 4), normal(2, 5)
+    abstract = jax.eval_shape(layer.init, jax.random.key(0), x, emb, None)["params"]
+    p = jax.tree.map(lambda a: normal(*a.shape), abstract)
+    relu = lambda x: np.maximum(x, 0)  # noqa: E731
+    resampled = {None: lambda x: x, double: lambda x: np.kron(x, np.ones((1, 2, 2, 1))),
+                 halve: lambda x: (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4}[resample]
+    same = lambda p, x: conv3x3(p, np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 1)  # noqa: E731
+
+    h = same(p["conv1"], resampled(relu(reference_group_norm(p["norm1"], x, 2))))
+    shift = dense(p["emb"], relu(emb))[:, None, None]
+    if scale_shift:
+        h = reference_group_norm(p["norm2"], h, 2) * (1 + shift[..., :6]) + shift[..., 6:]
+    else:
+        h = reference_group_norm(p["norm2"], h + shift, 2)
+    expected = (dense(p["shortcut"], resampled(x)) + same(p["conv2"], relu(h))) / 1.25
+    out = layer.apply({"params": p}, x, emb, None)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=2e-5 * np.abs(expected).max())
+
+
+def test_the_activations_are_their_formulas():
+    x = np.linspace(-3, 3, 13)
+    erf = np.vectorize(math.erf)
+    expected = {"swish": x / (1 + np.exp(-x)), "relu": np.maximum(x, 0), "gelu": x * (1 + erf(x / 2**0.5)) / 2,
+                "mish": x * np.tanh(np.log1p(np.exp(x)))}
+    assert set(expected) == set(ACTIVATIONS)
+    for name, values in expected.items():
+        np.testing.assert_allclose(ACTIVATIONS[name](x.astype(np.float32)), values, atol=1e-6)
 
 
 # ---- dropout ------------------------------------------------------------------------------------------------------
