@@ -18,7 +18,8 @@ from diffusion import config as config_lib
 from diffusion.core import (grids, losses, parameterization, processes, schedules, time_densities, weightings)
 from diffusion.data import pipeline, sources
 from diffusion.errors import ConfigError
-from diffusion.generate import Generate, make_generate
+from diffusion.generate import Generate, Sampler, make_generate, make_sampler
+from diffusion.networks.layers import ACTIVATIONS
 from diffusion.networks.unet import UNet
 from diffusion.samplers.ancestral import Ancestral
 from diffusion.samplers.ddim import DDIM
@@ -29,7 +30,10 @@ from diffusion.train.state import State, init_state
 # Family -> {name: (config section) -> part}. A table's names are what its config key may be.
 SCHEDULES = {
     "linear": lambda c: schedules.linear(c.steps, start=c.beta_start, end=c.beta_end),
+    "scaled_linear": lambda c: schedules.scaled_linear(c.steps, start=c.beta_start, end=c.beta_end),
+    "sigmoid": lambda c: schedules.sigmoid(c.steps, start=c.beta_start, end=c.beta_end),
     "cosine": lambda c: schedules.cosine(c.steps, offset=c.offset, max_beta=c.max_beta),
+    "table": lambda c: np.asarray(c.betas, np.float64),
 }
 PREDICTIONS = {"eps": parameterization.EPS, "x0": parameterization.X0, "v": parameterization.V}
 WEIGHTINGS = {
@@ -52,7 +56,10 @@ SOURCES = {
 }
 OPTIMIZERS = {"adam": optimizer.adam}
 DECAYS = {"constant", "cosine"}
-VARIANCES = {"large", "small"}
+VARIANCES = {"large", "small", "learned_range"}
+RESAMPLERS = {"conv", "resblock"}
+MIDDLES = {"attention", "plain", "none"}
+EMBEDDINGS = {"positional", "fourier"}
 
 # Keys that a resumed run may change, since they do not change what the finished steps computed.
 RESUMABLE_KEYS = ("train.duration", "train.*_every", "train.keep_checkpoints", "train.steps_per_dispatch",
@@ -62,14 +69,14 @@ LOG_SNR_BINS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What sampling needs: a denoiser and a way to draw from it."""
+    """What training and sampling share."""
     mesh: Mesh
     process: processes.Process
     denoiser: parameterization.Denoiser
     init: Callable[[jax.Array], Any]  # key -> parameters
     abstract_params: Any              # shapes with shardings
-    generate: Generate
-    preview: int                      # images of a grid drawn in training
+    shape: tuple[int, int, int]       # of an image: H, W, C
+    num_classes: int                  # 0: unconditional
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,49 +106,83 @@ def need(condition: bool, key: str, value, rule: str) -> None:
         raise ConfigError(f"config.{key} = {value!r}: {rule}")
 
 
-def process(c: ConfigDict) -> processes.Process:
+def betas(c: ConfigDict) -> np.ndarray:
+    """The schedule [T] by its name, before `zero_terminal_snr`."""
     need(c.steps >= 1, "process.steps", c.steps, "the number of noising steps T must be 1 or more (the papers: 1000).")
     need(0 < c.beta_start <= c.beta_end < 1, "process.beta_start", c.beta_start,
          f"the paper's linear schedule needs 0 < beta_start <= beta_end < 1 (Ho et al. 2020: 1e-4 and 0.02), and "
          f"beta_end is {c.beta_end!r}.")
     need(0 < c.max_beta < 1, "process.max_beta", c.max_beta, "must lie in (0, 1) (Nichol & Dhariwal 2021: 0.999).")
     need(c.offset >= 0, "process.offset", c.offset, "must not be negative (Nichol & Dhariwal 2021: 0.008).")
-    return processes.DiscreteProcess(betas=choose(SCHEDULES, "process.name", c.name)(c))
+    if c.name == "table":
+        need(len(c.betas) == c.steps and all(0 < beta < 1 for beta in c.betas), "process.betas", f"{len(c.betas)} numbers",
+             f"a table needs process.steps = {c.steps} numbers in (0, 1).")
+    return choose(SCHEDULES, "process.name", c.name)(c)
 
 
-def network(c: ConfigDict, size: int, channels: int):
+def process(c: ConfigDict, prediction: str) -> processes.Process:
+    need(not (c.zero_terminal_snr and prediction == "eps"), "process.zero_terminal_snr", c.zero_terminal_snr,
+         "at t = T nothing of the data is left in x, so that it cannot be found from x and eps: predict v or x0 (Lin et "
+         "al. 2024, Section 3.1).")
+    table = betas(c)
+    return processes.DiscreteProcess(betas=schedules.zero_terminal_snr(table) if c.zero_terminal_snr else table)
+
+
+def network(c: ConfigDict, size: int, out_channels: int):
     kwargs = c.to_dict()
     make = choose(NETWORKS, "network.name", kwargs.pop("name"))
     dtype = choose(DTYPES, "network.dtype", kwargs.pop("dtype"))
     need(c.channels >= 4 and c.channels % 2 == 0, "network.channels", c.channels,
          "must be even and at least 4: the time embedding is that many sines and cosines.")
-    need(len(c.multipliers) >= 1 and min(c.multipliers) >= 1, "network.multipliers", c.multipliers,
+    need(len(c.multipliers) >= 1 and min(c.multipliers) > 0, "network.multipliers", c.multipliers,
          "needs one positive number for each level.")
     need(c.blocks >= 1, "network.blocks", c.blocks, "each level needs at least one residual block.")
     need(0 <= c.dropout < 1, "network.dropout", c.dropout, "is a probability below 1.")
     need(c.num_classes >= 0, "network.num_classes", c.num_classes, "is 0 (unconditional) or the number of labels.")
-    widths = [c.channels * m for m in c.multipliers]
+    need(c.norm_epsilon > 0, "network.norm_epsilon", c.norm_epsilon, "must be positive (Ho et al. 2020: 1e-6).")
+    need(c.middle_divisor > 0, "network.middle_divisor", c.middle_divisor, "must be positive; 1 changes nothing.")
+    need(c.embedding_channels >= 0, "network.embedding_channels", c.embedding_channels, "must not be negative.")
+    need(c.freq_shift < c.channels // 2, "network.freq_shift", c.freq_shift, "must be below half of network.channels.")
+    choose(ACTIVATIONS, "network.activation", c.activation)
+    choose(EMBEDDINGS, "network.embedding", c.embedding)
+    choose(MIDDLES, "network.middle", c.middle)
+    levels = len(c.multipliers)
+    widths = [round(c.channels * m) for m in c.multipliers]
+    need(all(abs(w - c.channels * m) < 1e-6 * w for w, m in zip(widths, c.multipliers)), "network.multipliers",
+         c.multipliers, f"times network.channels = {c.channels} must be whole numbers.")
+    for key in ("downsample", "upsample"):
+        need(len(c[key]) in (1, levels), f"network.{key}", c[key], f"needs one kind, or one for each of {levels} levels.")
+        for kind in c[key]:
+            choose(RESAMPLERS, f"network.{key}", kind)
+    need(size % 2**(levels - 1) == 0, "network.multipliers", c.multipliers,
+         f"{levels} levels halve the image {levels - 1} times, which {size} pixels (config.data.size) do not "
+         "allow. Use fewer levels or another size.")
+
+    heights = [size // 2**i for i in range(levels)]
+    attended = set()
+    for key in ("attention_resolutions", "up_attention_resolutions"):
+        need(set(c[key] or ()) <= set(heights), f"network.{key}", c[key],
+             f"no level has feature maps of that height; they are {heights}.")
+        attended |= {w for w, height in zip(widths, heights) if height in (c[key] or ())}
+    attended |= {widths[-1]} if c.middle == "attention" else set()
     need(c.groups >= 1 and all(w % c.groups == 0 for w in widths), "network.groups", c.groups,
          f"must divide the channels of all levels, {widths}.")
-    need(c.heads >= 1 and all(w % c.heads == 0 for w in widths), "network.heads", c.heads,
-         f"must divide the channels of all levels, {widths}.")
-    halvings = len(c.multipliers) - 1
-    need(size % 2**halvings == 0, "network.multipliers", c.multipliers,
-         f"{len(c.multipliers)} levels halve the image {halvings} times, which {size} pixels (config.data.size) do not "
-         "allow. Use fewer levels or another size.")
-    heights = [size // 2**i for i in range(halvings + 1)]
-    need(set(c.attention_resolutions) <= set(heights), "network.attention_resolutions", c.attention_resolutions,
-         f"no level has feature maps of that height; they are {heights}.")
-    return make(**kwargs, out_channels=channels, dtype=dtype)
+    for key, least in (("heads", 1), ("head_channels", 0)):
+        need(c[key] >= least and all(w % (c[key] or 1) == 0 for w in attended), f"network.{key}", c[key],
+             f"must divide the channels of all levels with attention, {sorted(attended)}.")
+    need(c.middle_groups is None or (c.middle_groups >= 0 and widths[-1] % (c.middle_groups or 1) == 0),
+         "network.middle_groups", c.middle_groups, f"must divide the {widths[-1]} channels of the middle, or be 0.")
+    return make(**kwargs, out_channels=out_channels, dtype=dtype)
 
 
 def model(config: ConfigDict) -> Model:
     """The model that the config describes. Raises ConfigError before anything is compiled."""
     c, shape = config, (config.data.size, config.data.size, config.data.channels)
     need(c.data.size >= 1 and c.data.channels >= 1, "data.size", c.data.size, "and data.channels must be positive.")
-    proc = process(c.process)
-    net = network(c.network, c.data.size, c.data.channels)
-    denoiser = parameterization.make_denoiser(proc, choose(PREDICTIONS, "prediction", c.prediction), net.apply)
+    proc = process(c.process, c.prediction)
+    net = network(c.network, c.data.size, c.data.channels * (1 + c.learned_range))
+    denoiser = parameterization.make_denoiser(proc, choose(PREDICTIONS, "prediction", c.prediction), net.apply,
+                                              learned_range=c.learned_range)
     mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp)
 
     def init(key):
@@ -151,38 +192,72 @@ def model(config: ConfigDict) -> Model:
     shapes = jax.eval_shape(init, jax.random.key(0))
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
                             sharding.of_state(shapes, mesh))
-    guide = (lambda denoise: parameterization.clip_x0(denoise, proc)) if c.sample.clip else (lambda denoise: denoise)
-    return Model(mesh=mesh, process=proc, denoiser=denoiser, init=init, abstract_params=abstract,
-                 preview=c.sample.preview,
-                 generate=make_generate(process=proc, denoiser=denoiser, guide=guide, solver=solver(c.sample, proc),
-                                        grid=grid(c.sample, proc), shape=shape, num_classes=c.network.num_classes,
-                                        batch_size=sample_batch_size(c.sample), mesh=mesh))
+    return Model(mesh=mesh, process=proc, denoiser=denoiser, init=init, abstract_params=abstract, shape=shape,
+                 num_classes=c.network.num_classes)
 
 
-def solver(c: ConfigDict, proc: processes.Process):
+def sampler(config: ConfigDict, model: Model, outer: Callable = lambda denoise: denoise) -> Sampler:
+    """The sampler of config.sample but for its time grid; `outer` wraps the clipped denoiser, as guidance does."""
+    c = config.sample
+    need(config.network.embedding != "fourier", "network.embedding", "fourier", "takes the logarithm of the noise level "
+         "and divides by it; the times of a discrete process begin at 0, so no chain of them can be sampled.")
+    need(c.variance != "learned_range" or config.learned_range, "sample.variance", c.variance,
+         "needs a network with a head for the variance: config.learned_range.")
+    need(c.clip_range > 0, "sample.clip_range", c.clip_range, "must be positive: data lie in [-1, 1].")
+    need(0 <= c.dynamic_threshold < 1, "sample.dynamic_threshold", c.dynamic_threshold,
+         "is a quantile in (0, 1), or 0 for none (Saharia et al. 2022: 0.995).")
+    need(c.threshold_max >= 1, "sample.threshold_max", c.threshold_max, "must be 1 or more.")
+    need(c.preview >= 1, "sample.preview", c.preview, "must be positive.")
     choose(VARIANCES, "sample.variance", c.variance)
     need(0 <= c.eta <= 1, "sample.eta", c.eta, "must lie in [0, 1]: 0 is deterministic, 1 is ancestral sampling "
          "(Song et al. 2021, DDIM, Eq. 16).")
-    return choose(SOLVERS, "sample.solver", c.solver)(c, proc)
+
+    def guide(denoise):
+        denoise = outer(denoise)
+        if c.dynamic_threshold:
+            return parameterization.dynamic_threshold(denoise, model.process, c.dynamic_threshold, c.threshold_max,
+                                                      rederive_eps=c.rederive_eps)
+        if c.clip:
+            return parameterization.clip_x0(denoise, model.process, c.clip_range, rederive_eps=c.rederive_eps)
+        return denoise
+
+    return make_sampler(process=model.process, denoiser=model.denoiser, guide=guide, shape=model.shape, mesh=model.mesh,
+                        solver=choose(SOLVERS, "sample.solver", c.solver)(c, model.process))
 
 
 def grid(c: ConfigDict, proc: processes.Process) -> np.ndarray:
+    """The steps of config.sample, int32 [S, 2]: from which time to which."""
     need(1 <= c.steps <= proc.t_max, "sample.steps", c.steps,
          f"must lie in 1 .. {proc.t_max}: the model knows the {proc.t_max} times of config.process.steps.")
-    return choose(SPACINGS, "sample.spacing", c.spacing)(proc.t_max, c.steps)
+    times = choose(SPACINGS, "sample.spacing", c.spacing)(proc.t_max, c.steps)
+    need(c.offset >= 0, "sample.offset", c.offset, "must not be negative.")
+    need(c.end in (0, 1), "sample.end", c.end, "is 0, the clean data, or 1, the least noisy time.")
+    if c.spacing == "leading":
+        times = times + c.offset
+        need(times[0] <= proc.t_max, "sample.offset", c.offset,
+             f"with {c.steps} steps the first time would be {times[0]}, above T = {proc.t_max}.")
+    if c.solver != "ddim":
+        return grids.pairs(times)
+    return grids.constant_stride(times, proc.t_max, c.end) if c.constant_stride else grids.pairs(times, c.end)
 
 
-def sample_batch_size(c: ConfigDict) -> int:
+def generate(config: ConfigDict, model: Model) -> Generate:
+    """Draws with the sampler and grid of config.sample."""
+    c = config.sample
     need(c.batch_size >= 1 and c.batch_size % jax.device_count() == 0, "sample.batch_size", c.batch_size,
          f"must be a positive multiple of the {jax.device_count()} devices.")
-    need(c.preview >= 1, "sample.preview", c.preview, "must be positive.")
-    return c.batch_size
+    return make_generate(sampler(config, model), grid(c, model.process), num_classes=model.num_classes,
+                         batch_size=c.batch_size)
 
 
 def training(config: ConfigDict, model: Model) -> Training:
     """Opens the data and builds the step. Raises ConfigError or DataError before anything is compiled."""
     c, o = config, config.optimizer
     need(c.seed >= 0, "seed", c.seed, "must not be negative.")
+    need(not c.learned_range, "learned_range", True, "such a network can be sampled from but not trained here yet: its "
+         "loss is the hybrid one of Nichol & Dhariwal (2021).")
+    need(c.network.embedding != "fourier", "network.embedding", "fourier",
+         "takes the logarithm of the noise level, and the times of a discrete process begin at 0.")
     check_batch(c.train)
     source = choose(SOURCES, "data.name", c.data.name)(c.data)
     sources.check_images(source, c.data.size, c.data.size, c.data.channels)
@@ -203,7 +278,8 @@ def training(config: ConfigDict, model: Model) -> Training:
     need(half_life > 0, "ema.half_life", c.ema.half_life, "must be positive.")
     need(c.ema.warmup_ratio >= 0, "ema.warmup_ratio", c.ema.warmup_ratio, "must not be negative.")
 
-    lowest, highest = (float(model.process.log_snr(t)) for t in (model.process.t_max, 1))
+    # With zero terminal SNR the lowest is -inf: that one time falls into the first bin.
+    lowest, highest = (max(float(model.process.log_snr(t)), -20.0) for t in (model.process.t_max, 1))
     edges = np.linspace(lowest, highest, LOG_SNR_BINS + 1)
     train_step = step.make_train_step(
         loss=losses.make_denoising_loss(model.process, time_densities.uniform_discrete,

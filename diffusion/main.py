@@ -3,6 +3,8 @@
   python -m diffusion.main --config=configs/digits.py
   python -m diffusion.main --config=configs/digits.py --mode=sample --num_samples=64 --out=samples
   python -m diffusion.main --config=configs/cifar10.py --config.train.batch_size=64 --workdir=runs/small_batch
+  python -m diffusion.main --mode=sample --from_pretrained=google/ddpm-cifar10-32 --num_samples=16 --out=samples
+  python -m diffusion.main --mode=train --init_from=google/ddpm-cifar10-32 --config.data.dir=data
 
 Any key of the config can be set by --config.KEY=VALUE; all keys and their meaning are in diffusion/config.py. Running a
 command again resumes it. A second run folder for the same config needs its own --workdir.
@@ -26,7 +28,13 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The run folder. Default: runs/NA
 MODE = flags.DEFINE_enum("mode", "train", ["train", "sample"], "What to do.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "sample: how many images.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "sample: image i is a function of this and i.", lower_bound=0)
-OUT = flags.DEFINE_string("out", None, "sample: the folder to write. Default: samples_SEED in the run folder.")
+OUT = flags.DEFINE_string("out", None, "sample: the folder to write. Default: samples_SEED in the run folder, or "
+                          "samples/NAME_SEED of a pretrained model.")
+FROM_PRETRAINED = flags.DEFINE_string(
+    "from_pretrained", None, "sample: a model to draw from instead of the run in --workdir: a folder in diffusers' layout, "
+    "a name on the Hugging Face hub, or a run folder. Its own config is used if --config is not given.")
+INIT_FROM = flags.DEFINE_string("init_from", None, "train: a model, as in --from_pretrained, whose weights a new run "
+                                "starts from. Its own config is used if --config is not given.")
 CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "sample: the step of the checkpoint. Default: the newest.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "Several processes: HOST:PORT of process 0.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.", lower_bound=1)
@@ -36,20 +44,31 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: which 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ConfigError(f"Not a flag: {argv[1]!r}. Flags are written --name=value; see --help.")
-    config_file = Path(flags.FLAGS["config"].config_filename.split(":")[0])
-    workdir = Path(WORKDIR.value or Path("runs") / config_file.stem)
+    train, source = MODE.value == "train", FROM_PRETRAINED.value
+    if source is not None and train:
+        raise ConfigError("--from_pretrained is for --mode=sample; --init_from starts a training from such a model.")
+    if INIT_FROM.value is not None and not train:
+        raise ConfigError("--init_from is for --mode=train; --from_pretrained samples from such a model.")
+    file, *of = flags.FLAGS["config"].config_filename.split(":", 1)
+    name = f"{Path(of[0]).name}-finetuned" if INIT_FROM.value and of else Path(file).stem
+    workdir = Path(WORKDIR.value or Path("runs") / name)
     from diffusion import modes  # after the flags: --help and wrong flags answer at once, without JAX
     modes.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    if MODE.value == "train":
-        modes.train(CONFIG.value, workdir, STARTED)
+    if train:
+        modes.train(CONFIG.value, workdir, STARTED, INIT_FROM.value)
     else:
-        modes.sample(CONFIG.value, workdir, num_samples=NUM_SAMPLES.value, seed=SEED.value,
-                     out=Path(OUT.value or workdir / f"samples_{SEED.value}"), step=CHECKPOINT.value)
+        out = workdir / f"samples_{SEED.value}" if source is None else f"samples/{Path(source).name}_{SEED.value}"
+        modes.sample(CONFIG.value, workdir if source is None else source, num_samples=NUM_SAMPLES.value, seed=SEED.value,
+                     out=Path(OUT.value or out), step=CHECKPOINT.value)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parsing, with one message for anything that is wrong."""
     config_lib.check_flags(argv[1:])
+    given = [arg.lstrip("-") for arg in argv[1:] if arg.startswith("-")]
+    sources = [arg.split("=", 1)[1] for arg in given if arg.startswith(("from_pretrained=", "init_from="))]
+    if sources and not any(arg == "config" or arg.startswith("config=") for arg in given):
+        argv = [*argv, f"--config={Path(__file__).with_name('pretrained.py')}:{sources[0]}"]
     try:  # reading the config file runs it, and any error in it comes out here
         rest = flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
@@ -57,7 +76,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = -1  # warnings: at absl's default the libraries' own reports bury ours
     if flags.FLAGS["config"].value is None:
-        raise ConfigError("--config is missing: name a file of configs/, such as --config=configs/digits.py.")
+        raise ConfigError("--config is missing: name a file of configs/, such as --config=configs/digits.py, or "
+                          "a model by --from_pretrained=SOURCE or --init_from=SOURCE.")
     config_lib.check_loaded(CONFIG.value, flags.FLAGS["config"].config_filename)
     return rest
 

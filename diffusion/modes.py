@@ -1,15 +1,17 @@
 """The programs that `main --mode=NAME` runs, put together from built parts, the run folder and the disk."""
 import collections
-from dataclasses import asdict
+import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion import build
+from diffusion import build, pretrained
+from diffusion import config as config_lib
 from diffusion.errors import ConfigError, DivergedError
-from diffusion.io import images, plots
+from diffusion.io import images, plots, run_folder
 from diffusion.io.checkpoint import Checkpoints
 from diffusion.io.processes import is_primary
 from diffusion.io.progress import Progress, duration
@@ -30,14 +32,21 @@ def start_processes(coordinator: str | None, count: int | None, index: int | Non
     jax.distributed.initialize(coordinator, num_processes=count, process_id=index)
 
 
-def train(config: ConfigDict, workdir: Path, started: float) -> None:
+def train(config: ConfigDict, workdir: Path, started: float, init_from: str | None = None) -> None:
     """Trains into `workdir`, or goes on where a run of the same config stopped there.
 
-    `started` is time.perf_counter() at the program's start. Raises the errors of `diffusion.errors`.
+    `started` is time.perf_counter() at the program's start. init_from: the source (`pretrained.load`) of the weights that
+    a new run starts from. Raises the errors of `diffusion.errors`.
     """
     model = build.model(config)
+    generate = build.generate(config, model)
     parts = build.training(config, model)
-    run = open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS)
+    source = None
+    if init_from is not None and not run_folder.is_run(workdir):
+        source = pretrained.load(init_from)
+        pretrained.check_same_network(config, source.config, init_from)
+        weights = source.params(model.abstract_params)
+    run = open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, defaults=config_lib.base().to_dict())
     plan = parts.plan
     with Checkpoints(run.checkpoints, keep=parts.keep_checkpoints) as checkpoints:
         if checkpoints.steps():
@@ -46,13 +55,18 @@ def train(config: ConfigDict, workdir: Path, started: float) -> None:
             say(f"resuming {run.path} at step {clock.step:,}")
         else:
             state, clock = parts.create_state(), loop.Clock()
+            if source is not None:
+                state = dataclasses.replace(state, params=weights, ema=jax.tree.map(jnp.copy, weights))
+                say(f"starting from the weights of {init_from}")
+                for key in pretrained.differences(config, source.config, ("process", "prediction")):
+                    say(f"note: {key} is not that of {init_from}: the network has to learn it anew")
         if clock.step >= plan.total:
             say(f"{run.path} is finished: {clock.step:,} of {plan.total:,} steps are done. Lengthen "
                 "config.train.duration to go on.")
             return
 
         def draw_samples(step: int, state) -> None:
-            x = np.concatenate(list(model.generate(state.ema, config.seed, 0, model.preview)))
+            x = np.concatenate(list(generate(state.ema, config.seed, 0, config.sample.preview)))
             if is_primary():
                 images.save_png(run.samples / f"step_{step:08d}.png", images.grid(images.to_uint8(x)))
 
@@ -62,7 +76,7 @@ def train(config: ConfigDict, workdir: Path, started: float) -> None:
                 loop.run(plan=plan, train_step=parts.train_step, state=state, clock=clock, data=parts.data,
                          dataset=parts.dataset, mesh=model.mesh, started=started, write_row=writer.write,
                          draw_samples=draw_samples, progress=progress,
-                         save=lambda step, state, clock: checkpoints.save(step, state, parts.data, asdict(clock)))
+                         save=lambda step, state, clock: checkpoints.save(step, state, parts.data, dataclasses.asdict(clock)))
             except DivergedError as error:
                 checkpoints.wait()
                 raise DivergedError(f"{error} Last good checkpoint: {checkpoints.describe()}.") from None
@@ -78,22 +92,24 @@ Next, draw more of them, or look at README.md there:
   {command_line()} --mode=sample --num_samples=256""")
 
 
-def sample(config: ConfigDict, workdir: Path, *, num_samples: int, seed: int, out: Path, step: int | None) -> None:
-    """Draws `num_samples` images with the averaged weights of a checkpoint (the newest, or of `step`) into `out`."""
-    model = build.model(config)
-    run = open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, read_only=True)
-    with Checkpoints(run.checkpoints, keep=None) as checkpoints:
-        params = checkpoints.restore_part("ema", model.abstract_params, step)
-    with Progress(num_samples, unit="image") as progress:
-        def batches():
-            for batch in model.generate(params, seed, 0, num_samples):
-                yield images.to_uint8(batch)
-                progress.update(len(batch))
+def sample(config: ConfigDict, source: str | Path, *, num_samples: int, seed: int, out: Path, step: int | None) -> None:
+    """Draws `num_samples` images of a model (`pretrained.load`) into `out`, with the averaged weights if it is a run.
 
+    `config` is the model's but for what may be chosen, the sampler. `step`: of a run, the checkpoint; default the newest.
+    """
+    model = build.model(config)
+    generate = build.generate(config, model)
+    images.check_samples_folder(out)
+    loaded = pretrained.load(source, checkpoint=step)
+    pretrained.check_same_network(config, loaded.config, source)
+    params = loaded.params(model.abstract_params)
+    steps = config.sample.steps * -(-num_samples // config.sample.batch_size)
+    with Progress(steps, unit="step", images_per_unit=num_samples / steps) as progress:
+        batches = map(images.to_uint8, generate(params, seed, 0, num_samples, progress.update))
         if is_primary():
-            images.save_samples(out, batches())
+            images.save_samples(out, batches)
         else:  # every process computes its share
-            collections.deque(batches(), maxlen=0)
+            collections.deque(batches, maxlen=0)
     say(f"{num_samples:,} images, grid.png and samples.npz are in {out}")
 
 

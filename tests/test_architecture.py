@@ -13,11 +13,17 @@ FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("._
          for path in sorted(PACKAGE.rglob("*.py"))}
 MODULES = sorted(FILES)
 
-# main -> modes -> build -> {train.loop, generate} -> {train.step, samplers} -> core: each imports what is below it.
+# main -> modes -> {pretrained, build} -> {train.loop, generate} -> {train.step, samplers, guidance} -> core: each imports what
+# is below it. pipeline and interop.convert are programs, as modes is.
 BASE = ["diffusion.typing", "diffusion.errors", "diffusion.core.numerics"]
 MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.main": ["diffusion.modes", "diffusion.config", "diffusion.errors"],
     "diffusion.modes": ["diffusion"],
+    "diffusion.pipeline": ["diffusion"],
+    "diffusion.pretrained": ["diffusion.build", "diffusion.config", "diffusion.errors", "diffusion.interop", "diffusion.io"],
+    "diffusion.guidance": [*BASE, "diffusion.core"],
+    "diffusion.interop": [*BASE, "diffusion.io.files"],
+    "diffusion.interop.convert": ["diffusion"],
     "diffusion.build": ["diffusion"],
     "diffusion.config": ["diffusion.errors"],
     "diffusion.typing": [],
@@ -31,14 +37,19 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.io": BASE,
 }
 ONLY_IN = {  # library: where it may be imported
-    "flax": ["diffusion.networks"],
+    "flax": ["diffusion.networks", "diffusion.interop.score_sde"],  # which reads its file format
     "orbax": ["diffusion.io.checkpoint"],
     "grain": ["diffusion.data"],
     "tensorflow_datasets": ["diffusion.data"],
     "array_record": ["diffusion.data"],
     "optax": ["diffusion.train"],
     "absl": ["diffusion.main", "diffusion.io.checkpoint"],
-    "ml_collections": ["diffusion.main", "diffusion.modes", "diffusion.build", "diffusion.config"],
+    "ml_collections": ["diffusion.main", "diffusion.modes", "diffusion.build", "diffusion.config", "diffusion.pretrained",
+                       "diffusion.pipeline"],
+    "safetensors": ["diffusion.interop"],
+    "huggingface_hub": ["diffusion.interop"],
+    "torch": ["diffusion.interop.convert"],
+    "diffusers": ["diffusion.interop.convert"],
     "matplotlib": ["diffusion.io"],
     "tensorboardX": ["diffusion.io"],
 }

@@ -62,9 +62,31 @@ def test_cifar10_is_the_papers_model():
     (dict(sample__solver="dimm"), ["sample.solver", "'ddim'"]),
     (dict(sample__steps=2000), ["sample.steps", "1 .. 1000"]),
     (dict(sample__eta=2.0), ["sample.eta", "Eq. 16"]),
-    (dict(sample__variance="medium"), ["sample.variance", "large, small"]),
+    (dict(sample__variance="medium"), ["sample.variance", "large, learned_range, small"]),
     (dict(sample__spacing="karras"), ["sample.spacing", "leading, linspace, trailing"]),
     (dict(sample__batch_size=0), ["sample.batch_size"]),
+    (dict(sample__clip_range=0.0), ["sample.clip_range"]),
+    (dict(sample__dynamic_threshold=1.0), ["sample.dynamic_threshold", "0.995"]),
+    (dict(sample__threshold_max=0.5), ["sample.threshold_max"]),
+    (dict(sample__offset=-1), ["sample.offset"]),
+    (dict(sample__spacing="leading", sample__steps=1000, sample__offset=1), ["sample.offset", "above T = "]),
+    (dict(sample__end=2), ["sample.end"]),
+    (dict(sample__variance="learned_range"), ["sample.variance", "learned_range"]),
+    (dict(learned_range=True), ["learned_range", "hybrid"]),
+    (dict(process__name="table"), ["process.betas", "numbers in (0, 1)"]),
+    (dict(process__zero_terminal_snr=True, prediction="eps"), ["process.zero_terminal_snr", "Lin et al. 2024"]),
+    (dict(network__up_attention_resolutions=(5,)), ["network.up_attention_resolutions"]),
+    (dict(network__head_channels=7), ["network.head_channels", "must divide"]),
+    (dict(network__activation="tanh"), ["network.activation", "gelu, mish, relu, swish"]),
+    (dict(network__downsample=("conv", "pool")), ["network.downsample", "conv, resblock"]),
+    (dict(network__upsample=("conv",) * 3), ["network.upsample", "one kind, or one for each of 2 levels"]),
+    (dict(network__middle="both"), ["network.middle", "attention, none, plain"]),
+    (dict(network__middle_groups=7), ["network.middle_groups"]),
+    (dict(network__embedding="learned"), ["network.embedding", "fourier, positional"]),
+    (dict(network__embedding="fourier"), ["network.embedding", "logarithm"]),
+    (dict(network__multipliers=(1, 1.001)), ["network.multipliers", "whole numbers"]),
+    (dict(network__freq_shift=1000.0), ["network.freq_shift"]),
+    (dict(network__norm_epsilon=0.0), ["network.norm_epsilon"]),
     (dict(mesh__fsdp=3), ["mesh.fsdp", "1 devices"]),
     (dict(data__name="imagenet"), ["data.name", "digits, idx, tfds"]),
     (dict(data__split="valid"), ["split"]),
@@ -83,7 +105,9 @@ def test_cifar10_is_the_papers_model():
 def test_wrong_values(changes, words):
     config = digits(**changes)
     with pytest.raises((ConfigError, build.sources.DataError)) as error:
-        build.training(config, build.model(config))
+        model = build.model(config)
+        build.generate(config, model)
+        build.training(config, model)
     for word in words:
         assert word in str(error.value)
 

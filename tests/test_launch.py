@@ -251,14 +251,14 @@ def requirements() -> dict[str, list[Requirement]]:
 
 def constraints() -> dict[str, str]:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
-    pins = [re.fullmatch(r"([\w.-]+)==([\w.]+)( ; sys_platform [!=]= 'win32')?", line) for line in lines]
+    pins = [re.fullmatch(r"([\w.-]+)==([\w.]+)( ; .+)?", line) for line in lines]
     assert all(pins), "exact versions only: " + ", ".join(x for x, pin in zip(lines, pins, strict=True) if not pin)
     return {canonicalize_name(pin[1]): pin[2] for pin in pins}
 
 
 def test_the_constraints_hold_every_requirement_above_its_lower_bound():
     pins = constraints()
-    for extra in ("", "digits", "test"):
+    for extra in ("", "digits", "hub", "test"):
         for requirement in requirements()[extra]:
             assert requirement.specifier, f"no lower bound: {requirement}"
             assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement
@@ -267,20 +267,24 @@ def test_the_constraints_hold_every_requirement_above_its_lower_bound():
 def test_cpu_installs_stay_cpu():
     accelerators = re.compile("nvidia|cuda|rocm|tpu|plugin|triton|torch|^tensorflow$")
     assert not [name for name in constraints() if accelerators.search(name)]
-    for extra in ("", "digits", "test"):
+    for extra in ("", "digits", "hub", "test"):
         assert not any(r.extras or accelerators.search(r.name) for r in requirements()[extra])
     for extra in ("cuda", "tpu"):
         assert requirements()[extra][0].extras
 
 
 def test_everything_that_the_package_imports_is_required():
+    """But for what convert.py compares with where it is there."""
     owner = {"PIL": "pillow", "absl": "absl-py", "array_record": "array-record", "ml_collections": "ml-collections",
+             "ml_dtypes": "ml-dtypes",
              "orbax": "orbax-checkpoint", "sklearn": "scikit-learn", "tensorflow_datasets": "tensorflow-datasets"}
-    required = {r.name for extra in ("", "digits") for r in requirements()[extra]}
+    required = {r.name for extra in ("", "digits", "hub") for r in requirements()[extra]}
     ours = {"diffusion", "configs"}
+    optional = {"diffusion/interop/convert.py": {"torch", "diffusers"}}
     for path in [*(ROOT / "diffusion").rglob("*.py"), *(ROOT / "configs").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             names = ([a.name for a in node.names] if isinstance(node, ast.Import)
                      else [node.module] if isinstance(node, ast.ImportFrom) else [])
-            for top in {name.split(".")[0] for name in names} - sys.stdlib_module_names - ours:
+            for top in {name.split(".")[0] for name in names} - sys.stdlib_module_names - ours - optional.get(
+                    str(path.relative_to(ROOT)), set()):
                 assert owner.get(top, top) in required, f"{path.relative_to(ROOT)} imports {top}"

@@ -69,17 +69,17 @@ class DiscreteProcess(Process):
     alpha(t)^2 is exactly the paper's cumulative product alpha_bar_t. The tables are float64 on the host and take the
     working precision where they are used, each from its own float64 value: sigma is not sqrt(1 - alpha^2) in float32.
     """
-    betas: np.ndarray  # float64 [T], in (0, 1)
+    betas: np.ndarray  # float64 [T], in (0, 1); the last may be 1: zero terminal SNR (Lin et al. 2024)
     prior_std = 1.0    # N(0, I), though sigma(T) is a little less (Ho et al. 2020, Algorithm 2, line 1)
 
     def __post_init__(self):
         betas = np.asarray(self.betas, np.float64)
-        if betas.ndim != 1 or not len(betas) or not np.all((betas > 0) & (betas < 1)):
+        if betas.ndim != 1 or not len(betas) or not (np.all(betas > 0) and np.all(betas[:-1] < 1) and betas[-1] <= 1):
             raise ValueError(f"betas must be a table of numbers in (0, 1), got shape {betas.shape} in "
                              f"[{betas.min(initial=np.inf)}, {betas.max(initial=-np.inf)}]")
-        log_alpha_bar = np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])
-        variance = -np.expm1(log_alpha_bar)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore"):  # log SNR is +inf at t = 0, and -inf where alpha is 0
+            log_alpha_bar = np.concatenate([[0.0], np.cumsum(np.log1p(-betas))])
+            variance = -np.expm1(log_alpha_bar)
             log_snr = log_alpha_bar - np.log(variance)
         tables = {"_alpha": np.exp(log_alpha_bar / 2), "_sigma": np.sqrt(variance), "_log_snr": log_snr}
         for name, table in tables.items():

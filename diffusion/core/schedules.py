@@ -21,3 +21,24 @@ def cosine(steps: int, *, offset: float = 0.008, max_beta: float = 0.999) -> np.
     t = np.arange(steps + 1, dtype=np.float64) / steps
     f = np.cos((t + offset) / (1 + offset) * np.pi / 2) ** 2
     return np.minimum(1 - f[1:] / f[:-1], max_beta)
+
+
+def scaled_linear(steps: int, *, start: float, end: float) -> np.ndarray:
+    """T betas whose square roots are evenly spaced: the schedule of latent diffusion (Rombach et al. 2022, code)."""
+    return np.linspace(start**0.5, end**0.5, steps, dtype=np.float64) ** 2
+
+
+def sigmoid(steps: int, *, start: float, end: float) -> np.ndarray:
+    """T betas from about `start` to about `end` along a logistic curve over [-6, 6] (GeoDiff, Xu et al. 2022, code)."""
+    return start + (end - start) / (1 + np.exp(-np.linspace(-6, 6, steps, dtype=np.float64)))
+
+
+def zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
+    """Betas rescaled so that alpha_T = 0, with alpha_1 as before; beta_T = 1.
+
+    Lin et al. (2024), "Common Diffusion Noise Schedules and Sample Steps Are Flawed", Algorithm 1: alpha (here
+    sqrt(alpha_bar)) is shifted and scaled linearly.
+    """
+    alpha = np.sqrt(np.cumprod(1 - np.asarray(betas, np.float64)))
+    alpha = (alpha - alpha[-1]) * (alpha[0] / (alpha[0] - alpha[-1]))
+    return 1 - (alpha / np.append(1.0, alpha[:-1])) ** 2

@@ -57,7 +57,7 @@ def grid(images: np.ndarray, *, columns: int | None = None, margin: int = 4, min
 
 def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
     """Writes uint8 [H, W], [H, W, 1] or [H, W, 3], whole or not at all. Raises CheckpointError if it cannot."""
-    atomic_write(path, lambda file: _picture(image).save(file, "PNG"))
+    atomic_write(path, lambda file: picture(image).save(file, "PNG"))
 
 
 def check_samples_folder(folder: str | os.PathLike) -> None:
@@ -88,7 +88,7 @@ def save_samples(folder: str | os.PathLike, images: np.ndarray | Iterable[np.nda
             path = folder / f"{next(index):06d}.png"
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                _picture(image).save(path)  # not atomic: tens of thousands of fsyncs take minutes
+                picture(image).save(path)  # not atomic: tens of thousands of fsyncs take minutes
             except OSError as error:
                 raise CheckpointError(cannot_write(path, error)) from error
     everything = np.concatenate(batches)
@@ -96,5 +96,6 @@ def save_samples(folder: str | os.PathLike, images: np.ndarray | Iterable[np.nda
     atomic_write(folder / "samples.npz", lambda file: np.savez(file, everything))
 
 
-def _picture(image: np.ndarray) -> Image.Image:
+def picture(image: np.ndarray) -> Image.Image:
+    """uint8 [H, W], [H, W, 1] or [H, W, 3] -> a PIL image."""
     return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)

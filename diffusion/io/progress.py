@@ -9,7 +9,8 @@ import tqdm
 from diffusion.io.processes import is_primary
 
 _LINE_EVERY, _LOG_EVERY = 10.0, 1.0  # seconds between plain lines, at least: of update(), of log()
-_SHOWN = {"loss": "loss {:.4g}", "images_per_second": "{:,.0f} images/s"}
+_SHOWN = {"loss": "loss {:.4g}".format,
+          "images_per_second": lambda rate: f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.2g} images/s"}
 
 
 class Progress:
@@ -19,7 +20,7 @@ class Progress:
     images a second until a row of the log brings a better measured figure. stream: where to (standard error).
     """
 
-    def __init__(self, total: int, *, unit: str = "step", initial: int = 0, images_per_unit: int = 1,
+    def __init__(self, total: int, *, unit: str = "step", initial: int = 0, images_per_unit: float = 1,
                  stream: TextIO | None = None):
         self.total, self.unit, self.done, self.images_per_unit = total, unit, initial, images_per_unit
         self.info: dict[str, float] = {}
@@ -86,7 +87,7 @@ class Progress:
         info = dict(self.info)
         if timed > 0 and elapsed > 0:
             info.setdefault("images_per_second", timed / elapsed * self.images_per_unit)
-        parts += [form.format(info[name]) for name, form in _SHOWN.items() if name in info]
+        parts += [form(info[name]) for name, form in _SHOWN.items() if name in info]
         if timed > 0 and self.done < self.total:
             parts.append(f"{duration(elapsed / timed * (self.total - self.done))} left")
         return ", ".join(parts)

@@ -53,19 +53,26 @@ class RunFolder:
         return self.path / "tensorboard"
 
 
-def open_run(folder: str | os.PathLike, config: dict, *, resumable_keys: Sequence[str] = (),
+def is_run(folder: str | os.PathLike) -> bool:
+    """Whether the folder holds a run: others have a config.json, too, but only ours has both files."""
+    return all((Path(folder) / name).is_file() for name in ("config.json", "environment.json"))
+
+
+def open_run(folder: str | os.PathLike, config: dict, *, resumable_keys: Sequence[str] = (), defaults: dict | None = None,
              read_only: bool = False) -> RunFolder:
     """Makes the run folder, or goes on in one that holds a run of the same config. Call it in all processes.
 
     config: nested dicts of JSON values. resumable_keys: patterns of dotted keys, such as "train.*_every", that may
-    differ from the run's; their new values are written down. read_only: the run must be there, and nothing is written.
+    differ from the run's; their new values are written down. defaults: the values of keys that the run's config does not
+    have, since it was made before they were. read_only: the run must be there, and nothing is written.
     Raises ConfigError if the folder is another config's run or holds something else, CheckpointError if it cannot be
     written. Never deletes anything.
     """
     path, resumed, failure = Path(folder), False, None
     if is_primary():
         try:
-            resumed = _open(path, json.loads(json.dumps(config)), resumable_keys, read_only)
+            plain = [json.loads(json.dumps(values)) for values in (config, defaults or {})]
+            resumed = _open(path, *plain, resumable_keys, read_only)
         except DiffusionError as error:
             failure = error
     # The others must not look for themselves: the first one may be writing just now.
@@ -74,13 +81,12 @@ def open_run(folder: str | os.PathLike, config: dict, *, resumable_keys: Sequenc
     return RunFolder(path=path, resumed=bool(primary_says(resumed)))
 
 
-def _open(path: Path, config: dict, resumable_keys: Sequence[str], read_only: bool) -> bool:
+def _open(path: Path, config: dict, defaults: dict, resumable_keys: Sequence[str], read_only: bool) -> bool:
     """Returns whether the folder held this run already."""
     config_file, environment_file = path / "config.json", path / "environment.json"
-    # The config comes last when a folder is made, and only with both is it ours: others have a config.json, too.
-    resumed = config_file.is_file() and environment_file.is_file()
+    resumed = is_run(path)  # the config comes last when a folder is made
     if resumed:
-        _check_same(path, _read(config_file), config, resumable_keys)
+        _check_same(path, {**_flatten(defaults), **_flatten(_read(config_file))}, _flatten(config), resumable_keys)
     elif read_only:
         raise ConfigError(f"There is no run in {path}. Train first, with the same command and --mode=train, or give "
                           "the --workdir of a run.")
@@ -121,7 +127,6 @@ def _read(file: Path):
 
 
 def _check_same(path: Path, old: dict, new: dict, resumable_keys: Sequence[str]) -> None:
-    old, new = _flatten(old), _flatten(new)
     differing = [key for key in sorted({**old, **new}) if old.get(key, _ABSENT) != new.get(key, _ABSENT)
                  and not any(fnmatchcase(key, pattern) for pattern in resumable_keys)]
     if differing:

@@ -17,18 +17,25 @@ class Ancestral:
     `variance` (Ho et al. 2020, Section 3.2), here for any s < t, so that it serves respaced grids:
       small  sigma_s^2 (1 - SNR_t/SNR_s): beta-tilde, the posterior's own; right for a single data point
       large  sigma_t^2 (1 - SNR_t/SNR_s) = 1 - alpha_t^2/alpha_s^2: beta_t, right for data ~ N(0, I)
+      learned_range  between their logarithms, where the network says (Nichol & Dhariwal 2021, Eq. 15)
     """
     process: Process
-    variance: Literal["small", "large"] = "large"
+    variance: Literal["small", "large", "learned_range"] = "large"
 
     def init(self, x: Image):
         return ()
 
     def step(self, carry, x: Image, t: Time, t_next: Time, denoise: Denoise, keys: Keys, cond: Cond):
-        posterior = self.process.posterior(x, denoise(x, t, cond).x0, t_next, t)
-        variance = posterior.variance
-        if self.variance == "large":
-            # Not at t_next = 0: the last step's noise would stay in the picture.
-            variance = jnp.where(variance > 0, self.process.sigma(t) ** 2 * self.process.removed(t_next, t), 0)
-        noise = numerics.normal(keys, x.shape[1:], x.dtype)
-        return carry, posterior.mean + jnp.sqrt(variance) * noise
+        prediction = denoise(x, t, cond)
+        posterior = self.process.posterior(x, prediction.x0, t_next, t)
+        small, large = posterior.variance, self.process.sigma(t) ** 2 * self.process.removed(t_next, t)
+        if self.variance == "small":
+            variance = small
+        elif self.variance == "large":
+            variance = large
+        else:
+            v = prediction.variance_fraction
+            variance = jnp.exp(v * jnp.log(large) + (1 - v) * jnp.log(jnp.maximum(small, 1e-20)))
+        # None at t_next = 0, whatever the variance: the last step's noise would stay in the picture.
+        std = jnp.sqrt(jnp.where(small > 0, variance, 0))
+        return carry, posterior.mean + std * numerics.normal(keys, x.shape[1:], x.dtype)

@@ -1,9 +1,8 @@
-"""The solver contract and the driver that runs a whole time grid in one compiled loop."""
+"""The solver contract and the driver that runs the steps of a time grid in one compiled loop."""
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffusion.core import numerics
 from diffusion.core.parameterization import Denoise
@@ -29,18 +28,19 @@ def draw_prior(process: Process, keys: Keys, shape: tuple[int, ...]) -> Array:
     return process.prior_std * numerics.normal(numerics.fold_in(keys, 0), shape, jnp.float32)
 
 
-def sample(solver: Solver, denoise: Denoise, grid: np.ndarray, x: Image, keys: Keys, cond: Cond = None) -> Image:
-    """Runs x [B,H,W,C] from time grid[0] down to grid[-1] = 0 in one `lax.scan`; call it under jit.
+def sample(solver: Solver, denoise: Denoise, steps: Array, x: Image, keys: Keys, cond: Cond = None, *,
+           first: Array | int = 0, last: Array | int | None = None, carry: Carry | None = None) -> tuple[Carry, Image]:
+    """Runs x [B,H,W,C] through the rows first .. last - 1 of `steps`, int32 [S, 2] of (t, t_next), in one compiled loop.
 
-    keys [B] fix all noise: row i of the result depends on x[i], keys[i] and cond[i] alone.
+    Call it under jit, where steps, first and last may be traced: one program then serves every number of steps, and a
+    chain cut into several calls, each given the (carry, x) of the one before. keys [B] fix all noise: row i of the result
+    depends on x[i], keys[i] and cond[i] alone.
     """
-    noise_keys = numerics.fold_in(keys, 1)
+    steps, noise_keys = jnp.asarray(steps), numerics.fold_in(keys, 1)
 
-    def body(state, step):
-        carry, x = state
-        index, t, t_next = step
-        return solver.step(carry, x, t, t_next, denoise, numerics.fold_in(noise_keys, index), cond), None
+    def body(index, state):
+        t, t_next = steps[index]
+        return solver.step(*state, t, t_next, denoise, numerics.fold_in(noise_keys, index), cond)
 
-    steps = (jnp.arange(len(grid) - 1), jnp.asarray(grid[:-1]), jnp.asarray(grid[1:]))
-    (_, x), _ = jax.lax.scan(body, (solver.init(x), x), steps)
-    return x
+    return jax.lax.fori_loop(first, len(steps) if last is None else last, body,
+                             (solver.init(x) if carry is None else carry, x))

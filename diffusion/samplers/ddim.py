@@ -22,7 +22,7 @@ class DDIM:
         return ()
 
     def step(self, carry, x: Image, t: Time, t_next: Time, denoise: Denoise, keys: Keys, cond: Cond):
-        x0, eps = denoise(x, t, cond)
+        x0, eps, _ = denoise(x, t, cond)
         sigma = self.process.sigma(t_next)
         share = self.eta**2 * self.process.removed(t_next, t)  # of sigma^2 that is drawn anew
         x = self.process.alpha(t_next) * x0 + sigma * jnp.sqrt(1 - share) * eps

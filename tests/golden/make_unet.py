@@ -16,15 +16,17 @@ import torch
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent / "networks")]
-from diffusers_map import diffusers_config, to_diffusers  # noqa: E402
+from diffusers_map import diffusers_config  # noqa: E402
 from golden_unet import IMAGE_SHAPE, LABELS, NETWORK, SEED, TIMES, images  # noqa: E402
 from random_params import random_params  # noqa: E402
+
+from diffusion.interop import unet2d  # noqa: E402
 
 
 def main() -> None:
     network = diffusers.UNet2DModel(**diffusers_config(NETWORK, IMAGE_SHAPE)).eval().double()
-    params = to_diffusers(random_params(NETWORK, IMAGE_SHAPE, SEED))
-    network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in params.items()}, strict=True)
+    params = unet2d.write_params(random_params(NETWORK, IMAGE_SHAPE, SEED))
+    network.load_state_dict({k: torch.from_numpy(v) for k, v in params.items()}, strict=True)
     x = torch.from_numpy(np.ascontiguousarray(images().transpose(0, 3, 1, 2))).double()
     with torch.no_grad():
         out = network(x, torch.tensor(TIMES), class_labels=torch.tensor(LABELS)).sample.numpy().transpose(0, 2, 3, 1)

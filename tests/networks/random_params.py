@@ -32,7 +32,7 @@ def random_params(network, image_shape: tuple[int, ...], seed: int) -> dict:
                 return 1 + np.float32(0.25) * u
             case "bias":
                 return np.float32(0.25) * u
-            case "embedding":
+            case "embedding" | "frequencies":
                 return u
         raise KeyError("/".join(path))
 

@@ -46,7 +46,7 @@ def test_all_predictions_agree_on_one_guess(x64, pair, values):
     f, x_t, alpha, sigma = values
     guess = pair.predict(f, x_t, alpha, sigma)
     for other in PAIRS.values():
-        same = other.predict(other.target(*guess, alpha, sigma), x_t, alpha, sigma)
+        same = other.predict(other.target(*guess[:2], alpha, sigma), x_t, alpha, sigma)
         np.testing.assert_allclose(same.x0, guess.x0, atol=1e-11)
         np.testing.assert_allclose(same.eps, guess.eps, atol=1e-11)
 
@@ -132,3 +132,48 @@ def test_clip_x0_clips_and_keeps_x_t(x64, t):
     np.testing.assert_array_equal(parameterization.clip_x0(denoise, process, bound=0.5)(x_t, t).x0,
                                   np.clip(x0, -0.5, 0.5))
     assert calls == ["cond", None]
+
+
+def test_clip_x0_can_leave_eps_as_it_is(x64):
+    process = DiscreteProcess(betas=BETAS["short"])
+    x_t, x0, eps, fraction = np.random.default_rng(0).normal(scale=2, size=(4, 3, 4, 4, 1))
+    denoise = lambda x, t, cond=None: Prediction(x0, eps, fraction)  # noqa: E731
+    clipped = parameterization.clip_x0(denoise, process, rederive_eps=False)(x_t, 3)
+    np.testing.assert_array_equal(clipped.x0, np.clip(x0, -1, 1))
+    np.testing.assert_array_equal(clipped.eps, eps)
+    np.testing.assert_array_equal(parameterization.clip_x0(denoise, process)(x_t, 3).variance_fraction, fraction)
+
+
+def test_dynamic_threshold_is_the_papers(x64):
+    """Imagen's: by the quantile of |x_0| of each example, at least 1, and at most the largest allowed."""
+    process = DiscreteProcess(betas=BETAS["short"])
+    x_t = np.random.default_rng(0).normal(size=(3, 2, 5, 1))
+    x0 = np.linspace(-1, 1, 10).reshape(1, 2, 5, 1) * np.array([0.5, 2.0, 9.0]).reshape(3, 1, 1, 1)
+    denoise = lambda x, t, cond=None: Prediction(x0, np.full_like(x0, np.nan))  # noqa: E731
+    out = parameterization.dynamic_threshold(denoise, process, 0.7, 4.0)(x_t, 3)
+    s = np.array([1.0, 2.0 * (np.quantile(np.abs(np.linspace(-1, 1, 10)), 0.7)), 4.0]).reshape(3, 1, 1, 1)
+    np.testing.assert_allclose(out.x0, np.clip(x0, -s, s) / s, atol=1e-14)
+    assert np.abs(out.x0).max() == 1.0 and 1 < s[1] < 2
+    alpha, sigma = float(process.alpha(3)), float(process.sigma(3))
+    np.testing.assert_allclose(alpha * out.x0 + sigma * out.eps, x_t, atol=1e-14)
+
+
+def test_a_second_head_is_the_fraction_of_the_variance():
+    process = DiscreteProcess(betas=BETAS["linear"])
+    x, f, head = np.random.default_rng(0).normal(size=(3, 2, 4, 4, 3)).astype(np.float32)
+    network = lambda *_: jnp.concatenate([f, head], axis=-1)  # noqa: E731
+    found = make_denoiser(process, EPS, network, learned_range=True)(None)(x, 5)
+    plain = make_denoiser(process, EPS, lambda *_: f)(None)(x, 5)
+    np.testing.assert_array_equal(found.x0, plain.x0)
+    np.testing.assert_array_equal(found.eps, f)
+    np.testing.assert_array_equal(found.variance_fraction, (head + 1) / 2)
+    assert plain.variance_fraction is None
+
+
+@pytest.mark.parametrize("name", ["x0", "v"])
+def test_where_nothing_of_the_data_is_left_x0_is_what_the_network_says(x64, name):
+    """alpha = 0, sigma = 1: v is -x_0."""
+    x_t, f = np.random.default_rng(0).normal(size=(2, 3, 4))
+    x0, eps, _ = PAIRS[name].predict(f, x_t, 0.0, 1.0)
+    np.testing.assert_array_equal(x0, f if name == "x0" else -f)
+    np.testing.assert_array_equal(eps, x_t)

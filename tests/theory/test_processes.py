@@ -212,9 +212,23 @@ def test_tables_work_under_jit_and_vmap():
 
 
 @pytest.mark.parametrize("betas, shown", [
-    (np.array([0.1, 1.0]), r"shape \(2,\) in \[0.1, 1.0\]"), (np.array([0.0, 0.5]), r"\[0.0, 0.5\]"),
+    (np.array([1.0, 0.1]), r"shape \(2,\) in \[0.1, 1.0\]"), (np.array([0.1, 1.5]), r"\[0.1, 1.5\]"), (np.array([0.0, 0.5]), r"\[0.0, 0.5\]"),
     (np.array([0.1, -0.1]), r"\[-0.1, 0.1\]"), (np.array([0.1, np.nan]), r"\[nan, nan\]"),
     (np.zeros((0,)), r"shape \(0,\)"), (np.full((2, 2), 0.1), r"shape \(2, 2\)")])
 def test_betas_outside_of_0_to_1_are_refused(betas, shown):
     with pytest.raises(ValueError, match=r"betas must be a table of numbers in \(0, 1\), got .*" + shown):
         DiscreteProcess(betas=betas)
+
+
+@pytest.mark.filterwarnings("error")
+def test_zero_terminal_snr_ends_in_pure_noise(x64):
+    betas = schedules.zero_terminal_snr(schedules.linear(50, start=1e-3, end=0.2))
+    process = DiscreteProcess(betas=betas)
+    assert betas[-1] == 1 and process.alpha(50) == 0 and process.sigma(50) == 1 and process.log_snr(50) == -np.inf
+    x0, eps, x_t = np.random.default_rng(0).normal(size=(3, 2, 3, 3, 1))
+    np.testing.assert_array_equal(process.diffuse(x0, 50, eps), eps)
+    for s in (49, 20, 1, 0):
+        mean, variance = process.posterior(x_t, x0, s, 50)  # x_t says nothing of x_0: q(x_s | x_0)
+        np.testing.assert_allclose(mean, process.alpha(s) * x0, atol=1e-15)
+        np.testing.assert_allclose(variance, process.sigma(s) ** 2, atol=1e-15)
+        assert process.removed(s, 50) == 1

@@ -14,6 +14,7 @@ from diffusion.samplers.base import draw_prior, sample
 from diffusion.samplers.ddim import DDIM
 
 PROCESS = DiscreteProcess(betas=schedules.cosine(50))
+ALL_STEPS = grids.pairs(grids.linspace(50, 50))
 KEYS = jax.random.split(jax.random.key(0), 8)
 SOLVERS = {"ancestral": Ancestral(process=PROCESS), "ddim 0.7": DDIM(process=PROCESS, eta=0.7)}
 
@@ -32,10 +33,10 @@ class Recorder:
 
 
 def test_the_grid_is_walked_in_order_with_fresh_keys():
-    grid = grids.trailing(50, 6)
-    seen = np.asarray(sample(Recorder(), None, grid, jnp.zeros((8, 6, 4)), KEYS, jnp.arange(8)))
-    np.testing.assert_array_equal(seen[..., 0], np.broadcast_to(grid[:-1], (8, 6)))
-    np.testing.assert_array_equal(seen[..., 1], np.broadcast_to(grid[1:], (8, 6)))
+    steps = grids.pairs(grids.trailing(50, 6))
+    count, seen = sample(Recorder(), None, steps, jnp.zeros((8, 6, 4)), KEYS, jnp.arange(8))
+    assert count == 6
+    np.testing.assert_array_equal(seen[..., :2], np.broadcast_to(steps, (8, 6, 2)))
     np.testing.assert_array_equal(seen[..., 3], np.broadcast_to(np.arange(8)[:, None], (8, 6)))
     start = np.asarray(draw_prior(PROCESS, KEYS, (1,)))
     assert len(np.unique(np.concatenate([seen[..., 2], start], 1))) == 8 * 7  # no noise twice, the start's included
@@ -43,7 +44,8 @@ def test_the_grid_is_walked_in_order_with_fresh_keys():
 
 def test_noise_is_independent_between_steps_and_from_the_start():
     keys = jax.random.split(jax.random.key(3), 20_000)
-    seen = sample(Recorder(), None, grids.linspace(50, 5), jnp.zeros((20_000, 5, 4)), keys, jnp.zeros(20_000))
+    steps = grids.pairs(grids.linspace(50, 5))
+    _, seen = sample(Recorder(), None, steps, jnp.zeros((20_000, 5, 4)), keys, jnp.zeros(20_000))
     z = np.concatenate([np.asarray(seen[..., 2]), np.asarray(draw_prior(PROCESS, keys, (1,)))], 1)
     np.testing.assert_allclose(np.cov(z.T), np.eye(6), rtol=0, atol=5 * (2 / 20_000) ** 0.5)
 
@@ -71,8 +73,8 @@ def convolution(process):
 def test_a_row_is_the_same_in_any_batch(name):
     """Alone, in another place or among other rows: to the rounding of a convolution, which may go with its shape."""
     cond = jnp.arange(8)
-    denoise, grid = convolution(PROCESS), grids.linspace(50, 20)
-    chain = jax.jit(lambda x, keys, cond: sample(SOLVERS[name], denoise, grid, x, keys, cond))
+    denoise, steps = convolution(PROCESS), grids.pairs(grids.linspace(50, 20))
+    chain = jax.jit(lambda x, keys, cond: sample(SOLVERS[name], denoise, steps, x, keys, cond)[1])
     x = draw_prior(PROCESS, KEYS, (6, 6, 2))
     whole = chain(x, KEYS, cond)
     assert whole.shape == x.shape and whole.dtype == jnp.float32 and np.all(np.isfinite(whole))
@@ -89,7 +91,7 @@ def test_a_row_is_the_same_bit_for_bit_where_the_denoiser_is(name):
         x0 = jnp.clip(x, -1, 1) * PROCESS.alpha(t)
         return Prediction(x0, (x - PROCESS.alpha(t) * x0) / PROCESS.sigma(t))
 
-    chain = jax.jit(lambda x, keys: sample(SOLVERS[name], denoise, grids.linspace(50, 50), x, keys))
+    chain = jax.jit(lambda x, keys: sample(SOLVERS[name], denoise, ALL_STEPS, x, keys)[1])
     x = draw_prior(PROCESS, KEYS, (4, 4, 1))
     whole = chain(x, KEYS)
     np.testing.assert_array_equal(chain(x[5:6], KEYS[5:6]), whole[5:6])
@@ -103,5 +105,27 @@ def test_the_denoiser_is_traced_once():
         calls.append(t)
         return Prediction(x, x)
 
-    jax.jit(lambda x: sample(SOLVERS["ancestral"], denoise, grids.linspace(50, 50), x, KEYS))(jnp.ones((8, 2)))
+    jax.jit(lambda x: sample(SOLVERS["ancestral"], denoise, ALL_STEPS, x, KEYS)[1])(jnp.ones((8, 2)))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_chain_in_pieces_is_the_whole_bit_for_bit_by_one_program(name):
+    """With traced bounds and a table that is longer than the chain, as the sampler calls it."""
+    denoise, steps = convolution(PROCESS), grids.pairs(grids.linspace(50, 20))
+    cond = jnp.arange(8)
+    x = draw_prior(PROCESS, KEYS, (6, 6, 2))
+
+    @jax.jit
+    def piece(steps, first, last, carry, x):
+        return sample(SOLVERS[name], denoise, steps, x, KEYS, cond, first=first, last=last, carry=carry)
+
+    table = np.resize(steps, (64, 2))
+    _, whole = piece(table, 0, 20, (), x)
+    carry, y = (), x
+    for first, last in [(0, 1), (1, 9), (9, 20)]:
+        carry, y = piece(table, first, last, carry, y)
+    np.testing.assert_array_equal(y, whole)
+    assert piece._cache_size() == 1
+    plain = jax.jit(lambda x: sample(SOLVERS[name], denoise, steps, x, KEYS, cond)[1])(x)
+    np.testing.assert_allclose(plain, whole, rtol=0, atol=2e-6)

@@ -72,9 +72,14 @@ def law_by_the_papers(name, process, grid):
     return mean, variance, whole
 
 
+def chain(t_max, steps):
+    """The times of a chain, its end at 0 included."""
+    return np.append(grids.linspace(t_max, steps), 0)
+
+
 def run(name, process, grid, x, keys, denoise=None):
-    solver = SOLVERS[name](process)
-    return jax.jit(lambda x, keys: sample(solver, denoise or gaussian(process), grid, x, keys))(x, keys)
+    solver, steps = SOLVERS[name](process), grids.pairs(grid[:-1], grid[-1])
+    return jax.jit(lambda x, keys: sample(solver, denoise or gaussian(process), steps, x, keys)[1])(x, keys)
 
 
 def keys_of(seed, count):
@@ -97,7 +102,7 @@ def test_each_step_is_the_papers(x64, name):
 @pytest.mark.parametrize("name", SOLVERS)
 def test_the_chain_is_the_product_of_its_steps(x64, name):
     """Same keys in each row, so that the noise drops out of differences; rows are the origin and the basis."""
-    process, grid = linear(60), grids.linspace(60, 60)
+    process, grid = linear(60), chain(60, 60)
     x = np.concatenate([np.zeros((1, 3)), np.eye(3)])
     out = run(name, process, grid, x, jnp.broadcast_to(keys_of(0, 1), 4))
     _, _, whole = law_by_the_papers(name, process, grid)
@@ -108,7 +113,7 @@ def test_the_chain_is_the_product_of_its_steps(x64, name):
 def test_samples_have_the_law_of_the_chain(x64, name):
     """Mean and full covariance of 50,000 chains of 12 steps, within 5 standard errors of the exact law."""
     process, count = linear(60), 50_000
-    grid, keys = grids.linspace(60, 12), keys_of(1, count)
+    grid, keys = chain(60, 12), keys_of(1, count)
     out = np.asarray(run(name, process, grid, draw_prior(process, keys, (3,)).astype(jnp.float64), keys))
     of_mean, variance, _ = law_by_the_papers(name, process, grid)
     on_axes = (out - (MEAN @ AXES * of_mean) @ AXES.T) @ AXES
@@ -121,7 +126,7 @@ def test_samples_have_the_law_of_the_chain(x64, name):
 def test_the_law_of_the_full_chain_goes_to_the_datas(name):
     """Halving beta halves the error of the covariance. That of the mean is not the steps': x_T starts at N(0, I),
     where the data's has the mean alpha_T m, and the probability flow carries that offset to alpha_T sqrt(c) m."""
-    laws = [law_by_the_papers(name, linear(steps), grids.linspace(steps, steps)) for steps in (500, 1000, 2000)]
+    laws = [law_by_the_papers(name, linear(steps), chain(steps, steps)) for steps in (500, 1000, 2000)]
     error = [variance / VARIANCES - 1 for _, variance, _ in laws]
     assert np.all(np.abs(error[2]) < 0.02)
     assert 1.7 < np.abs(error[0] - error[1]).max() / np.abs(error[1] - error[2]).max() < 2.2
@@ -171,9 +176,9 @@ def test_the_last_step_returns_the_estimate_without_noise(name, t):
 
 def test_ddim_without_noise_is_a_function_of_its_start(x64):
     process, x = linear(60), np.random.default_rng(0).normal(size=(4, 3))
-    a, b = (run("ddim 0", process, grids.linspace(60, 12), x, keys_of(seed, 4)) for seed in (0, 1))
+    a, b = (run("ddim 0", process, chain(60, 12), x, keys_of(seed, 4)) for seed in (0, 1))
     np.testing.assert_array_equal(a, b)
-    assert np.abs(run("ddim 0.5", process, grids.linspace(60, 12), x, keys_of(0, 4)) - a).max() > 0.1
+    assert np.abs(run("ddim 0.5", process, chain(60, 12), x, keys_of(0, 4)) - a).max() > 0.1
 
 
 def test_ddim_converges_to_the_probability_flow_at_first_order(x64):
@@ -186,3 +191,36 @@ def test_ddim_converges_to_the_probability_flow_at_first_order(x64):
     order = np.log2(np.divide(error[:-1], error[1:]))
     assert np.all(np.abs(order - 1) < 0.15), (error, order)
     assert error[-1] < 0.01
+
+
+@pytest.mark.parametrize("t, s", [(40, 39), (40, 7), (3, 2), (2, 1)])
+def test_a_learned_variance_lies_between_small_and_large_by_their_logarithms(x64, t, s):
+    """Nichol & Dhariwal (2021), Eq. 15: at v = 0 the small one, at 1 the large one, halfway the geometric mean."""
+    process, x, keys = linear(40), np.random.default_rng(0).normal(size=(6, 3)), keys_of(0, 6)
+    noise = numerics.normal(keys, (3,), jnp.float64)
+
+    def std(variance, fraction=None):
+        denoise = lambda *_: gaussian(process)(*_)._replace(variance_fraction=fraction)  # noqa: E731
+        solver = Ancestral(process=process, variance=variance)
+        out = solver.step((), x, t, s, denoise, keys, None)[1]
+        return (out - process.posterior(x, gaussian(process)(x, t).x0, s, t).mean) / noise
+
+    small, large = std("small"), std("large")
+    assert np.all(small < large)
+    for fraction, expected in [(0.0, small), (1.0, large), (0.5, np.sqrt(small * large))]:
+        np.testing.assert_allclose(std("learned_range", np.full(x.shape, fraction)), expected, rtol=1e-9)
+
+
+def test_a_learned_variance_adds_nothing_to_the_finished_picture(x64):
+    process, x, keys = linear(40), np.random.default_rng(0).normal(size=(6, 3)), keys_of(0, 6)
+    denoise = lambda *_: gaussian(process)(*_)._replace(variance_fraction=np.ones((6, 3)))  # noqa: E731
+    out = Ancestral(process=process, variance="learned_range").step((), x, 5, 0, denoise, keys, None)[1]
+    np.testing.assert_allclose(out, denoise(x, 5).x0, rtol=1e-12)
+
+
+def test_ddim_from_a_time_to_itself_moves_nothing(x64):
+    """The last step of a chain that ends at t = 1 (diffusers' set_alpha_to_one=False)."""
+    process, x, keys = linear(40), np.random.default_rng(0).normal(size=(6, 3)), keys_of(0, 6)
+    for eta in (0.0, 0.7):
+        out = DDIM(process=process, eta=eta).step((), x, 1, 1, gaussian(process), keys, None)[1]
+        np.testing.assert_allclose(out, x, rtol=1e-12)

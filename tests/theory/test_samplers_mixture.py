@@ -54,8 +54,8 @@ def mixture(process, weights=WEIGHTS, centers=CENTERS, stds=STDS):
 
 def run(name, process, x, keys, denoise, grid=None):
     grid = grids.linspace(process.t_max, process.t_max) if grid is None else grid
-    solver = SOLVERS[name](process)
-    return jax.jit(lambda x, keys: sample(solver, denoise, grid, x, keys))(x, keys)
+    solver, steps = SOLVERS[name](process), grids.pairs(grid)
+    return jax.jit(lambda x, keys: sample(solver, denoise, steps, x, keys)[1])(x, keys)
 
 
 def law_by_quadrature(name, process, nodes=800):

@@ -49,3 +49,27 @@ def test_cosine_clips_the_last_beta_alone():
     assert betas[-1] == 0.999 and betas[-2] == pytest.approx(0.75, abs=1e-5)
     assert np.all(np.diff(betas) > 0)
     assert schedules.cosine(1000, max_beta=0.5).max() == 0.5
+
+
+def test_scaled_linear_has_evenly_spaced_roots():
+    betas = schedules.scaled_linear(1000, start=0.00085, end=0.012)
+    assert betas.dtype == np.float64 and len(betas) == 1000
+    np.testing.assert_allclose(betas[[0, -1]], [0.00085, 0.012], rtol=1e-14)
+    np.testing.assert_allclose(np.diff(np.sqrt(betas), 2), 0, atol=1e-15)
+
+
+def test_sigmoid_is_the_logistic_curve():
+    betas = schedules.sigmoid(1001, start=1e-4, end=0.02)
+    share = (betas - 1e-4) / (0.02 - 1e-4)
+    np.testing.assert_allclose(np.log(share / (1 - share)), np.linspace(-6, 6, 1001), atol=1e-11)
+
+
+@pytest.mark.parametrize("betas", [schedules.linear(1000), schedules.cosine(1000),
+                                   schedules.scaled_linear(1000, start=0.00085, end=0.012)])
+def test_zero_terminal_snr_shifts_and_scales_alpha(betas):
+    """Lin et al. (2024), Section 3.1: alpha_T = 0, alpha_1 as it was, and alpha in between by one linear map."""
+    old = np.sqrt(np.cumprod(1 - betas))
+    new = np.sqrt(np.cumprod(1 - schedules.zero_terminal_snr(betas)))
+    assert new[-1] == 0
+    np.testing.assert_allclose(new[0], old[0], rtol=1e-14)
+    np.testing.assert_allclose((new[1:] - new[0]) / (old[1:] - old[0]), new[0] / (old[0] - old[-1]), rtol=1e-9)

@@ -30,7 +30,7 @@ def errors(request):
     x0, eps, guess = np.random.default_rng(0).normal(size=(3, 1000, 6))
     x_t = alpha * x0 + sigma * eps
     wrong = X0.predict(guess, x_t, alpha, sigma)
-    error = {name: ((pair.target(x0, eps, alpha, sigma) - pair.target(*wrong, alpha, sigma)) ** 2).sum(1)
+    error = {name: ((pair.target(x0, eps, alpha, sigma) - pair.target(*wrong[:2], alpha, sigma)) ** 2).sum(1)
              for name, pair in {"x0": X0, "eps": EPS, "v": V}.items()}
     return process, error, alpha_bar / (1 - alpha_bar)
 

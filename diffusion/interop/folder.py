@@ -1,0 +1,172 @@
+"""A model in diffusers' layout on the disk or on the Hugging Face hub.
+
+    model_index.json            the pipeline's class (may be missing in a flat folder)
+    unet/config.json            UNet2DModel; flat: config.json
+    unet/diffusion_pytorch_model.safetensors (or .bin, or either in shards with an .index.json)
+    scheduler/scheduler_config.json             flat: scheduler_config.json
+"""
+import json
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion.errors import CheckpointError
+from diffusion.interop import scheduler, unet2d
+from diffusion.interop.tensor_files import read_sharded, read_tensors, write_safetensors
+from diffusion.io.files import atomic_write, cannot_write
+
+PIPELINES = {"DDPMPipeline": "DDPMScheduler", "DDIMPipeline": "DDIMScheduler"}
+WEIGHTS = "diffusion_pytorch_model"
+HUB_FILES = ["*.json", f"*{WEIGHTS}.safetensors", f"*{WEIGHTS}.bin", f"*{WEIGHTS}-*-of-*.safetensors",
+             f"*{WEIGHTS}-*-of-*.bin"]
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def find(source: str | os.PathLike) -> Path:
+    """The folder of a source: itself, or the cached copy of a hub name such as "google/ddpm-cifar10-32".
+
+    Raises CheckpointError if there is no such folder and it is no hub name, or the hub cannot be reached.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(f"{path} is a file. Name the folder of the model: a run folder of ours, or a folder with "
+                              "config.json or unet/ of diffusers. Weights of other projects: see docs/interop.md.")
+    if not HUB_NAME.fullmatch(str(source)) or ".." in str(source):
+        raise CheckpointError(f"There is no folder {path}, and it is no name on the hub: those are OWNER/NAME, such as "
+                              "google/ddpm-cifar10-32.")
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise CheckpointError(f"There is no folder {path}. To load it by that name from the Hugging Face hub, install "
+                              "the extra: pip install diffusion[hub]") from None
+    try:
+        return Path(huggingface_hub.snapshot_download(str(source), allow_patterns=HUB_FILES))
+    except Exception as error:  # the library's, its HTTP client's and the system's: offline, no such name, a full disk
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"There is no folder {path}, and {source} could not be loaded from the Hugging Face hub ({reason}). Where "
+            f"there is a connection, run `hf download {source} --local-dir DIR`, copy DIR here and name it instead."
+        ) from error
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Our config sections of a model in diffusers' layout.
+
+    Raises CheckpointError if a file is missing or no JSON, or a setting is not supported.
+    """
+    index = folder / "model_index.json"
+    if index.is_file() and (name := read_json(index).get("_class_name")) not in PIPELINES:
+        raise CheckpointError(f"{index} describes a {name}, which is not supported. It can be one of: "
+                              f"{', '.join(PIPELINES)}.")
+    unet, beside = part(folder, "unet"), part(folder, "scheduler")
+    for file in (unet / "config.json", beside / "scheduler_config.json"):
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing. A model in diffusers' layout has config.json, "
+                                  f"scheduler_config.json and {WEIGHTS}.safetensors (or .bin), in one folder or in "
+                                  f"unet/ and scheduler/. {folder} has: {contents(folder)}.")
+    settings, where = read_json(unet / "config.json"), str(unet / "config.json")
+    if "attention_head_dim" not in settings and settings.get("_class_name") == "UNet2DModel":
+        warnings.warn(f"{where} has no attention_head_dim. diffusers takes heads of 8 channels for it, and so does this; "
+                      "the networks of Ho et al. (2020), such as google/ddpm-cifar10-32, were trained with one head: for "
+                      "that, set attention_head_dim to null in the file, or network.head_channels to 0.", stacklevel=4)
+    sections = unet2d.read_settings(settings, where)
+    return sections | scheduler.read_settings(read_json(beside / "scheduler_config.json"),
+                                              str(beside / "scheduler_config.json"))
+
+
+def read_weights(folder: Path) -> dict[str, np.ndarray]:
+    """The state dict of a model in diffusers' layout.
+
+    Raises CheckpointError if there is none, or the file is truncated or carries code.
+    """
+    folder = part(folder, "unet")
+    for suffix in (".safetensors", ".bin"):
+        if (folder / f"{WEIGHTS}{suffix}").is_file():
+            return read_tensors(folder / f"{WEIGHTS}{suffix}")
+        if (folder / f"{WEIGHTS}{suffix}.index.json").is_file():
+            return read_sharded(folder, f"{WEIGHTS}{suffix}.index.json")
+    raise CheckpointError(f"{folder} has no weights: {WEIGHTS}.safetensors or {WEIGHTS}.bin is needed, and it has: "
+                          f"{contents(folder)}.")
+
+
+def part(folder: Path, name: str) -> Path:
+    """Its own folder, or the model's where that is flat."""
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read as JSON: {error}. Fetch the file again.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} holds a {type(value).__name__}, where an object of settings is needed.")
+    return value
+
+
+def contents(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
+
+
+def write(folder: Path, *, unet: dict[str, Any], schedule: dict[str, Any], state: dict[str, np.ndarray],
+          readme: str) -> None:
+    """Writes a pipeline that diffusers loads, to a folder that is new or empty: whole, or not at all.
+
+    Raises CheckpointError if the folder holds something, or cannot be written.
+    """
+    folder = Path(folder)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise CheckpointError(f"{folder} is there already. Nothing was changed. Name a new or empty folder.")
+    pipeline = next(name for name, kind in PIPELINES.items() if kind == schedule["_class_name"])
+    files = {"model_index.json": {"_class_name": pipeline, "unet": ["diffusers", "UNet2DModel"],
+                                  "scheduler": ["diffusers", schedule["_class_name"]]},
+             "unet/config.json": unet, "scheduler/scheduler_config.json": schedule}
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        temporary.chmod(0o755)  # mkdtemp's is for the owner alone
+        for name, value in files.items():
+            atomic_write(temporary / name, json.dumps(value, indent=2) + "\n")
+        atomic_write(temporary / "README.md", readme)
+        write_safetensors(temporary / "unet" / f"{WEIGHTS}.safetensors", state, {"format": "pt"})
+        os.replace(temporary, folder)  # also over an empty folder
+    except OSError as error:
+        raise CheckpointError(cannot_write(folder, error)) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def readme(unet: dict[str, Any], schedule: dict[str, Any]) -> str:
+    """README.md of an exported model: what it is, and how each side loads it."""
+    pipeline = next(name for name, kind in PIPELINES.items() if kind == schedule["_class_name"])
+    size, channels = unet["sample_size"], unet["in_channels"]
+    return f"""# A diffusion model of {size}x{size}x{channels} images
+
+Trained with `diffusion` (JAX), written in the layout of diffusers: a `UNet2DModel` and a `{schedule["_class_name"]}`.
+
+With diffusers (PyTorch):
+
+    from diffusers import {pipeline}
+
+    {pipeline}.from_pretrained("THIS FOLDER")(batch_size=4).images[0].save("out.png")
+
+With `diffusion` (JAX):
+
+    from diffusion import DiffusionPipeline
+
+    DiffusionPipeline.from_pretrained("THIS FOLDER")(batch_size=4).images[0].save("out.png")
+
+Where x0 is clipped, `diffusion` makes eps consistent with the clipped x0 in DDIM steps of its own models. diffusers does so
+with `use_clipped_model_output=True` in the call of a DDIMPipeline.
+"""

@@ -1,0 +1,167 @@
+"""Pretrained models in five lines:
+
+    from diffusion import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained("google/ddpm-cifar10-32")
+    images = pipe(batch_size=16, num_inference_steps=1000, seed=0).images
+    images[0].save("out.png")
+"""
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from diffusion import build, guidance, pretrained
+from diffusion import config as config_lib
+from diffusion.errors import ConfigError
+from diffusion.interop import folder, scheduler, unet2d
+from diffusion.io.images import picture, to_uint8
+from diffusion.io.progress import Progress
+
+# What of config.sample only makes the time grid: the compiled sampler serves all values.
+GRID_KEYS = {"steps", "spacing", "offset", "constant_stride", "end", "batch_size", "preview"}
+
+
+@dataclass(frozen=True)
+class PipelineOutput:
+    """`images`: a list of B PIL images, or float32 [B, H, W, C] in [0, 1]."""
+    images: list[Image.Image] | np.ndarray
+
+
+class DiffusionPipeline:
+    """A model and its weights, to sample from. `config` is the whole config, `params` the (averaged) parameters."""
+
+    def __init__(self, config: ConfigDict, params: Any):
+        """`params` as `build.model(config).abstract_params` says. Raises ConfigError if the config cannot be built."""
+        self.config, self.params = config, params
+        self._models: dict[str, build.Model] = {}
+        self._samplers: dict[str, build.Sampler] = {}
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike, *, checkpoint: int | None = None,
+                        overrides: dict[str, Any] | None = None) -> "DiffusionPipeline":
+        """Loads a model, with its sampler's settings.
+
+        Args:
+          source: a run folder of ours; a folder in diffusers' layout, flat or with unet/ and scheduler/, its weights
+            .safetensors or .bin (no pickle in it is executed); or a name on the Hugging Face hub, such as
+            "google/ddpm-cifar10-32" (needs the extra `hub`, and is then in its cache).
+          checkpoint: the step of a run folder's checkpoint. Default: the newest.
+          overrides: config keys to set otherwise, such as {"network.head_channels": 0, "sample.steps": 50}.
+
+        Raises CheckpointError if files are missing, damaged or do not fit, ConfigError if a setting cannot be run.
+        """
+        loaded = pretrained.load(source, checkpoint=checkpoint)
+        return cls.of(loaded, overrides)
+
+    @classmethod
+    def of(cls, loaded: pretrained.Pretrained, overrides: dict[str, Any] | None = None) -> "DiffusionPipeline":
+        config = config_lib.override(loaded.config, overrides or {})
+        return cls(config, loaded.params(build.model(config).abstract_params))
+
+    def __call__(self, batch_size: int = 1, num_inference_steps: int | None = None, seed: int = 0, *,
+                 sampler: str | None = None, eta: float | None = None, initial_noise: np.ndarray | None = None,
+                 class_labels: Any = None, guidance_scale: float = 1.0, unconditional_label: int | None = None,
+                 dtype: str | None = None, output_type: Literal["pil", "np"] = "pil",
+                 progress_bar: bool = True) -> PipelineOutput:
+        """Draws images. Image i is a function of the seed, i and the settings alone, whatever the batch size.
+
+        Args:
+          batch_size: how many images, in one chain; each size compiles once, any number of steps.
+          num_inference_steps: network evaluations for an image. Default: the source's `sample.steps`.
+          seed: of all noise.
+          sampler: "ancestral" or "ddim". Default: the source's.
+          eta: ddim: 0 deterministic .. 1 like ancestral with the small variance. Default: the source's.
+          initial_noise: float [B, H, W, C], x at the chain's start instead of drawn noise.
+          class_labels: of a conditional model: an int, or [B] of them. Default: image i is of class i % classes.
+          guidance_scale: classifier-free guidance (Ho & Salimans 2022), 1 for none; it needs `unconditional_label`, the
+            label that the model was trained with for "no class".
+          dtype: "float32" or "bfloat16", of the network's computation. Default: the source's.
+          output_type: "pil", or "np" for float32 in [0, 1].
+          progress_bar: shows it on a terminal, and lines elsewhere. Without, the chain is one call of the device.
+
+        Raises ConfigError for an argument that the model cannot take, DivergedError if an image has NaN in it.
+        """
+        if output_type not in ("pil", "np"):
+            raise ConfigError(f"output_type = {output_type!r} is not known. It can be 'pil' or 'np'.")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size = {batch_size} must be 1 or more.")
+        given = {"network.dtype": dtype, "sample.solver": sampler, "sample.eta": eta, "sample.steps": num_inference_steps}
+        config = config_lib.override(self.config, {key: value for key, value in given.items() if value is not None})
+        model = self._model(config)
+        if output_type == "pil" and model.shape[-1] not in (1, 3):
+            raise ConfigError(f"Images of {model.shape[-1]} channels are no pictures: ask for output_type='np'.")
+        run = self._sampler(config, model, guidance_scale, unconditional_label)
+        steps = build.grid(config.sample, model.process)
+        # The chains are cut over the devices: what fills up the last piece is thrown away.
+        rows = -(-batch_size // jax.device_count()) * jax.device_count()
+        cond = self._labels(class_labels, batch_size, rows, model.num_classes)
+        noise = self._noise(initial_noise, (batch_size, *model.shape), rows)
+        indices = np.arange(rows, dtype=np.int32)
+        if progress_bar:
+            with Progress(len(steps), unit="step", images_per_unit=batch_size / len(steps)) as progress:
+                x = run(self.params, steps, seed, indices, cond=cond, noise=noise, report=progress.update)
+        else:
+            x = run(self.params, steps, seed, indices, cond=cond, noise=noise)
+        pixels = to_uint8(x[:batch_size])  # also looks for NaN
+        return PipelineOutput([picture(image) for image in pixels] if output_type == "pil" else (x[:batch_size] + 1) / 2)
+
+    def save_pretrained(self, directory: str | os.PathLike) -> None:
+        """Writes a new folder that diffusers' DDPMPipeline.from_pretrained loads (DDIMPipeline if the sampler is ddim).
+
+        Raises CheckpointError, with nothing written, if the model has something that diffusers cannot express, which
+        the message names, or the folder cannot be written.
+        """
+        c = self.config.to_dict()
+        unet = unet2d.write_settings(c["network"], size=c["data"]["size"], channels=c["data"]["channels"],
+                                     learned_range=c["learned_range"])
+        schedule = scheduler.write_settings(c["process"], c["sample"], c["prediction"], build.betas(self.config.process))
+        folder.write(Path(directory), unet=unet, schedule=schedule, state=unet2d.write_params(self.params["params"]),
+                     readme=folder.readme(unet, schedule))
+
+    def _model(self, config: ConfigDict) -> build.Model:
+        if config.network.dtype not in self._models:
+            self._models[config.network.dtype] = build.model(config)
+        return self._models[config.network.dtype]
+
+    def _sampler(self, config: ConfigDict, model: build.Model, scale: float, null: int | None) -> build.Sampler:
+        outer = lambda denoise: denoise  # noqa: E731
+        if scale != 1.0:
+            if not model.num_classes or null is None or not 0 <= null < model.num_classes:
+                raise ConfigError(f"guidance_scale = {scale} needs a class-conditional model and unconditional_label, the "
+                                  f"label below {model.num_classes} that it was trained with for no class; got {null}.")
+            outer = lambda denoise: guidance.classifier_free(denoise, scale, null)  # noqa: E731
+        settings = {key: value for key, value in config.sample.items() if key not in GRID_KEYS}
+        key = json.dumps([config.network.dtype, settings, scale, null])
+        if key not in self._samplers:
+            self._samplers[key] = build.sampler(config, model, outer)
+        return self._samplers[key]
+
+    @staticmethod
+    def _labels(labels: Any, count: int, rows: int, classes: int) -> np.ndarray | None:
+        if not classes:
+            if labels is not None:
+                raise ConfigError("class_labels were given, but the model is unconditional.")
+            return None
+        labels = np.arange(count) % classes if labels is None else np.asarray(labels)
+        if labels.shape not in ((), (count,)) or not np.issubdtype(labels.dtype, np.integer):
+            raise ConfigError(f"class_labels must be one integer or {count} of them (batch_size), got {labels.dtype} "
+                              f"{list(labels.shape)}.")
+        if labels.min() < 0 or labels.max() >= classes:
+            raise ConfigError(f"class_labels must lie in 0 .. {classes - 1}, got {labels.min()} .. {labels.max()}.")
+        return np.resize(np.broadcast_to(labels, (count,)), rows).astype(np.int32)
+
+    @staticmethod
+    def _noise(noise: np.ndarray | None, shape: tuple[int, ...], rows: int) -> np.ndarray | None:
+        if noise is None:
+            return None
+        noise = np.asarray(noise, np.float32)
+        if noise.shape != shape:
+            raise ConfigError(f"initial_noise must be [B, H, W, C] = {list(shape)}, got {list(noise.shape)}.")
+        return np.resize(noise, (rows, *shape[1:]))

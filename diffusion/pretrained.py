@@ -1,0 +1,78 @@
+"""Models that are there already: a run of ours, a model in diffusers' layout on the disk or the hub, others' weights.
+
+Each gives a config, from which `build` makes the parts, and parameters that fit it.
+"""
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from diffusion import config as config_lib
+from diffusion.errors import CheckpointError, ConfigError
+from diffusion.interop import folder, unet2d
+from diffusion.io import run_folder
+from diffusion.io.checkpoint import Checkpoints
+
+FREE_KEYS = {"network.dropout", "network.dtype"}  # may differ between a model and a run that starts from its weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A config, and what gives parameters of the shapes and shardings of a tree of jax.ShapeDtypeStruct."""
+    config: ConfigDict
+    params: Callable[[Any], Any]
+
+
+def load(source: str | os.PathLike, *, checkpoint: int | None = None) -> Pretrained:
+    """`source`: a run folder of ours, a folder in diffusers' layout, or a name on the Hugging Face hub.
+
+    checkpoint: of a run folder, the step; the newest if None. The weights are read when asked for. Raises CheckpointError or ConfigError if there is no such model or it cannot be read or expressed.
+    """
+    path = folder.find(source)
+    if run_folder.is_run(path):
+        def restore(abstract):
+            with Checkpoints(path / "checkpoints", keep=None) as checkpoints:
+                return checkpoints.restore_part("ema", abstract, checkpoint)
+
+        config = config_lib.from_dict(folder.read_json(path / "config.json"), str(path / "config.json"))
+        return Pretrained(config=config, params=restore)
+    if checkpoint is not None:
+        raise ConfigError(f"{source} is not a run folder of ours: it has no checkpoint {checkpoint}, but one set of weights.")
+    return from_sections(folder.read_settings(path),
+                         lambda abstract: unet2d.read_params(abstract, folder.read_weights(path), str(path)), str(source))
+
+
+def from_sections(sections: dict[str, Any], read: Callable[[Any], Any], where: str) -> Pretrained:
+    """A model given by sections of our config and a reader of its parameters (the tree under "params")."""
+    def place(abstract):
+        return jax.tree.map(lambda value, leaf: jax.make_array_from_callback(
+            leaf.shape, leaf.sharding, lambda index: value[index]), {"params": read(abstract["params"])}, abstract)
+
+    return Pretrained(config=config_lib.from_dict(sections, where), params=place)
+
+
+def get_config(source: str) -> ConfigDict:
+    """Makes this file a config file: --config=diffusion/pretrained.py:SOURCE, as main does for a --config that is not
+    given."""
+    return load(source).config
+
+
+def check_same_network(config: ConfigDict, source: ConfigDict, where: str) -> None:
+    """Raises ConfigError unless the networks of both configs compute the same function of the same weights."""
+    differing = [key for key in differences(config, source, ("network", "data.size", "data.channels", "learned_range"))
+                 if key not in FREE_KEYS]
+    if differing:
+        theirs = config_lib.keys(source)
+        flags = " ".join(f"--config.{key}={str(theirs[key]).replace(' ', '')}" for key in differing)
+        raise ConfigError(f"The network of this config is not that of {where}. Leave --config away, or give: {flags}")
+
+
+def differences(config: ConfigDict, source: ConfigDict, sections: tuple[str, ...]) -> list[str]:
+    """The dotted keys, in the sections or equal to one of them, whose values differ."""
+    ours, theirs = config_lib.keys(config), config_lib.keys(source)
+    return [key for key in ours if key.startswith(tuple(f"{name}." for name in sections)) or key in sections
+            if ours[key] != theirs[key]]
