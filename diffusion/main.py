@@ -68,7 +68,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     given = [arg.lstrip("-") for arg in argv[1:] if arg.startswith("-")]
     sources = [arg.split("=", 1)[1] for arg in given if arg.startswith(("from_pretrained=", "init_from="))]
     if sources and not any(arg == "config" or arg.startswith("config=") for arg in given):
-        argv = [*argv, f"--config={Path(__file__).with_name('pretrained.py')}:{sources[0]}"]
+        argv = [argv[0], f"--config={Path(__file__).with_name('pretrained.py')}:{sources[0]}", *argv[1:]]
     try:  # reading the config file runs it, and any error in it comes out here
         rest = flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:

@@ -123,7 +123,7 @@ class DiffusionPipeline:
                                      learned_range=c["learned_range"])
         schedule = scheduler.write_settings(c["process"], c["sample"], c["prediction"], build.betas(self.config.process))
         folder.write(Path(directory), unet=unet, schedule=schedule, state=unet2d.write_params(self.params["params"]),
-                     readme=folder.readme(unet, schedule))
+                     readme=folder.readme(unet, schedule, self.config.sample.steps))
 
     def _model(self, config: ConfigDict) -> build.Model:
         if config.network.dtype not in self._models:

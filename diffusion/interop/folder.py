@@ -147,8 +147,8 @@ def write(folder: Path, *, unet: dict[str, Any], schedule: dict[str, Any], state
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def readme(unet: dict[str, Any], schedule: dict[str, Any]) -> str:
-    """README.md of an exported model: what it is, and how each side loads it."""
+def readme(unet: dict[str, Any], schedule: dict[str, Any], steps: int) -> str:
+    """README.md of an exported model: what it is, and how each side loads it; `steps` has no place in the settings."""
     pipeline = next(name for name, kind in PIPELINES.items() if kind == schedule["_class_name"])
     size, channels = unet["sample_size"], unet["in_channels"]
     return f"""# A diffusion model of {size}x{size}x{channels} images
@@ -159,13 +159,15 @@ With diffusers (PyTorch):
 
     from diffusers import {pipeline}
 
-    {pipeline}.from_pretrained("THIS FOLDER")(batch_size=4).images[0].save("out.png")
+    pipe = {pipeline}.from_pretrained("THIS FOLDER")
+    pipe(batch_size=4, num_inference_steps={steps}).images[0].save("out.png")
 
 With `diffusion` (JAX):
 
     from diffusion import DiffusionPipeline
 
-    DiffusionPipeline.from_pretrained("THIS FOLDER")(batch_size=4).images[0].save("out.png")
+    pipe = DiffusionPipeline.from_pretrained("THIS FOLDER")
+    pipe(batch_size=4, num_inference_steps={steps}).images[0].save("out.png")
 
 Where x0 is clipped, `diffusion` makes eps consistent with the clipped x0 in DDIM steps of its own models. diffusers does so
 with `use_clipped_model_output=True` in the call of a DDIMPipeline.
