@@ -125,7 +125,8 @@ def process(c: ConfigDict, prediction: str) -> processes.Process:
          "at t = T nothing of the data is left in x, so that it cannot be found from x and eps: predict v or x0 (Lin et "
          "al. 2024, Section 3.1).")
     table = betas(c)
-    return processes.DiscreteProcess(betas=schedules.zero_terminal_snr(table) if c.zero_terminal_snr else table)
+    return processes.DiscreteProcess(betas=schedules.zero_terminal_snr(table) if c.zero_terminal_snr else table,
+                                     label_scale=1000 / len(table) if c.rescale_times else 1.0)
 
 
 def network(c: ConfigDict, size: int, out_channels: int):

@@ -36,6 +36,7 @@ def base() -> ConfigDict:
     p.offset = 0.008                   # cosine: s
     p.max_beta = 0.999                 # cosine: betas are clipped here
     p.betas = ()                       # name "table": beta_1 .. beta_T themselves
+    p.rescale_times = False            # the network is told (t - 1) 1000 / T, as in improved-diffusion, not t - 1
     p.zero_terminal_snr = False        # rescale so that nothing of the data is left at T (Lin et al. 2024)
 
     c.prediction = "eps"               # what the network predicts: eps, x0, v

@@ -70,6 +70,7 @@ class DiscreteProcess(Process):
     working precision where they are used, each from its own float64 value: sigma is not sqrt(1 - alpha^2) in float32.
     """
     betas: np.ndarray  # float64 [T], in (0, 1); the last may be 1: zero terminal SNR (Lin et al. 2024)
+    label_scale: float = 1.0
     prior_std = 1.0    # N(0, I), though sigma(T) is a little less (Ho et al. 2020, Algorithm 2, line 1)
 
     def __post_init__(self):
@@ -99,5 +100,8 @@ class DiscreteProcess(Process):
         return jnp.asarray(self._log_snr, float)[t]
 
     def label(self, t: Time) -> Array:
-        """t - 1: the papers' code counts the T noisy steps from 0, and published weights expect that."""
-        return jnp.asarray(t - 1, float)
+        """t - 1: the papers' code counts the T noisy steps from 0, and published weights expect that.
+
+        Times label_scale, which is 1000 / T in improved-diffusion: networks for T = 4000 then see the times of T = 1000.
+        """
+        return jnp.asarray(t - 1, float) * self.label_scale

@@ -69,7 +69,11 @@ def write_settings(process: dict[str, Any], sample: dict[str, Any], prediction: 
     """Our config sections, and the betas [T] that they make -> scheduler_config.json of the same chain.
 
     `betas` are those before `zero_terminal_snr`. Schedules that diffusers does not know by name are written as a table.
+    Raises CheckpointError for a network that is told other times than diffusers tells it.
     """
+    if process["rescale_times"] and process["steps"] != 1000:
+        raise CheckpointError("diffusers tells a network the time t - 1 itself: config.process.rescale_times with "
+                              f"config.process.steps = {process['steps']} cannot be expressed.")
     inverse = lambda table, value: next(theirs for theirs, ours in table.items() if ours == value)  # noqa: E731
     named = process["name"] in SCHEDULES.values() and (
         process["name"] != "cosine" or (process["offset"], process["max_beta"]) == (0.008, 0.999))

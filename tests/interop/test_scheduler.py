@@ -83,3 +83,12 @@ def test_a_schedule_that_diffusers_cannot_name_becomes_a_table():
     written = scheduler.write_settings(c.process.to_dict(), c.sample.to_dict(), c.prediction, build.betas(c.process))
     back = config_of(scheduler.read_settings(written, "s"))
     np.testing.assert_array_equal(build.betas(back.process), build.betas(c.process))
+
+
+def test_rescaled_times_are_not_diffusers():
+    c = config_lib.base()
+    c.process.rescale_times, c.process.steps = True, 4000
+    with pytest.raises(CheckpointError, match="rescale_times with config.process.steps = 4000"):
+        scheduler.write_settings(c.process.to_dict(), c.sample.to_dict(), c.prediction, build.betas(c.process))
+    c.process.steps = 1000  # where it changes nothing
+    assert scheduler.write_settings(c.process.to_dict(), c.sample.to_dict(), c.prediction, build.betas(c.process))

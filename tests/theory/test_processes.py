@@ -232,3 +232,8 @@ def test_zero_terminal_snr_ends_in_pure_noise(x64):
         np.testing.assert_allclose(mean, process.alpha(s) * x0, atol=1e-15)
         np.testing.assert_allclose(variance, process.sigma(s) ** 2, atol=1e-15)
         assert process.removed(s, 50) == 1
+
+
+def test_rescaled_labels_run_from_0_to_below_1000():
+    process = DiscreteProcess(betas=schedules.linear(4000), label_scale=1000 / 4000)
+    np.testing.assert_array_equal(process.label(np.array([1, 2, 4000])), [0, 0.25, 999.75])
