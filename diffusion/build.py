@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion import config as config_lib
-from diffusion.core import (grids, losses, parameterization, processes, schedules, time_densities, weightings)
+from diffusion.core import grids, losses, parameterization, processes, schedules, time_densities, weightings
 from diffusion.data import pipeline, sources
 from diffusion.errors import ConfigError
 from diffusion.generate import Generate, Sampler, make_generate, make_sampler

@@ -44,7 +44,8 @@ class DiffusionPipeline:
         self._samplers: dict[str, build.Sampler] = {}
 
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike, *, checkpoint: int | None = None,
+    def from_pretrained(cls, source: str | os.PathLike, *, checkpoint: int | None = None, layout: str | None = None,
+                        settings: str | dict[str, Any] = "",
                         overrides: dict[str, Any] | None = None) -> "DiffusionPipeline":
         """Loads a model, with its sampler's settings.
 
@@ -53,15 +54,13 @@ class DiffusionPipeline:
             .safetensors or .bin (no pickle in it is executed); or a name on the Hugging Face hub, such as
             "google/ddpm-cifar10-32" (needs the extra `hub`, and is then in its cache).
           checkpoint: the step of a run folder's checkpoint. Default: the newest.
+          layout, settings: for a weight file of another project, "improved-diffusion", "guided-diffusion" or "score_sde",
+            and its flags or config values there, such as "--image_size 64 --num_channels 128" (docs/interop.md).
           overrides: config keys to set otherwise, such as {"network.head_channels": 0, "sample.steps": 50}.
 
         Raises CheckpointError if files are missing, damaged or do not fit, ConfigError if a setting cannot be run.
         """
-        loaded = pretrained.load(source, checkpoint=checkpoint)
-        return cls.of(loaded, overrides)
-
-    @classmethod
-    def of(cls, loaded: pretrained.Pretrained, overrides: dict[str, Any] | None = None) -> "DiffusionPipeline":
+        loaded = pretrained.load(source, checkpoint=checkpoint, layout=layout, settings=settings)
         config = config_lib.override(loaded.config, overrides or {})
         return cls(config, loaded.params(build.model(config).abstract_params))
 

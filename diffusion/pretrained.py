@@ -2,9 +2,12 @@
 
 Each gives a config, from which `build` makes the parts, and parameters that fit it.
 """
+import ast
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,18 @@ import jax
 from ml_collections import ConfigDict
 
 from diffusion import config as config_lib
-from diffusion.errors import CheckpointError, ConfigError
-from diffusion.interop import folder, unet2d
+from diffusion.errors import ConfigError
+from diffusion.interop import folder, openai, score_sde, unet2d
+from diffusion.interop.tensor_files import read_tensors
 from diffusion.io import run_folder
 from diffusion.io.checkpoint import Checkpoints
 
+# Other projects' weight files: (settings, where) -> sections of our config; path -> tensors; the reader of parameters.
+LAYOUTS = {
+    "improved-diffusion": (partial(openai.read_settings, codebase="improved-diffusion"), read_tensors, openai.read_params),
+    "guided-diffusion": (partial(openai.read_settings, codebase="guided-diffusion"), read_tensors, openai.read_params),
+    "score_sde": (score_sde.read_settings, score_sde.read_checkpoint, score_sde.read_params),
+}
 FREE_KEYS = {"network.dropout", "network.dtype"}  # may differ between a model and a run that starts from its weights
 
 
@@ -27,11 +37,19 @@ class Pretrained:
     params: Callable[[Any], Any]
 
 
-def load(source: str | os.PathLike, *, checkpoint: int | None = None) -> Pretrained:
+def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: str | None = None,
+         settings: str | dict[str, Any] = "") -> Pretrained:
     """`source`: a run folder of ours, a folder in diffusers' layout, or a name on the Hugging Face hub.
 
-    checkpoint: of a run folder, the step; the newest if None. The weights are read when asked for. Raises CheckpointError or ConfigError if there is no such model or it cannot be read or expressed.
+    checkpoint: of a run folder, the step; the newest if None. layout: of LAYOUTS, where `source` is a weight file of
+    another project, and `settings` what describes its model there: {"image_size": 32, ...}, or text as on a command line,
+    "--image_size 32" or "image_size=32". The weights are read when asked for. Raises CheckpointError or ConfigError if there is no such model or it cannot be read or expressed.
     """
+    if layout is not None:
+        return load_other(Path(source), layout, settings)
+    if settings:
+        raise ConfigError(f"settings are for the weight files of other projects: say which, by layout = "
+                          f"{' or '.join(LAYOUTS)}.")
     path = folder.find(source)
     if run_folder.is_run(path):
         def restore(abstract):
@@ -44,6 +62,36 @@ def load(source: str | os.PathLike, *, checkpoint: int | None = None) -> Pretrai
         raise ConfigError(f"{source} is not a run folder of ours: it has no checkpoint {checkpoint}, but one set of weights.")
     return from_sections(folder.read_settings(path),
                          lambda abstract: unet2d.read_params(abstract, folder.read_weights(path), str(path)), str(source))
+
+
+def load_other(path: Path, layout: str, settings: str | dict[str, Any]) -> Pretrained:
+    """The weight file of another project."""
+    if layout not in LAYOUTS:
+        raise ConfigError(f"layout = {layout!r} is not known.{config_lib.nearest(layout, LAYOUTS)} It can be one of: "
+                          f"{', '.join(LAYOUTS)}.")
+    settings_of, tensors_of, params_of = LAYOUTS[layout]
+    given = parse_settings(settings) if isinstance(settings, str) else settings
+    return from_sections(settings_of(given, f"settings of {path.name}"), lambda abstract: params_of(
+        abstract, tensors_of(path), str(path), settings=given), str(path))
+
+
+def parse_settings(text: str) -> dict[str, Any]:
+    """"--image_size 32 --ch_mult=(1,2)" or "image_size=32 ch_mult=(1,2)" -> {"image_size": 32, "ch_mult": (1, 2)}.
+
+    Lists without brackets stay text, as the flags of OpenAI's programs have them.
+    """
+    words = [part for word in shlex.split(text) for part in word.split("=", 1)]
+    if len(words) % 2:
+        raise ConfigError(f"The settings {text!r} are not pairs of a name and a value, such as --image_size 32.")
+
+    def value(word: str) -> Any:
+        try:
+            found = ast.literal_eval(word)
+        except (ValueError, SyntaxError):
+            return word
+        return word if isinstance(found, tuple) and not word.startswith("(") else found
+
+    return {name.lstrip("-"): value(word) for name, word in zip(words[::2], words[1::2])}
 
 
 def from_sections(sections: dict[str, Any], read: Callable[[Any], Any], where: str) -> Pretrained:

@@ -5,10 +5,9 @@ import subprocess
 import time
 
 import numpy as np
+import program
 import pytest
 from PIL import Image
-
-import program
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,9 @@
 import sys
 
 import numpy as np
+import program
 import pytest
 
-import program
 from diffusion.data import sources
 
 pytestmark = pytest.mark.slow

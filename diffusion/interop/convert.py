@@ -13,6 +13,7 @@ import numpy as np
 from diffusion import build
 from diffusion.errors import DiffusionError
 from diffusion.pipeline import DiffusionPipeline
+from diffusion.pretrained import LAYOUTS
 
 TIMES = (0, 1, 500, 999)  # as the network is told them
 TOLERANCE = 1e-4          # of outputs of about 1; float32 leaves some 1e-5
@@ -21,7 +22,8 @@ _SOURCES = """\
 SRC is one of
   a run folder of ours (the newest checkpoint, or --checkpoint=STEP);
   a folder in diffusers' layout, flat or with unet/ and scheduler/, with .safetensors or .bin weights;
-  a name on the Hugging Face hub, such as google/ddpm-cifar10-32.
+  a name on the Hugging Face hub, such as google/ddpm-cifar10-32;
+  a weight file of another project, with --layout and --settings (docs/interop.md has what works).
 DST is a new folder, written whole or not at all:
   model_index.json  unet/config.json  unet/diffusion_pytorch_model.safetensors  scheduler/scheduler_config.json
 It is read back and compared, and if torch and diffusers are installed, its output on a random input with diffusers' own.
@@ -36,9 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("source", metavar="SRC", help="the model, see below")
     parser.add_argument("destination", metavar="DST", help="the folder to write")
     parser.add_argument("--checkpoint", type=int, metavar="STEP", help="of a run folder. Default: the newest")
+    parser.add_argument("--layout", choices=list(LAYOUTS), help="SRC is a weight file of this project")
+    parser.add_argument("--settings", default="", metavar="TEXT",
+                        help='with --layout: what describes the model there, such as "--image_size 64 --num_channels 128"')
     args = parser.parse_args(argv)
     try:
-        return convert(args.source, args.destination, checkpoint=args.checkpoint)
+        return convert(args.source, args.destination, checkpoint=args.checkpoint, layout=args.layout,
+                       settings=args.settings)
     except DiffusionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -4,8 +4,17 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from diffusion.networks.layers import (Attention, Downsample, FourierEmbedding, ResBlock, Style, Upsample, double, halve,
-                                       sinusoidal_embedding)
+from diffusion.networks.layers import (
+    Attention,
+    Downsample,
+    FourierEmbedding,
+    ResBlock,
+    Style,
+    Upsample,
+    double,
+    halve,
+    sinusoidal_embedding,
+)
 from diffusion.typing import Array, Cond, Image, Keys
 
 

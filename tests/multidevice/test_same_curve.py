@@ -3,9 +3,8 @@ import socket
 import subprocess
 
 import numpy as np
-import pytest
-
 import program
+import pytest
 
 pytestmark = pytest.mark.multidevice
 # Dropout and flips are on: their draws must not depend on the layout either. The network is as wide as needed for

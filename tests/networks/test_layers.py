@@ -7,8 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.networks.layers import (ACTIVATIONS, Attention, Downsample, Dropout, FourierEmbedding, ResBlock, Style,
-                                       Upsample, ddpm_init, double, halve, sinusoidal_embedding)
+from diffusion.networks.layers import (
+    ACTIVATIONS,
+    Attention,
+    Downsample,
+    Dropout,
+    FourierEmbedding,
+    ResBlock,
+    Style,
+    Upsample,
+    ddpm_init,
+    double,
+    halve,
+    sinusoidal_embedding,
+)
 
 RNG = np.random.default_rng(0)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from diffusion.core import parameterization, schedules
-from diffusion.core.parameterization import EPS, V, X0, Prediction, make_denoiser
+from diffusion.core.parameterization import EPS, X0, Prediction, V, make_denoiser
 from diffusion.core.processes import DiscreteProcess
 
 PAIRS = {"eps": EPS, "x0": X0, "v": V}

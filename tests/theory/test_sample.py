@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion.core import grids, numerics, schedules
-from diffusion.core.parameterization import Prediction, X0, clip_x0, make_denoiser
+from diffusion.core.parameterization import X0, Prediction, clip_x0, make_denoiser
 from diffusion.core.processes import DiscreteProcess
 from diffusion.samplers.ancestral import Ancestral
 from diffusion.samplers.base import draw_prior, sample

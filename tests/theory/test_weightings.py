@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.core import schedules, weightings
-from diffusion.core.parameterization import EPS, V, X0
+from diffusion.core.parameterization import EPS, X0, V
 from diffusion.core.processes import DiscreteProcess
 
 BETAS = {"linear": schedules.linear(1000), "cosine": schedules.cosine(1000)}

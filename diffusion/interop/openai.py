@@ -1,0 +1,239 @@
+"""OpenAI's improved-diffusion (Nichol & Dhariwal 2021) and guided-diffusion (Dhariwal & Nichol 2021), without PyTorch.
+
+Their `.pt` files are plain state dicts of `UNetModel`; what they describe is in the command line that goes with each in
+their READMEs. Both are read here: the flags to our config sections, the state dict to our parameters.
+"""
+import difflib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from diffusion.errors import CheckpointError
+from diffusion.interop import matching
+from diffusion.interop.matching import Slot
+from diffusion.interop.unet2d import count_levels
+
+# The flags that decide what is computed, with the defaults of both codebases' model_and_diffusion_defaults().
+SHARED = dict(
+    image_size=64, num_channels=128, num_res_blocks=2, num_heads=4, num_heads_upsample=-1, attention_resolutions="16,8",
+    dropout=0.0, class_cond=False, use_scale_shift_norm=True, learn_sigma=False, diffusion_steps=1000,
+    noise_schedule="linear", timestep_respacing="", predict_xstart=False, use_ddim=False, clip_denoised=True)
+DEFAULTS = {
+    "improved-diffusion": SHARED | dict(sigma_small=False, rescale_timesteps=True),
+    "guided-diffusion": SHARED | dict(num_head_channels=-1, channel_mult="", resblock_updown=False,
+                                      use_new_attention_order=False, rescale_timesteps=False),
+}
+# The channels of each level, where no flag gives them: by image_size.
+MULTIPLIERS = {
+    "improved-diffusion": {32: (1, 2, 2, 2), 64: (1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4)},
+    "guided-diffusion": {64: (1, 2, 3, 4), 128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4),
+                         512: (0.5, 1, 1, 2, 2, 4, 4)},
+}
+# Flags of their scripts that change nothing in what the weights compute: losses, training, precision, files.
+IGNORED = {
+    "use_kl", "rescale_learned_sigmas", "use_checkpoint", "use_fp16", "fp16_scale_growth", "batch_size", "num_samples",
+    "model_path", "data_dir", "schedule_sampler", "lr", "weight_decay", "lr_anneal_steps", "microbatch", "ema_rate",
+    "log_interval", "save_interval", "resume_checkpoint"}
+UNSUPPORTED = {"large_size": "super-resolution", "small_size": "super-resolution", "base_samples": "super-resolution",
+               "classifier": "guidance by a classifier"}
+NUM_CLASSES = 1000  # of a model with class_cond, whatever the data
+YES, NO = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
+
+
+# ---- settings ------------------------------------------------------------------------------------------------------
+
+def read_settings(flags: dict[str, Any], where: str, *, codebase: str) -> dict[str, Any]:
+    """Their flags -> our config sections "network", "data", "process", "sample", and "prediction", "learned_range".
+
+    flags: {"image_size": "64", ...}, strings as on the command line or values; those that are missing have the defaults
+    of `codebase`, "improved-diffusion" or "guided-diffusion". The flags of training and of files are allowed and change
+    nothing. Raises CheckpointError for a flag that the codebase has not, or what our networks and samplers have not.
+    """
+    def unsupported(key: str, why: str) -> CheckpointError:
+        return CheckpointError(f"{where}: {key} = {f[key]!r} is not supported{why}")
+
+    if codebase not in DEFAULTS:
+        raise CheckpointError(f"{where}: the codebase is {' or '.join(DEFAULTS)}, not {codebase!r}: their flags have "
+                              "different defaults.")
+    f = parse(flags, codebase, where)
+    size, multipliers = f["image_size"], channel_multipliers(f, codebase, where)
+    for key in ("image_size", "num_channels", "num_res_blocks", "num_heads", "diffusion_steps"):
+        if f[key] < 1:
+            raise unsupported(key, ": it must be 1 or more.")
+    if multipliers[0] != 1:
+        raise CheckpointError(
+            f"{where}: channel_mult begins with {multipliers[0]} (the default for image_size = 512 does), so that the "
+            "first convolution is narrower or wider than the time embedding; our U-Net has one size for both.")
+    factors = {size // res for res in integers(f["attention_resolutions"], "attention_resolutions", where)}
+    head_channels = max(f.get("num_head_channels", -1), 0)
+    if f["num_heads_upsample"] not in (-1, f["num_heads"]) and not head_channels:
+        raise unsupported("num_heads_upsample", f": our U-Net has num_heads = {f['num_heads']} on both ways. Use -1.")
+    resample = ("resblock",) if f.get("resblock_updown") else ("conv",)
+    network = dict(
+        name="unet", channels=f["num_channels"], multipliers=multipliers, blocks=f["num_res_blocks"],
+        attention_resolutions=tuple(size >> i for i in range(len(multipliers)) if 2**i in factors),
+        heads=1 if head_channels else f["num_heads"], head_channels=head_channels, groups=32, norm_epsilon=1e-5,
+        activation="swish", dropout=f["dropout"], scale_shift=f["use_scale_shift_norm"], downsample=resample,
+        upsample=resample, pad_around=True, middle="attention", embedding="positional", freq_shift=0.0, cos_first=True,
+        num_classes=NUM_CLASSES if f["class_cond"] else 0)
+    return {"network": network, "data": dict(size=size, channels=3), "learned_range": f["learn_sigma"],
+            "process": noise_process(f, where) | dict(rescale_times=f["rescale_timesteps"]),
+            "prediction": "x0" if f["predict_xstart"] else "eps", "sample": sampler(f, where)}
+
+
+def parse(flags: dict[str, Any], codebase: str, where: str) -> dict[str, Any]:
+    """All flags with the types of their defaults. Raises CheckpointError that names a flag or value that is wrong."""
+    defaults = DEFAULTS[codebase]
+    for key in flags.keys() - defaults.keys() - IGNORED:
+        for start, what in UNSUPPORTED.items():
+            if key.startswith(start):
+                raise CheckpointError(f"{where}: the flag {key} is not supported, since {what} is not.")
+        match = difflib.get_close_matches(key, [*defaults, *IGNORED], n=1, cutoff=0.5)
+        other = next((name for name, table in DEFAULTS.items() if key in table), None)
+        hint = f" It is one of {other}." if other else f" Did you mean {match[0]}?" if match else ""
+        raise CheckpointError(f"{where}: {codebase} has no flag {key}.{hint} The flags that decide what a model "
+                              f"computes are: {', '.join(defaults)}.")
+    return {key: typed(flags.get(key, default), type(default), key, where) for key, default in defaults.items()}
+
+
+def typed(value: Any, kind: type, key: str, where: str) -> Any:
+    """A flag's value, given as on the command line or as what it is."""
+    if kind is bool:
+        text = str(value).lower()
+        if text in YES + NO:
+            return text in YES
+    elif kind is str and isinstance(value, str | int) and not isinstance(value, bool):
+        return str(value)
+    elif not isinstance(value, bool) and (kind is float or not isinstance(value, float)):
+        try:
+            return kind(value)
+        except (TypeError, ValueError):
+            pass
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+    raise CheckpointError(f"{where}: {key} = {value!r} is not {words[kind]}.")
+
+
+def integers(text: str, key: str, where: str) -> tuple[int, ...]:
+    """ "16,8" -> (16, 8)."""
+    if not re.fullmatch(r"\s*[1-9]\d*\s*(,\s*[1-9]\d*\s*)*", text):
+        raise CheckpointError(f"{where}: {key} = {text!r} is not a list of whole numbers such as '16,8'.")
+    return tuple(int(part) for part in text.split(","))
+
+
+def channel_multipliers(f: dict[str, Any], codebase: str, where: str) -> tuple[float, ...]:
+    if f.get("channel_mult"):
+        return integers(f["channel_mult"], "channel_mult", where)
+    table = MULTIPLIERS[codebase]
+    if f["image_size"] not in table:
+        raise CheckpointError(f"{where}: {codebase} has no model for image_size = {f['image_size']}"
+                              + (" without the flag channel_mult" if "channel_mult" in f else "")
+                              + f". It can be one of: {', '.join(map(str, table))}.")
+    return table[f["image_size"]]
+
+
+def noise_process(f: dict[str, Any], where: str) -> dict[str, Any]:
+    """Their linear schedule is Ho et al.'s in the limit: its betas are scaled by 1000/T."""
+    steps = f["diffusion_steps"]
+    if f["noise_schedule"] == "linear":
+        return dict(name="linear", steps=steps, beta_start=1000 / steps * 0.0001, beta_end=1000 / steps * 0.02)
+    if f["noise_schedule"] == "cosine":
+        return dict(name="cosine", steps=steps, offset=0.008, max_beta=0.999)
+    raise CheckpointError(f"{where}: noise_schedule = {f['noise_schedule']!r} is not known. It can be one of: linear, "
+                          "cosine.")
+
+
+def sampler(f: dict[str, Any], where: str) -> dict[str, Any]:
+    """timestep_respacing "" is all T steps, "N" is N evenly spaced ones, "ddimN" every (T/N)-th from the first."""
+    text, total = f["timestep_respacing"], f["diffusion_steps"]
+    if not (match := re.fullmatch(r"(ddim)?([1-9]\d*)|", text)):
+        raise CheckpointError(f"{where}: timestep_respacing = {text!r} is not supported. It can be empty, a number of "
+                              "steps, or ddimN with a number N; not a list of sections.")
+    steps = int(match[2] or total)
+    if steps > total or (steps == 1 < total):
+        raise CheckpointError(f"{where}: timestep_respacing = {text!r}: the model has {total} steps (diffusion_steps), "
+                              "of which a chain takes from 2 to all.")
+    if match[1] and total % steps:
+        raise CheckpointError(f"{where}: timestep_respacing = {text!r} is not supported: the number must divide "
+                              f"diffusion_steps = {total}.")
+    variance = "learned_range" if f["learn_sigma"] else "small" if f.get("sigma_small") else "large"
+    return dict(solver="ddim" if f["use_ddim"] else "ancestral", variance=variance, eta=0.0, steps=steps,
+                spacing="leading" if match[1] else "linspace", offset=0, constant_stride=False, end=0,
+                clip=f["clip_denoised"], clip_range=1.0, dynamic_threshold=0.0, rederive_eps=True)
+
+
+# ---- weights -------------------------------------------------------------------------------------------------------
+
+TOP = {"emb1": "time_embed.0", "emb2": "time_embed.2", "labels": "label_emb", "conv_in": "input_blocks.0.0",
+       "norm_out": "out.0", "conv_out": "out.2"}
+MIDDLE = {"middle_block0": "middle_block.0.", "middle_attention": "middle_block.1.", "middle_block1": "middle_block.2."}
+LAYERS = {"norm1": "in_layers.0", "conv1": "in_layers.2", "emb": "emb_layers.1", "norm2": "out_layers.0",
+          "conv2": "out_layers.3", "shortcut": "skip_connection", "norm": "norm", "q": "qkv", "k": "qkv", "v": "qkv",
+          "out": "proj_out"}
+
+
+def read_params(abstract: dict, state: dict[str, np.ndarray], where: str, *, settings: dict[str, Any]) -> dict:
+    """The state dict of a UNetModel -> the parameters of our U-Net, of the shapes of `abstract` (under "params").
+
+    settings: the flags; those of attention say how the rows of its weights are ordered. Raises CheckpointError if names
+    or shapes do not fit.
+    """
+    known = DEFAULTS["guided-diffusion"]
+    heads, head_channels, split_first = (
+        typed(settings.get(key, known[key]), type(known[key]), key, where)
+        for key in ("num_heads", "num_head_channels", "use_new_attention_order"))
+    prefix = prefixes(abstract)
+
+    def locate(path: tuple[str, ...]) -> Slot:
+        module, *layer, leaf = path
+        suffix = "bias" if leaf == "bias" else "weight"
+        if module in TOP:
+            return Slot(f"{TOP[module]}.{suffix}", reader(path))
+        if module.endswith("sample") and layer == ["conv"]:
+            return Slot(f"{prefix(module)}{'op' if module.startswith('down') else 'conv'}.{suffix}", reader(path))
+        name = f"{prefix(module)}{LAYERS[layer[0]]}.{suffix}"
+        if layer[0] not in ("q", "k", "v"):
+            return Slot(name, reader(path))
+
+        def read(weight: np.ndarray) -> np.ndarray:
+            """Rows in the order (q, k, v), head, channel where `split_first`, else head, (q, k, v), channel."""
+            channels = weight.shape[0] // 3
+            count = channels // head_channels if head_channels > 0 else heads
+            rows = weight.reshape(*((3, count) if split_first else (count, 3)), -1, *weight.shape[1:])
+            part = np.take(rows, "qkv".index(layer[0]), axis=0 if split_first else 1)
+            return reader(path)(part.reshape(channels, *weight.shape[1:]))
+
+        return Slot(name, read)
+
+    return matching.fill(abstract, state, locate, where)
+
+
+def reader(path: tuple[str, ...]) -> Callable[[np.ndarray], np.ndarray]:
+    """The layout of a leaf of ours, by what it is."""
+    if path[-1] != "kernel":
+        return matching.vector
+    return matching.conv if "conv" in path[-2] else matching.dense
+
+
+def prefixes(abstract: dict) -> Callable[[str], str]:
+    """"down0_block1" -> "input_blocks.2.0.", by the order in which they list blocks."""
+    levels = count_levels(abstract)
+    blocks = sum(re.fullmatch(r"down0_block\d+", name) is not None for name in abstract)
+
+    def prefix(module: str) -> str:
+        if module in MIDDLE:
+            return MIDDLE[module]
+        way, level, kind, block = re.fullmatch(r"(down|up)(\d+)_([a-z]+)(\d*)", module).groups()
+        level = int(level)
+        if kind == "downsample":
+            return f"input_blocks.{(level + 1) * (blocks + 1)}.0."
+        if kind == "upsample":  # in the level's last block, behind its attention if it has one
+            place = 1 + (f"up{level}_attention{blocks}" in abstract)
+            return f"output_blocks.{(levels - level) * (blocks + 1) - 1}.{place}."
+        place = int(kind == "attention")
+        if way == "down":
+            return f"input_blocks.{1 + level * (blocks + 1) + int(block)}.{place}."
+        return f"output_blocks.{(levels - 1 - level) * (blocks + 1) + int(block)}.{place}."
+
+    return prefix

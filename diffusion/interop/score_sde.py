@@ -1,0 +1,186 @@
+"""Flax checkpoints of score_sde (Song et al. 2021): the DDPM architecture, models/ddpm.py with configs/vp/ddpm/.
+
+Its U-Net attends once a level on the way up, behind the last block, where ours attends behind each: the layers that it
+has not are filled with zeros here, with which they pass on what they get, exactly.
+"""
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import flax.serialization
+import flax.traverse_util
+import jax
+import numpy as np
+
+from diffusion.errors import CheckpointError
+from diffusion.interop import matching
+from diffusion.interop.matching import Slot
+
+# The settings that decide what is computed, with the values of configs/vp/ddpm/cifar10.py.
+DEFAULTS = {
+    "data.image_size": 32, "data.num_channels": 3, "model.nf": 128, "model.ch_mult": (1, 2, 2, 2),
+    "model.num_res_blocks": 2, "model.attn_resolutions": (16,), "model.dropout": 0.1, "model.num_scales": 1000,
+    "model.beta_min": 0.1, "model.beta_max": 20.0,
+}
+# Settings with one value that can be read, and what another one would be.
+FIXED = {
+    "model.name": ("ddpm", "only models/ddpm.py is a U-Net as ours: NCSN++ and DDPM++ divide the sum of each block by "
+                   "sqrt(2), smooth as they resample and attend once a level"),
+    "model.normalization": ("GroupNorm", "our U-Net has group normalisation alone"),
+    "model.nonlinearity": ("swish", "the embedding and the output of our U-Net have swish"),
+    "model.resamp_with_conv": (True, "our U-Net resamples with a convolution"),
+    "model.conditional": (True, "our U-Net is told the time"),
+    "model.scale_by_sigma": (False, "our U-Net does not divide its output"),
+    "data.centered": (True, "our processes noise data in [-1, 1], not in [0, 1]"),
+    "training.sde": ("vpsde", "our process is the discrete variance-preserving one"),
+    "training.continuous": (False, "our process has discrete times"),
+    "sampling.method": ("pc", "the sampler is the ancestral one"),
+    "sampling.predictor": ("ancestral_sampling", "the sampler is the ancestral one"),
+    "sampling.corrector": ("none", "the sampler is the ancestral one"),
+    "sampling.probability_flow": (False, "the sampler is the ancestral one"),
+    "sampling.noise_removal": (True, "our samplers add no noise in the last step"),
+}
+# Settings that change nothing in what the weights compute, and sections of such.
+IGNORED = {"seed", "model.ema_rate", "model.sigma_min", "model.sigma_max", "model.embedding_type", "sampling.snr",
+           "sampling.n_steps_each", "data.dataset", "data.random_flip", "data.uniform_dequantization", "data.category",
+           "data.tfrecords_path"}
+IGNORED_SECTIONS = ("training.", "eval.", "optim.")
+
+
+# ---- settings ------------------------------------------------------------------------------------------------------
+
+def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
+    """Values of their config -> our sections "network", "data", "process", "sample", and "prediction", "learned_range".
+
+    settings: {"model.nf": 128, ...} or nested, {"model": {"nf": 128}}; those that are missing have the values of
+    configs/vp/ddpm/cifar10.py. Raises CheckpointError that names a setting that is not known or not supported.
+    """
+    s = parse(settings, where)
+    steps, size, multipliers = s["model.num_scales"], s["data.image_size"], tuple(s["model.ch_mult"])
+    network = dict(
+        name="unet", channels=s["model.nf"], multipliers=multipliers, blocks=s["model.num_res_blocks"],
+        attention_resolutions=tuple(h for h in (size >> i for i in range(len(multipliers)))
+                                    if h in s["model.attn_resolutions"]),
+        heads=1, head_channels=0, groups=32, norm_epsilon=1e-6, activation="swish", dropout=float(s["model.dropout"]),
+        scale_shift=False, downsample=("conv",), upsample=("conv",), pad_around=False, middle="attention",
+        embedding="positional", freq_shift=1.0, cos_first=False, num_classes=0)
+    process = dict(name="linear", steps=steps, beta_start=s["model.beta_min"] / steps,
+                   beta_end=s["model.beta_max"] / steps)
+    sample = dict(solver="ancestral", variance="large", eta=0.0, steps=steps, spacing="linspace", offset=0,
+                  constant_stride=False, end=0, clip=False, dynamic_threshold=0.0)
+    return {"network": network, "data": dict(size=size, channels=s["data.num_channels"]), "learned_range": False,
+            "process": process, "prediction": "eps", "sample": sample}
+
+
+def parse(settings: dict[str, Any], where: str) -> dict[str, Any]:
+    """All settings of DEFAULTS. Raises CheckpointError that names one that is not known, or has a value we lack."""
+    given = flax.traverse_util.flatten_dict(settings, sep=".")
+    known = [*DEFAULTS, *FIXED]
+    for key in given.keys() - known - IGNORED:
+        if not key.startswith(IGNORED_SECTIONS):
+            match = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f" Did you mean {match[0]}?" if match else ""
+            raise CheckpointError(f"{where}: the setting {key} is not known.{hint} Those that decide what a model "
+                                  f"computes are: {', '.join(known)}.")
+    for key, (value, why) in FIXED.items():
+        if (other := given.get(key, value)) != value:
+            raise CheckpointError(f"{where}: {key} = {other!r} is not supported, only {value!r}: {why}.")
+    s = {key: given.get(key, default) for key, default in DEFAULTS.items()}
+    for key, value in s.items():
+        default = DEFAULTS[key]
+        whole = value if isinstance(default, tuple) else [value] if isinstance(default, int) else []
+        number = lambda v, kinds: isinstance(v, kinds) and not isinstance(v, bool) and v >= 0  # noqa: E731
+        if not (isinstance(whole, list | tuple) and all(number(v, int) and v > 0 for v in whole)
+                and (not isinstance(default, float) or number(value, int | float))):
+            raise CheckpointError(f"{where}: {key} = {value!r} is not such as {default!r}.")
+    if not s["model.ch_mult"]:
+        raise CheckpointError(f"{where}: model.ch_mult is empty; it has a number for each level.")
+    return s
+
+
+# ---- weights -------------------------------------------------------------------------------------------------------
+
+def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The averaged parameters of a training state written by flax, {"Conv_0/kernel": ...}. Runs no code of the file.
+
+    Raises CheckpointError if the file is missing, truncated, or no such state.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}). Name the checkpoint_N file of score_sde."
+                              ) from error
+    try:
+        state = flax.serialization.msgpack_restore(data)
+    except Exception as error:  # whatever damaged bytes make of the reader: it has no error of its own
+        raise CheckpointError(f"{path} is no whole msgpack file, as flax writes checkpoints: it is truncated, damaged "
+                              f"or something else ({len(data)} bytes; {error or type(error).__name__}). Copy it again."
+                              ) from error
+    params = state.get("params_ema") if isinstance(state, dict) else None
+    if not isinstance(params, dict) or not params:
+        has = ", ".join(map(str, list(state)[:8])) if isinstance(state, dict) else type(state).__name__
+        raise CheckpointError(f"{path} is no training state of score_sde: it has no params_ema, but "
+                              f"{has or 'nothing'}.")
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    if wrong := [name for name, value in flat.items() if not isinstance(value, np.ndarray)]:
+        raise CheckpointError(f"{path}: {len(wrong)} of {len(flat)} entries of params_ema are no arrays: "
+                              f"{matching.listed(wrong)}.")
+    return flat
+
+
+TOP = {"emb1": "Dense_0", "emb2": "Dense_1", "conv_in": "Conv_0", "conv_out": "Conv_1", "norm_out": "GroupNorm_0"}
+LAYERS = {"norm1": "GroupNorm_0", "conv1": "Conv_0", "emb": "Dense_0", "norm2": "GroupNorm_1", "conv2": "Conv_1",
+          "shortcut": "NIN_0", "norm": "GroupNorm_0", "q": "NIN_0", "k": "NIN_1", "v": "NIN_2", "out": "NIN_3",
+          "conv": "Conv_0"}
+NIN_LEAVES = {"kernel": "W", "bias": "b"}
+
+
+def read_params(abstract: dict, state: dict[str, np.ndarray], where: str, *, settings: dict[str, Any]) -> dict:
+    """The arrays of `read_checkpoint` -> the parameters of our U-Net, of the shapes of `abstract` (under "params").
+
+    settings: those of `read_settings`. Raises CheckpointError if names or shapes do not fit.
+    """
+    names = TOP | modules(read_settings(settings, where))
+    theirs = {module: leaves for module, leaves in abstract.items() if module in names}
+
+    def locate(path: tuple[str, ...]) -> Slot:
+        module, *layer, leaf = path
+        if module in TOP:
+            return Slot(f"{TOP[module]}/{leaf}", layout)
+        inner = LAYERS[layer[0]]
+        return Slot(f"{names[module]}/{inner}/{NIN_LEAVES[leaf] if inner.startswith('NIN') else leaf}", layout)
+
+    zeros = {module: jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), leaves)
+             for module, leaves in abstract.items() if module not in names}
+    return matching.fill(theirs, state, locate, where) | zeros
+
+
+def layout(weight: np.ndarray) -> np.ndarray:
+    """Theirs is ours, but for the scales and biases of normalisations of flax before 0.3.6: [1, 1, 1, C]."""
+    return weight.reshape(-1) if weight.ndim == 4 and weight.shape[:3] == (1, 1, 1) else weight
+
+
+def modules(sections: dict[str, Any]) -> dict[str, str]:
+    """Our module -> theirs. Flax counts the modules of a class in the order of the calls."""
+    network, size = sections["network"], sections["data"]["size"]
+    levels, blocks = len(network["multipliers"]), network["blocks"]
+    attends = [size >> level in network["attention_resolutions"] for level in range(levels)]
+    ours = []
+    for level in range(levels):
+        for block in range(blocks):
+            ours += [f"down{level}_block{block}"] + [f"down{level}_attention{block}"] * attends[level]
+        ours += [f"down{level}_downsample"] * (level < levels - 1)
+    ours += ["middle_block0", "middle_attention", "middle_block1"]
+    for level in reversed(range(levels)):
+        ours += [f"up{level}_block{block}" for block in range(blocks + 1)]
+        ours += [f"up{level}_attention{blocks}"] * attends[level] + [f"up{level}_upsample"] * (level > 0)
+    classes = {"block": "ResnetBlockDDPM", "attention": "AttnBlock", "downsample": "Downsample", "upsample": "Upsample"}
+    counts, names = dict.fromkeys(classes, 0), {}
+    for module in ours:
+        kind = re.fullmatch(r"[a-z]+\d*_([a-z]+)\d*", module)[1]
+        names[module] = f"{classes[kind]}_{counts[kind]}"
+        counts[kind] += 1
+    return names

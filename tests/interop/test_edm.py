@@ -1,0 +1,135 @@
+"""EDM's DhariwalUNet: its arguments and state dicts give its outputs; SongUNet and what does not fit are refused."""
+import pathlib
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from diffusion import build
+from diffusion import config as config_lib
+from diffusion.errors import CheckpointError
+from diffusion.interop import edm
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import others  # noqa: E402
+from others import EDM  # noqa: E402
+
+LABELS, PRECOND, AUGMENT = EDM
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return others.load("edm.npz")
+
+
+def read(case: str) -> tuple[dict, dict]:
+    sections = edm.read_settings(EDM[case], "arguments")
+    return sections, others.abstract_of(sections)
+
+
+@pytest.mark.parametrize("case", EDM)
+def test_output_is_that_of_the_original(golden, case):
+    shapes, arrays = golden
+    sections, abstract = read(case)
+    params = edm.read_params(abstract, others.random_state(shapes[case]), "state dict", settings=EDM[case])
+    out = others.output_of(sections, params, others.C_NOISE)
+    np.testing.assert_allclose(others.kept(out), arrays[case], rtol=0, atol=1e-5 * np.abs(arrays[case]).max())
+    assert np.abs(out[0] - out[3]).max() > 1e-2  # the noise levels matter
+
+
+@pytest.mark.parametrize("case", EDM)
+def test_the_sections_can_be_built(case):
+    sections, _ = read(case)
+    config = config_lib.from_dict(sections, "arguments")
+    network = build.network(config.network, config.data.size, config.data.channels * (1 + config.learned_range))
+    assert network == others.network_of(sections)
+
+
+def test_the_cases_have_what_they_are_for(golden):
+    shapes = golden[0]
+    assert all(name.startswith("model.") for name in shapes[PRECOND])
+    assert "map_augment.weight" in shapes[AUGMENT] and "map_label.weight" in shapes[LABELS]
+    assert all(any(name.endswith("resample_filter") for name in shapes[case]) for case in EDM)
+
+
+def test_the_arguments_of_both_classes_are_the_same_network():
+    both = dict(img_resolution=64, label_dim=1000, augment_dim=9, dropout=0.2)
+    plain = edm.read_settings(both | dict(in_channels=3, out_channels=3), "")
+    wrapped = edm.read_settings(both | dict(img_channels=3, class_name="training.networks.EDMPrecond", use_fp16=True,
+                                            model_type="DhariwalUNet", sigma_data=0.5), "")
+    assert plain == wrapped
+    assert plain["network"]["norm_epsilon"] == 1e-5  # outputs do not tell it from 1e-6
+    assert plain["network"] | dict(channels=192, multipliers=(1, 2, 3, 4), blocks=3, attention_resolutions=(32, 16, 8),
+                                   embedding_channels=768, num_classes=1000) == plain["network"]
+
+
+def test_each_channel_has_its_q_k_and_v_in_turn(golden):
+    _, abstract = read(LABELS)
+    state = others.random_state(golden[0][LABELS])
+    params = edm.read_params(abstract, state, "", settings=EDM[LABELS])
+    weight = state["dec.4x4_in0.qkv.weight"][:, :, 0, 0]
+    for place, name in enumerate("qkv"):
+        np.testing.assert_array_equal(params["middle_attention"][name]["kernel"].T, weight[place::3])
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(model_type="SongUNet"), "model_type = SongUNet is not supported: SongUNet .* divides"),
+    (dict(class_name="training.networks.VPPrecond"), "class_name = VPPrecond is not supported. It can be one of"),
+    (dict(num_block=2), "DhariwalUNet has no argument num_block. Did you mean num_blocks?"),
+    (dict(embedding_type="fourier"), "has no argument embedding_type"),
+    (dict(model_channels=64), r"levels of \[64, 128\] channels .* are not supported: below 128"),
+    (dict(model_channels=136), r"levels of \[136, 272\] channels"),
+    (dict(model_channels=160), r"levels with attention have \[160, 320\] channels; heads of 64"),
+    (dict(channel_mult=[2, 2]), "channel_mult begins with 2"),
+    (dict(channel_mult=[]), r"channel_mult = \[\] is not such as"),
+    (dict(out_channels=4), "out_channels = 4 is not supported"),
+    (dict(dropout=1.5), "dropout = 1.5 is not such as 0.1"),
+    (dict(num_blocks="3"), "num_blocks = '3' is not such as 3"),
+])
+def test_an_argument_that_is_wrong_is_named(change, message):
+    with pytest.raises(CheckpointError, match="^arguments: .*" + message):
+        edm.read_settings(EDM[LABELS] | change, "arguments")
+
+
+def test_an_argument_that_is_missing_is_named():
+    with pytest.raises(CheckpointError, match="in_channels, out_channels of the network is missing .img_channels"):
+        edm.read_settings(dict(img_resolution=64), "arguments")
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"enc.8x8_aux_conv.weight": np.zeros(3)}, "x has the weights of a SongUNet, which is not supported"),
+    ({"map_augment.weight": np.zeros((128, 9))}, "1 of .* have no place in the network: map_augment.weight"),
+    ({"enc.4x4_down.conv0.resample_filter": np.full((1, 1, 4, 4), 1 / 16)},
+     "1 filters of resampling are not the mean of 2 x 2 .*: enc.4x4_down.conv0.resample_filter"),
+    ({"dec.4x4_in0.qkv.weight": np.zeros((5, 2))}, r"3 of \d+ .* another shape: dec.4x4_in0.qkv.weight \[5, 2\]"),
+])
+def test_weights_that_do_not_fit_are_named(golden, change, message):
+    _, abstract = read(LABELS)
+    with pytest.raises(CheckpointError, match=message):
+        edm.read_params(abstract, others.random_state(golden[0][LABELS]) | change, "x", settings=EDM[LABELS])
+
+
+def test_augmentation_weights_that_are_missing_are_named(golden):
+    _, abstract = read(AUGMENT)
+    state = others.random_state(golden[0][AUGMENT])
+    with pytest.raises(CheckpointError, match=r"augment_dim = 7 needs map_augment.weight \[128, 7\]; it is \[128, 9\]"):
+        edm.read_params(abstract, state, "x", settings=EDM[AUGMENT] | dict(augment_dim=7))
+    del state["map_augment.weight"]
+    with pytest.raises(CheckpointError, match=r"augment_dim = 9 needs map_augment.weight \[128, 9\]; it is missing"):
+        edm.read_params(abstract, state, "x", settings=EDM[AUGMENT])
+
+
+def test_weights_of_other_arguments_are_counted_and_named(golden):
+    settings = EDM[LABELS] | dict(num_blocks=2)
+    abstract = others.abstract_of(edm.read_settings(settings, ""))
+    with pytest.raises(CheckpointError) as caught:
+        edm.read_params(abstract, others.random_state(golden[0][LABELS]), "network.pt", settings=settings)
+    assert re.search(r"network.pt.*\d+ of \d+ tensors are missing: dec.4x4_block2.affine.bias, .*, \.\.\.",
+                     str(caught.value)), caught.value
+
+
+def test_a_pickled_training_state_without_tensors_is_refused():
+    _, abstract = read(LABELS)
+    with pytest.raises(CheckpointError, match=r"(\d+) of \1 tensors are missing"):
+        edm.read_params(abstract, {}, "x", settings=EDM[LABELS])

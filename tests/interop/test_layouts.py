@@ -1,0 +1,78 @@
+"""Weight files of other projects through the pipeline and the convert program."""
+import pathlib
+import sys
+
+import flax.serialization
+import flax.traverse_util
+import jax
+import numpy as np
+import pytest
+
+from diffusion import DiffusionPipeline, build, pretrained
+from diffusion.errors import CheckpointError, ConfigError
+from diffusion.interop import convert
+from diffusion.interop.tensor_files import write_safetensors
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import others  # noqa: E402
+
+
+@pytest.fixture
+def openai_file(tmp_path):
+    """(file, codebase, flags) of a small network of guided-diffusion."""
+    case = next(name for name, (codebase, _) in others.OPENAI.items() if codebase == others.GUIDED)
+    codebase, flags = others.OPENAI[case]
+    write_safetensors(tmp_path / "model.pt", others.random_state(others.load("openai.npz")[0][case]), {})
+    return tmp_path / "model.pt", codebase, flags
+
+
+def line(flags: dict) -> str:
+    return " ".join(f"--{key} {value}" for key, value in flags.items())
+
+
+def test_a_model_of_guided_diffusion_is_loaded_by_its_flags_and_converted(openai_file, tmp_path, capsys):
+    file, codebase, flags = openai_file
+    pipe = DiffusionPipeline.from_pretrained(file, layout=codebase, settings=line(flags))
+    assert convert.main([str(file), str(tmp_path / "out"), f"--layout={codebase}", f"--settings={line(flags)}"]) == 0
+    assert "equal bit for bit" in capsys.readouterr().out
+    back = DiffusionPipeline.from_pretrained(tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, pipe.params, back.params)
+    x = others.images(pipe.config.data.size, 3)
+    labels = np.arange(4) if pipe.config.network.num_classes else None
+    networks = [build.network(p.config.network, p.config.data.size, 3 * (1 + p.config.learned_range)) for p in (pipe, back)]
+    one, two = (jax.jit(network.apply)(pipe.params, x, np.arange(4.0), labels) for network in networks)
+    np.testing.assert_allclose(one, two, rtol=0, atol=1e-6)
+    image = pipe(1, 2, output_type="np", progress_bar=False).images
+    assert image.shape == (1, *x.shape[1:]) and np.isfinite(image).all()
+
+
+def test_a_checkpoint_of_score_sde_is_loaded_and_sampled(tmp_path):
+    case = "two levels"
+    nested = flax.traverse_util.unflatten_dict(others.random_state(others.load("score_sde.npz")[0][case]), sep="/")
+    (tmp_path / "checkpoint_1").write_bytes(flax.serialization.to_bytes(dict(params_ema=nested, step=1)))
+    text = " ".join(f"{key}={str(value).replace(' ', '')}" for key, value in others.SCORE_SDE[case].items())
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "checkpoint_1", layout="score_sde", settings=text)
+    assert pipe(1, 2, output_type="np", progress_bar=False).images.shape == (1, 16, 16, 3)
+    pipe.save_pretrained(tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, pipe.params, DiffusionPipeline.from_pretrained(tmp_path / "out").params)
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("--image_size 32 --learn_sigma True --attention_resolutions 16,8",
+     dict(image_size=32, learn_sigma=True, attention_resolutions="16,8")),
+    ("model.nf=128 model.ch_mult=(1,2) --a=-1", {"model.nf": 128, "model.ch_mult": (1, 2), "a": -1}), ("", {})])
+def test_settings_as_text(text, expected):
+    assert pretrained.parse_settings(text) == expected
+
+
+@pytest.mark.parametrize("arguments, error, message", [
+    (dict(layout="openai"), ConfigError, "layout = 'openai' is not known.* It can be one of: improved-diffusion, guided-"),
+    (dict(settings="--image_size 32"), ConfigError, "say which, by layout = improved-diffusion or"),
+    (dict(layout="guided-diffusion", settings="--image_size"), ConfigError, "are not pairs of a name and a value"),
+    (dict(layout="guided-diffusion", settings="--imagesize 64"), CheckpointError, "Did you mean image_size"),
+    (dict(layout="guided-diffusion", settings="--image_size 64"), CheckpointError, "tensors are missing: .*another shape"),
+    (dict(), CheckpointError, "is a file. Name the folder of the model.*docs/interop.md"),
+])
+def test_what_does_not_fit(openai_file, arguments, error, message):
+    with pytest.raises(error, match=message):
+        DiffusionPipeline.from_pretrained(openai_file[0], **arguments)

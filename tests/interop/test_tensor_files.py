@@ -1,0 +1,240 @@
+"""Weight files of others without PyTorch: what is read, and that nothing in them is executed."""
+import collections
+import json
+import os
+import pickle
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from diffusion.errors import CheckpointError
+from diffusion.interop.tensor_files import read_sharded, read_tensors, write_safetensors
+
+TENSORS = {"a.weight": np.arange(12, dtype=np.float32).reshape(3, 4), "a.bias": np.float32([-1.5, 2.0]),
+           "count": np.array(7), "empty": np.zeros((0, 3), np.float32)}
+
+
+class Name:
+    """Pickled as the name of something in another module, as PyTorch's pickles have them."""
+
+    def __init__(self, module: str, name: str):
+        self.module, self.name = module, name
+
+    def __call__(self, *args):
+        return Call(self, args)
+
+
+class Call:
+    def __init__(self, function, args):
+        self.function, self.args = function, args
+
+
+class Storage:
+    def __init__(self, kind: str, key: str, count: int):
+        self.pid = ("storage", Name("torch", kind), key, "cpu", count)
+
+
+class Pickler(pickle._Pickler):
+    """Writes what torch.save writes, without PyTorch."""
+
+    def persistent_id(self, x):
+        return x.pid if isinstance(x, Storage) else None
+
+    def save(self, x, *args, **kwargs):
+        if isinstance(x, Name):
+            self.write(pickle.GLOBAL + f"{x.module}\n{x.name}\n".encode())
+        elif isinstance(x, Call):
+            super().save_reduce(x.function, x.args)
+        else:
+            super().save(x, *args, **kwargs)
+
+    def save_reduce(self, function, args, *rest, **kwargs):
+        self.save(function)
+        self.save(args)
+        self.write(pickle.REDUCE)
+
+
+REBUILD = Name("torch._utils", "_rebuild_tensor_v2")
+KINDS = {"f4": "FloatStorage", "f8": "DoubleStorage", "f2": "HalfStorage", "i8": "LongStorage", "u1": "ByteStorage",
+         "b1": "BoolStorage"}
+
+
+def stored(x: np.ndarray, key: str, kind: str | None = None, offset=0, shape=None, stride=None, count=None) -> Call:
+    x = np.array(x, order="C")
+    stride = tuple(s // x.itemsize for s in x.strides) if stride is None else stride
+    storage = Storage(kind or KINDS[x.dtype.str[1:]], key, x.size if count is None else count)
+    return REBUILD(storage, offset, x.shape if shape is None else shape, stride, False, None)
+
+
+def torch_file(path, value, storages: dict[str, np.ndarray], prefix="archive/"):
+    """A .bin file of `value`, in which `stored` calls name the storages."""
+    import io
+    out = io.BytesIO()
+    Pickler(out, protocol=2).dump(value)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(prefix + "data.pkl", out.getvalue())
+        archive.writestr(prefix + "byteorder", "little")
+        for key, x in storages.items():
+            archive.writestr(f"{prefix}data/{key}", np.ascontiguousarray(x).tobytes())
+    return path
+
+
+def equal(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys()
+    for name, x in expected.items():
+        assert found[name].dtype == x.dtype and found[name].shape == x.shape, name
+        np.testing.assert_array_equal(found[name], x)
+
+
+# ---- what is read -------------------------------------------------------------------------------------------------
+
+def test_safetensors_there_and_back(tmp_path):
+    write_safetensors(tmp_path / "x.safetensors", TENSORS, {"format": "pt"})
+    equal(read_tensors(tmp_path / "x.safetensors"), TENSORS)
+    equal(read_tensors((tmp_path / "x.safetensors").rename(tmp_path / "x.bin")), TENSORS)  # by content, not by name
+
+
+def test_a_state_dict_of_pytorch(tmp_path):
+    value = {name: stored(x, str(i)) for i, (name, x) in enumerate(TENSORS.items())}
+    equal(read_tensors(torch_file(tmp_path / "x.bin", value, {str(i): x for i, x in enumerate(TENSORS.values())})), TENSORS)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64, np.uint8, np.bool_])
+def test_types(tmp_path, dtype):
+    x = np.array([[0, 1, 2], [3, 0, 5]]).astype(dtype)
+    equal(read_tensors(torch_file(tmp_path / "x.bin", {"x": stored(x, "0")}, {"0": x})), {"x": x})
+
+
+def test_bfloat16(tmp_path):
+    x = np.array([1.0, -2.5, 3e38]).astype(ml_dtypes.bfloat16)
+    equal(read_tensors(torch_file(tmp_path / "x.bin", {"x": stored(x, "0", "BFloat16Storage")}, {"0": x})), {"x": x})
+
+
+def test_strides_offsets_and_shared_storages(tmp_path):
+    x = np.arange(20, dtype=np.float32)
+    value = {"transposed": stored(x, "0", shape=(4, 3), stride=(1, 4), offset=2), "part": stored(x, "0", shape=(2,), stride=(5,)),
+             "repeated": stored(x, "0", shape=(3, 2), stride=(0, 1))}
+    equal(read_tensors(torch_file(tmp_path / "x.bin", value, {"0": x})), {
+        "transposed": x[2:14].reshape(3, 4).T, "part": x[[0, 5]], "repeated": np.tile(x[:2], (3, 1))})
+
+
+def test_other_entries_are_left_out_and_one_nested_state_dict_is_found(tmp_path):
+    x = TENSORS["a.bias"]
+    file = torch_file(tmp_path / "x.pt", {"epoch": 3, "lr": 0.1, "note": "x", "none": None, "model": {"x": stored(x, "0")}},
+                      {"0": x})
+    equal(read_tensors(file), {"x": x})
+
+
+def test_of_several_state_dicts_one_must_be_named(tmp_path):
+    x, y = TENSORS["a.bias"], TENSORS["a.weight"]
+    file = torch_file(tmp_path / "x.pt", {"model": {"x": stored(x, "0")}, "ema": {"x": stored(y, "1")}}, {"0": x, "1": y})
+    with pytest.raises(CheckpointError, match="has several sets of weights: model, ema. Say which"):
+        read_tensors(file)
+    equal(read_tensors(file, key="ema"), {"x": y})
+
+
+def test_shards(tmp_path):
+    write_safetensors(tmp_path / "1.safetensors", {"a": TENSORS["a.bias"]}, {})
+    write_safetensors(tmp_path / "2.safetensors", {"b": TENSORS["a.weight"]}, {})
+    (tmp_path / "index.json").write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}))
+    equal(read_sharded(tmp_path, "index.json"), {"a": TENSORS["a.bias"], "b": TENSORS["a.weight"]})
+
+
+# ---- what is refused ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "..", "", "sub/x.safetensors"])
+def test_an_index_does_not_leave_its_folder(tmp_path, name):
+    (tmp_path / "index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(CheckpointError, match="is not in its folder. Nothing was read of it"):
+        read_sharded(tmp_path, "index.json")
+
+
+def test_an_index_of_tensors_that_are_not_there(tmp_path):
+    write_safetensors(tmp_path / "1.safetensors", {"a": TENSORS["a.bias"]}, {})
+    (tmp_path / "index.json").write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "1.safetensors"}}))
+    with pytest.raises(CheckpointError, match="names 1 tensors that its files do not have: b"):
+        read_sharded(tmp_path, "index.json")
+    (tmp_path / "index.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="is no index of weights"):
+        read_sharded(tmp_path, "index.json")
+
+
+@pytest.mark.parametrize("module, name", [
+    ("os", "mkdir"), ("posix", "mkdir"), ("builtins", "eval"), ("builtins", "exec"), ("builtins", "getattr"),
+    ("subprocess", "Popen"), ("torch", "load"), ("torch.storage", "_load_from_bytes"), ("numpy", "load"),
+    ("collections", "namedtuple"), ("torch", "FloatStorage.__init__")])
+def test_code_is_refused_and_not_executed(tmp_path, module, name):
+    harm = Name(module, name)(str(tmp_path / "harm"))
+    for value in (harm, {"x": harm}, {"x": REBUILD(harm, 0, (1,), (1,), False, None)}):
+        with pytest.raises(CheckpointError, match=f"asks for {module}.{name}, which is no tensor.*nothing was executed"):
+            read_tensors(torch_file(tmp_path / "x.bin", value, {}))
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("opcodes", [
+    b"(S'HARM'\nios\nmkdir\n.",                                   # INST
+    b"(cos\nmkdir\nS'HARM'\no.",                                  # OBJ
+    b"cos\nmkdir\n(S'HARM'\nt\x81.",                              # NEWOBJ
+    b"\x80\x04\x8c\x02os\x94\x8c\x05mkdir\x94\x93\x94\x8c\x04HARM\x94\x85\x94R\x94.",  # STACK_GLOBAL
+])
+def test_no_opcode_of_a_pickle_calls_what_it_names(tmp_path, monkeypatch, opcodes):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("x.bin", "w") as archive:
+        archive.writestr("archive/data.pkl", opcodes)
+    with pytest.raises(CheckpointError, match="asks for os.mkdir"):
+        read_tensors("x.bin")
+    assert not os.path.exists("HARM")
+
+
+def test_a_bare_pickle_is_not_even_read(tmp_path):
+    (tmp_path / "x.bin").write_bytes(pickle.dumps(collections.OrderedDict(a=1), protocol=2))
+    with pytest.raises(CheckpointError, match="is a bare pickle.*nothing in it was executed"):
+        read_tensors(tmp_path / "x.bin")
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (dict(shape=(5,), stride=(1,)), "reaches beyond its storage"),
+    (dict(shape=(2,), stride=(1,), offset=3), "reaches beyond its storage"),
+    (dict(shape=(2,), stride=(-1,), offset=1), "negative"),
+    (dict(shape=(2, 2), stride=(1,)), "without a storage"),
+    (dict(count=100), "storage 0 has 16 bytes, and 100 of float32 are needed"),
+])
+def test_a_tensor_never_reaches_beyond_its_storage(tmp_path, arguments, message):
+    x = np.arange(4, dtype=np.float32)
+    with pytest.raises(CheckpointError, match="is damaged: .*" + message):
+        read_tensors(torch_file(tmp_path / "x.bin", {"x": stored(x, "0", **arguments)}, {"0": x}))
+
+
+def safetensors_file(path) -> bytes:
+    write_safetensors(path, TENSORS, {})
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("content, message", [
+    (lambda p: b"", "is empty"),
+    (lambda p: safetensors_file(p)[:-4], "is no whole safetensors file"),
+    (lambda p: safetensors_file(p)[:40], "is no whole safetensors file"),
+    (lambda p: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a pointer of Git LFS.*git lfs pull"),
+    (lambda p: b"<!DOCTYPE html><html>", "is neither a safetensors nor a PyTorch file; it begins with b'<!DOCTYPE html>"),
+    (lambda p: torch_file(p, {"x": stored(np.ones(4), "0")}, {"0": np.ones(4)}).read_bytes()[:200], "is damaged"),
+    (lambda p: torch_file(p, {"x": stored(np.ones(4), "1")}, {"0": np.ones(4)}).read_bytes(), "is damaged.*data/1"),
+    (lambda p: torch_file(p, [1, 2], {}).read_bytes(), "holds no dict of tensors, but a list"),
+])
+def test_damaged_files(tmp_path, content, message):
+    data = content(tmp_path / "x")
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(CheckpointError, match=message):
+        read_tensors(tmp_path / "x")
+
+
+def test_other_archives_and_missing_files(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("readme.txt", "x")
+    with pytest.raises(CheckpointError, match="is a zip archive, but not one of PyTorch"):
+        read_tensors(tmp_path / "x.zip")
+    with pytest.raises(CheckpointError, match="cannot be read: No such file"):
+        read_tensors(tmp_path / "none")
+    with pytest.raises(CheckpointError, match="cannot be read: Is a directory"):
+        read_tensors(tmp_path)
