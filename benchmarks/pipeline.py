@@ -4,8 +4,8 @@
     python -m benchmarks.pipeline --batch_sizes=1,16 --steps=50 --rounds=3
 
 A call is timed whole, from the loaded model to PIL images. The two take turns, so that what else the machine does meets
-both. Ours compiles in its first call for each batch size, which is reported apart. The weights are random, of the CIFAR-10
-network of Ho et al. (2020), 35.7M parameters, or of --model, a folder in diffusers' layout.
+both. Ours compiles in its first call for each batch size, which is reported apart. The weights are random, of the
+CIFAR-10 network of Ho et al. (2020), 35.7M parameters, or of --model, a folder in diffusers' layout.
 """
 import argparse
 import os

@@ -115,15 +115,15 @@ def betas(c: ConfigDict) -> np.ndarray:
     need(0 < c.max_beta < 1, "process.max_beta", c.max_beta, "must lie in (0, 1) (Nichol & Dhariwal 2021: 0.999).")
     need(c.offset >= 0, "process.offset", c.offset, "must not be negative (Nichol & Dhariwal 2021: 0.008).")
     if c.name == "table":
-        need(len(c.betas) == c.steps and all(0 < beta < 1 for beta in c.betas), "process.betas", f"{len(c.betas)} numbers",
-             f"a table needs process.steps = {c.steps} numbers in (0, 1).")
+        need(len(c.betas) == c.steps and all(0 < beta < 1 for beta in c.betas), "process.betas",
+             f"{len(c.betas)} numbers", f"a table needs process.steps = {c.steps} numbers in (0, 1).")
     return choose(SCHEDULES, "process.name", c.name)(c)
 
 
 def process(c: ConfigDict, prediction: str) -> processes.Process:
     need(not (c.zero_terminal_snr and prediction == "eps"), "process.zero_terminal_snr", c.zero_terminal_snr,
-         "at t = T nothing of the data is left in x, so that it cannot be found from x and eps: predict v or x0 (Lin et "
-         "al. 2024, Section 3.1).")
+         "at t = T nothing of the data is left in x, so that it cannot be found from x and eps: predict v or x0 (Lin "
+         "et al. 2024, Section 3.1).")
     table = betas(c)
     return processes.DiscreteProcess(betas=schedules.zero_terminal_snr(table) if c.zero_terminal_snr else table,
                                      label_scale=1000 / len(table) if c.rescale_times else 1.0)
@@ -152,7 +152,8 @@ def network(c: ConfigDict, size: int, out_channels: int):
     need(all(abs(w - c.channels * m) < 1e-6 * w for w, m in zip(widths, c.multipliers)), "network.multipliers",
          c.multipliers, f"times network.channels = {c.channels} must be whole numbers.")
     for key in ("downsample", "upsample"):
-        need(len(c[key]) in (1, levels), f"network.{key}", c[key], f"needs one kind, or one for each of {levels} levels.")
+        need(len(c[key]) in (1, levels), f"network.{key}", c[key],
+             f"needs one kind, or one for each of {levels} levels.")
         for kind in c[key]:
             choose(RESAMPLERS, f"network.{key}", kind)
     need(size % 2**(levels - 1) == 0, "network.multipliers", c.multipliers,
@@ -200,8 +201,8 @@ def model(config: ConfigDict) -> Model:
 def sampler(config: ConfigDict, model: Model, outer: Callable = lambda denoise: denoise) -> Sampler:
     """The sampler of config.sample but for its time grid; `outer` wraps the clipped denoiser, as guidance does."""
     c = config.sample
-    need(config.network.embedding != "fourier", "network.embedding", "fourier", "takes the logarithm of the noise level "
-         "and divides by it; the times of a discrete process begin at 0, so no chain of them can be sampled.")
+    need(config.network.embedding != "fourier", "network.embedding", "fourier", "takes the logarithm of the noise "
+         "level and divides by it; the times of a discrete process begin at 0, so no chain of them can be sampled.")
     need(c.variance != "learned_range" or config.learned_range, "sample.variance", c.variance,
          "needs a network with a head for the variance: config.learned_range.")
     need(c.clip_range > 0, "sample.clip_range", c.clip_range, "must be positive: data lie in [-1, 1].")

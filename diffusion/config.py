@@ -29,7 +29,8 @@ def base() -> ConfigDict:
     d.workers = 0                      # processes that read and decode; 0: threads of this one
 
     c.process = p = ConfigDict()
-    p.name = "linear"                  # linear (Ho et al. 2020), cosine (Nichol & Dhariwal 2021), scaled_linear, sigmoid
+    p.name = "linear"                  # linear (Ho et al. 2020), cosine (Nichol & Dhariwal 2021), scaled_linear,
+                                       # sigmoid
     p.steps = 1000                     # T
     p.beta_start = 1e-4                # linear, scaled_linear, sigmoid: beta_1
     p.beta_end = 0.02                  # linear, scaled_linear, sigmoid: beta_T
@@ -113,7 +114,8 @@ def base() -> ConfigDict:
     s.end = 0                          # ddim: the last step's end; 0 is clean data, 1 the least noisy time
     s.clip = True                      # clip x0 to [-clip_range, clip_range] at each step
     s.clip_range = 1.0
-    s.dynamic_threshold = 0.0          # instead, if not 0: clip and scale by this quantile of |x0| (Saharia et al. 2022)
+    s.dynamic_threshold = 0.0          # instead, if not 0: clip and scale by this quantile of |x0| (Saharia et al.
+                                       # 2022)
     s.threshold_max = 1.0              # and by this at most
     s.rederive_eps = True              # ddim: make eps consistent with the clipped x0 (diffusers' default: not)
     s.batch_size = 64                  # images a chain, over all devices
@@ -149,8 +151,8 @@ def from_dict(values: dict, where: str) -> ConfigDict:
                 try:
                     section[name] = tuple(value) if isinstance(value, list) else value
                 except TypeError as error:
-                    raise ConfigError(f"{where}: config.{key} = {value!r} is not a {type(known[key]).__name__}, such as "
-                                      f"{known[key]!r}.") from error
+                    raise ConfigError(f"{where}: config.{key} = {value!r} is not a {type(known[key]).__name__}, such "
+                                      f"as {known[key]!r}.") from error
 
     merge(config, values, "")
     return config
@@ -161,8 +163,8 @@ def override(config: ConfigDict, values: dict[str, object]) -> ConfigDict:
     nested = config.to_dict()
     for key, value in values.items():
         if key not in keys(config):
-            raise ConfigError(f"Unknown config key {key!r}.{nearest(key, keys(config))} All keys and their meaning are in "
-                              "diffusion/config.py.")
+            raise ConfigError(f"Unknown config key {key!r}.{nearest(key, keys(config))} All keys and their meaning are "
+                              "in diffusion/config.py.")
         *path, name = key.split(".")
         section = nested
         for part in path:

@@ -16,7 +16,9 @@ from diffusion.typing import Array, Params
 
 ROWS = 1024  # step tables are filled up to a multiple of this, so that any number of steps is the same program
 
-CHUNKS = 20  # calls of the device for one chain that is reported on
+# A chain that is reported on is cut into so many calls of the device, of so many steps at least: each call costs some
+# milliseconds, since what does not change from step to step is computed at its start.
+CHUNKS, CHUNK_STEPS = 20, 10
 
 # generate(params, seed, first, count, report=None) -> batches [b,H,W,C] float32 in [-1,1] of the images first ..
 # first + count - 1
@@ -29,6 +31,7 @@ class Sampler:
     prior: Callable[..., Array]         # (seed, indices) -> x at t_max
     begin: Callable[[Array], Any]       # x -> the solver's carry
     advance: Callable[..., tuple]       # (params, seed, indices, cond, steps, first, last, carry, x) -> (carry, x)
+    gather: Callable[[Array], Array]    # all rows, in all processes
     mesh: Mesh
 
     def __call__(self, params: Params, steps: np.ndarray, seed: int, indices: np.ndarray, *,
@@ -37,14 +40,15 @@ class Sampler:
         """The images `indices` [B] int32 of the seed, float32 [B,H,W,C] in [-1,1], by the steps int32 [S, 2].
 
         B is a multiple of the devices. cond: labels int32 [B]. noise: x at t_max instead of the drawn one. The chain is
-        one call of the device, or CHUNKS of them if `report` is to hear after each how many more steps are done.
+        one call of the device, or up to CHUNKS of them if `report` is to hear after each how many more steps are done.
         """
         everywhere = lambda value: jax.device_put(value, sharding.replicated(self.mesh))  # noqa: E731
         seed = everywhere(np.uint32(seed))
         indices, cond, noise = (None if x is None else self.over_batch(x) for x in (indices, cond, noise))
         x = self.prior(seed, indices) if noise is None else noise
         table = everywhere(np.resize(steps, (-(-len(steps) // ROWS) * ROWS, 2)))
-        cuts = np.linspace(0, len(steps), min(CHUNKS if report else 1, len(steps)) + 1).round().astype(np.int32)
+        chunks = min(CHUNKS, -(-len(steps) // CHUNK_STEPS)) if report else 1
+        cuts = np.linspace(0, len(steps), chunks + 1).round().astype(np.int32)
         carry = self.begin(x)
         for first, last in zip(cuts[:-1], cuts[1:]):
             carry, x = self.advance(params, seed, indices, cond, table, everywhere(first), everywhere(last),
@@ -52,15 +56,11 @@ class Sampler:
             if report:
                 jax.block_until_ready(x)
                 report(int(last - first))
-        return np.clip(self.gather(x), -1.0, 1.0)
+        return np.clip(np.asarray(self.gather(x)), -1.0, 1.0)
 
     def over_batch(self, x: np.ndarray) -> jax.Array:
         """Each process puts its devices' rows there."""
         return jax.make_array_from_callback(x.shape, sharding.over_batch(self.mesh), lambda rows: x[rows])
-
-    def gather(self, x: jax.Array) -> np.ndarray:
-        """All rows, in all processes."""
-        return np.asarray(jax.jit(lambda x: x, out_shardings=sharding.replicated(self.mesh))(x))
 
 
 def make_sampler(*, process: Process, denoiser: Denoiser, guide: Callable[[Denoise], Denoise], solver: base.Solver,
@@ -80,8 +80,10 @@ def make_sampler(*, process: Process, denoiser: Denoiser, guide: Callable[[Denoi
                            carry=carry)
 
     over_batch = sharding.over_batch(mesh)
-    return Sampler(prior=jax.jit(prior, out_shardings=over_batch), begin=solver.init,
-                   advance=jax.jit(advance, out_shardings=(None, over_batch), donate_argnames=("carry", "x")), mesh=mesh)
+    return Sampler(
+        mesh=mesh, begin=solver.init, prior=jax.jit(prior, out_shardings=over_batch),
+        advance=jax.jit(advance, out_shardings=(None, over_batch), donate_argnames=("carry", "x")),
+        gather=jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh)))
 
 
 def make_generate(sampler: Sampler, steps: np.ndarray, *, num_classes: int, batch_size: int) -> Generate:

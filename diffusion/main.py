@@ -31,8 +31,8 @@ SEED = flags.DEFINE_integer("seed", 0, "sample: image i is a function of this an
 OUT = flags.DEFINE_string("out", None, "sample: the folder to write. Default: samples_SEED in the run folder, or "
                           "samples/NAME_SEED of a pretrained model.")
 FROM_PRETRAINED = flags.DEFINE_string(
-    "from_pretrained", None, "sample: a model to draw from instead of the run in --workdir: a folder in diffusers' layout, "
-    "a name on the Hugging Face hub, or a run folder. Its own config is used if --config is not given.")
+    "from_pretrained", None, "sample: a model to draw from instead of the run in --workdir: a folder in diffusers' "
+    "layout, a name on the Hugging Face hub, or a run folder. Its own config is used if --config is not given.")
 INIT_FROM = flags.DEFINE_string("init_from", None, "train: a model, as in --from_pretrained, whose weights a new run "
                                 "starts from. Its own config is used if --config is not given.")
 CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "sample: the step of the checkpoint. Default: the newest.")
@@ -58,17 +58,20 @@ def main(argv: list[str]) -> None:
         modes.train(CONFIG.value, workdir, STARTED, INIT_FROM.value)
     else:
         out = workdir / f"samples_{SEED.value}" if source is None else f"samples/{Path(source).name}_{SEED.value}"
-        modes.sample(CONFIG.value, workdir if source is None else source, num_samples=NUM_SAMPLES.value, seed=SEED.value,
-                     out=Path(OUT.value or out), step=CHECKPOINT.value)
+        modes.sample(CONFIG.value, workdir if source is None else source, num_samples=NUM_SAMPLES.value,
+                     seed=SEED.value, out=Path(OUT.value or out), step=CHECKPOINT.value)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parsing, with one message for anything that is wrong."""
     config_lib.check_flags(argv[1:])
-    given = [arg.lstrip("-") for arg in argv[1:] if arg.startswith("-")]
-    sources = [arg.split("=", 1)[1] for arg in given if arg.startswith(("from_pretrained=", "init_from="))]
-    if sources and not any(arg == "config" or arg.startswith("config=") for arg in given):
-        argv = [argv[0], f"--config={Path(__file__).with_name('pretrained.py')}:{sources[0]}", *argv[1:]]
+    given = [arg.lstrip("-").split("=", 1) for arg in argv[1:] if arg.startswith("-")]
+    sources = [value for name, *value in given if name in ("from_pretrained", "init_from")]
+    if sources and "config" not in [name for name, *_ in given]:
+        if not sources[0]:
+            raise ConfigError("Write --from_pretrained=SOURCE or --init_from=SOURCE, with the equals sign.")
+        # First, since the flags --config.KEY are known only after it.
+        argv = [argv[0], f"--config={Path(__file__).with_name('pretrained.py')}:{sources[0][0]}", *argv[1:]]
     try:  # reading the config file runs it, and any error in it comes out here
         rest = flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:

@@ -35,8 +35,8 @@ def start_processes(coordinator: str | None, count: int | None, index: int | Non
 def train(config: ConfigDict, workdir: Path, started: float, init_from: str | None = None) -> None:
     """Trains into `workdir`, or goes on where a run of the same config stopped there.
 
-    `started` is time.perf_counter() at the program's start. init_from: the source (`pretrained.load`) of the weights that
-    a new run starts from. Raises the errors of `diffusion.errors`.
+    `started` is time.perf_counter() at the program's start. init_from: the source (`pretrained.load`) of the weights
+    that a new run starts from. Raises the errors of `diffusion.errors`.
     """
     model = build.model(config)
     generate = build.generate(config, model)
@@ -76,7 +76,8 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
                 loop.run(plan=plan, train_step=parts.train_step, state=state, clock=clock, data=parts.data,
                          dataset=parts.dataset, mesh=model.mesh, started=started, write_row=writer.write,
                          draw_samples=draw_samples, progress=progress,
-                         save=lambda step, state, clock: checkpoints.save(step, state, parts.data, dataclasses.asdict(clock)))
+                         save=lambda step, state, clock: checkpoints.save(step, state, parts.data,
+                                                                  dataclasses.asdict(clock)))
             except DivergedError as error:
                 checkpoints.wait()
                 raise DivergedError(f"{error} Last good checkpoint: {checkpoints.describe()}.") from None
@@ -95,7 +96,8 @@ Next, draw more of them, or look at README.md there:
 def sample(config: ConfigDict, source: str | Path, *, num_samples: int, seed: int, out: Path, step: int | None) -> None:
     """Draws `num_samples` images of a model (`pretrained.load`) into `out`, with the averaged weights if it is a run.
 
-    `config` is the model's but for what may be chosen, the sampler. `step`: of a run, the checkpoint; default the newest.
+    `config` is the model's but for what may be chosen, the sampler. `step`: of a run, the checkpoint; default the
+    newest.
     """
     model = build.model(config)
     generate = build.generate(config, model)

@@ -54,8 +54,9 @@ class DiffusionPipeline:
             .safetensors or .bin (no pickle in it is executed); or a name on the Hugging Face hub, such as
             "google/ddpm-cifar10-32" (needs the extra `hub`, and is then in its cache).
           checkpoint: the step of a run folder's checkpoint. Default: the newest.
-          layout, settings: for a weight file of another project, "improved-diffusion", "guided-diffusion" or "score_sde",
-            and its flags or config values there, such as "--image_size 64 --num_channels 128" (docs/interop.md).
+          layout, settings: for a weight file of another project, "improved-diffusion", "guided-diffusion" or
+            "score_sde", and its flags or config values there, such as "--image_size 64 --num_channels 128"
+            (docs/interop.md).
           overrides: config keys to set otherwise, such as {"network.head_channels": 0, "sample.steps": 50}.
 
         Raises CheckpointError if files are missing, damaged or do not fit, ConfigError if a setting cannot be run.
@@ -91,7 +92,8 @@ class DiffusionPipeline:
             raise ConfigError(f"output_type = {output_type!r} is not known. It can be 'pil' or 'np'.")
         if batch_size < 1:
             raise ConfigError(f"batch_size = {batch_size} must be 1 or more.")
-        given = {"network.dtype": dtype, "sample.solver": sampler, "sample.eta": eta, "sample.steps": num_inference_steps}
+        given = {"network.dtype": dtype, "sample.solver": sampler, "sample.eta": eta,
+                 "sample.steps": num_inference_steps}
         config = config_lib.override(self.config, {key: value for key, value in given.items() if value is not None})
         model = self._model(config)
         if output_type == "pil" and model.shape[-1] not in (1, 3):
@@ -109,7 +111,8 @@ class DiffusionPipeline:
         else:
             x = run(self.params, steps, seed, indices, cond=cond, noise=noise)
         pixels = to_uint8(x[:batch_size])  # also looks for NaN
-        return PipelineOutput([picture(image) for image in pixels] if output_type == "pil" else (x[:batch_size] + 1) / 2)
+        return PipelineOutput([picture(image) for image in pixels] if output_type == "pil"
+                              else (x[:batch_size] + 1) / 2)
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Writes a new folder that diffusers' DDPMPipeline.from_pretrained loads (DDIMPipeline if the sampler is ddim).
@@ -120,7 +123,8 @@ class DiffusionPipeline:
         c = self.config.to_dict()
         unet = unet2d.write_settings(c["network"], size=c["data"]["size"], channels=c["data"]["channels"],
                                      learned_range=c["learned_range"])
-        schedule = scheduler.write_settings(c["process"], c["sample"], c["prediction"], build.betas(self.config.process))
+        schedule = scheduler.write_settings(c["process"], c["sample"], c["prediction"],
+                                            build.betas(self.config.process))
         folder.write(Path(directory), unet=unet, schedule=schedule, state=unet2d.write_params(self.params["params"]),
                      readme=folder.readme(unet, schedule, self.config.sample.steps))
 
@@ -133,8 +137,9 @@ class DiffusionPipeline:
         outer = lambda denoise: denoise  # noqa: E731
         if scale != 1.0:
             if not model.num_classes or null is None or not 0 <= null < model.num_classes:
-                raise ConfigError(f"guidance_scale = {scale} needs a class-conditional model and unconditional_label, the "
-                                  f"label below {model.num_classes} that it was trained with for no class; got {null}.")
+                raise ConfigError(f"guidance_scale = {scale} needs a class-conditional model and unconditional_label, "
+                                  f"the label below {model.num_classes} that it was trained with for no class; got "
+                                  f"{null}.")
             outer = lambda denoise: guidance.classifier_free(denoise, scale, null)  # noqa: E731
         settings = {key: value for key, value in config.sample.items() if key not in GRID_KEYS}
         key = json.dumps([config.network.dtype, settings, scale, null])

@@ -23,7 +23,8 @@ from diffusion.io.checkpoint import Checkpoints
 
 # Other projects' weight files: (settings, where) -> sections of our config; path -> tensors; the reader of parameters.
 LAYOUTS = {
-    "improved-diffusion": (partial(openai.read_settings, codebase="improved-diffusion"), read_tensors, openai.read_params),
+    "improved-diffusion": (partial(openai.read_settings, codebase="improved-diffusion"), read_tensors,
+                           openai.read_params),
     "guided-diffusion": (partial(openai.read_settings, codebase="guided-diffusion"), read_tensors, openai.read_params),
     "score_sde": (score_sde.read_settings, score_sde.read_checkpoint, score_sde.read_params),
 }
@@ -42,8 +43,9 @@ def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: st
     """`source`: a run folder of ours, a folder in diffusers' layout, or a name on the Hugging Face hub.
 
     checkpoint: of a run folder, the step; the newest if None. layout: of LAYOUTS, where `source` is a weight file of
-    another project, and `settings` what describes its model there: {"image_size": 32, ...}, or text as on a command line,
-    "--image_size 32" or "image_size=32". The weights are read when asked for. Raises CheckpointError or ConfigError if there is no such model or it cannot be read or expressed.
+    another project, and `settings` what describes its model there: {"image_size": 32, ...}, or text as on a command
+    line, "--image_size 32" or "image_size=32". The weights are read when asked for. Raises CheckpointError or
+    ConfigError if there is no such model or it cannot be read or expressed.
     """
     if layout is not None:
         return load_other(Path(source), layout, settings)
@@ -59,9 +61,11 @@ def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: st
         config = config_lib.from_dict(folder.read_json(path / "config.json"), str(path / "config.json"))
         return Pretrained(config=config, params=restore)
     if checkpoint is not None:
-        raise ConfigError(f"{source} is not a run folder of ours: it has no checkpoint {checkpoint}, but one set of weights.")
+        raise ConfigError(f"{source} is not a run folder of ours: it has no checkpoint {checkpoint}, but one set "
+                          "of weights.")
     return from_sections(folder.read_settings(path),
-                         lambda abstract: unet2d.read_params(abstract, folder.read_weights(path), str(path)), str(source))
+                         lambda abstract: unet2d.read_params(abstract, folder.read_weights(path), str(path)),
+                         str(source))
 
 
 def load_other(path: Path, layout: str, settings: str | dict[str, Any]) -> Pretrained:

@@ -13,14 +13,15 @@ FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("._
          for path in sorted(PACKAGE.rglob("*.py"))}
 MODULES = sorted(FILES)
 
-# main -> modes -> {pretrained, build} -> {train.loop, generate} -> {train.step, samplers, guidance} -> core: each imports what
-# is below it. pipeline and interop.convert are programs, as modes is.
+# main -> modes -> {pretrained, build} -> {train.loop, generate} -> {train.step, samplers, guidance} -> core: each
+# imports what is below it. pipeline and interop.convert are programs, as modes is.
 BASE = ["diffusion.typing", "diffusion.errors", "diffusion.core.numerics"]
 MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.main": ["diffusion.modes", "diffusion.config", "diffusion.errors"],
     "diffusion.modes": ["diffusion"],
     "diffusion.pipeline": ["diffusion"],
-    "diffusion.pretrained": ["diffusion.build", "diffusion.config", "diffusion.errors", "diffusion.interop", "diffusion.io"],
+    "diffusion.pretrained": ["diffusion.build", "diffusion.config", "diffusion.errors", "diffusion.interop",
+                             "diffusion.io"],
     "diffusion.guidance": [*BASE, "diffusion.core"],
     "diffusion.interop": [*BASE, "diffusion.io.files"],
     "diffusion.interop.convert": ["diffusion"],
@@ -44,8 +45,8 @@ ONLY_IN = {  # library: where it may be imported
     "array_record": ["diffusion.data"],
     "optax": ["diffusion.train"],
     "absl": ["diffusion.main", "diffusion.io.checkpoint"],
-    "ml_collections": ["diffusion.main", "diffusion.modes", "diffusion.build", "diffusion.config", "diffusion.pretrained",
-                       "diffusion.pipeline"],
+    "ml_collections": ["diffusion.main", "diffusion.modes", "diffusion.build", "diffusion.config",
+                       "diffusion.pretrained", "diffusion.pipeline"],
     "safetensors": ["diffusion.interop"],
     "huggingface_hub": ["diffusion.interop"],
     "torch": ["diffusion.interop.convert"],

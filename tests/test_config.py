@@ -39,7 +39,8 @@ def test_cifar10_is_the_papers_model():
     import jax
     parameters = sum(x.size for x in jax.tree.leaves(build.model(config).abstract_params))
     assert parameters == 35_746_307
-    assert (config.train.batch_size, config.optimizer.learning_rate, config.optimizer.warmup) == (128, 2e-4, "5000 steps")
+    assert (config.train.batch_size, config.optimizer.learning_rate, config.optimizer.warmup) == (
+        128, 2e-4, "5000 steps")
     assert (config.network.dropout, config.data.flip, config.train.duration) == (0.1, True, "800k steps")
     half_life = float(config.ema.half_life.split()[0])
     assert 0.5 ** (128 / half_life) == pytest.approx(0.9999, abs=1e-9)

@@ -65,7 +65,8 @@ def test_samples_depend_on_seed_and_index_alone(trained, tmp_path):
 
 def test_sampling_a_named_checkpoint_and_one_that_is_not_there(trained, tmp_path):
     workdir, _ = trained
-    program.run(f"--workdir={workdir}", "--mode=sample", "--num_samples=1", "--checkpoint=10", f"--out={tmp_path / 's'}")
+    program.run(f"--workdir={workdir}", "--mode=sample", "--num_samples=1", "--checkpoint=10",
+                f"--out={tmp_path / 's'}")
     done = program.run(f"--workdir={workdir}", "--mode=sample", "--checkpoint=15", check=False)
     assert done.returncode == 1 and "15" in done.stderr and "10, 20, 30" in done.stderr
 
@@ -126,7 +127,8 @@ def test_mistakes_in_flags(tmp_path):
     says(["--num_processes=2"], "--coordinator")
     assert not (tmp_path / "x").exists()  # nothing is written before the config is known to be good
     broken = tmp_path / "broken.py"
-    broken.write_text("from diffusion import config\ndef get_config():\n    c = config.base()\n    c.train.durtion = 3\n")
+    broken.write_text("from diffusion import config\ndef get_config():\n    c = config.base()\n"
+                      "    c.train.durtion = 3\n")
     says([f"--config={broken}"], "durtion", "duration")
 
 

@@ -25,7 +25,8 @@ def trained(tmp_path_factory):
     """(a run folder, the same model in diffusers' layout)"""
     folder = tmp_path_factory.mktemp("pretrained")
     run(f"--workdir={folder}/run")
-    done = execute([sys.executable, "-m", "diffusion.interop.convert", f"{folder}/run", f"{folder}/exported"], check=False)
+    done = execute([sys.executable, "-m", "diffusion.interop.convert", f"{folder}/run", f"{folder}/exported"],
+                   check=False)
     assert "parameters\nread back: the parameters are equal bit for bit" in done.stdout, done.stderr
     assert done.returncode == 0
     return folder / "run", folder / "exported"
@@ -57,14 +58,15 @@ def test_the_sampler_can_be_chosen(trained, tmp_path):
 @pytest.mark.parametrize("source", [0, 1])
 def test_fine_tuning_starts_from_the_weights(trained, tmp_path, source):
     """At a learning rate of nothing they stay what they were; the config is the source's, but for the data."""
-    done = program("--mode=train", f"--init_from={trained[source]}", f"--workdir={tmp_path}/tuned", "--config.data.name=digits",
-                   "--config.optimizer.learning_rate=1e-12", *SHORT)
+    done = program("--mode=train", f"--init_from={trained[source]}", f"--workdir={tmp_path}/tuned",
+                   "--config.data.name=digits", "--config.optimizer.learning_rate=1e-12", *SHORT)
     assert f"starting from the weights of {trained[source]}" in done.stdout
     before, after = (DiffusionPipeline.from_pretrained(path) for path in (trained[0], tmp_path / "tuned"))
     assert before.config.network == after.config.network
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-9), before.params, after.params)
     assert "is finished" in program("--mode=train", f"--init_from={trained[source]}", f"--workdir={tmp_path}/tuned",
-                                    "--config.data.name=digits", "--config.optimizer.learning_rate=1e-12", *SHORT).stdout
+                                    "--config.data.name=digits", "--config.optimizer.learning_rate=1e-12",
+                                    *SHORT).stdout
 
 
 def test_fine_tuning_with_another_prediction_says_so(trained, tmp_path):
@@ -77,11 +79,14 @@ def test_fine_tuning_with_another_prediction_says_so(trained, tmp_path):
 @pytest.mark.parametrize("flags, message", [
     (["--from_pretrained=SOURCE"], "--from_pretrained is for --mode=sample; --init_from starts a training"),
     (["--mode=sample", "--init_from=SOURCE"], "--init_from is for --mode=train"),
-    (["--mode=sample", "--from_pretrained=no/such/place"], "There is no folder no/such/place, and it is no name on the hub"),
+    (["--mode=sample", "--from_pretrained=no/such/place"],
+     "There is no folder no/such/place, and it is no name on the hub"),
+    (["--mode=sample", "--from_pretrained", "SOURCE"], "with the equals sign"),
     (["--mode=sample", "--from_pretrained=SOURCE", "--checkpoint=3"], "it has no checkpoint 3, but one set of weights"),
     (["--mode=sample", "--from_pretrained=SOURCE", "--config.sample.solver=dimm"], "Did you mean 'ddim'"),
     (["--mode=sample", "--from_pretrained=SOURCE", "--config.network.heads=2"], "give: --config.network.heads=1"),
-    (["--init_from=SOURCE", *TINY, "--config.network.groups=2"], "Leave --config away, or give: --config.network.groups=4"),
+    (["--init_from=SOURCE", *TINY, "--config.network.groups=2"],
+     "Leave --config away, or give: --config.network.groups=4"),
 ])
 def test_what_does_not_fit_is_one_message(trained, tmp_path, flags, message):
     flags = [flag.replace("SOURCE", str(trained[1])) for flag in flags]

@@ -59,7 +59,8 @@ def draw(pipe, *args, **kwargs) -> np.ndarray:
 
 def test_the_five_lines_of_the_readme_run(pipe, tmp_path, monkeypatch):
     """Word for word, offline, on a tiny exported model in the folder that they name."""
-    lines = re.search(r"( {4}from diffusion import DiffusionPipeline\n(?: {4}.*\n|\n)*)", (ROOT / "README.md").read_text())[1]
+    lines = re.search(r"( {4}from diffusion import DiffusionPipeline\n(?: {4}.*\n|\n)*)",
+                      (ROOT / "README.md").read_text())[1]
     code = "\n".join(line[4:] for line in lines.splitlines())
     assert len([line for line in code.splitlines() if line.strip()]) <= 5
     monkeypatch.chdir(tmp_path)
@@ -217,7 +218,8 @@ def test_what_was_saved_is_diffusers_layout(saved):
     files = sorted(str(path.relative_to(saved)) for path in saved.rglob("*") if path.is_file())
     assert files == ["README.md", "model_index.json", "scheduler/scheduler_config.json", "unet/config.json", WEIGHTS]
     assert json.loads((saved / "model_index.json").read_text()) == {
-        "_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
+        "_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"],
+        "scheduler": ["diffusers", "DDPMScheduler"]}
     assert "DDPMPipeline.from_pretrained" in (saved / "README.md").read_text()
 
 
@@ -248,9 +250,11 @@ def test_heads_that_a_file_does_not_give_are_diffusers_with_a_warning(saved):
 
 # ---- bad input ----------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("source", ["no/such/folder/here", "../../no/etc", "/no/such", "nothing", "a/..", "owner/na me"])
+@pytest.mark.parametrize("source", ["no/such/folder/here", "../../no/etc", "/no/such", "nothing", "a/..",
+                                    "owner/na me"])
 def test_no_folder_and_no_name_on_the_hub(source):
-    with pytest.raises(CheckpointError, match=re.escape(f"There is no folder {pathlib.Path(source)}, and it is no name")):
+    with pytest.raises(CheckpointError, match=re.escape(f"There is no folder {pathlib.Path(source)}, and it is no "
+                                                        "name")):
         DiffusionPipeline.from_pretrained(source)
 
 
@@ -287,16 +291,21 @@ def remove(name):
 
 
 @pytest.mark.parametrize("damage, message", [
-    (remove(WEIGHTS), "has no weights: diffusion_pytorch_model.safetensors or .*bin is needed, and it has: config.json"),
+    (remove(WEIGHTS),
+     "has no weights: diffusion_pytorch_model.safetensors or .*bin is needed, and it has: config.json"),
     (remove("unet/config.json"), "unet/config.json is missing. A model in diffusers' layout has"),
     (remove("scheduler/scheduler_config.json"), "scheduler_config.json is missing"),
-    (lambda f: edit(f / "model_index.json", _class_name="StableDiffusionPipeline"), "describes a StableDiffusionPipeline"),
+    (lambda f: edit(f / "model_index.json", _class_name="StableDiffusionPipeline"),
+     "describes a StableDiffusionPipeline"),
     (lambda f: edit(f / "unet/config.json", _class_name="UNet2DConditionModel"), "describes a UNet2DConditionModel"),
     (lambda f: edit(f / "scheduler/scheduler_config.json", _class_name="PNDMScheduler"), "describes a PNDMScheduler"),
     (lambda f: edit(f / "unet/config.json", block_out_channels=[8, 24]), "are not those of the network.*another shape"),
     (lambda f: edit(f / "unet/config.json", layers_per_block=2), "of .* tensors are missing: down_blocks.0.resnets.1"),
     (lambda f: edit(f / "unet/config.json", norm_num_groups=3), r"network.groups = 3: must divide the channels"),
     (lambda f: edit(f / "unet/config.json", layers_per_block="two"), "config.network.blocks = 'two' is not a int"),
+    (lambda f: edit(f / "unet/config.json", block_out_channels=None), "has a value of the wrong kind"),
+    (lambda f: edit(f / "unet/config.json", block_out_channels=[0, 8]), "has a value of the wrong kind"),
+    (lambda f: edit(f / "scheduler/scheduler_config.json", beta_start="low"), "has a value of the wrong kind"),
     (lambda f: (f / "unet/config.json").write_text("{"), "cannot be read as JSON"),
     (lambda f: (f / "unet/config.json").write_text("[1]"), "holds a list, where an object of settings"),
     (lambda f: os.truncate(f / WEIGHTS, 5000), "diffusion_pytorch_model.safetensors"),

@@ -29,8 +29,8 @@ def test_generated_digits_are_digits(tmp_path, capsys):
     generated = classifier.predict_proba(inputs(np.load(out / "samples.npz")["arr_0"]))
     confident, counts = (generated.max(1) > 0.9).mean(), np.bincount(generated.argmax(1), minlength=10)
     with capsys.disabled():
-        print(f"\nreal held-out digits: accuracy {accuracy:.3f}, confidence > 0.9 for {(real.max(1) > 0.9).mean():.3f}; "
-              f"256 generated: {confident:.3f}, counts {counts.tolist()}")
+        print(f"\nreal held-out digits: accuracy {accuracy:.3f}, confidence > 0.9 for "
+              f"{(real.max(1) > 0.9).mean():.3f}; 256 generated: {confident:.3f}, counts {counts.tolist()}")
     assert confident >= 0.80
     assert counts.min() >= 5  # 25.6 expected of each
     # Not copies: the nearest training image of most samples differs by more than rounding.

@@ -1,8 +1,8 @@
 """Time grids of discrete samplers, on the host: int32 [S, 2], each row a step from t to t_next < t.
 
 linspace, leading and trailing take (T, steps) with 1 <= steps <= T and give the decreasing times t, int32 [S]; with
-steps = T all of them are T, T-1, ..., 1. `pairs` and `constant_stride` make steps of them. In the papers' code time starts
-at 0 where it starts at 1 here, so their index is t - 1.
+steps = T all of them are T, T-1, ..., 1. `pairs` and `constant_stride` make steps of them. In the papers' code time
+starts at 0 where it starts at 1 here, so their index is t - 1.
 """
 import numpy as np
 

@@ -16,7 +16,8 @@ from diffusion.typing import Array, Cond, Image, Keys, NetworkApply, Params, Tim
 
 
 class Prediction(NamedTuple):
-    """The two unknowns of x_t = alpha x_0 + sigma eps, each [B, H, W, C], and what a second head says of the variance."""
+    """The two unknowns of x_t = alpha x_0 + sigma eps, each [B, H, W, C], and what a second head says of the
+    variance."""
     x0: Image
     eps: Image
     variance_fraction: Image | None = None  # v in Nichol & Dhariwal (2021), Eq. 15: 0 the small variance, 1 the large

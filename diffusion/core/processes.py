@@ -102,6 +102,7 @@ class DiscreteProcess(Process):
     def label(self, t: Time) -> Array:
         """t - 1: the papers' code counts the T noisy steps from 0, and published weights expect that.
 
-        Times label_scale, which is 1000 / T in improved-diffusion: networks for T = 4000 then see the times of T = 1000.
+        Times label_scale, which is 1000 / T in improved-diffusion: networks for T = 4000 then see the times of T =
+        1000.
         """
         return jnp.asarray(t - 1, float) * self.label_scale

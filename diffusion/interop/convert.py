@@ -26,7 +26,8 @@ SRC is one of
   a weight file of another project, with --layout and --settings (docs/interop.md has what works).
 DST is a new folder, written whole or not at all:
   model_index.json  unet/config.json  unet/diffusion_pytorch_model.safetensors  scheduler/scheduler_config.json
-It is read back and compared, and if torch and diffusers are installed, its output on a random input with diffusers' own.
+It is read back and compared, and if torch and diffusers are installed, its output on a random input with \
+diffusers' own.
 """
 
 
@@ -40,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=int, metavar="STEP", help="of a run folder. Default: the newest")
     parser.add_argument("--layout", choices=list(LAYOUTS), help="SRC is a weight file of this project")
     parser.add_argument("--settings", default="", metavar="TEXT",
-                        help='with --layout: what describes the model there, such as "--image_size 64 --num_channels 128"')
+                        help='with --layout: what describes the model there, such as '
+                             '"--image_size 64 --num_channels 128"')
     args = parser.parse_args(argv)
     try:
         return convert(args.source, args.destination, checkpoint=args.checkpoint, layout=args.layout,
@@ -69,7 +71,8 @@ def convert(source: str, destination: str, **options) -> int:
 
 
 def compare(pipe: DiffusionPipeline, folder: str) -> float | None:
-    """max |ours - diffusers'| over the output of the network, relative to its size if above 1; None without diffusers."""
+    """max |ours - diffusers'| over the output of the network, relative to its size if above 1; None without
+    diffusers."""
     try:
         import torch
         from diffusers import UNet2DModel

@@ -74,12 +74,16 @@ def read_settings(folder: Path) -> dict[str, Any]:
                                   f"unet/ and scheduler/. {folder} has: {contents(folder)}.")
     settings, where = read_json(unet / "config.json"), str(unet / "config.json")
     if "attention_head_dim" not in settings and settings.get("_class_name") == "UNet2DModel":
-        warnings.warn(f"{where} has no attention_head_dim. diffusers takes heads of 8 channels for it, and so does this; "
-                      "the networks of Ho et al. (2020), such as google/ddpm-cifar10-32, were trained with one head: for "
-                      "that, set attention_head_dim to null in the file, or network.head_channels to 0.", stacklevel=4)
-    sections = unet2d.read_settings(settings, where)
-    return sections | scheduler.read_settings(read_json(beside / "scheduler_config.json"),
-                                              str(beside / "scheduler_config.json"))
+        warnings.warn(f"{where} has no attention_head_dim. diffusers takes heads of 8 channels for it, and so does "
+                      "this; the networks of Ho et al. (2020), such as google/ddpm-cifar10-32, were trained with one "
+                      "head: for that, set attention_head_dim to null in the file, or network.head_channels to 0.",
+                      stacklevel=4)
+    schedule, at = read_json(beside / "scheduler_config.json"), str(beside / "scheduler_config.json")
+    try:
+        return unet2d.read_settings(settings, where) | scheduler.read_settings(schedule, at)
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        raise CheckpointError(f"{where} or {at} has a value of the wrong kind: {error}. Compare it with the settings "
+                              "of diffusers' UNet2DModel and scheduler.") from error
 
 
 def read_weights(folder: Path) -> dict[str, np.ndarray]:
@@ -169,6 +173,7 @@ With `diffusion` (JAX):
     pipe = DiffusionPipeline.from_pretrained("THIS FOLDER")
     pipe(batch_size=4, num_inference_steps={steps}).images[0].save("out.png")
 
-Where x0 is clipped, `diffusion` makes eps consistent with the clipped x0 in DDIM steps of its own models. diffusers does so
+Where x0 is clipped, `diffusion` makes eps consistent with the clipped x0 in DDIM steps of its own models. diffusers \
+does so
 with `use_clipped_model_output=True` in the call of a DDIMPipeline.
 """

@@ -1,4 +1,5 @@
-"""A parameter tree filled from another project's state dict, leaf by leaf, with nothing missing and nothing left over."""
+"""A parameter tree filled from another project's state dict, leaf by leaf, with nothing missing and nothing left
+over."""
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -57,7 +58,8 @@ def fill(abstract: Any, state: dict[str, np.ndarray], locate: Callable[[tuple[st
             except ValueError:  # of a transposition: not even the number of axes fits
                 value = state[name]
             if value.shape != leaf.shape:
-                wrong.append(f"{name} {list(state[name].shape)} (read as {list(value.shape)}, needed {list(leaf.shape)})")
+                wrong.append(f"{name} {list(state[name].shape)} (read as {list(value.shape)}, "
+                             f"needed {list(leaf.shape)})")
             filled[path] = np.ascontiguousarray(value, leaf.dtype)
     if wrong:
         problems.append(f"{len(wrong)} of {len(slots)} tensors have another shape: {listed(wrong)}")

@@ -31,14 +31,15 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
     """
     def choose(key: str, table: dict):
         if s[key] not in table:
-            raise CheckpointError(f"{where}: {key} = {s[key]!r} is not supported. It can be one of: {', '.join(table)}.")
+            raise CheckpointError(f"{where}: {key} = {s[key]!r} is not supported. It can be one of: "
+                                  f"{', '.join(table)}.")
         return table[s[key]]
 
     name = settings.get("_class_name")
     if name not in SOLVERS:
         raise CheckpointError(f"{where} describes a {name}, which is not supported. The schedulers are: "
-                              f"{', '.join(SOLVERS)}. If the model was trained with discrete DDPM noise, one of them with "
-                              "the same betas samples from it.")
+                              f"{', '.join(SOLVERS)}. If the model was trained with discrete DDPM noise, one of them "
+                              "with the same betas samples from it.")
     own = {key: value for key, value in settings.items() if not key.startswith("_")}
     if "predict_epsilon" in own:  # diffusers before 0.9
         own.setdefault("prediction_type", "epsilon" if own.pop("predict_epsilon") else "sample")
@@ -65,7 +66,8 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
     return {"process": process, "prediction": choose("prediction_type", PREDICTIONS), "sample": sample}
 
 
-def write_settings(process: dict[str, Any], sample: dict[str, Any], prediction: str, betas: np.ndarray) -> dict[str, Any]:
+def write_settings(process: dict[str, Any], sample: dict[str, Any], prediction: str,
+                   betas: np.ndarray) -> dict[str, Any]:
     """Our config sections, and the betas [T] that they make -> scheduler_config.json of the same chain.
 
     `betas` are those before `zero_terminal_snr`. Schedules that diffusers does not know by name are written as a table.

@@ -1,8 +1,8 @@
 """Weight files of others, read without PyTorch and without executing anything in them.
 
 A .bin or .pt file of PyTorch is a zip archive of one pickle, which names tensors, and of one file for each storage. The
-pickle is read by an unpickler that knows tensors and containers and refuses every other name: calling what a pickle names is
-how it executes code.
+pickle is read by an unpickler that knows tensors and containers and refuses every other name: calling what a pickle
+names is how it executes code.
 """
 import collections
 import json
@@ -68,11 +68,12 @@ def read_sharded(folder: Path, index: str) -> dict[str, np.ndarray]:
     tensors = {}
     for name in sorted(set(map(str, weight_map.values()))):
         if name != os.path.basename(name) or name in ("", ".", ".."):
-            raise CheckpointError(f"{path} names the file {name!r}, which is not in its folder. Nothing was read of it.")
+            raise CheckpointError(f"{path} names the file {name!r}, which is not in its folder. Nothing was "
+                                  "read of it.")
         tensors |= read_tensors(folder / name)
     if missing := sorted(weight_map.keys() - tensors.keys()):
-        raise CheckpointError(f"{path} names {len(missing)} tensors that its files do not have: {', '.join(missing[:4])}. "
-                              f"{AGAIN}")
+        raise CheckpointError(f"{path} names {len(missing)} tensors that its files do not have: "
+                              f"{', '.join(missing[:4])}. {AGAIN}")
     return tensors
 
 
@@ -84,7 +85,8 @@ def write_safetensors(path: str | os.PathLike, tensors: dict[str, np.ndarray], m
 def state_dict(value: Any, path: Path, key: str | None) -> dict[str, np.ndarray]:
     """The tensors of a dict, or of the one dict of tensors in it."""
     def tensors(value) -> dict[str, np.ndarray]:
-        return {str(name): x for name, x in value.items() if isinstance(x, np.ndarray)} if isinstance(value, dict) else {}
+        return ({str(name): x for name, x in value.items() if isinstance(x, np.ndarray)}
+                if isinstance(value, dict) else {})
 
     inner = {name: found for name, x in value.items() if (found := tensors(x))} if isinstance(value, dict) else {}
     if key is None and (own := tensors(value)) and not inner:
@@ -95,7 +97,8 @@ def state_dict(value: Any, path: Path, key: str | None) -> dict[str, np.ndarray]
         return inner[key]
     if inner:
         raise CheckpointError(f"{path} has several sets of weights: {', '.join(map(str, inner))}. Say which one.")
-    raise CheckpointError(f"{path} holds no dict of tensors, but a {type(value).__name__}. Save the model's state_dict().")
+    raise CheckpointError(f"{path} holds no dict of tensors, but a {type(value).__name__}. "
+                          "Save the model's state_dict().")
 
 
 # ---- PyTorch's zip files ---------------------------------------------------------------------------------------------
@@ -136,11 +139,12 @@ class TensorUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in DTYPES:
             return Storage(DTYPES[name])
-        known = {("collections", "OrderedDict"): collections.OrderedDict, ("torch._utils", "_rebuild_tensor_v2"): tensor,
+        known = {("collections", "OrderedDict"): collections.OrderedDict,
+                 ("torch._utils", "_rebuild_tensor_v2"): tensor,
                  ("torch._utils", "_rebuild_parameter"): lambda data, *rest: data, ("torch", "Size"): tuple}
         if (module, name) not in known:
-            raise CheckpointError(f"{self.path} asks for {module}.{name}, which is no tensor. Files of PyTorch can carry "
-                                  f"code, so such names are refused; nothing was executed. {AGAIN}")
+            raise CheckpointError(f"{self.path} asks for {module}.{name}, which is no tensor. Files of PyTorch can "
+                                  f"carry code, so such names are refused; nothing was executed. {AGAIN}")
         return known[module, name]
 
     def persistent_load(self, pid: Any) -> np.ndarray:

@@ -49,7 +49,8 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, dict]:
         raise CheckpointError(f"{where} describes a {name}; only a UNet2DModel (pixels, no text) can be read.")
     own = {key: value for key, value in settings.items() if not key.startswith("_")}
     if unknown := sorted(own.keys() - DEFAULTS.keys()):
-        raise CheckpointError(f"{where}: a UNet2DModel has no setting {', '.join(unknown)}, or not one that is supported.")
+        raise CheckpointError(f"{where}: a UNet2DModel has no setting {', '.join(unknown)}, or not one that is "
+                              "supported.")
     s = DEFAULTS | own
 
     size = s["sample_size"]
@@ -91,7 +92,8 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, dict]:
         up_attention_resolutions=None if attends(ups) == attends(downs) else attends(ups),
         heads=1, head_channels=s["attention_head_dim"] or 0, groups=s["norm_num_groups"],
         norm_epsilon=float(s["norm_eps"]), activation=choose("act_fn", ACTIVATIONS), dropout=float(s["dropout"]),
-        scale_shift=scale_shift, downsample=resampling(downs, resample_down, len(downs) - 1), upsample=resampling(ups, resample_up, 0),
+        scale_shift=scale_shift, downsample=resampling(downs, resample_down, len(downs) - 1),
+        upsample=resampling(ups, resample_up, 0),
         pad_around=s["downsample_padding"] == 1,
         middle="none" if s["mid_block_type"] is None else "attention" if s["add_attention"] else "plain",
         middle_divisor=float(s["mid_block_scale_factor"]), middle_groups=middle_groups,
@@ -125,7 +127,8 @@ def write_settings(network: dict[str, Any], *, size: int, channels: int, learned
     """
     n = network
     if n["name"] != "unet":
-        raise CheckpointError(f"diffusers' UNet2DModel cannot express config.network.name = {n['name']!r}; only 'unet'.")
+        raise CheckpointError(f"diffusers' UNet2DModel cannot express config.network.name = {n['name']!r}; "
+                              "only 'unet'.")
     widths = [round(n["channels"] * m) for m in n["multipliers"]]
     levels = len(widths)
     if widths[0] != n["channels"]:
@@ -153,9 +156,9 @@ def write_settings(network: dict[str, Any], *, size: int, channels: int, learned
     head_dim = n["head_channels"] or None
     if head_dim is None and n["heads"] > 1:
         if len(attended) > 1:
-            raise CheckpointError(f"diffusers' UNet2DModel fixes the channels of an attention head, where config.network."
-                                  f"heads = {n['heads']} fixes their number: the same only where all levels with "
-                                  f"attention are equally wide, and they have {sorted(attended)} channels.")
+            raise CheckpointError(f"diffusers' UNet2DModel fixes the channels of an attention head, where "
+                                  f"config.network.heads = {n['heads']} fixes their number: the same only where all "
+                                  f"levels with attention are equally wide, and they have {sorted(attended)} channels.")
         head_dim = min(attended, default=widths[-1]) // n["heads"]
     middle_groups = n["middle_groups"]
     if middle_groups == 0:

@@ -58,13 +58,13 @@ def is_run(folder: str | os.PathLike) -> bool:
     return all((Path(folder) / name).is_file() for name in ("config.json", "environment.json"))
 
 
-def open_run(folder: str | os.PathLike, config: dict, *, resumable_keys: Sequence[str] = (), defaults: dict | None = None,
-             read_only: bool = False) -> RunFolder:
+def open_run(folder: str | os.PathLike, config: dict, *, resumable_keys: Sequence[str] = (),
+             defaults: dict | None = None, read_only: bool = False) -> RunFolder:
     """Makes the run folder, or goes on in one that holds a run of the same config. Call it in all processes.
 
     config: nested dicts of JSON values. resumable_keys: patterns of dotted keys, such as "train.*_every", that may
-    differ from the run's; their new values are written down. defaults: the values of keys that the run's config does not
-    have, since it was made before they were. read_only: the run must be there, and nothing is written.
+    differ from the run's; their new values are written down. defaults: the values of keys that the run's config does
+    not have, since it was made before they were. read_only: the run must be there, and nothing is written.
     Raises ConfigError if the folder is another config's run or holds something else, CheckpointError if it cannot be
     written. Never deletes anything.
     """

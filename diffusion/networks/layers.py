@@ -25,8 +25,9 @@ def sinusoidal_embedding(c_noise: Array, dim: int, *, freq_shift: float = 1.0, c
                          max_period: float = 10_000.0) -> Array:
     """[B] -> [B, dim]: sines then cosines of `c_noise` at dim/2 geometric frequencies from 1 to about 1/max_period.
 
-    The spacing is log(max_period) / (dim/2 - freq_shift). Ho et al. took shift 1 from tensor2tensor, with which the last
-    frequency is 1/max_period; Vaswani et al. (2017) and Nichol & Dhariwal (2021) have 0, and the latter cosines first.
+    The spacing is log(max_period) / (dim/2 - freq_shift). Ho et al. took shift 1 from tensor2tensor, with which the
+    last frequency is 1/max_period; Vaswani et al. (2017) and Nichol & Dhariwal (2021) have 0, and the latter cosines
+    first.
     """
     half = dim // 2
     frequencies = jnp.exp(-math.log(max_period) / (half - freq_shift) * jnp.arange(half, dtype=jnp.float32))
@@ -106,8 +107,8 @@ def halve(x: Array) -> Array:
 class ResBlock(nn.Module):
     """norm-act-conv, + embedding, norm-act-dropout-conv(zero), + shortcut (Ho et al. 2020, Appendix B).
 
-    `resample` (`halve`, `double`) changes the resolution of both branches before the first convolution (the BigGAN block
-    of Song et al. 2021 and Dhariwal & Nichol 2021). The sum is divided by `divisor`.
+    `resample` (`halve`, `double`) changes the resolution of both branches before the first convolution (the BigGAN
+    block of Song et al. 2021 and Dhariwal & Nichol 2021). The sum is divided by `divisor`.
     """
     channels: int
     style: Style
@@ -137,7 +138,8 @@ class ResBlock(nn.Module):
 class Attention(nn.Module):
     """Self-attention over the H*W positions with a residual connection and a zero-initialised output.
 
-    `groups` of its normalisation are the style's where None, and 0 is no normalisation. The sum is divided by `divisor`.
+    `groups` of its normalisation are the style's where None, and 0 is no normalisation. The sum is divided by
+    `divisor`.
     """
     heads: int
     style: Style
@@ -149,7 +151,8 @@ class Attention(nn.Module):
         b, height, width, c = x.shape
         h = x if self.groups == 0 else self.style.group_norm("norm", self.groups)(x)
         h = h.reshape(b, height * width, c)
-        q, k, v = (self.style.dense(c, name)(h).reshape(b, height * width, self.heads, c // self.heads) for name in "qkv")
+        q, k, v = (self.style.dense(c, name)(h).reshape(b, height * width, self.heads, c // self.heads)
+                   for name in "qkv")
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
         weights = jax.nn.softmax(logits / math.sqrt(c // self.heads), axis=-1).astype(v.dtype)
         h = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, height, width, c)

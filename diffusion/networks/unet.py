@@ -21,12 +21,12 @@ from diffusion.typing import Array, Cond, Image, Keys
 class UNet(nn.Module):
     """F(x, c_noise, cond): [B,H,W,C_in] -> [B,H,W,out_channels], float32 at least.
 
-    The defaults are "Denoising Diffusion Probabilistic Models", Appendix B, with the 35,746,307 parameters of its CIFAR-10
-    model; the options after them are the variants of Improved DDPM (Nichol & Dhariwal 2021), ADM (Dhariwal & Nichol 2021)
-    and diffusers' UNet2DModel. Each level halves H and W; a level has `blocks` residual blocks going down and `blocks + 1`
-    going up, each followed by attention where the feature map is one of `attention_resolutions` rows high. The last
-    convolution, the second one of each block and the output of each attention start at zero, so that the network starts
-    as the zero function.
+    The defaults are "Denoising Diffusion Probabilistic Models", Appendix B, with the 35,746,307 parameters of its
+    CIFAR-10 model; the options after them are the variants of Improved DDPM (Nichol & Dhariwal 2021), ADM (Dhariwal &
+    Nichol 2021) and diffusers' UNet2DModel. Each level halves H and W; a level has `blocks` residual blocks going down
+    and `blocks + 1` going up, each followed by attention where the feature map is one of `attention_resolutions` rows
+    high. The last convolution, the second one of each block and the output of each attention start at zero, so that the
+    network starts as the zero function.
     """
     channels: int = 128                         # of the first level
     multipliers: tuple[float, ...] = (1, 2, 2, 2)  # channels of each level / `channels`

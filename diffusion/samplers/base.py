@@ -30,11 +30,12 @@ def draw_prior(process: Process, keys: Keys, shape: tuple[int, ...]) -> Array:
 
 def sample(solver: Solver, denoise: Denoise, steps: Array, x: Image, keys: Keys, cond: Cond = None, *,
            first: Array | int = 0, last: Array | int | None = None, carry: Carry | None = None) -> tuple[Carry, Image]:
-    """Runs x [B,H,W,C] through the rows first .. last - 1 of `steps`, int32 [S, 2] of (t, t_next), in one compiled loop.
+    """Runs x [B,H,W,C] through the rows first .. last - 1 of `steps`, int32 [S, 2] of (t, t_next), in one compiled
+    loop.
 
     Call it under jit, where steps, first and last may be traced: one program then serves every number of steps, and a
-    chain cut into several calls, each given the (carry, x) of the one before. keys [B] fix all noise: row i of the result
-    depends on x[i], keys[i] and cond[i] alone.
+    chain cut into several calls, each given the (carry, x) of the one before. keys [B] fix all noise: row i of the
+    result depends on x[i], keys[i] and cond[i] alone.
     """
     steps, noise_keys = jnp.asarray(steps), numerics.fold_in(keys, 1)
 

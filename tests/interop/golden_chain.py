@@ -23,7 +23,8 @@ CASES = {  # name -> (network, scheduler_config.json, steps, arguments of the ca
 
 
 def random_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Tensors of these names of a UNet2DModel: weights of variance 1/fan-in, norms' scales around one, biases around zero.
+    """Tensors of these names of a UNet2DModel: weights of variance 1/fan-in, norms' scales around one, biases around
+    zero.
 
     The last convolution is small, since a chain of a random network that says much amplifies rounding.
     """

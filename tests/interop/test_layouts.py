@@ -39,7 +39,8 @@ def test_a_model_of_guided_diffusion_is_loaded_by_its_flags_and_converted(openai
     jax.tree.map(np.testing.assert_array_equal, pipe.params, back.params)
     x = others.images(pipe.config.data.size, 3)
     labels = np.arange(4) if pipe.config.network.num_classes else None
-    networks = [build.network(p.config.network, p.config.data.size, 3 * (1 + p.config.learned_range)) for p in (pipe, back)]
+    networks = [build.network(p.config.network, p.config.data.size, 3 * (1 + p.config.learned_range))
+                for p in (pipe, back)]
     one, two = (jax.jit(network.apply)(pipe.params, x, np.arange(4.0), labels) for network in networks)
     np.testing.assert_allclose(one, two, rtol=0, atol=1e-6)
     image = pipe(1, 2, output_type="np", progress_bar=False).images
@@ -66,11 +67,13 @@ def test_settings_as_text(text, expected):
 
 
 @pytest.mark.parametrize("arguments, error, message", [
-    (dict(layout="openai"), ConfigError, "layout = 'openai' is not known.* It can be one of: improved-diffusion, guided-"),
+    (dict(layout="openai"), ConfigError,
+     "layout = 'openai' is not known.* It can be one of: improved-diffusion, guided-"),
     (dict(settings="--image_size 32"), ConfigError, "say which, by layout = improved-diffusion or"),
     (dict(layout="guided-diffusion", settings="--image_size"), ConfigError, "are not pairs of a name and a value"),
     (dict(layout="guided-diffusion", settings="--imagesize 64"), CheckpointError, "Did you mean image_size"),
-    (dict(layout="guided-diffusion", settings="--image_size 64"), CheckpointError, "tensors are missing: .*another shape"),
+    (dict(layout="guided-diffusion", settings="--image_size 64"), CheckpointError,
+     "tensors are missing: .*another shape"),
     (dict(), CheckpointError, "is a file. Name the folder of the model.*docs/interop.md"),
 ])
 def test_what_does_not_fit(openai_file, arguments, error, message):

@@ -98,7 +98,8 @@ def test_safetensors_there_and_back(tmp_path):
 
 def test_a_state_dict_of_pytorch(tmp_path):
     value = {name: stored(x, str(i)) for i, (name, x) in enumerate(TENSORS.items())}
-    equal(read_tensors(torch_file(tmp_path / "x.bin", value, {str(i): x for i, x in enumerate(TENSORS.values())})), TENSORS)
+    equal(read_tensors(torch_file(tmp_path / "x.bin", value, {str(i): x for i, x in enumerate(TENSORS.values())})),
+          TENSORS)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64, np.uint8, np.bool_])
@@ -114,7 +115,8 @@ def test_bfloat16(tmp_path):
 
 def test_strides_offsets_and_shared_storages(tmp_path):
     x = np.arange(20, dtype=np.float32)
-    value = {"transposed": stored(x, "0", shape=(4, 3), stride=(1, 4), offset=2), "part": stored(x, "0", shape=(2,), stride=(5,)),
+    value = {"transposed": stored(x, "0", shape=(4, 3), stride=(1, 4), offset=2),
+             "part": stored(x, "0", shape=(2,), stride=(5,)),
              "repeated": stored(x, "0", shape=(3, 2), stride=(0, 1))}
     equal(read_tensors(torch_file(tmp_path / "x.bin", value, {"0": x})), {
         "transposed": x[2:14].reshape(3, 4).T, "part": x[[0, 5]], "repeated": np.tile(x[:2], (3, 1))})
@@ -122,14 +124,15 @@ def test_strides_offsets_and_shared_storages(tmp_path):
 
 def test_other_entries_are_left_out_and_one_nested_state_dict_is_found(tmp_path):
     x = TENSORS["a.bias"]
-    file = torch_file(tmp_path / "x.pt", {"epoch": 3, "lr": 0.1, "note": "x", "none": None, "model": {"x": stored(x, "0")}},
-                      {"0": x})
+    file = torch_file(tmp_path / "x.pt", {"epoch": 3, "lr": 0.1, "note": "x", "none": None,
+                                             "model": {"x": stored(x, "0")}}, {"0": x})
     equal(read_tensors(file), {"x": x})
 
 
 def test_of_several_state_dicts_one_must_be_named(tmp_path):
     x, y = TENSORS["a.bias"], TENSORS["a.weight"]
-    file = torch_file(tmp_path / "x.pt", {"model": {"x": stored(x, "0")}, "ema": {"x": stored(y, "1")}}, {"0": x, "1": y})
+    file = torch_file(tmp_path / "x.pt", {"model": {"x": stored(x, "0")}, "ema": {"x": stored(y, "1")}},
+                      {"0": x, "1": y})
     with pytest.raises(CheckpointError, match="has several sets of weights: model, ema. Say which"):
         read_tensors(file)
     equal(read_tensors(file, key="ema"), {"x": y})
@@ -168,7 +171,8 @@ def test_an_index_of_tensors_that_are_not_there(tmp_path):
 def test_code_is_refused_and_not_executed(tmp_path, module, name):
     harm = Name(module, name)(str(tmp_path / "harm"))
     for value in (harm, {"x": harm}, {"x": REBUILD(harm, 0, (1,), (1,), False, None)}):
-        with pytest.raises(CheckpointError, match=f"asks for {module}.{name}, which is no tensor.*nothing was executed"):
+        with pytest.raises(CheckpointError, match=f"asks for {module}.{name}, which is no tensor.*nothing was "
+                                                  "executed"):
             read_tensors(torch_file(tmp_path / "x.bin", value, {}))
     assert not (tmp_path / "harm").exists()
 
@@ -216,8 +220,10 @@ def safetensors_file(path) -> bytes:
     (lambda p: b"", "is empty"),
     (lambda p: safetensors_file(p)[:-4], "is no whole safetensors file"),
     (lambda p: safetensors_file(p)[:40], "is no whole safetensors file"),
-    (lambda p: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a pointer of Git LFS.*git lfs pull"),
-    (lambda p: b"<!DOCTYPE html><html>", "is neither a safetensors nor a PyTorch file; it begins with b'<!DOCTYPE html>"),
+    (lambda p: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+     "is a pointer of Git LFS.*git lfs pull"),
+    (lambda p: b"<!DOCTYPE html><html>",
+     "is neither a safetensors nor a PyTorch file; it begins with b'<!DOCTYPE html>"),
     (lambda p: torch_file(p, {"x": stored(np.ones(4), "0")}, {"0": np.ones(4)}).read_bytes()[:200], "is damaged"),
     (lambda p: torch_file(p, {"x": stored(np.ones(4), "1")}, {"0": np.ones(4)}).read_bytes(), "is damaged.*data/1"),
     (lambda p: torch_file(p, [1, 2], {}).read_bytes(), "holds no dict of tensors, but a list"),

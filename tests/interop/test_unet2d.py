@@ -82,7 +82,8 @@ def test_attention_as_a_convolution_of_one_point_is_read():
 @pytest.mark.parametrize("change, message", [
     (dict(_class_name="UNet2DConditionModel"), "describes a UNet2DConditionModel; only a UNet2DModel"),
     (dict(cross_attention_dim=768), "no setting cross_attention_dim"),
-    (dict(down_block_types=("DownBlock2D", "AttnSkipDownBlock2D")), "down_block_types has AttnSkipDownBlock2D, which is not"),
+    (dict(down_block_types=("DownBlock2D", "AttnSkipDownBlock2D")),
+     "down_block_types has AttnSkipDownBlock2D, which is not"),
     (dict(up_block_types=("SkipUpBlock2D", "UpBlock2D")), "up_block_types has SkipUpBlock2D"),
     (dict(sample_size=None), "sample_size = None is not supported"),
     (dict(sample_size=(16, 32)), r"sample_size = \(16, 32\) is not supported"),
@@ -123,22 +124,24 @@ def test_missing_left_over_and_misshapen_tensors_are_counted_and_named():
     state |= {"extra.weight": np.zeros(3), "conv_in.bias": np.zeros(5)}
     with pytest.raises(CheckpointError) as caught:
         unet2d.read_params(abstract, state, "some/folder")
-    assert re.search(rf"some/folder.*2 of {count} tensors are missing: conv_in.weight, conv_out.bias; 1 of {count - 1} tensors "
-                     rf"have no place in the network: extra.weight; 1 of {count} tensors have another shape: conv_in.bias \[5\]",
+    assert re.search(rf"some/folder.*2 of {count} tensors are missing: conv_in.weight, conv_out.bias; "
+                     rf"1 of {count - 1} tensors have no place in the network: extra.weight; "
+                     rf"1 of {count} tensors have another shape: conv_in.bias \[5\]",
                      str(caught.value))
 
 
 def test_weights_of_another_network_are_refused():
     _, abstract, _ = state_of("as google/ddpm-*")
-    with pytest.raises(CheckpointError, match="128 of 272 tensors have no place.*, ...; 5 of 144 tensors have another shape: conv_in.weight"):
+    with pytest.raises(CheckpointError, match="128 of 272 tensors have no place.*, ...; "
+                                              "5 of 144 tensors have another shape: conv_in.weight"):
         unet2d.read_params(abstract, state_of("many blocks")[2] | {"conv_in.weight": np.zeros((1, 2))}, "x")
 
 
 def test_the_cifar10_config_is_the_published_network():
     """config.json of google/ddpm-cifar10-32, with one head."""
     published = DDPM | dict(
-        act_fn="silu", block_out_channels=(128, 256, 256, 256), center_input_sample=False, in_channels=3, out_channels=3,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"), layers_per_block=2,
-        mid_block_scale_factor=1, norm_num_groups=32, sample_size=32, time_embedding_type="positional",
+        act_fn="silu", block_out_channels=(128, 256, 256, 256), center_input_sample=False, in_channels=3,
+        out_channels=3, down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        layers_per_block=2, mid_block_scale_factor=1, norm_num_groups=32, sample_size=32, time_embedding_type="positional",
         up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"))
     assert network_of(unet2d.read_settings(published, "")) == UNet()

@@ -4,7 +4,8 @@ BASE = dict(sample_size=16, in_channels=3, out_channels=3, block_out_channels=(1
             norm_num_groups=8)
 DDPM = dict(downsample_padding=0, flip_sin_to_cos=False, freq_shift=1, norm_eps=1e-6, attention_head_dim=None)
 THREE = dict(block_out_channels=(16, 32, 48))
-ADM = dict(resnet_time_scale_shift="scale_shift", downsample_type="resnet", upsample_type="resnet", attn_norm_num_groups=8)
+ADM = dict(resnet_time_scale_shift="scale_shift", downsample_type="resnet", upsample_type="resnet",
+           attn_norm_num_groups=8)
 
 CONFIGS = {
     "defaults of the class": {},
@@ -25,7 +26,8 @@ CONFIGS = {
     "attention in the middle alone": dict(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2),
     "attention at the top alone": dict(down_block_types=("AttnDownBlock2D", "DownBlock2D"),
                                        up_block_types=("UpBlock2D", "AttnUpBlock2D")),
-    "attention everywhere": dict(THREE, down_block_types=("AttnDownBlock2D",) * 3, up_block_types=("AttnUpBlock2D",) * 3),
+    "attention everywhere": dict(THREE, down_block_types=("AttnDownBlock2D",) * 3,
+                                 up_block_types=("AttnUpBlock2D",) * 3),
     "attention going down alone": dict(up_block_types=("UpBlock2D",) * 2),
     "attention going up alone": dict(down_block_types=("DownBlock2D",) * 2),
     "no middle": dict(mid_block_type=None),

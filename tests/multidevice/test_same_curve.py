@@ -1,4 +1,5 @@
-"""The same run on 1 device, on 8, sharded, with accumulation, and on 2 processes: one loss curve, to float32 rounding."""
+"""The same run on 1 device, on 8, sharded, with accumulation, and on 2 processes: one loss curve, to float32
+rounding."""
 import socket
 import subprocess
 

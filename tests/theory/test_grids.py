@@ -73,7 +73,8 @@ def test_pairs_end_where_the_next_begins():
 
 
 def test_a_constant_stride_is_that_of_diffusers():
-    """Theirs: previous = timestep - T // S, and below 0 the final alpha. For T = 10, S = 4: 9, 6, 3, 0 to 7, 4, 1, -2."""
+    """Theirs: previous = timestep - T // S, and below 0 the final alpha. For T = 10, S = 4: 9, 6, 3, 0 to 7, 4, 1,
+    -2."""
     times = grids.linspace(10, 4)
     np.testing.assert_array_equal(times, [10, 7, 4, 1])
     np.testing.assert_array_equal(grids.constant_stride(times, 10), [[10, 8], [7, 5], [4, 2], [1, 0]])

@@ -25,7 +25,8 @@ def gaussian(x_t, t, cond=None):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
 @pytest.mark.parametrize("t", [1, 20, 50])
 def test_the_guided_score_is_that_of_the_product(x64, scale, t):
-    """p(x|c)^w p(x)^(1-w) of Gaussians of one variance is a Gaussian of mean w m_c + (1-w) m (Ho & Salimans 2022, Eq. 6)."""
+    """p(x|c)^w p(x)^(1-w) of Gaussians of one variance is a Gaussian of mean w m_c + (1-w) m (Ho & Salimans 2022, Eq.
+    6)."""
     x, labels = np.random.default_rng(0).normal(size=(4, 2, 2, 1)), np.array([0, 1, 1, 0])
     out = classifier_free(gaussian, scale, null_label=2)(x, t, labels)
     alpha, sigma = float(PROCESS.alpha(t)), float(PROCESS.sigma(t))

@@ -212,7 +212,8 @@ def test_tables_work_under_jit_and_vmap():
 
 
 @pytest.mark.parametrize("betas, shown", [
-    (np.array([1.0, 0.1]), r"shape \(2,\) in \[0.1, 1.0\]"), (np.array([0.1, 1.5]), r"\[0.1, 1.5\]"), (np.array([0.0, 0.5]), r"\[0.0, 0.5\]"),
+    (np.array([1.0, 0.1]), r"shape \(2,\) in \[0.1, 1.0\]"), (np.array([0.1, 1.5]), r"\[0.1, 1.5\]"),
+    (np.array([0.0, 0.5]), r"\[0.0, 0.5\]"),
     (np.array([0.1, -0.1]), r"\[-0.1, 0.1\]"), (np.array([0.1, np.nan]), r"\[nan, nan\]"),
     (np.zeros((0,)), r"shape \(0,\)"), (np.full((2, 2), 0.1), r"shape \(2, 2\)")])
 def test_betas_outside_of_0_to_1_are_refused(betas, shown):
