@@ -142,6 +142,6 @@ def test_the_cifar10_config_is_the_published_network():
     published = DDPM | dict(
         act_fn="silu", block_out_channels=(128, 256, 256, 256), center_input_sample=False, in_channels=3,
         out_channels=3, down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-        layers_per_block=2, mid_block_scale_factor=1, norm_num_groups=32, sample_size=32, time_embedding_type="positional",
-        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"))
+        layers_per_block=2, mid_block_scale_factor=1, norm_num_groups=32, sample_size=32,
+        time_embedding_type="positional", up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"))
     assert network_of(unet2d.read_settings(published, "")) == UNet()
