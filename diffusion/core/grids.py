@@ -19,8 +19,12 @@ def leading(t_max: int, steps: int) -> np.ndarray:
 
 
 def trailing(t_max: int, steps: int) -> np.ndarray:
-    """round(T - i T / steps): starts at T (Lin et al. 2024, "Common Diffusion Noise Schedules ... Are Flawed")."""
-    return np.round(t_max - np.arange(steps) * (t_max / steps)).astype(np.int32)
+    """round(T - i T / steps): starts at T (Lin et al. 2024, "Common Diffusion Noise Schedules ... Are Flawed").
+
+    By arange as in diffusers, so that T - i T / steps = n + 1/2 is rounded the same way. Its rounding can also add one
+    number near 0 at the end, which diffusers keeps (timestep -1) and which is cut here.
+    """
+    return np.round(np.arange(t_max, 0, -t_max / steps))[:steps].astype(np.int32)
 
 
 def pairs(times: np.ndarray, end: int = 0) -> np.ndarray:

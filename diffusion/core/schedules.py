@@ -37,8 +37,10 @@ def zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
     """Betas rescaled so that alpha_T = 0, with alpha_1 as before; beta_T = 1.
 
     Lin et al. (2024), "Common Diffusion Noise Schedules and Sample Steps Are Flawed", Algorithm 1: alpha (here
-    sqrt(alpha_bar)) is shifted and scaled linearly.
+    sqrt(alpha_bar)) is shifted and scaled linearly. Raises ValueError for one step: alpha_1 cannot be both kept and 0.
     """
+    if len(betas) < 2:
+        raise ValueError(f"zero terminal SNR needs at least 2 steps, got {len(betas)}")
     alpha = np.sqrt(np.cumprod(1 - np.asarray(betas, np.float64)))
     alpha = (alpha - alpha[-1]) * (alpha[0] / (alpha[0] - alpha[-1]))
     return 1 - (alpha / np.append(1.0, alpha[:-1])) ** 2

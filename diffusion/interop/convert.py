@@ -26,8 +26,8 @@ SRC is one of
   a weight file of another project, with --layout and --settings (docs/interop.md has what works).
 DST is a new folder, written whole or not at all:
   model_index.json  unet/config.json  unet/diffusion_pytorch_model.safetensors  scheduler/scheduler_config.json
-It is read back and compared, and if torch and diffusers are installed, its output on a random input with \
-diffusers' own.
+It is read back and compared, and if torch and diffusers are installed, so is its output on a random input with that
+of diffusers.
 """
 
 

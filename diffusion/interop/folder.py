@@ -173,7 +173,6 @@ With `diffusion` (JAX):
     pipe = DiffusionPipeline.from_pretrained("THIS FOLDER")
     pipe(batch_size=4, num_inference_steps={steps}).images[0].save("out.png")
 
-Where x0 is clipped, `diffusion` makes eps consistent with the clipped x0 in DDIM steps of its own models. diffusers \
-does so
-with `use_clipped_model_output=True` in the call of a DDIMPipeline.
+Where x0 is clipped, `diffusion` makes eps consistent with the clipped x0 in DDIM steps of its own models. diffusers
+does so with `use_clipped_model_output=True` in the call of a DDIMPipeline.
 """

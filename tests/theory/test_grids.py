@@ -60,6 +60,18 @@ def test_the_middle_of_an_odd_linspace_is_rounded_as_the_published_one():
     assert grids.linspace(1000, 25)[12] == 501
 
 
+def test_a_tie_of_trailing_is_rounded_as_the_published_one():
+    """1000 - 48ths of 1000 are halves at some i; diffusers' arange rounds them as its floats fall, not all to even."""
+    np.testing.assert_array_equal(grids.trailing(1000, 48), np.round(np.arange(1000, 0, -1000 / 48)))
+    assert not np.array_equal(grids.trailing(1000, 48), np.round(1000 - np.arange(48) * (1000 / 48)))
+
+
+def test_trailing_ends_at_a_noisy_time_where_arange_gives_one_number_too_many():
+    assert len(np.arange(1000, 0, -1000 / 61)) == 62
+    times = grids.trailing(1000, 61)
+    assert len(times) == 61 and times[-1] == 16
+
+
 def test_one_step():
     np.testing.assert_array_equal(grids.linspace(1000, 1), [1000])
     np.testing.assert_array_equal(grids.trailing(1000, 1), [1000])

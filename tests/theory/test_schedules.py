@@ -73,3 +73,8 @@ def test_zero_terminal_snr_shifts_and_scales_alpha(betas):
     assert new[-1] == 0
     np.testing.assert_allclose(new[0], old[0], rtol=1e-14)
     np.testing.assert_allclose((new[1:] - new[0]) / (old[1:] - old[0]), new[0] / (old[0] - old[-1]), rtol=1e-9)
+
+
+def test_zero_terminal_snr_of_one_step_is_refused():
+    with pytest.raises(ValueError, match="at least 2 steps, got 1"):
+        schedules.zero_terminal_snr(np.array([0.1]))

@@ -1,0 +1,250 @@
+"""Our schedules, grids and solvers against diffusers' DDPMScheduler and DDIMScheduler, without a network's rounding.
+
+First the tables, which diffusers has in float32. Then whole chains of `scheduler.step` in float64 on our float64 table,
+with one cheap function as the network and the same noise: what is left is rounding at 1e-16, so that 1e-9 tells every
+formula apart. Needs PyTorch and diffusers: `pip install -r requirements-parity.txt`, then `pytest -m parity`.
+"""
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.core import grids, numerics, parameterization, schedules
+from diffusion.core.processes import DiscreteProcess
+from diffusion.samplers.ancestral import Ancestral
+from diffusion.samplers.base import sample
+from diffusion.samplers.ddim import DDIM
+
+REASON = "the parity tests need PyTorch and diffusers: pip install -r requirements-parity.txt"
+torch = pytest.importorskip("torch", reason=REASON)
+diffusers = pytest.importorskip("diffusers", reason=REASON)
+
+pytestmark = pytest.mark.parity
+
+CLASSES = [diffusers.DDPMScheduler, diffusers.DDIMScheduler]
+SPACINGS = {"linspace": grids.linspace, "leading": grids.leading, "trailing": grids.trailing}
+PREDICTIONS = {"epsilon": parameterization.EPS, "sample": parameterization.X0, "v_prediction": parameterization.V}
+
+# ---- tables -------------------------------------------------------------------------------------------------------
+
+RANGES = {"as Ho et al.": (1e-4, 0.02), "as latent diffusion": (0.00085, 0.012)}
+SCHEDULES = {
+    "linear": lambda steps, ends: schedules.linear(steps, start=ends[0], end=ends[1]),
+    "scaled_linear": lambda steps, ends: schedules.scaled_linear(steps, start=ends[0], end=ends[1]),
+    "sigmoid": lambda steps, ends: schedules.sigmoid(steps, start=ends[0], end=ends[1]),
+    "squaredcos_cap_v2": lambda steps, ends: schedules.cosine(steps),
+}
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("ends", RANGES)
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("zero_snr", [False, True])
+@pytest.mark.parametrize("steps", [1000, 37])
+def test_betas_and_their_products(kind, ends, name, zero_snr, steps):
+    """Theirs are float32: 1 - beta is rounded at 6e-8, and a product of T of them at 6e-8 sqrt(T) or so, 2e-6."""
+    start, end = RANGES[ends]
+    if name == "sigmoid" and kind is diffusers.DDIMScheduler:
+        with pytest.raises(NotImplementedError, match="sigmoid is not implemented"):
+            kind(beta_schedule=name)
+        return
+    theirs = kind(num_train_timesteps=steps, beta_start=start, beta_end=end, beta_schedule=name,
+                  rescale_betas_zero_snr=zero_snr)
+    betas = SCHEDULES[name](steps, RANGES[ends])
+    betas = schedules.zero_terminal_snr(betas) if zero_snr else betas
+    # Rescaled, beta is 1 minus the square of a ratio of float32 differences, which near T are small themselves: the last
+    # but one of the cosine's is sqrt(alpha_bar) = 2e-3 with errors of 6e-8 in both, and so 1e-4 of that.
+    np.testing.assert_allclose(theirs.betas.numpy(), betas, rtol=0, atol=1e-4 if zero_snr else 1e-7)
+    np.testing.assert_allclose(theirs.alphas_cumprod.numpy(), np.cumprod(1 - betas), rtol=0, atol=5e-6)
+    if zero_snr:
+        assert theirs.betas[-1] == betas[-1] == 1
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("t_max", [1000, 300, 37])
+def test_times_for_every_number_of_steps(kind, spacing, t_max):
+    """Theirs count from 0."""
+    scheduler = kind(num_train_timesteps=t_max, timestep_spacing=spacing)
+    too_many = 0
+    for steps in range(1, t_max + 1):
+        scheduler.set_timesteps(steps)
+        theirs = scheduler.timesteps.numpy() + 1
+        if spacing == "linspace" and steps == 1:  # on purpose: theirs is one step from the least noisy time
+            assert theirs.tolist() == [1] and grids.linspace(t_max, 1).tolist() == [t_max]
+            continue
+        if len(theirs) > steps:  # a fault of theirs: a last step at timestep -1, which indexes the noisiest time
+            assert spacing == "trailing" and theirs[steps:].tolist() == [0]
+            too_many, theirs = too_many + 1, theirs[:steps]
+        np.testing.assert_array_equal(SPACINGS[spacing](t_max, steps), theirs)
+    assert (too_many > 0) == (spacing == "trailing" and t_max > 37)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("offset", [0, 1, 5])
+def test_times_with_an_offset(kind, offset):
+    scheduler = kind(timestep_spacing="leading", steps_offset=offset)
+    for steps in (1, 3, 7, 50, 333):
+        scheduler.set_timesteps(steps)
+        np.testing.assert_array_equal(grids.leading(1000, steps) + offset, scheduler.timesteps.numpy() + 1)
+
+
+# ---- chains -------------------------------------------------------------------------------------------------------
+
+T, SHAPE, ROWS = 200, (2, 4, 4, 3), 64
+GRIDS = [("leading", 0, 25), ("leading", 3, 7), ("linspace", 0, 30), ("linspace", 0, 7), ("trailing", 0, 25),
+         ("trailing", 0, 48)]
+MIX = np.random.default_rng(0).normal(size=(3, 6)) / 2
+BETAS = {False: schedules.linear(T, start=5e-4, end=0.1)}
+BETAS[True] = schedules.zero_terminal_snr(BETAS[False])
+LIMITS = {
+    "none": dict(clip_sample=False), "clip": dict(), "clip range": dict(clip_sample_range=0.4),
+    "threshold": dict(thresholding=True, sample_max_value=1.5, dynamic_thresholding_ratio=0.9),
+    "low threshold": dict(thresholding=True, sample_max_value=1.0)}
+
+
+def network(xp, x, label, channels: int):
+    """[B,H,W,3] and the label -> [B,H,W,channels], between -1.4 and 1.4, in NumPy or JAX."""
+    return 1.4 * xp.tanh(x @ MIX[:, :channels] + xp.cos(label / 40))
+
+
+def make_process(zero_snr: bool) -> DiscreteProcess:
+    return DiscreteProcess(betas=BETAS[zero_snr])
+
+
+def limited(denoise, process, limit: str, rederive_eps: bool):
+    settings = LIMITS[limit]
+    if settings.get("thresholding"):
+        return parameterization.dynamic_threshold(
+            denoise, process, settings.get("dynamic_thresholding_ratio", 0.995), settings["sample_max_value"],
+            rederive_eps=rederive_eps)
+    if settings.get("clip_sample", True):
+        return parameterization.clip_x0(denoise, process, settings.get("clip_sample_range", 1.0),
+                                        rederive_eps=rederive_eps)
+    return denoise
+
+
+def keys_and_start():
+    keys = jax.vmap(jax.random.key)(np.arange(SHAPE[0]))
+    return keys, np.random.default_rng(1).normal(size=SHAPE)
+
+
+def our_chain(solver, process, prediction: str, limit: str, channels: int, rederive_eps: bool):
+    """steps [S, 2] -> x at the end. One program for all grids."""
+    apply = lambda params, x, label, cond, keys: network(jnp, x, label[0], channels)  # noqa: E731
+    denoise = parameterization.make_denoiser(process, PREDICTIONS[prediction], apply, learned_range=channels == 6)(None)
+    denoise = limited(denoise, process, limit, rederive_eps)
+    keys, x = keys_and_start()
+    run = jax.jit(lambda steps, last: sample(solver, denoise, steps, x, keys, last=last)[1])
+    return lambda steps: np.asarray(run(np.resize(steps, (ROWS, 2)), len(steps)))
+
+
+def our_noise(steps: int) -> list[np.ndarray]:
+    """What `sample` draws at each step."""
+    keys = numerics.fold_in(keys_and_start()[0], 1)
+    draw = jax.jit(lambda i: numerics.normal(numerics.fold_in(keys, i), SHAPE[1:], float))
+    return [np.array(draw(i)) for i in range(steps)]
+
+
+def to_torch(x: np.ndarray):
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(x).transpose(0, 3, 1, 2)))
+
+
+def their_chain(scheduler, process, steps: int, channels: int, noise: list[np.ndarray], **call) -> np.ndarray:
+    """The loop of diffusers' pipelines, on our table in float64 in place of theirs in float32."""
+    scheduler.alphas_cumprod = torch.from_numpy(process._alpha[1:] ** 2)
+    scheduler.one = torch.tensor(1.0, dtype=torch.float64)
+    if isinstance(scheduler, diffusers.DDIMScheduler):
+        scheduler.final_alpha_cumprod = scheduler.one if scheduler.config.set_alpha_to_one else scheduler.alphas_cumprod[0]
+    scheduler.set_timesteps(steps)
+    x = to_torch(keys_and_start()[1])
+    for i, t in enumerate(scheduler.timesteps):
+        out = to_torch(network(np, x.numpy().transpose(0, 2, 3, 1), float(t), channels))
+        if isinstance(scheduler, diffusers.DDIMScheduler):
+            extra = dict(variance_noise=to_torch(noise[i])) if call["eta"] > 0 else {}
+            x = scheduler.step(out, t, x, **call, **extra).prev_sample
+        else:
+            with mock.patch("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: to_torch(noise[i])):
+                x = scheduler.step(out, int(t), x).prev_sample
+    return x.numpy().transpose(0, 2, 3, 1)
+
+
+def assert_same(ours: np.ndarray, theirs: np.ndarray):
+    assert np.isfinite(theirs).all() and theirs.std() > 0.05
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9 * np.abs(theirs).max())
+
+
+# Theirs -> ours. fixed_small_log is fixed_small by way of a logarithm; fixed_large_log takes the root of a negative one.
+VARIANCES = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large", "learned_range": "learned_range"}
+
+
+def check_ddpm(prediction: str, variance: str, limit: str, zero_snr: bool = False):
+    process, channels = make_process(zero_snr), 6 if variance == "learned_range" else 3
+    run = our_chain(Ancestral(process=process, variance=VARIANCES[variance]), process, prediction, limit, channels, True)
+    for spacing, offset, steps in GRIDS:
+        scheduler = diffusers.DDPMScheduler(
+            num_train_timesteps=T, trained_betas=BETAS[zero_snr].tolist(), prediction_type=prediction,
+            variance_type=variance, timestep_spacing=spacing, steps_offset=offset, **LIMITS[limit])
+        noise = our_noise(steps)
+        noise[-1] *= 0  # theirs adds noise at the last step too where its time is not 0 (trailing, offset); ours never
+        times = SPACINGS[spacing](T, steps) + offset
+        assert_same(run(grids.pairs(times)), their_chain(scheduler, process, steps, channels, noise))
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("variance", VARIANCES)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_ddpm_chain(x64, prediction, variance, limit):
+    check_ddpm(prediction, variance, limit)
+
+
+@pytest.mark.parametrize("variance", VARIANCES)
+@pytest.mark.parametrize("prediction", ["sample", "v_prediction"])
+def test_ddpm_chain_from_zero_snr(x64, prediction, variance):
+    check_ddpm(prediction, variance, "clip", zero_snr=True)
+
+
+def check_ddim(prediction: str, eta: float, limit: str, zero_snr: bool = False, clipped_eps: bool = False):
+    process = make_process(zero_snr)
+    run = our_chain(DDIM(process=process, eta=eta), process, prediction, limit, 3, clipped_eps)
+    for spacing, offset, steps in GRIDS:
+        for to_one in (True, False):
+            scheduler = diffusers.DDIMScheduler(
+                num_train_timesteps=T, trained_betas=BETAS[zero_snr].tolist(), prediction_type=prediction,
+                timestep_spacing=spacing, steps_offset=offset, set_alpha_to_one=to_one, **LIMITS[limit])
+            times = SPACINGS[spacing](T, steps) + offset
+            theirs = their_chain(scheduler, process, steps, 3, our_noise(steps), eta=eta,
+                                 use_clipped_model_output=clipped_eps)
+            assert_same(run(grids.constant_stride(times, T, 0 if to_one else 1)), theirs)
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_ddim_chain(x64, prediction, eta, limit):
+    check_ddim(prediction, eta, limit)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("limit", ["clip", "threshold"])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_ddim_chain_with_eps_of_the_clipped_x0(x64, prediction, limit, eta):
+    check_ddim(prediction, eta, limit, clipped_eps=True)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("prediction", ["sample", "v_prediction"])
+def test_ddim_chain_from_zero_snr(x64, prediction, eta):
+    check_ddim(prediction, eta, "clip", zero_snr=True)
+
+
+def test_the_limits_differ(x64):
+    """Otherwise the chains above could not see a wrong one."""
+    process = make_process(False)
+    steps = grids.pairs(grids.leading(T, 25))
+    out = [our_chain(DDIM(process=process), process, "v_prediction", limit, 3, False)(steps) for limit in LIMITS]
+    different = [np.abs(a - b).max() > 1e-3 for i, a in enumerate(out) for b in out[:i]]
+    # A largest threshold of 1 is clipping to 1.
+    assert sum(different) == len(different) - 1 and np.allclose(out[1], out[4])
