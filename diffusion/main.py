@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
         modes.train(CONFIG.value, workdir, STARTED, INIT_FROM.value)
     else:
         out = workdir / f"samples_{SEED.value}" if source is None else f"samples/{Path(source).name}_{SEED.value}"
-        modes.sample(CONFIG.value, workdir if source is None else source, num_samples=NUM_SAMPLES.value,
+        modes.sample(CONFIG.value, workdir, source, num_samples=NUM_SAMPLES.value,
                      seed=SEED.value, out=Path(OUT.value or out), step=CHECKPOINT.value)
 
 

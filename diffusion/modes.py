@@ -44,7 +44,7 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
     source = None
     if init_from is not None and not run_folder.is_run(workdir):
         source = pretrained.load(init_from)
-        pretrained.check_same_network(config, source.config, init_from)
+        pretrained.check_same(config, source.config, init_from, pretrained.NETWORK)
         weights = source.params(model.abstract_params)
     run = open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, defaults=config_lib.base().to_dict())
     plan = parts.plan
@@ -93,17 +93,21 @@ Next, draw more of them, or look at README.md there:
   {command_line()} --mode=sample --num_samples=256""")
 
 
-def sample(config: ConfigDict, source: str | Path, *, num_samples: int, seed: int, out: Path, step: int | None) -> None:
-    """Draws `num_samples` images of a model (`pretrained.load`) into `out`, with the averaged weights if it is a run.
+def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_samples: int, seed: int, out: Path,
+           step: int | None) -> None:
+    """Draws `num_samples` images into `out`, of the run in `workdir` or of another model, `source` (`pretrained.load`).
 
     `config` is the model's but for what may be chosen, the sampler. `step`: of a run, the checkpoint; default the
-    newest.
+    newest. The weights of a run are the averaged ones.
     """
     model = build.model(config)
     generate = build.generate(config, model)
+    if source is None:
+        open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, read_only=True,
+                 defaults=config_lib.base().to_dict())
     images.check_samples_folder(out)
-    loaded = pretrained.load(source, checkpoint=step)
-    pretrained.check_same_network(config, loaded.config, source)
+    loaded = pretrained.load(source or workdir, checkpoint=step)
+    pretrained.check_same(config, loaded.config, source or workdir, (*pretrained.NETWORK, "process", "prediction"))
     params = loaded.params(model.abstract_params)
     steps = config.sample.steps * -(-num_samples // config.sample.batch_size)
     with Progress(steps, unit="step", images_per_unit=num_samples / steps) as progress:

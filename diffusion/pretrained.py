@@ -28,6 +28,7 @@ LAYOUTS = {
     "guided-diffusion": (partial(openai.read_settings, codebase="guided-diffusion"), read_tensors, openai.read_params),
     "score_sde": (score_sde.read_settings, score_sde.read_checkpoint, score_sde.read_params),
 }
+NETWORK = ("network", "data.size", "data.channels", "learned_range")  # what makes the function of the weights
 FREE_KEYS = {"network.dropout", "network.dtype"}  # may differ between a model and a run that starts from its weights
 
 
@@ -113,14 +114,12 @@ def get_config(source: str) -> ConfigDict:
     return load(source).config
 
 
-def check_same_network(config: ConfigDict, source: ConfigDict, where: str) -> None:
-    """Raises ConfigError unless the networks of both configs compute the same function of the same weights."""
-    differing = [key for key in differences(config, source, ("network", "data.size", "data.channels", "learned_range"))
-                 if key not in FREE_KEYS]
-    if differing:
+def check_same(config: ConfigDict, source: ConfigDict, where: str | os.PathLike, sections: tuple[str, ...]) -> None:
+    """Raises ConfigError unless both configs agree in the sections, as weights of the one used in the other need."""
+    if differing := [key for key in differences(config, source, sections) if key not in FREE_KEYS]:
         theirs = config_lib.keys(source)
         flags = " ".join(f"--config.{key}={str(theirs[key]).replace(' ', '')}" for key in differing)
-        raise ConfigError(f"The network of this config is not that of {where}. Leave --config away, or give: {flags}")
+        raise ConfigError(f"This config is not that of the model in {where}. Leave --config away, or give: {flags}")
 
 
 def differences(config: ConfigDict, source: ConfigDict, sections: tuple[str, ...]) -> list[str]:

@@ -85,6 +85,7 @@ def test_fine_tuning_with_another_prediction_says_so(trained, tmp_path):
     (["--mode=sample", "--from_pretrained=SOURCE", "--checkpoint=3"], "it has no checkpoint 3, but one set of weights"),
     (["--mode=sample", "--from_pretrained=SOURCE", "--config.sample.solver=dimm"], "Did you mean 'ddim'"),
     (["--mode=sample", "--from_pretrained=SOURCE", "--config.network.heads=2"], "give: --config.network.heads=1"),
+    (["--mode=sample", "--from_pretrained=SOURCE", "--config.prediction=x0"], "give: --config.prediction=v"),
     (["--init_from=SOURCE", *TINY, "--config.network.groups=2"],
      "Leave --config away, or give: --config.network.groups=4"),
 ])
