@@ -1,21 +1,22 @@
 """Weight files of others, read without PyTorch and without executing anything in them.
 
-A .bin or .pt file of PyTorch is a zip archive of one pickle, which names tensors, and of one file for each storage. The
-pickle is read by an unpickler that knows tensors and containers and refuses every other name: calling what a pickle
-names is how it executes code.
+A .bin or .pt file of PyTorch is a zip archive of one pickle, which names tensors, and of one file for each storage.
+Before PyTorch 1.6 it was a row of pickles, then the storages. The pickles are read by an unpickler that knows tensors
+and containers and refuses every other name: calling what a pickle names is how it executes code.
 """
-import collections
 import json
 import math
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors.numpy
+from safetensors import SafetensorError
 
 from diffusion.errors import CheckpointError
 from diffusion.io.files import atomic_write
@@ -23,6 +24,9 @@ from diffusion.io.files import atomic_write
 DTYPES = {"FloatStorage": np.float32, "DoubleStorage": np.float64, "HalfStorage": np.float16,
           "BFloat16Storage": ml_dtypes.bfloat16, "LongStorage": np.int64, "IntStorage": np.int32,
           "ShortStorage": np.int16, "CharStorage": np.int8, "ByteStorage": np.uint8, "BoolStorage": np.bool_}
+DTYPE_NAMES = {np.dtype(dtype).name for dtype in DTYPES.values()}  # PyTorch's names of them are the same
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled number that opens files of before PyTorch 1.6
+SMALL = 2**24  # bytes that any archive may unpack to
 AGAIN = "Fetch the file again, or use the .safetensors of the same model."
 
 
@@ -30,28 +34,38 @@ def read_tensors(path: str | os.PathLike, key: str | None = None) -> dict[str, n
     """The tensors of a .safetensors file, or of a PyTorch file (.bin, .pt, .pth, .ckpt), told apart by their content.
 
     key: of a PyTorch file that holds several state dicts, which one, such as "state_dict" or "ema". Entries that are no
-    tensors are left out. Raises CheckpointError if the file is missing, damaged, of another kind, or carries code.
+    tensors are left out. Arrays of a PyTorch file are read-only views of its storages. Raises CheckpointError if the
+    file is missing, damaged, of another kind, or carries code.
     """
     path = Path(path)
     try:
         with open(path, "rb") as file:
             head = file.read(512)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        raise CheckpointError(f"{path} cannot be read: {getattr(error, 'strerror', error)}.") from error
     if not head:
         raise CheckpointError(f"{path} is empty. {AGAIN}")
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a pointer of Git LFS, not the weights. Run `git lfs pull` in its repository.")
-    if head.startswith(b"PK"):
-        return state_dict(read_zip(path), path, key)
+    if head.startswith((b"PK", LEGACY)):
+        try:
+            value = read_zip(path) if head.startswith(b"PK") else read_legacy(path)
+        except CheckpointError:
+            raise
+        except Exception as error:  # a damaged pickle can raise anything
+            raise CheckpointError(f"{path} is damaged: {str(error) or type(error).__name__}. {AGAIN}") from error
+        return state_dict(value, path, key)
     if head[8:9] == b"{":
         try:
             return safetensors.numpy.load_file(path)
-        except Exception as error:  # SafetensorError, and KeyError for a dtype that NumPy does not have
+        except SafetensorError as error:
             raise CheckpointError(f"{path} is no whole safetensors file: {error}. {AGAIN}") from error
+        except (AttributeError, KeyError, TypeError) as error:  # a dtype that NumPy does not have
+            raise CheckpointError(f"{path} has tensors of a type that is not supported: {error}. Save them as float32, "
+                                  "float16 or bfloat16.") from error
     if head.startswith(b"\x80"):
         raise CheckpointError(f"{path} is a bare pickle, which only running it could read; nothing in it was executed. "
-                              "Save the model with PyTorch 1.6 or newer, or as .safetensors.")
+                              "Save the model with torch.save, or as .safetensors.")
     raise CheckpointError(f"{path} is neither a safetensors nor a PyTorch file; it begins with {head[:16]!r}. {AGAIN}")
 
 
@@ -63,7 +77,7 @@ def read_sharded(folder: Path, index: str) -> dict[str, np.ndarray]:
     path = folder / index
     try:
         weight_map = dict(json.loads(path.read_text())["weight_map"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is no index of weights: {error!r}. {AGAIN}") from error
     tensors = {}
     for name in sorted(set(map(str, weight_map.values()))):
@@ -79,7 +93,7 @@ def read_sharded(folder: Path, index: str) -> dict[str, np.ndarray]:
 
 def write_safetensors(path: str | os.PathLike, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Whole or not at all. Raises CheckpointError if it cannot be written."""
-    atomic_write(path, safetensors.numpy.save(tensors, metadata))
+    atomic_write(path, safetensors.numpy.save({k: np.asarray(x, order="C") for k, x in tensors.items()}, metadata))
 
 
 def state_dict(value: Any, path: Path, key: str | None) -> dict[str, np.ndarray]:
@@ -95,30 +109,72 @@ def state_dict(value: Any, path: Path, key: str | None) -> dict[str, np.ndarray]
         return next(iter(inner.values()))
     if key in inner:
         return inner[key]
+    if key is not None:
+        raise CheckpointError(f"{path} has no set of weights {key!r}; it has "
+                              f"{', '.join(map(str, inner)) or 'none that has a name'}.")
     if inner:
         raise CheckpointError(f"{path} has several sets of weights: {', '.join(map(str, inner))}. Say which one.")
     raise CheckpointError(f"{path} holds no dict of tensors, but a {type(value).__name__}. "
                           "Save the model's state_dict().")
 
 
-# ---- PyTorch's zip files ---------------------------------------------------------------------------------------------
+# ---- PyTorch's files -------------------------------------------------------------------------------------------------
 
 def read_zip(path: Path) -> Any:
     """What torch.save wrote, with tensors as arrays."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl"]
-            if len(names) != 1:
-                raise CheckpointError(f"{path} is a zip archive, but not one of PyTorch: it has no data.pkl. {AGAIN}")
-            prefix = names[0].removesuffix("data.pkl")
-            if (order := prefix + "byteorder") in archive.namelist() and archive.read(order) != b"little":
-                raise CheckpointError(f"{path} has big-endian tensors, which are not supported.")
-            with archive.open(names[0]) as file:
-                return TensorUnpickler(file, archive, prefix, path).load()
-    except CheckpointError:
-        raise
-    except Exception as error:  # a damaged pickle can raise anything
-        raise CheckpointError(f"{path} is damaged: {error or type(error).__name__}. {AGAIN}") from error
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        names = [e.filename for e in entries if e.filename.endswith("/data.pkl") or e.filename == "data.pkl"]
+        if len(names) != 1:
+            raise CheckpointError(f"{path} is a zip archive, but not one of PyTorch: it has no data.pkl. {AGAIN}")
+        size, packed = sum(e.file_size for e in entries), path.stat().st_size
+        if size > max(packed, SMALL) or {e.compress_type for e in entries} - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise CheckpointError(f"{path} has {packed} bytes and would unpack to {size}. PyTorch stores its tensors "
+                                  f"without compression; nothing was unpacked. {AGAIN}")
+        prefix = names[0].removesuffix("data.pkl")
+        if (order := prefix + "byteorder") in archive.namelist() and archive.read(order) != b"little":
+            raise CheckpointError(f"{path} has big-endian tensors, which are not supported.")
+
+        def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
+            data = archive.read(f"{prefix}data/{key}")
+            if len(data) < count * dtype.itemsize:
+                raise ValueError(f"storage {key} has {len(data)} bytes, and {count} of {dtype} are needed")
+            return np.frombuffer(data, dtype, count)
+
+        with archive.open(names[0]) as file:
+            return TensorUnpickler(file, storage, path).load()
+
+
+def read_legacy(path: Path) -> Any:
+    """What torch.save wrote before PyTorch 1.6: the storages come last, after their tensors."""
+    left = path.stat().st_size
+    storages: dict[str, np.ndarray] = {}
+
+    def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
+        nonlocal left
+        left -= count * dtype.itemsize
+        if left < 0:
+            raise ValueError(f"the file is too short for storage {key}, {count} of {dtype}")
+        return storages.setdefault(key, np.zeros(count, dtype))
+
+    with open(path, "rb") as file:
+        _, _, machine, value, keys = (TensorUnpickler(file, storage, path).load() for _ in range(5))
+        if not machine["little_endian"]:
+            raise CheckpointError(f"{path} has big-endian tensors, which are not supported.")
+        if sorted(keys) != sorted(storages):
+            raise ValueError("its storages are not those of its tensors")
+        for key in keys:
+            count, data = int.from_bytes(file.read(8), "little"), storages[key].view(np.uint8)
+            if count != storages[key].size or file.readinto(data) != data.size:
+                raise ValueError(f"storage {key} is cut off or has another size than its tensors say")
+    return value
+
+
+class StateDict(dict):
+    """In the place of collections.OrderedDict. Attributes that a pickle sets, such as _metadata, are dropped."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
 class Storage:
@@ -127,47 +183,61 @@ class Storage:
     def __init__(self, dtype: type):
         self.dtype = np.dtype(dtype)
 
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError("a kind of storage with a state")
+
 
 class TensorUnpickler(pickle.Unpickler):
-    """Knows tensors and containers. What else a pickle names is refused before it could be called."""
+    """Knows tensors and containers. What else a pickle names is refused before it could be called.
 
-    def __init__(self, file, archive: zipfile.ZipFile, prefix: str, path: Path):
+    storage: gives the array [count] of a storage by its key; asked once for each.
+    """
+
+    def __init__(self, file, storage: Callable[[str, np.dtype, int], np.ndarray], path: Path):
         super().__init__(file, encoding="utf-8")
-        self.archive, self.prefix, self.path = archive, prefix, path
+        self.storage, self.path = storage, path
         self.storages: dict[str, np.ndarray] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in DTYPES:
             return Storage(DTYPES[name])
-        known = {("collections", "OrderedDict"): collections.OrderedDict,
-                 ("torch._utils", "_rebuild_tensor_v2"): tensor,
-                 ("torch._utils", "_rebuild_parameter"): lambda data, *rest: data, ("torch", "Size"): tuple}
+        if module == "torch" and name in DTYPE_NAMES:
+            return f"torch.{name}"
+        # Functions made anew for each file: a pickle can set attributes of those that it is given.
+        known = {("collections", "OrderedDict"): StateDict, ("torch", "Size"): tuple,
+                 ("torch._utils", "_rebuild_tensor_v2"): lambda *args: self.tensor(*args),
+                 ("torch._utils", "_rebuild_parameter"): lambda data, *rest: data}
         if (module, name) not in known:
             raise CheckpointError(f"{self.path} asks for {module}.{name}, which is no tensor. Files of PyTorch can "
                                   f"carry code, so such names are refused; nothing was executed. {AGAIN}")
         return known[module, name]
 
     def persistent_load(self, pid: Any) -> np.ndarray:
-        kind, storage, key, _, count = pid
-        if kind != "storage" or not isinstance(storage, Storage):
-            raise ValueError(f"an unknown kind of storage, {kind!r}")
+        kind, storage, key, _, count, *view = pid  # legacy files have a sixth part, None
+        if not (kind == "storage" and isinstance(storage, Storage) and isinstance(key, str) and isinstance(count, int)):
+            raise ValueError("a storage of an unknown kind")
+        if count < 0 or any(part is not None for part in view):
+            raise ValueError(f"storage {key} has a negative size or is part of another")
         if key not in self.storages:
-            data = self.archive.read(f"{self.prefix}data/{key}")
-            if len(data) < count * storage.dtype.itemsize:
-                raise ValueError(f"storage {key} has {len(data)} bytes, and {count} of {storage.dtype} are needed")
-            self.storages[key] = np.frombuffer(data, storage.dtype, count)
+            self.storages[key] = self.storage(key, storage.dtype, count)
         return self.storages[key]
 
+    def tensor(self, storage: np.ndarray, offset: int, shape: tuple, stride: tuple, requires_grad: bool = False,
+               hooks: Any = None, metadata: Any = None) -> np.ndarray:
+        """torch._utils._rebuild_tensor_v2: a strided view of a storage, never beyond it.
 
-def tensor(storage: np.ndarray, offset: int, shape: tuple, stride: tuple, *rest: Any) -> np.ndarray:
-    """torch._utils._rebuild_tensor_v2: a strided view of a storage, never beyond it."""
-    if not isinstance(storage, np.ndarray) or storage.ndim != 1 or len(shape) != len(stride):
-        raise ValueError("a tensor without a storage")
-    if min((offset, *shape, *stride), default=0) < 0:
-        raise ValueError("a tensor of negative offset, shape or stride")
-    last = offset + sum((n - 1) * step for n, step in zip(shape, stride))
-    if math.prod(shape) and last >= storage.size:
-        raise ValueError("a tensor that reaches beyond its storage")
-    strides = tuple(step * storage.itemsize for step in stride)
-    view = np.lib.stride_tricks.as_strided(storage[offset:], shape, strides, writeable=False)
-    return np.array(view) if math.prod(shape) else np.zeros(shape, storage.dtype)
+        A view and not a copy: a stride of 0 would let a few bytes ask for any amount of memory.
+        """
+        if metadata:
+            raise CheckpointError(f"{self.path} has a tensor that is a negative or conjugate view of another, which is "
+                                  "not supported. Save it after .resolve_neg().resolve_conj().")
+        if not isinstance(storage, np.ndarray) or storage.ndim != 1 or len(shape) != len(stride):
+            raise ValueError("a tensor without a storage")
+        if min((offset, *shape, *stride), default=0) < 0:
+            raise ValueError("a tensor of negative offset, shape or stride")
+        if not math.prod(shape):
+            return np.zeros(shape, storage.dtype)
+        if offset + sum((n - 1) * step for n, step in zip(shape, stride)) >= storage.size:
+            raise ValueError("a tensor that reaches beyond its storage")
+        strides = tuple(step * storage.itemsize for step in stride)
+        return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides, writeable=False)

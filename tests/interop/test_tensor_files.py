@@ -1,8 +1,12 @@
 """Weight files of others without PyTorch: what is read, and that nothing in them is executed."""
 import collections
+import copyreg
+import io
 import json
 import os
 import pickle
+import struct
+import tracemalloc
 import zipfile
 
 import ml_dtypes
@@ -10,6 +14,7 @@ import numpy as np
 import pytest
 
 from diffusion.errors import CheckpointError
+from diffusion.interop import tensor_files
 from diffusion.interop.tensor_files import read_sharded, read_tensors, write_safetensors
 
 TENSORS = {"a.weight": np.arange(12, dtype=np.float32).reshape(3, 4), "a.bias": np.float32([-1.5, 2.0]),
@@ -68,16 +73,27 @@ def stored(x: np.ndarray, key: str, kind: str | None = None, offset=0, shape=Non
     return REBUILD(storage, offset, x.shape if shape is None else shape, stride, False, None)
 
 
-def torch_file(path, value, storages: dict[str, np.ndarray], prefix="archive/"):
-    """A .bin file of `value`, in which `stored` calls name the storages."""
-    import io
+def pickled(value) -> bytes:
     out = io.BytesIO()
     Pickler(out, protocol=2).dump(value)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(prefix + "data.pkl", out.getvalue())
+    return out.getvalue()
+
+
+def torch_file(path, value, storages: dict[str, np.ndarray], prefix="archive/", compression=zipfile.ZIP_STORED):
+    """A .bin file of `value`, in which `stored` calls name the storages."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr(prefix + "data.pkl", pickled(value))
         archive.writestr(prefix + "byteorder", "little")
         for key, x in storages.items():
             archive.writestr(f"{prefix}data/{key}", np.ascontiguousarray(x).tobytes())
+    return path
+
+
+def legacy_file(path, value, storages: dict[str, np.ndarray], little_endian=True):
+    """The same as PyTorch wrote it before 1.6."""
+    heads = (0x1950a86a20f9469cfc6c, 1001, {"little_endian": little_endian}, value, sorted(storages))
+    data = (struct.pack("<q", x.size) + x.tobytes() for _, x in sorted(storages.items()))
+    path.write_bytes(b"".join(map(pickled, heads)) + b"".join(data))
     return path
 
 
@@ -122,6 +138,43 @@ def test_strides_offsets_and_shared_storages(tmp_path):
         "transposed": x[2:14].reshape(3, 4).T, "part": x[[0, 5]], "repeated": np.tile(x[:2], (3, 1))})
 
 
+def test_a_file_of_before_pytorch_1_6(tmp_path):
+    x, y = np.arange(20, dtype=np.float32), np.array([[1, 2], [3, 4]])
+    value = {"x": stored(x, "7", shape=(4, 3), stride=(1, 4), offset=2), "y": stored(y, "12"), "n": 3}
+    equal(read_tensors(legacy_file(tmp_path / "x.pt", value, {"7": x, "12": y})),
+          {"x": x[2:14].reshape(3, 4).T, "y": y})
+
+
+def test_an_ordered_dict_with_attributes(tmp_path):
+    # Modules write _metadata so; a file that is out to do harm may set items, which must then not be called.
+    x = pickled(stored(TENSORS["a.bias"], "0"))[2:-1]
+    for name in (b"_metadata", b"items"):
+        attributes = b"}U" + bytes([len(name)]) + name + b"}sb."
+        with zipfile.ZipFile(tmp_path / "x.bin", "w") as archive:
+            archive.writestr("a/data.pkl", b"\x80\x02ccollections\nOrderedDict\n)R(U\x01x" + x + b"u" + attributes)
+            archive.writestr("a/data/0", TENSORS["a.bias"].tobytes())
+        equal(read_tensors(tmp_path / "x.bin"), {"x": TENSORS["a.bias"]})
+
+
+def test_names_of_types_beside_tensors_are_left_out(tmp_path):
+    x = TENSORS["a.bias"]
+    file = torch_file(tmp_path / "x.bin", {"x": stored(x, "0"), "dtype": Name("torch", "bfloat16")}, {"0": x})
+    equal(read_tensors(file), {"x": x})
+
+
+def test_arrays_that_are_views_are_written_as_they_look(tmp_path):
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    tensors = {"transposed": x.T, "part": x[:, ::2, 1:], "repeated": np.broadcast_to(x[0], (2, 3, 4)), "0d": x[1, 1, 1]}
+    write_safetensors(tmp_path / "x.safetensors", tensors, {"format": "pt"})
+    equal(read_tensors(tmp_path / "x.safetensors"), tensors)
+
+
+def test_bfloat16_of_safetensors(tmp_path):
+    x = np.array([1.0, -2.5, 3e38]).astype(ml_dtypes.bfloat16)
+    write_safetensors(tmp_path / "x.safetensors", {"x": x}, {})
+    equal(read_tensors(tmp_path / "x.safetensors"), {"x": x})
+
+
 def test_other_entries_are_left_out_and_one_nested_state_dict_is_found(tmp_path):
     x = TENSORS["a.bias"]
     file = torch_file(tmp_path / "x.pt", {"epoch": 3, "lr": 0.1, "note": "x", "none": None,
@@ -136,6 +189,10 @@ def test_of_several_state_dicts_one_must_be_named(tmp_path):
     with pytest.raises(CheckpointError, match="has several sets of weights: model, ema. Say which"):
         read_tensors(file)
     equal(read_tensors(file, key="ema"), {"x": y})
+    with pytest.raises(CheckpointError, match="has no set of weights 'best'; it has model, ema"):
+        read_tensors(file, key="best")
+    with pytest.raises(CheckpointError, match="has no set of weights 'ema'; it has none that has a name"):
+        read_tensors(torch_file(tmp_path / "y.pt", {"x": stored(x, "0")}, {"0": x}), key="ema")
 
 
 def test_shards(tmp_path):
@@ -162,6 +219,9 @@ def test_an_index_of_tensors_that_are_not_there(tmp_path):
     (tmp_path / "index.json").write_text("{}")
     with pytest.raises(CheckpointError, match="is no index of weights"):
         read_sharded(tmp_path, "index.json")
+    (tmp_path / "index.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="is no index of weights: RecursionError"):
+        read_sharded(tmp_path, "index.json")
 
 
 @pytest.mark.parametrize("module, name", [
@@ -174,6 +234,9 @@ def test_code_is_refused_and_not_executed(tmp_path, module, name):
         with pytest.raises(CheckpointError, match=f"asks for {module}.{name}, which is no tensor.*nothing was "
                                                   "executed"):
             read_tensors(torch_file(tmp_path / "x.bin", value, {}))
+        with pytest.raises(CheckpointError, match=f"asks for {module}.{name}, which is no tensor.*nothing was "
+                                                  "executed"):
+            read_tensors(legacy_file(tmp_path / "x.bin", value, {}))
     assert not (tmp_path / "harm").exists()
 
 
@@ -190,6 +253,83 @@ def test_no_opcode_of_a_pickle_calls_what_it_names(tmp_path, monkeypatch, opcode
     with pytest.raises(CheckpointError, match="asks for os.mkdir"):
         read_tensors("x.bin")
     assert not os.path.exists("HARM")
+
+
+def test_a_registered_extension_is_not_called(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    copyreg.add_extension("os", "mkdir", 200)
+    try:
+        with zipfile.ZipFile("x.bin", "w") as archive:
+            archive.writestr("archive/data.pkl", b"\x82\xc8(S'HARM'\ntR.")  # EXT1
+        with pytest.raises(CheckpointError, match="asks for os.mkdir"):
+            read_tensors("x.bin")
+    finally:
+        copyreg.remove_extension("os", "mkdir", 200)
+    assert not os.path.exists("HARM")
+
+
+@pytest.mark.parametrize("name", ["torch._utils\n_rebuild_tensor_v2", "torch._utils\n_rebuild_parameter",
+                                  "torch\nFloatStorage", "collections\nOrderedDict", "torch\nSize"])
+def test_a_pickle_changes_nothing_of_ours(tmp_path, name):
+    x = TENSORS["a.bias"]
+    state = b"}U\x05dtypeK\x01s}(U\x0c__defaults__)U\x05dtypeK\x01u\x86b."  # BUILD with attributes to set
+    with zipfile.ZipFile(tmp_path / "x.bin", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02c" + name.encode() + b"\n" + state)
+    with pytest.raises(CheckpointError):
+        read_tensors(tmp_path / "x.bin")
+    equal(read_tensors(torch_file(tmp_path / "y.bin", {"x": stored(x, "0")}, {"0": x})), {"x": x})
+    assert tensor_files.TensorUnpickler.tensor.__defaults__ == (False, None, None)
+    for ours in (tensor_files.TensorUnpickler.tensor, tensor_files.Storage, tensor_files.StateDict):
+        assert "dtype" not in vars(ours)
+
+
+def test_few_bytes_do_not_ask_for_much_memory(tmp_path):
+    zeros = np.zeros(20_000_000, np.float32)
+    torch_file(tmp_path / "x.bin", {"x": stored(zeros, "0")}, {"0": zeros}, compression=zipfile.ZIP_DEFLATED)
+    file = torch_file(tmp_path / "y.bin", {"x": stored(zeros[:1], "0", shape=(10**9,), stride=(0,))}, {"0": zeros[:1]})
+    del zeros
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="would unpack to 8000.*nothing was unpacked"):
+        read_tensors(tmp_path / "x.bin")
+    assert read_tensors(file)["x"].shape == (10**9,)
+    assert tracemalloc.get_traced_memory()[1] < 2e6
+    tracemalloc.stop()
+
+
+def test_a_small_archive_may_be_compressed(tmp_path):
+    x = np.zeros(1000, np.float32)
+    equal(read_tensors(torch_file(tmp_path / "x.bin", {"x": stored(x, "0")}, {"0": x},
+                                  compression=zipfile.ZIP_DEFLATED)), {"x": x})
+
+
+def test_a_negative_view_is_not_read_as_the_tensor_it_views(tmp_path):
+    x = TENSORS["a.bias"]
+    value = {"x": REBUILD(Storage("FloatStorage", "0", 2), 0, (2,), (1,), False, None, {"neg": True})}
+    with pytest.raises(CheckpointError, match="is a negative or conjugate view.*resolve_neg"):
+        read_tensors(torch_file(tmp_path / "x.bin", value, {"0": x}))
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda data: data[:-4], "storage 0 is cut off"),
+    (lambda data: data[:60], "is damaged"),
+    (lambda data: data[:-24] + struct.pack("<q", 3) + data[-16:], "storage 0 is cut off or has another size"),
+    (lambda data: data.replace(pickled(["0"]), pickled([])), "its storages are not those of its tensors"),
+    (lambda data: data.replace(pickled(["0"]), pickled(["1"])), "its storages are not those of its tensors"),
+])
+def test_damaged_files_of_before_pytorch_1_6(tmp_path, change, message):
+    x = np.arange(4, dtype=np.float32)
+    file = legacy_file(tmp_path / "x.pt", {"x": stored(x, "0")}, {"0": x})
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(CheckpointError, match=message):
+        read_tensors(file)
+
+
+def test_what_a_file_of_before_pytorch_1_6_claims(tmp_path):
+    x = np.arange(4, dtype=np.float32)
+    with pytest.raises(CheckpointError, match="big-endian"):
+        read_tensors(legacy_file(tmp_path / "x.pt", {"x": stored(x, "0")}, {"0": x}, little_endian=False))
+    with pytest.raises(CheckpointError, match="too short for storage 0, 1000000000000 of float32"):
+        read_tensors(legacy_file(tmp_path / "x.pt", {"x": stored(x, "0", count=10**12)}, {"0": x}))
 
 
 def test_a_bare_pickle_is_not_even_read(tmp_path):
@@ -209,6 +349,21 @@ def test_a_tensor_never_reaches_beyond_its_storage(tmp_path, arguments, message)
     x = np.arange(4, dtype=np.float32)
     with pytest.raises(CheckpointError, match="is damaged: .*" + message):
         read_tensors(torch_file(tmp_path / "x.bin", {"x": stored(x, "0", **arguments)}, {"0": x}))
+
+
+def test_a_tensor_is_no_storage(tmp_path):
+    x = np.arange(4, dtype=np.float32)
+    repeated = stored(x, "0", shape=(2, 100), stride=(0, 0))  # more elements than there are bytes behind them
+    value = {"x": REBUILD(repeated, 0, (200,), (1,), False, None)}
+    with pytest.raises(CheckpointError, match="is damaged: a tensor without a storage"):
+        read_tensors(torch_file(tmp_path / "x.bin", value, {"0": x}))
+
+
+def test_a_type_of_safetensors_that_numpy_lacks(tmp_path):
+    header = json.dumps({"x": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0")
+    with pytest.raises(CheckpointError, match="has tensors of a type that is not supported: .*Save them as float32"):
+        read_tensors(tmp_path / "x.safetensors")
 
 
 def safetensors_file(path) -> bytes:
@@ -242,5 +397,7 @@ def test_other_archives_and_missing_files(tmp_path):
         read_tensors(tmp_path / "x.zip")
     with pytest.raises(CheckpointError, match="cannot be read: No such file"):
         read_tensors(tmp_path / "none")
+    with pytest.raises(CheckpointError, match="cannot be read: embedded null byte"):
+        read_tensors(f"{tmp_path}/a\0b")
     with pytest.raises(CheckpointError, match="cannot be read: Is a directory"):
         read_tensors(tmp_path)
