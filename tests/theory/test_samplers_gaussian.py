@@ -224,3 +224,14 @@ def test_ddim_from_a_time_to_itself_moves_nothing(x64):
     for eta in (0.0, 0.7):
         out = DDIM(process=process, eta=eta).step((), x, 1, 1, gaussian(process), keys, None)[1]
         np.testing.assert_allclose(out, x, rtol=1e-12)
+
+
+@pytest.mark.parametrize("s", [39, 20, 1, 0])
+def test_from_zero_snr_ddim_with_eta_1_is_the_ancestral_sampler(x64, s):
+    """The root of what eta = 1 leaves is 0, and not that of a negative rounding error."""
+    process = DiscreteProcess(betas=schedules.zero_terminal_snr(schedules.linear(40, start=1e-3, end=0.2)))
+    x, keys = np.random.default_rng(0).normal(size=(6, 3)), keys_of(0, 6)
+    denoise = lambda x, t, cond=None: Prediction(jnp.tanh(x), x)  # noqa: E731
+    ddim, ancestral = (solver.step((), x, 40, s, denoise, keys, None)[1] for solver in (
+        DDIM(process=process, eta=1.0), Ancestral(process=process, variance="small")))
+    np.testing.assert_allclose(ddim, ancestral, rtol=1e-12)
