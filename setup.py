@@ -36,7 +36,8 @@ setup(
     extras_require={
         "digits": ["scikit-learn>=1.5"],
         "hub": ["huggingface_hub>=0.34"],
-        "test": ["pytest>=8.0", "scikit-learn>=1.5", "huggingface_hub>=0.34"],
+        "ode": ["diffrax>=0.7"],
+        "test": ["pytest>=8.0", "scikit-learn>=1.5", "huggingface_hub>=0.34", "diffrax>=0.7"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
     },

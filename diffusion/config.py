@@ -29,23 +29,57 @@ def base() -> ConfigDict:
     d.workers = 0                      # processes that read and decode; 0: threads of this one
 
     c.process = p = ConfigDict()
-    p.name = "linear"                  # linear (Ho et al. 2020), cosine (Nichol & Dhariwal 2021), scaled_linear,
-                                       # sigmoid
-    p.steps = 1000                     # T
+    p.name = "linear"                  # tables of beta_1 .. beta_T: linear (Ho et al. 2020), cosine (Nichol & Dhariwal
+                                       # 2021), scaled_linear, sigmoid, table (process.betas)
+                                       # continuous time: vp, sub_vp, ve (Song et al. 2021), edm (Karras et al. 2022),
+                                       # flow (Lipman et al. 2023), shifted_cosine (Hoogeboom et al. 2023), laplace
+                                       # (Hang et al. 2024), learned (Kingma et al. 2021)
+    p.steps = 1000                     # tables: T
     p.beta_start = 1e-4                # linear, scaled_linear, sigmoid: beta_1
     p.beta_end = 0.02                  # linear, scaled_linear, sigmoid: beta_T
     p.offset = 0.008                   # cosine: s
     p.max_beta = 0.999                 # cosine: betas are clipped here
-    p.betas = ()                       # name "table": beta_1 .. beta_T themselves
+    p.betas = ()                       # table: beta_1 .. beta_T themselves
+    p.beta_min = 0.1                   # vp, sub_vp: beta(0)
+    p.beta_max = 20.0                  # vp, sub_vp: beta(1)
+    p.sigma_min = 0.002                # edm, ve: the least noise ...
+    p.sigma_max = 80.0                 # ... and the most
+    p.shift = 1.0                      # flow, shifted_cosine: towards noise, for large images; 1: none
+    p.log_snr_min = -20.0              # shifted_cosine, learned: at t = 1 (learned, Kingma et al. 2021: -5)
+    p.log_snr_max = 20.0               # shifted_cosine, learned: at t = 0 (learned: 13.3)
+    p.hidden = 1024                    # learned: width of the monotone network; 0: linear log-SNR between the ends
+    p.learned_ends = False             # learned: the ends too
+    p.log_snr_mean = 0.0               # laplace: mu ...
+    p.log_snr_scale = 0.5              # ... and b of the law of log-SNR under uniform t
+    p.t_min = 1e-3                     # vp, sub_vp, ve, flow, laplace: the least noisy time that is trained, of [0, 1]
     p.rescale_times = False            # the network is told (t - 1) 1000 / T, as in improved-diffusion, not t - 1
     p.zero_terminal_snr = False        # rescale so that nothing of the data is left at T (Lin et al. 2024)
 
-    c.prediction = "eps"               # what the network predicts: eps, x0, v
-    c.learned_range = False            # and, by a second head, the variance (Nichol & Dhariwal 2021); to sample only
+    c.prediction = "eps"               # what the network predicts: eps, x0, v, score, velocity, x0_and_eps (two heads);
+                                       # edm, its preconditioning (Karras et al. 2022)
+    c.sigma_data = 0.5                 # edm, prediction and weighting: the standard deviation of the data
+    c.learned_range = False            # and, by a second head, the variance (Nichol & Dhariwal 2021): hybrid or vlb
 
-    c.loss = ConfigDict()
-    c.loss.weighting = "simple"        # of the error in eps: simple, truncated_snr, snr_plus_one (= 1 on v), min_snr
-    c.loss.gamma = 5.0                 # min_snr: the SNR above which the weight on x0 no longer grows
+    c.loss = o = ConfigDict()
+    o.name = "denoising"               # denoising: weighted squared error; vlb, hybrid (Nichol & Dhariwal 2021);
+                                       # continuous_vlb (Kingma et al. 2021)
+    o.space = "eps"                    # denoising: of what the error is measured, as in config.prediction
+    o.weighting = "simple"             # simple: 1 in that space; converted to it: snr, truncated_snr, snr_plus_one (= 1
+                                       # on v), min_snr, soft_min_snr, p2, edm, sigmoid, likelihood
+    o.gamma = 5.0                      # min_snr, soft_min_snr: the SNR above which the weight on x0 no longer grows
+    o.p2_k = 1.0                       # p2: 1 / (k + SNR)^gamma (Choi et al. 2022)
+    o.p2_gamma = 1.0
+    o.bias = 0.0                       # sigmoid: the log-SNR where it falls to 1/2 (Hoogeboom et al. 2024)
+    o.uncertainty = False              # a learned factor for each noise level (Karras et al. 2024, Eq. 21)
+    o.density = "uniform"              # of the times. Tables: uniform, importance (Nichol & Dhariwal 2021). Continuous:
+                                       # uniform, log_normal (Karras et al. 2022), logit_normal, mode (Esser et al.
+                                       # 2024), cosine_log_snr
+    o.density_mean = -1.2              # log_normal: P_mean of the log noise level; logit_normal: m
+    o.density_std = 1.2                # log_normal: P_std; logit_normal: s
+    o.mode_scale = 1.29                # mode: s
+    o.stratified = False               # the times of a batch evenly spread (Kingma et al. 2021, Appendix I.1)
+    o.variance = "large"               # vlb without learned_range: large, small
+    o.hybrid_scale = 1e-3              # hybrid: of L_vlb (Nichol & Dhariwal 2021, Eq. 16)
 
     c.network = n = ConfigDict()
     n.name = "unet"                    # unet (Ho et al. 2020, and its variants by the keys below)
@@ -73,6 +107,8 @@ def base() -> ConfigDict:
     n.cos_first = False                # cosines before sines
     n.center_input = False             # the network sees 2x - 1
     n.num_classes = 0                  # 0: unconditional; else the number of labels of the data
+    n.label_dropout = 0.0              # probability that training hides a label, for guidance (Ho & Salimans 2022): the
+                                       # network then knows one label more, num_classes
     n.dtype = "float32"                # of the computation: float32, bfloat16; parameters are float32
 
     c.optimizer = o = ConfigDict()
@@ -104,11 +140,31 @@ def base() -> ConfigDict:
     c.mesh.fsdp = 1                    # devices that share the parameters too
 
     c.sample = s = ConfigDict()
-    s.solver = "ancestral"             # ancestral (Ho et al. 2020), ddim (Song et al. 2021)
+    s.solver = "ancestral"             # ancestral (Ho et al. 2020), ddim (Song et al. 2021), euler_ancestral;
+                                       # ODE: euler, heun (Karras et al. 2022), dpm_solver, dpm_solver++ (Lu et al.
+                                       # 2022), their multistep dpm_solver++m, unipc, deis, lms, pndm, plms,
+                                       # adaptive_ode (Song et al. 2021, RK45)
+                                       # SDE: dpm_solver++sde, sa_solver, euler_maruyama, reverse_diffusion (Song et al.
+                                       # 2021); consistency (Song et al. 2023)
+    s.order = placeholder(int)         # of those that have several; None: the usual one
     s.variance = "large"               # ancestral: large (beta_t), small (beta-tilde_t), learned_range (between them)
+    s.heun_fraction = 1.0              # heun: where in a step the second slope is: 1, midpoint 1/2, Ralston 2/3
+    s.churn = 0.0                      # heun, euler: S_churn (Karras et al. 2022, Algorithm 2) ...
+    s.churn_min = 0.0                  # ... where the noise level is from this ...
+    s.churn_max = float("inf")         # ... to this ...
+    s.churn_noise = 1.0                # ... and S_noise
+    s.tolerance = 1e-5                 # adaptive_ode: relative and absolute
+    s.corrector = "none"               # before each step: none, langevin, annealed_langevin (Song et al. 2021)
+    s.corrector_snr = 0.16             # its step size
+    s.corrector_steps = 1
     s.eta = 0.0                        # ddim: 0 deterministic .. 1 like ancestral with the small variance
     s.steps = 1000                     # network evaluations for one image, at most process.steps
-    s.spacing = "linspace"             # of those steps: linspace, leading, trailing
+    s.spacing = "linspace"             # of those steps. Tables: linspace, leading, trailing. Continuous: uniform in t,
+                                       # quadratic, log_snr, karras, or the lists in sample.given: times, noise_levels
+    s.rho = 7.0                        # karras
+    s.given = ()                       # times, noise_levels: falling, one for each step
+    s.t_min = -1.0                     # continuous: the last noisy time; -1: process.t_min
+    s.between_times = False            # let a model of a table be asked at times between those it was trained at
     s.offset = 0                       # leading: added to each time
     s.constant_stride = False          # ddim: a step goes T // steps down whatever the next time is, as in diffusers
     s.end = 0                          # ddim: the last step's end; 0 is clean data, 1 the least noisy time
@@ -118,8 +174,29 @@ def base() -> ConfigDict:
                                        # 2022)
     s.threshold_max = 1.0              # and by this at most
     s.rederive_eps = True              # ddim: make eps consistent with the clipped x0 (diffusers' default: not)
+    s.guidance = g = ConfigDict()
+    g.name = "none"                    # none, classifier_free (Ho & Salimans 2022), cfg++ (Chung et al. 2024), apg
+                                       # (Sadat et al. 2024)
+    g.scale = 1.0                      # 1: no guidance; the papers' w is often this less 1
+    g.null_label = -1                  # the label for no class; -1: that of network.label_dropout
+    g.interval_low = 0.0               # on for noise levels above this ...
+    g.interval_high = float("inf")     # ... up to this (Kynkaanniemi et al. 2024)
+    g.rescale = 0.0                    # to the unguided standard deviation by this share (Lin et al. 2024)
+    g.parallel = 0.0                   # apg: of the part along x0
+    g.norm_threshold = float("inf")    # apg: of the guidance
     s.batch_size = 64                  # images a chain, over all devices
     s.preview = 64                     # images of the grids that training draws
+
+    c.likelihood = k = ConfigDict()
+    k.estimator = "vlb"                # vlb (Ho et al. 2020; tables), continuous_vlb (Kingma et al. 2021), ode (Song et
+                                       # al. 2021)
+    k.steps = 1000                     # vlb: times of the chain; continuous_vlb: draws; ode without tolerance: steps
+    k.tolerance = 0.0                  # ode: of adaptive steps (1e-5; needs the extra "ode"); 0: equal steps
+    k.probes = "rademacher"            # ode, of the trace: rademacher, gaussian (Hutchinson), exact
+    k.probe_count = 1
+    k.dequantisation = "uniform"       # ode: uniform, truncated_normal
+    k.samples = 1                      # ode: K of the importance-weighted bound (Burda et al. 2016)
+    k.batch_size = 64                  # images at a time, over all devices
 
     return c.lock()
 

@@ -1,14 +1,13 @@
 """Drawing samples: one compiled program for the chains of a solver, image i a function of (seed, i) alone."""
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from diffusion.core.parameterization import Denoise, Denoiser
-from diffusion.core.processes import Process
+from diffusion.core.parameterization import Diffusion
 from diffusion.core.streams import example_keys
 from diffusion.samplers import base
 from diffusion.train import sharding
@@ -25,63 +24,84 @@ CHUNKS, CHUNK_STEPS = 20, 10
 Generate = Callable[..., Iterator[np.ndarray]]
 
 
+# Arrays by name that a chain depends on beside the parameters: scalars such as a guidance scale, and what goes with
+# each image, [B, ...]. Their values do not compile anew.
+Given = dict[str, Any]
+# Called under jit: (params, given) -> the solver and what it runs on. params is whatever the caller passes on.
+Chain = Callable[[Params, Given], tuple[base.Solver, Diffusion]]
+
+
+class Drawn(NamedTuple):
+    x: np.ndarray       # float32 [B, H, W, C] at the last time: an image as the solver left it, or noise
+    evaluations: float  # of the denoiser for each image: their mean, where a solver adapts its steps
+
+    @property
+    def images(self) -> np.ndarray:
+        """x cut to [-1, 1]."""
+        return np.clip(self.x, -1.0, 1.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
     """The chains of one solver. It compiles once for each batch size, whatever the number of steps."""
-    prior: Callable[..., Array]         # (seed, indices) -> x at t_max
-    begin: Callable[[Array], Any]       # x -> the solver's carry
-    advance: Callable[..., tuple]       # (params, seed, indices, cond, steps, first, last, carry, x) -> (carry, x)
-    gather: Callable[[Array], Array]    # all rows, in all processes
+    prior: Callable[..., Array]         # (params, given, seed, indices, t) -> x at t
+    begin: Callable[..., Any]           # (params, given, x) -> the solver's carry
+    advance: Callable[..., tuple]       # (params, given, seed, indices, cond, steps, first, last, carry, x)
+    gather: Callable[[Any], Any]        # all rows, in all processes
+    evaluations: Callable[..., float]   # (steps, carry) -> of the denoiser, for an image
     mesh: Mesh
 
     def __call__(self, params: Params, steps: np.ndarray, seed: int, indices: np.ndarray, *,
-                 cond: np.ndarray | None = None, noise: np.ndarray | None = None,
-                 report: Callable[[int], None] | None = None) -> np.ndarray:
-        """The images `indices` [B] int32 of the seed, float32 [B,H,W,C] in [-1,1], by the steps int32 [S, 2].
+                 cond: np.ndarray | None = None, noise: np.ndarray | None = None, given: Given | None = None,
+                 report: Callable[[int], None] | None = None) -> Drawn:
+        """The images `indices` [B] int32 of the seed, by the steps [S, 2].
 
-        B is a multiple of the devices. cond: labels int32 [B]. noise: x at t_max instead of the drawn one. The chain is
-        one call of the device, or up to CHUNKS of them if `report` is to hear after each how many more steps are done.
+        B is a multiple of the devices. cond: labels int32 [B]. noise: x at the first time instead of the drawn one. The
+        chain is one call of the device, or up to CHUNKS of them if `report` is to hear after each how many more steps
+        are done.
         """
         everywhere = lambda value: jax.device_put(value, sharding.replicated(self.mesh))  # noqa: E731
         seed = everywhere(np.uint32(seed))
         indices, cond, noise = (None if x is None else self.over_batch(x) for x in (indices, cond, noise))
-        x = self.prior(seed, indices) if noise is None else noise
+        given = {name: self.over_batch(x) if np.ndim(x) else everywhere(np.float32(x))
+                 for name, x in (given or {}).items()}
+        x = self.prior(params, given, seed, indices, everywhere(steps[0, 0])) if noise is None else noise
         table = everywhere(np.resize(steps, (-(-len(steps) // ROWS) * ROWS, 2)))
         chunks = min(CHUNKS, -(-len(steps) // CHUNK_STEPS)) if report else 1
         cuts = np.linspace(0, len(steps), chunks + 1).round().astype(np.int32)
-        carry = self.begin(x)
+        carry = self.begin(params, given, x)
         for first, last in zip(cuts[:-1], cuts[1:]):
-            carry, x = self.advance(params, seed, indices, cond, table, everywhere(first), everywhere(last),
+            carry, x = self.advance(params, given, seed, indices, cond, table, everywhere(first), everywhere(last),
                                     carry, x)
             if report:
                 jax.block_until_ready(x)
                 report(int(last - first))
-        return np.clip(np.asarray(self.gather(x)), -1.0, 1.0)
+        x, carry = self.gather((x, jax.tree.map(lambda a: a if a.ndim < 2 else (), carry)))
+        return Drawn(np.asarray(x), self.evaluations(steps, jax.device_get(carry)))
 
     def over_batch(self, x: np.ndarray) -> jax.Array:
         """Each process puts its devices' rows there."""
         return jax.make_array_from_callback(x.shape, sharding.over_batch(self.mesh), lambda rows: x[rows])
 
 
-def make_sampler(*, process: Process, denoiser: Denoiser, guide: Callable[[Denoise], Denoise], solver: base.Solver,
-                 shape: tuple[int, int, int], mesh: Mesh) -> Sampler:
-    """A sampler of images of `shape` (H, W, C) over all devices of the mesh.
-
-    `guide` turns the network's Denoise into the one that the solver sees (clipping, guidance).
-    """
+def make_sampler(chain: Chain, shape: tuple[int, int, int], mesh: Mesh, evaluations: Callable[..., float]) -> Sampler:
+    """A sampler of images of `shape` (H, W, C) over all devices of the mesh; `evaluations` is its solver's method."""
     def keys(seed, indices):
         return example_keys(jax.random.key(seed), "sample", 0, indices)
 
-    def prior(seed, indices):
-        return base.draw_prior(process, keys(seed, indices), shape)
+    def prior(params, given, seed, indices, t):
+        return base.draw_prior(chain(params, given)[1].process, t, keys(seed, indices), shape)
 
-    def advance(params, seed, indices, cond, steps, first, last, carry, x):
-        return base.sample(solver, guide(denoiser(params)), steps, x, keys(seed, indices), cond, first=first, last=last,
+    def begin(params, given, x):
+        return chain(params, given)[0].init(x)
+
+    def advance(params, given, seed, indices, cond, steps, first, last, carry, x):
+        return base.sample(*chain(params, given), steps, x, keys(seed, indices), cond, first=first, last=last,
                            carry=carry)
 
     over_batch = sharding.over_batch(mesh)
     return Sampler(
-        mesh=mesh, begin=solver.init, prior=jax.jit(prior, out_shardings=over_batch),
+        mesh=mesh, evaluations=evaluations, begin=jax.jit(begin), prior=jax.jit(prior, out_shardings=over_batch),
         advance=jax.jit(advance, out_shardings=(None, over_batch), donate_argnames=("carry", "x")),
         gather=jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh)))
 
@@ -95,6 +115,6 @@ def make_generate(sampler: Sampler, steps: np.ndarray, *, num_classes: int, batc
         for start in range(first, first + count, rows):
             indices = np.arange(start, start + rows, dtype=np.int32)
             cond = indices % num_classes if num_classes else None
-            yield sampler(params, steps, seed, indices, cond=cond, report=report)[:first + count - start]
+            yield sampler(params, steps, seed, indices, cond=cond, report=report).images[:first + count - start]
 
     return generate

@@ -3,6 +3,8 @@
   python -m diffusion.main --config=configs/digits.py
   python -m diffusion.main --config=configs/digits.py --mode=sample --num_samples=64 --out=samples
   python -m diffusion.main --config=configs/cifar10.py --config.train.batch_size=64 --workdir=runs/small_batch
+  python -m diffusion.main --config=configs/digits.py --mode=likelihood --config.data.split=test
+  python -m diffusion.main --config=configs/digits.py --mode=compare --solvers=ddim,unipc --steps=5,10,20
   python -m diffusion.main --mode=sample --from_pretrained=google/ddpm-cifar10-32 --num_samples=16 --out=samples
   python -m diffusion.main --mode=train --init_from=google/ddpm-cifar10-32 --config.data.dir=data
 
@@ -25,17 +27,25 @@ from diffusion.errors import ConfigError, DiffusionError  # noqa: E402
 CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, such as configs/cifar10.py.",
                                          lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder. Default: runs/NAME of the config file.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "sample"], "What to do.")
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "sample: how many images.", lower_bound=1)
+MODE = flags.DEFINE_enum("mode", "train", ["train", "sample", "likelihood", "compare"], "What to do: train, draw "
+                         "samples, estimate bits/dim on config.data, or compare samplers.")
+NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "sample, compare: how many images.", lower_bound=1)
+NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "likelihood: how many images of the data. Default: all.",
+                                    lower_bound=1)
+SOLVERS = flags.DEFINE_list("solvers", ["ddim", "heun", "dpm_solver++m", "unipc"], "compare: names of "
+                            "config.sample.solver.")
+STEPS = flags.DEFINE_list("steps", ["5", "10", "20", "50"], "compare: numbers of steps.")
+SCALES = flags.DEFINE_list("scales", ["1"], "compare: scales of config.sample.guidance.")
 SEED = flags.DEFINE_integer("seed", 0, "sample: image i is a function of this and i.", lower_bound=0)
-OUT = flags.DEFINE_string("out", None, "sample: the folder to write. Default: samples_SEED in the run folder, or "
-                          "samples/NAME_SEED of a pretrained model.")
+OUT = flags.DEFINE_string("out", None, "sample, compare: the folder to write; likelihood: the file. Default: in the "
+                          "run folder, or samples/ for a pretrained model.")
 FROM_PRETRAINED = flags.DEFINE_string(
-    "from_pretrained", None, "sample: a model to draw from instead of the run in --workdir: a folder in diffusers' "
-    "layout, a name on the Hugging Face hub, or a run folder. Its own config is used if --config is not given.")
+    "from_pretrained", None, "All but train: a model to draw from instead of the run in --workdir: a folder in "
+    "diffusers' layout, a name on the Hugging Face hub, or a run folder. Its own config is used if --config is not "
+    "given.")
 INIT_FROM = flags.DEFINE_string("init_from", None, "train: a model, as in --from_pretrained, whose weights a new run "
                                 "starts from. Its own config is used if --config is not given.")
-CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "sample: the step of the checkpoint. Default: the newest.")
+CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "All but train: the step of the checkpoint. Default: the newest.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "Several processes: HOST:PORT of process 0.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.", lower_bound=1)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: which this one is, from 0.", lower_bound=0)
@@ -46,7 +56,7 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"Not a flag: {argv[1]!r}. Flags are written --name=value; see --help.")
     train, source = MODE.value == "train", FROM_PRETRAINED.value
     if source is not None and train:
-        raise ConfigError("--from_pretrained is for --mode=sample; --init_from starts a training from such a model.")
+        raise ConfigError("--from_pretrained is not for --mode=train; --init_from starts a training from such a model.")
     if INIT_FROM.value is not None and not train:
         raise ConfigError("--init_from is for --mode=train; --from_pretrained samples from such a model.")
     file, *of = flags.FLAGS["config"].config_filename.split(":", 1)
@@ -54,12 +64,29 @@ def main(argv: list[str]) -> None:
     workdir = Path(WORKDIR.value or Path("runs") / name)
     from diffusion import modes  # after the flags: --help and wrong flags answer at once, without JAX
     modes.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    if train:
+    here = workdir if source is None else Path("samples") / Path(source).name
+    if MODE.value == "likelihood":
+        name = f"likelihood_{CONFIG.value.likelihood.estimator}_{CONFIG.value.data.split}.json"
+        modes.likelihood(CONFIG.value, workdir, source, num_examples=NUM_EXAMPLES.value, seed=SEED.value,
+                         out=Path(OUT.value or here / name), step=CHECKPOINT.value)
+    elif MODE.value == "compare":
+        from diffusion.compare import compare
+        compare(CONFIG.value, workdir, source, solvers=SOLVERS.value, steps=numbers("steps", STEPS.value, int),
+                scales=numbers("scales", SCALES.value, float), num_samples=NUM_SAMPLES.value, seed=SEED.value,
+                out=Path(OUT.value or here / "compare"), checkpoint=CHECKPOINT.value)
+    elif train:
         modes.train(CONFIG.value, workdir, STARTED, INIT_FROM.value)
     else:
         out = workdir / f"samples_{SEED.value}" if source is None else f"samples/{Path(source).name}_{SEED.value}"
         modes.sample(CONFIG.value, workdir, source, num_samples=NUM_SAMPLES.value,
                      seed=SEED.value, out=Path(OUT.value or out), step=CHECKPOINT.value)
+
+
+def numbers(flag: str, values: list[str], kind: type) -> list:
+    try:
+        return [kind(value) for value in values]
+    except ValueError as error:
+        raise ConfigError(f"--{flag} must be numbers between commas, such as 1,2,5; got {','.join(values)}.") from error
 
 
 def parse_flags(argv: list[str]) -> list[str]:

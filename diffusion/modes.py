@@ -1,6 +1,7 @@
 """The programs that `main --mode=NAME` runs, put together from built parts, the run folder and the disk."""
 import collections
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -10,9 +11,11 @@ from ml_collections import ConfigDict
 
 from diffusion import build, pretrained
 from diffusion import config as config_lib
+from diffusion.data.sources import take
 from diffusion.errors import ConfigError, DivergedError
 from diffusion.io import images, plots, run_folder
 from diffusion.io.checkpoint import Checkpoints
+from diffusion.io.files import atomic_write
 from diffusion.io.processes import is_primary
 from diffusion.io.progress import Progress, duration
 from diffusion.io.run_folder import command_line, open_run
@@ -117,6 +120,28 @@ def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_
         else:  # every process computes its share
             collections.deque(batches, maxlen=0)
     say(f"{num_samples:,} images, grid.png and samples.npz are in {out}")
+
+
+def likelihood(config: ConfigDict, workdir: Path, source: str | None = None, *, num_examples: int | None, seed: int,
+               out: Path, step: int | None) -> None:
+    """Bits per dimension of the first `num_examples` images of config.data (None: all), by config.likelihood, into the
+    file `out`, JSON, with a plot beside it for the terms of a bound. Other arguments as in `sample`."""
+    model = build.model(config)
+    evaluator = build.evaluator(config, model, seed)
+    images_of = build.training_images(config)
+    loaded = pretrained.load(source or workdir, checkpoint=step)
+    pretrained.check_same(config, loaded.config, source or workdir, (*pretrained.NETWORK, "process", "prediction"))
+    params = loaded.params(model.abstract_params)
+    count = min(num_examples or len(images_of), len(images_of))
+
+    with Progress(count, unit="image") as progress:
+        found = evaluator(params, lambda indices: take(images_of, indices), count, progress.update)
+    found = {**found, "estimator": config.likelihood.to_dict(), "data": config.data.to_dict(), "seed": seed,
+             "variance": config.sample.variance, "clip": config.sample.clip}
+    if is_primary():
+        atomic_write(out, json.dumps(found, indent=2))
+    say(f"{found['bits_per_dim']:.4f} +- {found['standard_error']:.4f} bits/dim over {count:,} images of "
+        f"{config.data.split} (standard error), by {config.likelihood.estimator}; its terms are in {out}")
 
 
 def say(text: str) -> None:

@@ -25,7 +25,8 @@ from diffusion.io.images import picture, to_uint8
 from diffusion.io.progress import Progress
 
 # What of config.sample only makes the time grid: the compiled sampler serves all values.
-GRID_KEYS = {"steps", "spacing", "offset", "constant_stride", "end", "batch_size", "preview"}
+GRID_KEYS = {"steps", "spacing", "offset", "constant_stride", "end", "rho", "given", "t_min", "between_times",
+             "batch_size", "preview"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class DiffusionPipeline:
           batch_size: how many images, in one chain; each size compiles once, any number of steps.
           num_inference_steps: network evaluations for an image. Default: the source's `sample.steps`.
           seed: of all noise.
-          sampler: "ancestral" or "ddim". Default: the source's.
+          sampler: a name of config.sample.solver, such as "ancestral", "ddim" or "unipc". Default: the source's.
           eta: ddim: 0 deterministic .. 1 like ancestral with the small variance. Default: the source's.
           initial_noise: float [B, H, W, C], x at the chain's start instead of drawn noise.
           class_labels: of a conditional model: an int, or [B] of them. Default: image i is of class i % classes.
@@ -104,12 +105,15 @@ class DiffusionPipeline:
         rows = -(-batch_size // jax.device_count()) * jax.device_count()
         cond = self._labels(class_labels, batch_size, rows, model.num_classes)
         noise = self._noise(initial_noise, (batch_size, *model.shape), rows)
+        given = {"scale": guidance_scale} if guidance_scale != 1.0 else {}
         indices = np.arange(rows, dtype=np.int32)
         if progress_bar:
             with Progress(len(steps), unit="step", images_per_unit=batch_size / len(steps)) as progress:
-                x = run(self.params, steps, seed, indices, cond=cond, noise=noise, report=progress.update)
+                drawn = run(self.params, steps, seed, indices, cond=cond, noise=noise, given=given,
+                            report=progress.update)
         else:
-            x = run(self.params, steps, seed, indices, cond=cond, noise=noise)
+            drawn = run(self.params, steps, seed, indices, cond=cond, noise=noise, given=given)
+        x = drawn.images
         pixels = to_uint8(x[:batch_size])  # also looks for NaN
         return PipelineOutput([picture(image) for image in pixels] if output_type == "pil"
                               else (x[:batch_size] + 1) / 2)
@@ -134,15 +138,16 @@ class DiffusionPipeline:
         return self._models[config.network.dtype]
 
     def _sampler(self, config: ConfigDict, model: build.Model, scale: float, null: int | None) -> build.Sampler:
-        outer = lambda denoise: denoise  # noqa: E731
+        outer = lambda diffusion, given: diffusion  # noqa: E731
         if scale != 1.0:
             if not model.num_classes or null is None or not 0 <= null < model.num_classes:
                 raise ConfigError(f"guidance_scale = {scale} needs a class-conditional model and unconditional_label, "
                                   f"the label below {model.num_classes} that it was trained with for no class; got "
                                   f"{null}.")
-            outer = lambda denoise: guidance.classifier_free(denoise, scale, null)  # noqa: E731
-        settings = {key: value for key, value in config.sample.items() if key not in GRID_KEYS}
-        key = json.dumps([config.network.dtype, settings, scale, null])
+            outer = lambda diffusion, given: guidance.classifier_free(diffusion, given["scale"], null)  # noqa: E731
+        settings = {key: value for key, value in config.sample.to_dict().items() if key not in GRID_KEYS}
+        per_step = config.sample.steps if config.sample.churn else None  # S_churn is shared out over the steps
+        key = json.dumps([config.network.dtype, settings, scale != 1.0, null, per_step])
         if key not in self._samplers:
             self._samplers[key] = build.sampler(config, model, outer)
         return self._samplers[key]

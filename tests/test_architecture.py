@@ -13,16 +13,21 @@ FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("._
          for path in sorted(PACKAGE.rglob("*.py"))}
 MODULES = sorted(FILES)
 
-# main -> modes -> {pretrained, build} -> {train.loop, generate} -> {train.step, samplers, guidance} -> core: each
-# imports what is below it. pipeline and interop.convert are programs, as modes is.
+# main -> modes -> {pretrained, build} -> {train.loop, generate, likelihood} -> {train.step, samplers, guidance} -> core
+# each imports what is below it. pipeline and interop.convert are programs, as modes is.
 BASE = ["diffusion.typing", "diffusion.errors", "diffusion.core.numerics"]
 MAY_IMPORT = {  # the most specific row counts; a family may import itself
-    "diffusion.main": ["diffusion.modes", "diffusion.config", "diffusion.errors"],
+    "diffusion.main": ["diffusion.modes", "diffusion.compare", "diffusion.config", "diffusion.errors"],
     "diffusion.modes": ["diffusion"],
     "diffusion.pipeline": ["diffusion"],
     "diffusion.pretrained": ["diffusion.build", "diffusion.config", "diffusion.errors", "diffusion.interop",
                              "diffusion.io"],
-    "diffusion.guidance": [*BASE, "diffusion.core"],
+    "diffusion.guidance": [*BASE, "diffusion.core", "diffusion.samplers.base"],  # of a solver around a solver
+    "diffusion.tasks": [*BASE, "diffusion.core", "diffusion.samplers.base"],
+    "diffusion.likelihood": [*BASE, "diffusion.core", "diffusion.train.sharding"],
+    "diffusion.metrics": BASE,
+    "diffusion.compare": ["diffusion"],
+    "diffusion.edit": ["diffusion"],
     "diffusion.interop": [*BASE, "diffusion.io.files"],
     "diffusion.interop.convert": ["diffusion"],
     "diffusion.build": ["diffusion"],
@@ -44,9 +49,10 @@ ONLY_IN = {  # library: where it may be imported
     "tensorflow_datasets": ["diffusion.data"],
     "array_record": ["diffusion.data"],
     "optax": ["diffusion.train"],
+    "diffrax": ["diffusion.likelihood.ode", "diffusion.samplers.adaptive"],
     "absl": ["diffusion.main", "diffusion.io.checkpoint"],
     "ml_collections": ["diffusion.main", "diffusion.modes", "diffusion.build", "diffusion.config",
-                       "diffusion.pretrained", "diffusion.pipeline"],
+                       "diffusion.pretrained", "diffusion.pipeline", "diffusion.compare", "diffusion.edit"],
     "safetensors": ["diffusion.interop"],
     "huggingface_hub": ["diffusion.interop"],
     "torch": ["diffusion.interop.convert"],

@@ -6,7 +6,7 @@ import pytest
 
 from diffusion import build
 from diffusion import config as config_lib
-from diffusion.errors import ConfigError
+from diffusion.errors import ConfigError, DataError
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted((ROOT / "configs").glob("*.py"))
@@ -48,7 +48,7 @@ def test_cifar10_is_the_papers_model():
 
 @pytest.mark.parametrize("changes, words", [
     (dict(process__name="linaer"), ["process.name", "'linear'", "cosine"]),
-    (dict(prediction="epsilon"), ["prediction", "'eps'", "v, x0"]),
+    (dict(prediction="epsilon"), ["prediction", "'eps'", "v, velocity, x0"]),
     (dict(loss__weighting="minsnr"), ["loss.weighting", "'min_snr'"]),
     (dict(network__name="dit"), ["network.name", "unet"]),
     (dict(network__dtype="float16"), ["network.dtype", "bfloat16"]),
@@ -64,7 +64,8 @@ def test_cifar10_is_the_papers_model():
     (dict(sample__steps=2000), ["sample.steps", "1 .. 1000"]),
     (dict(sample__eta=2.0), ["sample.eta", "Eq. 16"]),
     (dict(sample__variance="medium"), ["sample.variance", "large, learned_range, small"]),
-    (dict(sample__spacing="karras"), ["sample.spacing", "leading, linspace, trailing"]),
+    (dict(sample__spacing="karras"), ["sample.spacing", "never saw", "linspace, leading or trailing"]),
+    (dict(sample__spacing="even"), ["sample.spacing", "karras, leading, linspace"]),
     (dict(sample__batch_size=0), ["sample.batch_size"]),
     (dict(sample__clip_range=0.0), ["sample.clip_range"]),
     (dict(sample__dynamic_threshold=1.0), ["sample.dynamic_threshold", "0.995"]),
@@ -74,6 +75,31 @@ def test_cifar10_is_the_papers_model():
     (dict(sample__end=2), ["sample.end"]),
     (dict(sample__variance="learned_range"), ["sample.variance", "learned_range"]),
     (dict(learned_range=True), ["learned_range", "hybrid"]),
+    (dict(loss__weighting="truncated_snr", prediction="eps"), ["loss.weighting", "diverges", "Table 1"]),
+    (dict(loss__name="vlb", process__name="cosine", learned_range=True, loss__weighting="simple"),
+     ["loss.density", "importance", "Section 3.3"]),
+    (dict(loss__name="hybrid"), ["loss.name", "learned_range is off"]),
+    (dict(loss__density="log_normal"), ["loss.density", "whole ones"]),
+    (dict(process__name="vp", loss__density="importance", sample__spacing="uniform"),
+     ["loss.density", "continuous time"]),
+    (dict(process__name="learned", sample__spacing="uniform"), ["process.name", "continuous_vlb"]),
+    (dict(process__name="edm", process__sigma_min=100.0), ["process.sigma_min", "0.002 and 80"]),
+    (dict(process__name="vp"), ["sample.spacing", "continuous time", "karras"]),
+    (dict(process__name="flow", prediction="velocity", sample__spacing="karras"), ["sample.spacing", "infinite"]),
+    (dict(process__name="vp", sample__spacing="times", sample__given=(0.5, 0.7)), ["sample.given", "falling"]),
+    (dict(sample__spacing="log_snr"), ["sample.spacing", "never saw", "between_times"]),
+    (dict(sample__solver="heun"), ["sample.solver", "never saw", "between_times"]),
+    (dict(sample__solver="ddim", sample__order=2), ["sample.order", "one order only"]),
+    (dict(sample__solver="unipc", sample__order=5), ["sample.order", "[1, 2, 3]"]),
+    (dict(sample__solver="unipc", sample__corrector="langevin"), ["sample.corrector", "reverse_diffusion"]),
+    (dict(sample__corrector="langevin", sample__rederive_eps=False), ["sample.corrector", "needs a score"]),
+    (dict(sample__solver="ddim", sample__churn=1.0), ["sample.churn", "Algorithm 2"]),
+    (dict(sample__guidance__name="classifier_free"), ["sample.guidance.name", "none: network.num_classes"]),
+    (dict(sample__guidance__name="classifier_free", network__num_classes=10),
+     ["sample.guidance.name", "network.label_dropout", "Ho & Salimans"]),
+    (dict(network__label_dropout=0.1), ["network.label_dropout", "num_classes"]),
+    (dict(data__channels=24, network__channels=16), ["prediction", "JiT"]),
+    (dict(ema__half_life="10M images", ema__warmup_ratio=0.0), ["ema.half_life", "longer than the training"]),
     (dict(process__name="table"), ["process.betas", "numbers in (0, 1)"]),
     (dict(process__zero_terminal_snr=True, prediction="eps"), ["process.zero_terminal_snr", "Lin et al. 2024"]),
     (dict(network__up_attention_resolutions=(5,)), ["network.up_attention_resolutions"]),
@@ -105,7 +131,7 @@ def test_cifar10_is_the_papers_model():
 ])
 def test_wrong_values(changes, words):
     config = digits(**changes)
-    with pytest.raises((ConfigError, build.sources.DataError)) as error:
+    with pytest.raises((ConfigError, DataError)) as error:
         model = build.model(config)
         build.generate(config, model)
         build.training(config, model)

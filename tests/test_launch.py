@@ -278,7 +278,7 @@ def test_everything_that_the_package_imports_is_required():
     owner = {"PIL": "pillow", "absl": "absl-py", "array_record": "array-record", "ml_collections": "ml-collections",
              "ml_dtypes": "ml-dtypes",
              "orbax": "orbax-checkpoint", "sklearn": "scikit-learn", "tensorflow_datasets": "tensorflow-datasets"}
-    required = {r.name for extra in ("", "digits", "hub") for r in requirements()[extra]}
+    required = {r.name for extra in ("", "digits", "hub", "ode") for r in requirements()[extra]}
     ours = {"diffusion", "configs"}
     optional = {"diffusion/interop/convert.py": {"torch", "diffusers"}}
     for path in [*(ROOT / "diffusion").rglob("*.py"), *(ROOT / "configs").glob("*.py")]:

@@ -161,3 +161,55 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").glob("[0-9]*"))
     stopped = int(done.stderr.split("stopped at step ")[1].split(":")[0])
     assert kept and kept[-1] == stopped - 1 and f"checkpoint: {kept[-1]}" in done.stderr
+
+
+def test_likelihood_of_held_out_images(trained):
+    workdir, _ = trained
+    out = workdir / "bits.json"
+    flags = (f"--workdir={workdir}", "--mode=likelihood", "--num_examples=20", "--config.data.split=test",
+             "--config.likelihood.steps=20", "--config.likelihood.batch_size=8", f"--out={out}")
+    done = program.run(*flags)
+    assert "bits/dim over 20 images of test" in done.stdout
+    found = json.loads(out.read_text())
+    assert found["examples"] == 20 and 0 < found["bits_per_dim"] < 60 and found["standard_error"] > 0
+    total = found["terms"]["prior"]["mean"] + sum(found["terms"]["vlb"]["mean"])
+    assert abs(total - found["bits_per_dim"]) < 1e-3 * total  # a sum in float32, and one of means
+
+
+def test_samplers_are_compared_from_the_same_noise(trained, tmp_path):
+    out = tmp_path / "compare"
+    done = program.run(f"--workdir={trained[0]}", "--mode=compare", "--solvers=ddim,unipc", "--steps=2,20",
+                       "--num_samples=8", f"--out={out}")
+    cells = json.loads((out / "compare.json").read_text())["cells"]
+    assert [(c["solver"], c["steps"], c["evaluations"]) for c in cells] == [
+        ("ddim", 2, 2), ("ddim", 20, 20), ("unipc", 2, 2), ("unipc", 20, 20)]
+    assert cells[1]["error"] == 0 < cells[3]["error"] < cells[2]["error"]  # the reference is ddim's own 20 steps
+    assert all(c["distance"] > 0 for c in cells) and "NFE" in done.stdout
+    assert Image.open(out / "quality.png").size[0] > 1000 and (out / "unipc_2_steps.png").exists()
+
+
+FAMILIES = {
+    "edm": ["--config.process.name=edm", "--config.prediction=edm", "--config.loss.space=edm",
+            "--config.loss.density=log_normal", "--config.sample.solver=heun", "--config.sample.spacing=karras"],
+    "flow": ["--config.process.name=flow", "--config.prediction=velocity", "--config.loss.space=velocity",
+             "--config.loss.density=logit_normal", "--config.loss.density_mean=0.0", "--config.sample.solver=euler",
+             "--config.sample.spacing=uniform"],
+    "hybrid": ["--config.process.name=cosine", "--config.prediction=eps", "--config.learned_range",
+               "--config.loss.name=hybrid", "--config.loss.density=importance",
+               "--config.sample.variance=learned_range"],
+    "learned schedule": ["--config.process.name=learned", "--config.process.log_snr_min=-5.0",
+                         "--config.process.log_snr_max=13.3", "--config.process.hidden=32", "--config.prediction=eps",
+                         "--config.loss.name=continuous_vlb", "--config.loss.stratified",
+                         "--config.sample.spacing=uniform"],
+    "guided": ["--config.network.num_classes=10", "--config.network.label_dropout=0.2",
+               "--config.sample.guidance.name=classifier_free", "--config.sample.guidance.scale=2.0"],
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_trains_and_samples(family, tmp_path):
+    workdir = tmp_path / "run"
+    program.run(f"--workdir={workdir}", "--config.loss.weighting=simple", *FAMILIES[family])
+    rows = program.rows(workdir)
+    assert len(rows) == 3 and all(np.isfinite(row["loss"]) for row in rows)
+    assert (workdir / "samples/step_00000030.png").stat().st_size > 100

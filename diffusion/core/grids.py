@@ -1,10 +1,16 @@
-"""Time grids of discrete samplers, on the host: int32 [S, 2], each row a step from t to t_next < t.
+"""Time grids of samplers, on the host: [S, 2], each row a step from t to t_next < t.
 
-linspace, leading and trailing take (T, steps) with 1 <= steps <= T and give the decreasing times t, int32 [S]; with
-steps = T all of them are T, T-1, ..., 1. `pairs` and `constant_stride` make steps of them. In the papers' code time
-starts at 0 where it starts at 1 here, so their index is t - 1.
+linspace, leading and trailing are of a discrete chain: they take (T, steps) with 1 <= steps <= T and give the falling
+times t, int32 [S]; with steps = T all of them are T, T-1, ..., 1. In the papers' code time starts at 0 where it starts
+at 1 here, so their index is t - 1.
+
+The others are of any process in continuous time, from t_max down to the least noisy time: float64 [S], worked out in
+double precision. `pairs` and `constant_stride` make steps of the times.
 """
+import jax
 import numpy as np
+
+from diffusion.core.processes import Process
 
 
 def linspace(t_max: int, steps: int) -> np.ndarray:
@@ -27,9 +33,47 @@ def trailing(t_max: int, steps: int) -> np.ndarray:
     return np.round(np.arange(t_max, 0, -t_max / steps))[:steps].astype(np.int32)
 
 
+def uniform_time(process: Process, steps: int, t_min: float) -> np.ndarray:
+    """Evenly spaced in t (Song et al. 2021, "Score SDE"; EDM's VP column)."""
+    return np.linspace(process.t_max, t_min, steps, dtype=np.float64)
+
+
+def quadratic(process: Process, steps: int, t_min: float) -> np.ndarray:
+    """Evenly spaced in sqrt(t) (Song et al. 2021, DDIM, Appendix D.2 "quadratic")."""
+    return np.linspace(process.t_max**0.5, t_min**0.5, steps, dtype=np.float64) ** 2
+
+
+def uniform_log_snr(process: Process, steps: int, t_min: float) -> np.ndarray:
+    """Evenly spaced in log-SNR (Lu et al. 2022, DPM-Solver, Section 3.4; k-diffusion's "exponential")."""
+    noise, data = np.log(_levels(process, t_min))
+    return of_noise_levels(process, np.exp(np.linspace(noise, data, steps)))
+
+
+def karras(process: Process, steps: int, t_min: float, *, rho: float = 7.0) -> np.ndarray:
+    """Evenly spaced in the noise level to the power 1 / rho (Karras et al. 2022, EDM, Eq. 5)."""
+    noise, data = (level ** (1 / rho) for level in _levels(process, t_min))
+    return of_noise_levels(process, np.linspace(noise, data, steps) ** rho)
+
+
+def of_noise_levels(process: Process, levels: np.ndarray) -> np.ndarray:
+    """The times of given noise levels sigma / alpha, such as the lists of Sabour et al. (2024), "Align Your Steps"."""
+    with jax.enable_x64(True):
+        return np.asarray(process.time(-2 * np.log(np.asarray(levels, np.float64))), np.float64)
+
+
+def _levels(process: Process, t_min: float) -> np.ndarray:
+    """The noise levels of t_max and t_min. Raises ValueError where the first is infinite."""
+    with jax.enable_x64(True):
+        levels = np.array([float(process.noise_level(np.float64(t))) for t in (process.t_max, t_min)])
+    if not np.isfinite(levels[0]):
+        raise ValueError("at t_max nothing of the data is left: its noise level is infinite")
+    return levels
+
+
 def pairs(times: np.ndarray, end: int = 0) -> np.ndarray:
-    """Each step ends where the next begins, and the last at `end`."""
-    return np.stack([times, np.append(times[1:], end)], axis=1).astype(np.int32)
+    """Each step ends where the next begins, and the last at `end`: int32, or float32 for times in float."""
+    kind = np.int32 if np.issubdtype(np.asarray(times).dtype, np.integer) else np.float32
+    return np.stack([times, np.append(times[1:], end)], axis=1).astype(kind)
 
 
 def constant_stride(times: np.ndarray, t_max: int, end: int = 0) -> np.ndarray:

@@ -1,34 +1,163 @@
-"""Training losses: loss(keys, denoise, x0, cond) -> (per_example [B], aux). Nothing here reduces over the batch."""
+"""Training losses: loss(params, diffusion, x0, cond, times, keys) -> (per_example [B], aux), never reduced over the
+batch."""
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from diffusion.core import numerics
-from diffusion.core.parameterization import Denoise
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.core import numerics, variational
+from diffusion.core.parameterization import EPS, Diffusion, Parameterization, Prediction
 from diffusion.core.processes import Process
-from diffusion.typing import Array, Cond, Image, Keys
+from diffusion.core.time_densities import TimeDensity, Times, clean_end
+from diffusion.core.weightings import Weight
+from diffusion.typing import Array, Cond, Image, Keys, Params
+
+NATS = 1 / math.log(2)  # in bits
 
 
 class LossAux(NamedTuple):
-    """What the log shows of each example."""
-    log_snr: Array  # [B], of the time that was drawn
+    """What the log and the time density are told of each example, [B]."""
+    t: Array
+    log_snr: Array
+    weight: Array  # of the squared error in eps, with the importance: its sum over a bin of log-SNR tells w p there
+    term: Array    # the loss without importance weight
 
 
-# (keys [B], denoise, x0 [B,H,W,C], cond) -> (per-example loss [B], aux)
-Loss = Callable[[Keys, Denoise, Image, Cond], tuple[Array, LossAux]]
+# params: all of them, of which the diffusion has those of network and process; keys [B] for the noise.
+Loss = Callable[[Params, Diffusion, Image, Cond, Times, Keys], tuple[Array, LossAux]]
 
 
-def make_denoising_loss(process: Process, draw_time: Callable[[Keys, Process], Array],
-                        weighting: Callable[[Array], Array]) -> Loss:
-    """E_{t, eps} w(lambda_t) ||eps - eps_hat(x_t, t)||^2 / (H W C), by one draw of t and eps for each example.
+class Sample(NamedTuple):
+    """A draw x_t and what the denoiser makes of it."""
+    eps: Image
+    x_t: Image
+    prediction: Prediction
 
-    With `weighting=simple` and the eps prediction this is L_simple (Ho et al. 2020, Eq. 14, Algorithm 1). Other
-    predictions are compared in eps through the denoiser, so that a weighting means the same for all of them.
+
+def draw(diffusion: Diffusion, x0: Image, cond: Cond, t: Array, keys: Keys) -> Sample:
+    eps = numerics.normal(keys, x0.shape[1:], x0.dtype)
+    x_t = diffusion.process.diffuse(x0, t, eps)
+    return Sample(eps, x_t, diffusion.denoise(x_t, t, cond))
+
+
+def make_denoising_loss(weight: Weight, space: Parameterization = EPS,
+                        uncertainty: Callable[[Params, Array], Array] | None = None) -> Loss:
+    """E_{t, eps} w ||F - F_hat||^2 / (H W C), F = a x_0 + b eps of `space`, by one draw of eps for each example.
+
+    weight: of the squared error in that space (`weightings.in_space`); 1 in eps is L_simple (Ho et al. 2020, Eq. 14,
+    Algorithm 1). The network may predict another F: x_0 and eps of its denoiser are what is compared. uncertainty:
+    (params["uncertainty"], lambda) -> u [B], which makes the loss L e^-u + u (`Uncertainty`).
     """
-    def loss(keys: Keys, denoise: Denoise, x0: Image, cond: Cond) -> tuple[Array, LossAux]:
-        t = draw_time(numerics.fold_in(keys, 0), process)
-        eps = numerics.normal(numerics.fold_in(keys, 1), x0.shape[1:], x0.dtype)
-        prediction = denoise(process.diffuse(x0, t, eps), t, cond)
-        log_snr = process.log_snr(t)
-        per_example = weighting(log_snr) * numerics.mean_flat((eps - prediction.eps) ** 2)
-        return per_example, LossAux(log_snr)
+    def loss(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys):
+        process, t = diffusion.process, times.t
+        eps, _, prediction = draw(diffusion, x0, cond, t, keys)
+        error = space.target(process, x0 - prediction.x0, eps - prediction.eps, t)
+        w, log_snr = weight(process, times), process.log_snr(t)
+        term = w * numerics.mean_flat(error**2)
+        on_eps = w * space.error_ratio(process, t) ** 2 * times.importance
+        if uncertainty is not None:
+            u = uncertainty(params["uncertainty"], log_snr)
+            term, on_eps = term * jnp.exp(-u) + u, on_eps * jnp.exp(-u)
+        return times.importance * term, LossAux(t, log_snr, on_eps, term)
     return loss
+
+
+def bound_weight(process: Process, times: Times) -> Array:
+    """The weight of the squared error in eps that the bound has in continuous time, in bits: 1 / (2 p(lambda)).
+
+    Kingma et al. (2021), VDM, Section 5; of the discrete bound it is the limit for large T.
+    """
+    return NATS / 2 / times.log_snr_density(process)
+
+
+def _bound_aux(process: Process, times: Times, term: Array) -> LossAux:
+    return LossAux(times.t, process.log_snr(times.t), bound_weight(process, times) * times.importance, term)
+
+
+def make_vlb_loss(variance: variational.Variance) -> Loss:
+    """L_vlb (Nichol & Dhariwal 2021, Eq. 4) but for the prior's term, in bits per dimension, by one L_t for each
+    example.
+
+    For the integer times of a DiscreteProcess: E_p[L_t / p(t)], the sum over t for any density. variance: of p(x_{t-1}
+    | x_t), as in `variational.reverse_log_variance`.
+    """
+    def loss(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys):
+        process = diffusion.process
+        _, x_t, prediction = draw(diffusion, x0, cond, times.t, keys)
+        term = variational.vlb_of_prediction(process, prediction, x0, x_t, times.t, variance) / times.p
+        return times.importance * term, _bound_aux(process, times, term)
+    return loss
+
+
+def make_hybrid_loss(variance: variational.Variance, weight: Weight, space: Parameterization = EPS,
+                     scale: float = 0.001) -> Loss:
+    """L_simple + scale * L_vlb, of which L_vlb teaches the variance alone: Nichol & Dhariwal (2021), Eq. 16.
+
+    The mean is held fixed in L_vlb. L_simple is the denoising loss with `weight` and `space`; aux tells of it alone.
+    """
+    denoising, bound = make_denoising_loss(weight, space), make_vlb_loss(variance)
+
+    def loss(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys):
+        _, _, prediction = draw(diffusion, x0, cond, times.t, keys)  # one call of the network serves both
+        held = jax.lax.stop_gradient(prediction)._replace(variance_fraction=prediction.variance_fraction)
+        simple, aux = denoising(params, _answering(diffusion, prediction), x0, cond, times, keys)
+        vlb, vlb_aux = bound(params, _answering(diffusion, held), x0, cond, times, keys)
+        return simple + scale * vlb, aux._replace(term=aux.term + scale * vlb_aux.term)
+    return loss
+
+
+def _answering(diffusion: Diffusion, prediction: Prediction) -> Diffusion:
+    """A denoiser that has the prediction already."""
+    return diffusion._replace(denoise=lambda x_t, t, cond: prediction)
+
+
+def reconstruction_term(process: Process, x0: Image, keys: Keys) -> Array:
+    """-log p(x_0 | x_t) at the clean end of the times, in bits per dimension, [B]: N(x_t / alpha, (sigma / alpha)^2)
+    on the levels of a byte, by one draw of x_t."""
+    t = clean_end(process)
+    level = process.noise_level(t)
+    mean = x0 + level * numerics.normal(keys, x0.shape[1:], x0.dtype)
+    log_likelihood = variational.discretized_gaussian_log_likelihood(x0, mean, jnp.log(level))
+    return -numerics.mean_flat(log_likelihood) * NATS
+
+
+def make_continuous_vlb_loss(*, learned: bool = False) -> Loss:
+    """The variational bound in continuous time, in bits per dimension: Kingma et al. (2021), VDM, Eqs. 3, 11 and 17.
+
+    E_t[-lambda'(t)/(2 p(t)) ||eps - eps_hat||^2] + KL(q(x_1 | x_0) || N(0, prior_std^2)) - E[log p(x_0 | x_{t_min})],
+    the last with x_0's byte as in Ho et al. (2020), Eq. 13. It asks for a process that ends at finite log-SNRs.
+
+    learned: the process is a LearnedProcess. Its ends, if they are parameters, follow the bound, on which the interior
+    has no bearing; the interior follows the variance of its estimate (VDM, Appendix I.2): with gamma = -lambda held
+    fixed, -L^2 log p(gamma) has the gradient of E[L^2], L the diffusion term of an example. It costs no second
+    evaluation of the network, and its value is not in the loss.
+    """
+    def loss(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys):
+        process, t = diffusion.process, times.t
+        eps, _, prediction = draw(diffusion, x0, cond, t, numerics.fold_in(keys, 0))
+        error = numerics.mean_flat((eps - prediction.eps) ** 2)
+        diffusion_term = -process.rates(t)[1] / (2 * times.p) * error * NATS
+        term = diffusion_term + variational.prior_term(process, x0) + reconstruction_term(
+            process, x0, numerics.fold_in(keys, 1))
+        per_example = times.importance * term
+        if learned:
+            surrogate = -jax.lax.stop_gradient(diffusion_term**2) * process.log_density(t)
+            per_example = per_example + surrogate - jax.lax.stop_gradient(surrogate)
+        return per_example, _bound_aux(process, times, term)
+    return loss
+
+
+def effective_weight(weight: Weight, density: TimeDensity, process: Process, state: Any = (), *,
+                     space: Parameterization = EPS, points: int = 1000) -> dict[str, np.ndarray]:
+    """w(lambda) p(lambda), what an objective trains for (Kingma & Gao 2023), as a curve over ascending log-SNR.
+
+    {"log_snr": [points], "effective_weight": [points]} for the squared error in eps; `weight` is of that in `space`.
+    """
+    times = density.draw((jnp.arange(points) + 0.5) / points, process, state)
+    log_snr = process.log_snr(times.t)
+    effective = weight(process, times) * space.error_ratio(process, times.t) ** 2 * times.log_snr_density(process)
+    order = np.unique(np.asarray(log_snr), return_index=True)[1]
+    return {"log_snr": np.asarray(log_snr)[order], "effective_weight": np.asarray(effective)[order]}

@@ -1,13 +1,13 @@
 """What the network predicts, and the denoiser that this makes of it.
 
-With x_t = alpha x_0 + sigma eps, any one of the targets and x_t give x_0 and eps:
-  eps  Ho et al. (2020), Section 3.2
-  x0   Ho et al. (2020), Section 3.2 (there found worse than eps)
-  v    = alpha eps - sigma x_0, Salimans & Ho (2022), Section 4 and Appendix D
+Every prediction is F = a x_0 + b eps with two functions a and b of t. With x_t = alpha x_0 + sigma eps, F and x_t give
+x_0 and eps; what this makes of an error in F is the same formula, so a loss may be measured in any prediction's space.
 """
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 
 from diffusion.core.numerics import expand
@@ -27,74 +27,165 @@ class Prediction(NamedTuple):
 Denoise = Callable[[Image, Time, Cond], Prediction]
 
 
-class Parameterization(NamedTuple):
-    """A pair of inverse functions. All arguments broadcast against each other."""
-    target: Callable[[Image, Image, Array, Array], Array]         # (x0, eps, alpha, sigma) -> what F should be
-    predict: Callable[[Array, Image, Array, Array], Prediction]   # (F, x_t, alpha, sigma) -> x0 and eps
+class Diffusion(NamedTuple):
+    """A process and a denoiser of it, with their parameters bound: what losses, samplers and likelihoods see."""
+    process: Process
+    denoise: Denoise
 
 
-def _eps_predict(f, x_t, alpha, sigma):
-    return Prediction((x_t - sigma * f) / alpha, f)
+@dataclass(frozen=True, kw_only=True)
+class Parameterization:
+    """The network is told c_in x_t and c_noise and gives F = a x_0 + b eps (EDM, Eq. 7, whose c_skip and c_out say the
+    same of a and b). A coefficient that is 0 for all t is the Python number 0."""
+    coefficients: Callable[[Process, Time], tuple[Array | float, Array | float]]      # -> (a, b), of the shape of t
+    c_in: Callable[[Process, Time], Array | float] = lambda process, t: 1.0           # of the shape of t
+    c_noise: Callable[[Process, Time], Array] = lambda process, t: process.label(t)   # [B]
+
+    def target(self, process: Process, x0: Image, eps: Image, t: Time) -> Array:
+        """a x_0 + b eps."""
+        a, b = self.coefficients(process, t)
+        return expand(a, x0) * x0 + expand(b, x0) * eps
+
+    def predict(self, process: Process, f: Array, x_t: Image, t: Time) -> Prediction:
+        """x_0 and eps of F and x_t: the inverse of [x_t; F] = [[alpha, sigma], [a, b]] [x_0; eps]."""
+        a, b = self.coefficients(process, t)
+        alpha, sigma = expand(process.alpha(t), x_t), expand(process.sigma(t), x_t)
+        if _is_zero(a):  # F itself, to the last bit, and also where alpha is 0
+            eps = f / expand(b, x_t)
+            return Prediction((x_t - sigma * eps) / alpha, eps)
+        if _is_zero(b):
+            x0 = f / expand(a, x_t)
+            return Prediction(x0, (x_t - alpha * x0) / sigma)
+        a, b = expand(a, x_t), expand(b, x_t)
+        determinant = alpha * b - sigma * a
+        return Prediction((b * x_t - sigma * f) / determinant, (alpha * f - a * x_t) / determinant)
+
+    def error_ratio(self, process: Process, t: Time) -> Array:
+        """An error in F over the error in eps that it is at the same x_t: (alpha b - sigma a) / alpha."""
+        a, b = self.coefficients(process, t)
+        return b - a * process.noise_level(t)
 
 
-def _x0_predict(f, x_t, alpha, sigma):
-    return Prediction(f, (x_t - alpha * f) / sigma)
+def _is_zero(c: Array | float) -> bool:
+    return isinstance(c, int | float) and c == 0
 
 
-def _v_predict(f, x_t, alpha, sigma):
-    # The inverse of [x_t; v] = [[alpha, sigma], [-sigma, alpha]] [x0; eps], for any alpha and sigma.
-    norm = alpha**2 + sigma**2
-    return Prediction((alpha * x_t - sigma * f) / norm, (sigma * x_t + alpha * f) / norm)
+# Ho et al. (2020), Section 3.2: the noise, and the data (there found worse).
+EPS = Parameterization(coefficients=lambda process, t: (0, 1))
+X0 = Parameterization(coefficients=lambda process, t: (1, 0))
+# v = alpha eps - sigma x_0 (Salimans & Ho 2022, Section 4 and Appendix D).
+V = Parameterization(coefficients=lambda process, t: (-process.sigma(t), process.alpha(t)))
+# The score of q(x_t), -eps / sigma (Song et al. 2021, "Score SDE", Eq. 7).
+SCORE = Parameterization(coefficients=lambda process, t: (0, -1 / process.sigma(t)))
+# dx_t / dt = alpha' x_0 + sigma' eps (Lipman et al. 2023; Ma et al. 2024, "SiT"); eps - x_0 for the flow process.
+VELOCITY = Parameterization(coefficients=lambda process, t: process.slopes(t))
 
 
-EPS = Parameterization(lambda x0, eps, alpha, sigma: eps, _eps_predict)
-X0 = Parameterization(lambda x0, eps, alpha, sigma: x0, _x0_predict)
-V = Parameterization(lambda x0, eps, alpha, sigma: alpha * eps - sigma * x0, _v_predict)
+def edm(sigma_data: float) -> Parameterization:
+    """Karras et al. (2022), Table 1, column "Ours", for x_t / alpha and its noise level sigma / alpha.
+
+    c_skip = sigma_data^2 / (sigma^2 + sigma_data^2), c_out = sigma sigma_data / sqrt(sigma^2 + sigma_data^2), c_in = 1
+    / sqrt(sigma^2 + sigma_data^2), c_noise = ln(sigma) / 4. The network's input and target have variance 1 where the
+    data's is sigma_data^2: F = (x_0 - c_skip (x_0 + sigma eps)) / c_out.
+    """
+    def spread(process: Process, t: Time) -> tuple[Array, Array]:
+        level = process.noise_level(t)
+        return level, jnp.sqrt(level**2 + sigma_data**2)
+
+    def coefficients(process: Process, t: Time) -> tuple[Array, Array]:
+        level, total = spread(process, t)
+        return level / (sigma_data * total), -sigma_data / total
+
+    return Parameterization(coefficients=coefficients,
+                            c_in=lambda process, t: 1 / (process.alpha(t) * spread(process, t)[1]),
+                            c_noise=lambda process, t: -process.log_snr(t) / 8)
+
+
+def of_noise_level(c_noise: Callable[[Array], Array], *, sign: int = 1, scale_input: bool = True) -> Parameterization:
+    """Karras et al. (2022), Table 1, the other columns: D = x - sign sigma F(c_in x; c_noise), so that F = sign eps.
+
+    For x_t / alpha and its noise level. VP and iDDPM: sign 1, c_in = 1 / sqrt(sigma^2 + 1), c_noise the (continuous or
+    rounded) time of the level; VE: sign -1, c_in = 1 (`scale_input` False), c_noise = ln(sigma / 2).
+    """
+    def c_in(process: Process, t: Time) -> Array:
+        level = process.noise_level(t) if scale_input else 0.0
+        return 1 / (process.alpha(t) * jnp.sqrt(level**2 + 1))
+
+    return Parameterization(coefficients=lambda process, t: (0, sign), c_in=c_in,
+                            c_noise=lambda process, t: c_noise(process.noise_level(t)))
+
+
+def x0_and_eps(process: Process, f: Array, x_t: Image, t: Time) -> Prediction:
+    """Both predicted, by two heads of C channels: Salimans & Ho (2022), Section 4, "(x, eps)".
+
+    Its x_0 = sigma^2 x_0' + alpha (x_t - sigma eps'), and the eps that x_t makes of it; sigma^2 and alpha^2 are their
+    shares of alpha^2 + sigma^2 where that is not 1.
+    """
+    by_x0, by_eps = (p.predict(process, head, x_t, t) for p, head in zip((X0, EPS), jnp.split(f, 2, axis=-1)))
+    share = expand(jax.nn.sigmoid(-process.log_snr(t)), x_t)
+    return Prediction(*(share * one + (1 - share) * other for one, other in zip(by_x0[:2], by_eps[:2])))
 
 
 class Denoiser(Protocol):
-    """Binds parameters to a Denoise; with `keys` [B] given, the network drops out by them (training)."""
-    def __call__(self, params: Params, keys: Keys | None = None) -> Denoise: ...
+    """Binds parameters; with `keys` [B] given, the network drops out by them (training)."""
+    def __call__(self, params: Params, keys: Keys | None = None) -> Diffusion: ...
 
 
-def make_denoiser(process: Process, parameterization: Parameterization, network: NetworkApply, *,
-                  learned_range: bool = False) -> Denoiser:
-    """The only place where a network meets the process: losses, samplers and guidance see the Denoise alone.
+def make_denoiser(process_of: Callable[[Params], Process], parameterization: Parameterization, network: NetworkApply, *,
+                  both: bool = False, learned_range: bool = False) -> Denoiser:
+    """The only place where a network meets the process: losses, samplers and guidance see the Diffusion alone.
 
-    learned_range: the network gives 2C channels, the second half of which is 2v - 1 (Nichol & Dhariwal 2021, Eq. 15).
+    process_of: the process, which depends on the parameters if it is learned. both: the network gives 2C channels, for
+    `x0_and_eps`; of `parameterization` then only c_in and c_noise count. learned_range: after these it gives C channels
+    more, 2v - 1 (Nichol & Dhariwal 2021, Eq. 15).
     """
-    def bind(params: Params, keys: Keys | None = None) -> Denoise:
+    def bind(params: Params, keys: Keys | None = None) -> Diffusion:
+        process = process_of(params)
+
         def denoise(x_t: Image, t: Time, cond: Cond = None) -> Prediction:
             t = jnp.broadcast_to(t, x_t.shape[:1])
-            f = network(params, x_t, process.label(t), cond, keys)
-            f, head = jnp.split(f, 2, axis=-1) if learned_range else (f, None)
-            prediction = parameterization.predict(f, x_t, expand(process.alpha(t), x_t), expand(process.sigma(t), x_t))
+            f = network(params, expand(parameterization.c_in(process, t), x_t) * x_t,
+                        parameterization.c_noise(process, t), cond, keys)
+            f, head = (f[..., :-x_t.shape[-1]], f[..., -x_t.shape[-1]:]) if learned_range else (f, None)
+            prediction = (x0_and_eps if both else parameterization.predict)(process, f, x_t, t)
             return prediction if head is None else prediction._replace(variance_fraction=(head + 1) / 2)
-        return denoise
+        return Diffusion(process, denoise)
     return bind
 
 
-def map_x0(denoise: Denoise, process: Process, change: Callable[[Image], Image], *, rederive_eps: bool) -> Denoise:
-    """Denoise -> Denoise: x_0 changed, and eps made consistent with it and x_t, or left as the network gave it."""
+def on_process(diffusion: Diffusion, target: Process) -> Diffusion:
+    """The same denoiser on another process: x at t there is x at the time of the same log-SNR here, but for its scale.
+
+    So a model can be sampled along any schedule and scaling (Karras et al. 2022, Section 3 and Table 1).
+    """
+    source, denoise = diffusion
+
+    def denoise_there(x_t: Image, t: Time, cond: Cond = None) -> Prediction:
+        here = source.time(target.log_snr(t))
+        return denoise(expand(source.alpha(here) / target.alpha(t), x_t) * x_t, here, cond)
+    return Diffusion(target, denoise_there)
+
+
+def map_x0(diffusion: Diffusion, change: Callable[[Image], Image], *, rederive_eps: bool) -> Diffusion:
+    """x_0 changed, and eps made consistent with it and x_t, or left as the network gave it."""
     def changed(x_t: Image, t: Time, cond: Cond = None) -> Prediction:
-        prediction = denoise(x_t, t, cond)
+        prediction = diffusion.denoise(x_t, t, cond)
         x0, eps = change(prediction.x0), prediction.eps
         if rederive_eps:
-            eps = X0.predict(x0, x_t, expand(process.alpha(t), x_t), expand(process.sigma(t), x_t)).eps
+            eps = X0.predict(diffusion.process, x0, x_t, t).eps
         return prediction._replace(x0=x0, eps=eps)
-    return changed
+    return diffusion._replace(denoise=changed)
 
 
-def clip_x0(denoise: Denoise, process: Process, bound: float = 1.0, *, rederive_eps: bool = True) -> Denoise:
+def clip_x0(diffusion: Diffusion, bound: float = 1.0, *, rederive_eps: bool = True) -> Diffusion:
     """x_0 clipped to [-bound, bound].
 
     Ho et al. (2020) clip in their code at each sampling step; eps is recomputed as in improved-diffusion's DDIM.
     """
-    return map_x0(denoise, process, lambda x0: jnp.clip(x0, -bound, bound), rederive_eps=rederive_eps)
+    return map_x0(diffusion, lambda x0: jnp.clip(x0, -bound, bound), rederive_eps=rederive_eps)
 
 
-def dynamic_threshold(denoise: Denoise, process: Process, quantile: float, largest: float, *,
-                      rederive_eps: bool = True) -> Denoise:
+def dynamic_threshold(diffusion: Diffusion, quantile: float, largest: float, *, rederive_eps: bool = True) -> Diffusion:
     """x_0 of each example clipped to [-s, s] and divided by s, the `quantile` of |x_0|, kept within [1, largest].
 
     Saharia et al. (2022), "Imagen", Section 2.3.
@@ -103,4 +194,4 @@ def dynamic_threshold(denoise: Denoise, process: Process, quantile: float, large
         s = jnp.quantile(jnp.abs(x0).reshape(x0.shape[0], -1), quantile, axis=1)
         s = expand(jnp.clip(s, 1.0, largest), x0)
         return jnp.clip(x0, -s, s) / s
-    return map_x0(denoise, process, threshold, rederive_eps=rederive_eps)
+    return map_x0(diffusion, threshold, rederive_eps=rederive_eps)

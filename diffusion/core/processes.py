@@ -2,11 +2,15 @@
 
 A process is the two functions alpha and sigma of t, from t = 0 (clean data) to t = t_max (noise). Everything else is
 derived from them here, once. Notation of Kingma et al. (2021), "Variational Diffusion Models" (VDM).
+
+Time is a float, or an integer in the tables of a DiscreteProcess. t = 0 is the clean data for every process: one whose
+noise starts above zero (a VE SDE, VDM's) jumps there from t_min, the least time that its network is trained at.
 """
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,8 +26,8 @@ class Gaussian(NamedTuple):
 
 class Process(ABC):
     """A Gaussian forward process. A member gives the attributes and the abstract functions; the rest follows."""
-    t_max: float        # where the noise ends and sampling starts
-    prior_std: float    # of x at t_max, as samplers draw it
+    t_max: float  # where the noise ends and sampling starts
+    t_min: float  # the least noisy time that the network knows; t = 0 itself is the data
 
     @abstractmethod
     def alpha(self, t: Time) -> Array:
@@ -40,6 +44,45 @@ class Process(ABC):
     @abstractmethod
     def label(self, t: Time) -> Array:
         """c_noise: what the network is told of t, float, of the shape of t."""
+
+    @abstractmethod
+    def time(self, log_snr: Array) -> Array:
+        """The inverse of log_snr: float t, of its shape, within [t_min, t_max]; 0 for +inf."""
+
+    def prior_std(self, t: Time) -> Array:
+        """The standard deviation of x at a noisy time t, as samplers draw it to start there."""
+        return self.sigma(t)
+
+    def noise_level(self, t: Time) -> Array:
+        """sigma / alpha, which is sigma in Karras et al. (2022), "EDM", and e^(-lambda/2)."""
+        return jnp.exp(-self.log_snr(t) / 2)
+
+    def rates(self, t: Time) -> tuple[Array, Array]:
+        """d log(alpha) / dt and d lambda / dt at float t > 0, of the shape of t."""
+        t = jnp.asarray(t, float)
+        along = lambda f: jax.jvp(f, (t,), (jnp.ones_like(t),))[1]  # noqa: E731
+        return along(lambda t: jnp.log(self.alpha(t))), along(self.log_snr)
+
+    def drift_and_diffusion(self, t: Time) -> tuple[Array, Array]:
+        """f(t) and g(t) of the SDE dx = f x dt + g dw with these marginals (Song et al. 2021, "Score SDE", Eq. 5).
+
+        f = d log(alpha) / dt and g^2 = -sigma^2 d lambda / dt (VDM, Appendix D), each of the shape of t.
+        """
+        drift, log_snr_rate = self.rates(t)
+        return drift, self.sigma(t) * jnp.sqrt(-log_snr_rate)
+
+    def velocity(self, x0: Image, eps: Image, t: Time) -> Image:
+        """dx_t / dt = alpha' x_0 + sigma' eps: the probability-flow ODE, if x_0 and eps are what a denoiser predicts.
+
+        Song et al. (2021), Eq. 13; for the flow process it is eps - x_0 (Liu et al. 2023, "Rectified flow").
+        """
+        alpha_rate, sigma_rate = self.slopes(t)
+        return expand(alpha_rate, x0) * x0 + expand(sigma_rate, x0) * eps
+
+    def slopes(self, t: Time) -> tuple[Array, Array]:
+        """alpha'(t) and sigma'(t) at float t > 0."""
+        t = jnp.asarray(t, float)
+        return tuple(jax.jvp(f, (t,), (jnp.ones_like(t),))[1] for f in (self.alpha, self.sigma))
 
     def diffuse(self, x0: Image, t: Time, eps: Image) -> Image:
         """x_t = alpha x_0 + sigma eps (Ho et al. 2020, Eq. 4)."""
@@ -68,10 +111,12 @@ class DiscreteProcess(Process):
 
     alpha(t)^2 is exactly the paper's cumulative product alpha_bar_t. The tables are float64 on the host and take the
     working precision where they are used, each from its own float64 value: sigma is not sqrt(1 - alpha^2) in float32.
+    At a float t in [1, T] the log-SNR is interpolated between its neighbours, linearly, and alpha and sigma are those
+    of it: a second view of the chain, in continuous time, as k-diffusion has it. There t < 1 counts as 1, and 0 as 0.
     """
     betas: np.ndarray  # float64 [T], in (0, 1); the last may be 1: zero terminal SNR (Lin et al. 2024)
     label_scale: float = 1.0
-    prior_std = 1.0    # N(0, I), though sigma(T) is a little less (Ho et al. 2020, Algorithm 2, line 1)
+    t_min = 1
 
     def __post_init__(self):
         betas = np.asarray(self.betas, np.float64)
@@ -90,14 +135,36 @@ class DiscreteProcess(Process):
     def t_max(self) -> int:
         return len(self.betas)
 
+    def prior_std(self, t: Time) -> Array:
+        """1: N(0, I), though sigma(T) is a little less (Ho et al. 2020, Algorithm 2, line 1)."""
+        return jnp.ones_like(t, float)
+
     def alpha(self, t: Time) -> Array:
-        return jnp.asarray(self._alpha, float)[t]
+        if _is_integer(t):
+            return jnp.asarray(self._alpha, float)[t]
+        return jnp.sqrt(jax.nn.sigmoid(self.log_snr(t)))
 
     def sigma(self, t: Time) -> Array:
-        return jnp.asarray(self._sigma, float)[t]
+        if _is_integer(t):
+            return jnp.asarray(self._sigma, float)[t]
+        return jnp.sqrt(jax.nn.sigmoid(-self.log_snr(t)))
 
     def log_snr(self, t: Time) -> Array:
-        return jnp.asarray(self._log_snr, float)[t]
+        table = jnp.asarray(self._log_snr, float)
+        if _is_integer(t):
+            return table[t]
+        below = jnp.clip(jnp.floor(t), 1, max(self.t_max - 1, 1)).astype(int)
+        share = jnp.where(t >= 1, t - below, 0)
+        step = table[jnp.minimum(below + 1, self.t_max)] - table[below]
+        # A whole t is the table's own value, also next to an infinite one (0 times infinity). Nothing here may cut off
+        # the slope at a whole t, which `rates` takes: that of the piece above it.
+        between = table[below] + share * jnp.where((share == 0) & jnp.isinf(step), 0, step)
+        return jnp.where(t > 0, between, jnp.inf)
+
+    def time(self, log_snr: Array) -> Array:
+        t = jnp.interp(-jnp.asarray(log_snr, float), -jnp.asarray(self._log_snr[1:], float),
+                       jnp.arange(1, self.t_max + 1, dtype=float))
+        return jnp.where(jnp.isposinf(log_snr), 0, t)
 
     def label(self, t: Time) -> Array:
         """t - 1: the papers' code counts the T noisy steps from 0, and published weights expect that.
@@ -106,3 +173,7 @@ class DiscreteProcess(Process):
         1000.
         """
         return jnp.asarray(t - 1, float) * self.label_scale
+
+
+def _is_integer(t: Time) -> bool:
+    return jnp.issubdtype(jnp.asarray(t).dtype, jnp.integer)

@@ -1,10 +1,205 @@
-"""Which times t are trained on: functions keys [B] -> t [B], row i a function of keys[i] alone."""
+"""Which times t are trained on: densities p(t) given by their quantile functions, u in [0, 1) -> t.
+
+Where the u come from is apart from what is made of them: independent, or stratified over the whole batch.
+"""
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
 import jax
+import jax.numpy as jnp
+from jax.scipy.special import ndtr, ndtri
 
 from diffusion.core.processes import Process
 from diffusion.typing import Array, Keys
 
+_RESOLUTION = 2**23  # uniform float32 numbers are multiples of 1 / this
 
-def uniform_discrete(keys: Keys, process: Process) -> Array:
+
+class Times(NamedTuple):
+    """Times drawn for a batch: E_p[f(t)] is the mean of importance * f(t)."""
+    t: Array                         # [B]
+    p: Array                         # [B], the density that the objective means, per unit of t; integers: a probability
+    importance: Array | float = 1.0  # [B], p over the probability that t was drawn with
+
+    def log_snr_density(self, process: Process) -> Array:
+        """p(lambda) = p(t) / |d lambda / dt|, [B]; between the times of a chain lambda is linear."""
+        return self.p / jnp.abs(process.rates(jnp.asarray(self.t, float))[1])
+
+
+class TimeDensity(ABC):
+    """One way to draw times. Members are frozen dataclasses of their settings."""
+
+    def init(self) -> Any:
+        """What the density learns from the losses, before the first step: a pytree, () if it learns nothing."""
+        return ()
+
+    @abstractmethod
+    def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
+        """Times [B] of u [B] in [0, 1): row i is a function of u[i] and the state alone."""
+
+    def update(self, state: Any, t: Array, loss: Array) -> Any:
+        """The state after a step that found `loss` [B], without importance weights, at the times t [B]."""
+        return state
+
+
+def independent(keys: Keys) -> Array:
+    """u [B], row i a function of keys[i] alone."""
+    return jax.vmap(lambda key: jax.random.uniform(key))(keys)
+
+
+def stratified(key: Array, positions: Array, size: int) -> Array:
+    """u_i = (u_0 + i / size) mod 1 for the places i = positions [B] in a batch of `size`, which share u_0 of `key`.
+
+    Each u_i is uniform and the batch covers [0, 1) evenly, which lowers the variance of the loss (Kingma et al. 2021,
+    VDM, Appendix I.1).
+    """
+    return (jax.random.uniform(key) + positions / size) % 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformDiscrete(TimeDensity):
     """Uniform over the integers 1..T (Ho et al. 2020, Algorithm 1)."""
-    return jax.vmap(lambda key: jax.random.randint(key, (), 1, process.t_max + 1))(keys)
+
+    def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
+        t = jnp.minimum(1 + jnp.floor(u * process.t_max).astype(jnp.int32), process.t_max)
+        return Times(t, jnp.full(t.shape, 1 / process.t_max))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importance(TimeDensity):
+    """The integers 1..T drawn in proportion to sqrt(E[L_t^2]), for the mean over uniform t (importance 1 / (p_t T)).
+
+    Nichol & Dhariwal (2021), Section 3.3: the last `history` losses of each t are kept, draws are uniform until all t
+    have as many, and then a share `uniform` of them.
+    """
+    steps: int               # T
+    history: int = 10
+    uniform: float = 0.001
+
+    def init(self) -> dict[str, Array]:
+        return {"losses": jnp.zeros((self.steps, self.history)), "counts": jnp.zeros(self.steps, jnp.int32)}
+
+    def probabilities(self, state: dict[str, Array]) -> Array:
+        """[T], of t = 1..T."""
+        moment = jnp.sqrt(jnp.mean(state["losses"] ** 2, axis=1))
+        warm = jnp.all(state["counts"] >= self.history)
+        learned = (1 - self.uniform) * moment / jnp.sum(jnp.where(warm, moment, 1)) + self.uniform / self.steps
+        return jnp.where(warm, learned, 1 / self.steps)
+
+    def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
+        # In whole numbers of the resolution of u, at least one each, so that every t is drawn with just the probability
+        # that its importance says: a sum of 4000 float32 numbers could miss the least of them.
+        p = self.probabilities(state)
+        counts = 1 + jnp.floor(p * (_RESOLUTION - self.steps)).astype(jnp.int32)
+        counts = counts.at[jnp.argmax(p)].add(_RESOLUTION - jnp.sum(counts, dtype=jnp.int32))
+        place = jnp.floor(u * _RESOLUTION).astype(jnp.int32)
+        index = jnp.searchsorted(jnp.cumsum(counts), place, side="right")
+        drawn = counts[index] / _RESOLUTION
+        return Times(index + 1, jnp.full(u.shape, 1 / self.steps), 1 / (drawn * self.steps))
+
+    def update(self, state: Any, t: Array, loss: Array) -> Any:
+        """The newest losses in place of the oldest; of one t in the order of the rows."""
+        order = jnp.argsort(t, stable=True)
+        t, loss = t[order] - 1, loss[order]
+        first, end = (jnp.searchsorted(t, t, side=side) for side in ("left", "right"))
+        rank = jnp.arange(len(t)) - first
+        slot = (state["counts"][t] + rank) % self.history
+        slot = jnp.where(rank >= end - first - self.history, slot, self.history)  # others are overwritten: dropped
+        counts, full = state["counts"].at[t].add(1), self.history
+        return {"losses": state["losses"].at[t, slot].set(loss.astype(state["losses"].dtype), mode="drop"),
+                # Above `history` the remainder alone counts: the next slot.
+                "counts": jnp.where(counts < full, counts, full + counts % full)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uniform(TimeDensity):
+    """Uniform over [t_min, t_max] (Song et al. 2021, "Score SDE", Eq. 7)."""
+
+    def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
+        return _along(process, _inside(u), 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitNormal(TimeDensity):
+    """logit(t) ~ N(mean, std^2) on the process's range of t (Esser et al. 2024, "Stable Diffusion 3", Eq. 19)."""
+    mean: float = 0.0
+    std: float = 1.0
+
+    def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
+        z = ndtri(_inside(u))
+        logit = self.mean + self.std * z
+        slope = self.std * jax.nn.sigmoid(logit) * jax.nn.sigmoid(-logit)  # d t / d z
+        return _along(process, jax.nn.sigmoid(logit), _normal_density(z) / slope)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mode(TimeDensity):
+    """t = 1 - u - scale (cos^2(pi u / 2) - 1 + u) on the process's range of t (Esser et al. 2024, Eq. 20).
+
+    -1 <= scale <= 2 / (pi - 2): above 0 the middle is favoured, below 0 the ends; 0 is uniform.
+    """
+    scale: float = 1.29
+
+    def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
+        u = _inside(u)
+        t = 1 - u - self.scale * (jnp.cos(math.pi / 2 * u) ** 2 - 1 + u)
+        return _along(process, t, 1 / (1 + self.scale - self.scale * math.pi / 2 * jnp.sin(math.pi * u)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogNormal(TimeDensity):
+    """ln(sigma / alpha) ~ N(mean, std^2), cut to the levels of the process (Karras et al. 2022, "EDM", Table 1)."""
+    mean: float = -1.2
+    std: float = 1.2
+
+    def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
+        low, high = (ndtr((-log_snr / 2 - self.mean) / self.std) for log_snr in _ends(process))
+        z = ndtri(low + (high - low) * _inside(u))
+        density = _normal_density(z) / (2 * self.std * (high - low))
+        return _at_log_snr(process, -2 * (self.mean + self.std * z), density)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineLogSnr(TimeDensity):
+    """The log-SNR of the cosine schedule under uniform t: p(lambda) = sech(lambda / 2) / (2 pi), on any process.
+
+    Nichol & Dhariwal (2021), Eq. 17; Kingma & Gao (2023), Table 1. Cut to the process's log-SNRs.
+    """
+
+    def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
+        low, high = (2 / math.pi * jnp.arctan(jnp.exp(-log_snr / 2)) for log_snr in _ends(process))
+        log_snr = -2 * jnp.log(jnp.tan(math.pi / 2 * (low + (high - low) * _inside(u))))
+        return _at_log_snr(process, log_snr, 1 / (2 * math.pi * jnp.cosh(log_snr / 2) * (high - low)))
+
+
+def _inside(u: Array) -> Array:
+    """u kept off 0, where a normal law's quantile and the log-SNR of a time are infinite, and off 1."""
+    return jnp.clip(u, 0.5 / _RESOLUTION, 1 - 0.5 / _RESOLUTION)
+
+
+def _normal_density(z: Array) -> Array:
+    return jnp.exp(-z**2 / 2) / math.sqrt(2 * math.pi)
+
+
+def clean_end(process: Process) -> Array:
+    """The least noisy time: t_min, or where that is 0, the data, next to it."""
+    return jnp.asarray(process.t_min if process.t_min > 0 else 1e-7, float)
+
+
+def _ends(process: Process) -> tuple[Array, Array]:
+    """The log-SNRs at the clean and at the noisy end of the times."""
+    return process.log_snr(clean_end(process)), process.log_snr(jnp.asarray(process.t_max, float))
+
+
+def _along(process: Process, share: Array, density: Array | float) -> Times:
+    """The time at a share [B] of the range of t, whose density the share has."""
+    span = process.t_max - process.t_min
+    return Times(process.t_min + span * share, jnp.broadcast_to(density / span, share.shape))
+
+
+def _at_log_snr(process: Process, log_snr: Array, density: Array) -> Times:
+    """The time of a log-SNR [B], whose density p(lambda) is given."""
+    t = process.time(log_snr)
+    return Times(t, density * jnp.abs(process.rates(t)[1]))

@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter, LogFormatter, ScalarFormatter
 
 from diffusion.io.files import atomic_write
 
-_STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
+STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
           "grid.linewidth": 0.6, "axes.titlesize": 11}
 _BLUE = "#1f5fa8"
 _LOG_FROM = 8.0  # a ratio of largest to smallest from which an axis is logarithmic
@@ -29,7 +29,7 @@ def plot_loss(rows: Sequence[dict], path: str | os.PathLike, title: str | None =
     if not len(points):
         return
     images, loss = points.T
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _axes(path, title, "loss")
         many = len(loss) >= 20
         axes.plot(images, loss, color=_BLUE, alpha=0.3 if many else 1, linewidth=1, marker=None if many else "o",
@@ -39,7 +39,7 @@ def plot_loss(rows: Sequence[dict], path: str | os.PathLike, title: str | None =
             axes.plot(images, _running_mean(loss, half), color=_BLUE, linewidth=1.8,
                       label=f"mean of {2 * half + 1} rows")
             axes.legend(frameon=False)
-        _scale_y(axes, loss)
+        scale_y(axes, loss)
         axes.set(xlabel="training images seen", ylabel="training loss", xlim=(0, None))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         _save(figure, path)
@@ -59,7 +59,7 @@ def plot_loss_by_noise(rows: Sequence[dict], path: str | os.PathLike, log_snr_ed
         return
     n = len(rows)
     periods = _PERIODS if n >= 10 else _SHORT_PERIODS[-min(n, 2):]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _axes(path, title, "loss by noise level")
         shown = []
         colours = matplotlib.colormaps["viridis"](np.linspace(0.8, 0.1, len(periods)))
@@ -73,7 +73,7 @@ def plot_loss_by_noise(rows: Sequence[dict], path: str | os.PathLike, log_snr_ed
             begin, end = rows[first - 1]["images"] if first else 0, rows[last - 1]["images"]
             axes.stairs(mean, edges, baseline=None, color=colour, linewidth=2,
                         label=f"{name}, {_count(begin)} to {_count(end)} images")
-        _scale_y(axes, np.concatenate(shown))
+        scale_y(axes, np.concatenate(shown))
         axes.set(xlabel=r"log-SNR, $\log(\alpha^2/\sigma^2)$:  noise $\leftarrow$ $\rightarrow$ data",
                  ylabel="training loss in the bin", xlim=(edges[0], edges[-1]))
         axes.legend(frameon=False)
@@ -93,7 +93,7 @@ def _save(figure: Figure, path: str | os.PathLike) -> None:
     atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=150))
 
 
-def _scale_y(axes, values: np.ndarray) -> None:
+def scale_y(axes, values: np.ndarray) -> None:
     values = values[np.isfinite(values)]
     if values.min() > 0 and values.max() / values.min() > _LOG_FROM:
         axes.set_yscale("log")

@@ -3,10 +3,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 
 from diffusion.core import numerics
-from diffusion.core.parameterization import Denoise
-from diffusion.core.processes import Process
+from diffusion.core.parameterization import Diffusion
 from diffusion.typing import Cond, Image, Keys, Time
 
 
@@ -19,16 +19,16 @@ class Ancestral:
       large  sigma_t^2 (1 - SNR_t/SNR_s) = 1 - alpha_t^2/alpha_s^2: beta_t, right for data ~ N(0, I)
       learned_range  between their logarithms, where the network says (Nichol & Dhariwal 2021, Eq. 15)
     """
-    process: Process
     variance: Literal["small", "large", "learned_range"] = "large"
 
     def init(self, x: Image):
         return ()
 
-    def step(self, carry, x: Image, t: Time, t_next: Time, denoise: Denoise, keys: Keys, cond: Cond):
+    def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
+        process, denoise = diffusion
         prediction = denoise(x, t, cond)
-        posterior = self.process.posterior(x, prediction.x0, t_next, t)
-        small, large = posterior.variance, self.process.sigma(t) ** 2 * self.process.removed(t_next, t)
+        posterior = process.posterior(x, prediction.x0, t_next, t)
+        small, large = posterior.variance, process.sigma(t) ** 2 * process.removed(t_next, t)
         if self.variance == "small":
             variance = small
         elif self.variance == "large":
@@ -39,3 +39,6 @@ class Ancestral:
         # None at t_next = 0, whatever the variance: the last step's noise would stay in the picture.
         std = jnp.sqrt(jnp.where(small > 0, variance, 0))
         return carry, posterior.mean + std * numerics.normal(keys, x.shape[1:], x.dtype)
+
+    def evaluations(self, steps: np.ndarray, carry) -> float:
+        return len(steps)

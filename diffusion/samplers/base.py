@@ -3,9 +3,10 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffusion.core import numerics
-from diffusion.core.parameterization import Denoise
+from diffusion.core.parameterization import Diffusion
 from diffusion.core.processes import Process
 from diffusion.typing import Array, Cond, Image, Keys, Time
 
@@ -13,25 +14,32 @@ Carry = Any  # what a multistep solver remembers; () for a one-step solver
 
 
 class Solver(Protocol):
-    """One way to go from x at t to x at t_next < t. Times are scalars; keys [B] are fresh at each step."""
+    """One way to go from x at t to x at t_next < t. Times are scalars; keys [B] are fresh at each step.
+
+    Members are frozen dataclasses of their settings; the process and the denoiser come with each step.
+    """
 
     def init(self, x: Image) -> Carry:
         """The carry before the first step."""
 
-    def step(self, carry: Carry, x: Image, t: Time, t_next: Time, denoise: Denoise, keys: Keys,
+    def step(self, carry: Carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys,
              cond: Cond) -> tuple[Carry, Image]:
         """x at t_next. At t_next = 0 it returns the solver's estimate of the data, without noise."""
 
-
-def draw_prior(process: Process, keys: Keys, shape: tuple[int, ...]) -> Array:
-    """x at t_max, [B, *shape]: row i is a function of keys[i] alone."""
-    return process.prior_std * numerics.normal(numerics.fold_in(keys, 0), shape, jnp.float32)
+    def evaluations(self, steps: np.ndarray, carry: Carry) -> float:
+        """Calls of the denoiser for an image by all of `steps` [S, 2], after which the carry is `carry`."""
 
 
-def sample(solver: Solver, denoise: Denoise, steps: Array, x: Image, keys: Keys, cond: Cond = None, *,
+def draw_prior(process: Process, t: Time, keys: Keys, shape: tuple[int, ...]) -> Array:
+    """x at the noisy time t, [B, *shape]: row i is a function of keys[i] alone."""
+    return process.prior_std(t) * numerics.normal(numerics.fold_in(keys, 0), shape, jnp.float32)
+
+
+def sample(solver: Solver, diffusion: Diffusion, steps: Array, x: Image, keys: Keys, cond: Cond = None, *,
            first: Array | int = 0, last: Array | int | None = None, carry: Carry | None = None) -> tuple[Carry, Image]:
-    """Runs x [B,H,W,C] through the rows first .. last - 1 of `steps`, int32 [S, 2] of (t, t_next), in one compiled
-    loop.
+    """Runs x [B,H,W,C] through the rows first .. last - 1 of `steps` [S, 2], (t, t_next) each, in one compiled loop.
+
+    The times are int32 for the steps of a DiscreteProcess's own chain, and float32 otherwise.
 
     Call it under jit, where steps, first and last may be traced: one program then serves every number of steps, and a
     chain cut into several calls, each given the (carry, x) of the one before. keys [B] fix all noise: row i of the
@@ -41,7 +49,7 @@ def sample(solver: Solver, denoise: Denoise, steps: Array, x: Image, keys: Keys,
 
     def body(index, state):
         t, t_next = steps[index]
-        return solver.step(*state, t, t_next, denoise, numerics.fold_in(noise_keys, index), cond)
+        return solver.step(*state, t, t_next, diffusion, numerics.fold_in(noise_keys, index), cond)
 
     return jax.lax.fori_loop(first, len(steps) if last is None else last, body,
                              (solver.init(x) if carry is None else carry, x))

@@ -2,10 +2,10 @@
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 
 from diffusion.core import numerics
-from diffusion.core.parameterization import Denoise
-from diffusion.core.processes import Process
+from diffusion.core.parameterization import Diffusion
 from diffusion.typing import Cond, Image, Keys, Time
 
 
@@ -15,17 +15,20 @@ class DDIM:
 
     eta = 0 is deterministic; eta = 1 is the ancestral sampler with the small variance.
     """
-    process: Process
     eta: float = 0.0
 
     def init(self, x: Image):
         return ()
 
-    def step(self, carry, x: Image, t: Time, t_next: Time, denoise: Denoise, keys: Keys, cond: Cond):
+    def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
+        process, denoise = diffusion
         x0, eps, _ = denoise(x, t, cond)
-        sigma = self.process.sigma(t_next)
-        share = self.eta**2 * self.process.removed(t_next, t)  # of sigma^2 that is drawn anew
-        x = self.process.alpha(t_next) * x0 + sigma * jnp.sqrt(1 - share) * eps
+        sigma = process.sigma(t_next)
+        share = self.eta**2 * process.removed(t_next, t)  # of sigma^2 that is drawn anew
+        x = process.alpha(t_next) * x0 + sigma * jnp.sqrt(1 - share) * eps
         if self.eta > 0:
             x += sigma * jnp.sqrt(share) * numerics.normal(keys, x.shape[1:], x.dtype)
         return carry, x
+
+    def evaluations(self, steps: np.ndarray, carry) -> float:
+        return len(steps)

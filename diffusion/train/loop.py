@@ -19,6 +19,7 @@ from diffusion.train.state import State
 from diffusion.train.step import StepMetrics
 
 _SUMS = ("steps", "loss", "grad_norm", "seconds", "timed_steps")
+_BINNED = ("bin_loss", "bin_count", "bin_weight")
 _IN_FLIGHT = 2  # dispatches queued ahead of the device: it never waits for the host, and progress stays true
 
 
@@ -41,6 +42,7 @@ class Clock:
     window: dict = field(default_factory=lambda: dict.fromkeys(_SUMS, 0.0))
     bin_loss: list = field(default_factory=list)   # [K] sums since the last row
     bin_count: list = field(default_factory=list)  # [K]
+    bin_weight: list = field(default_factory=list)  # [K]
 
 
 class Window:
@@ -70,8 +72,9 @@ class Window:
         window["steps"] += 1
         window["loss"] += float(m.loss)
         window["grad_norm"] += float(m.grad_norm)
-        clock.bin_loss = [a + float(b) for a, b in zip(clock.bin_loss or [0.0] * len(m.bin_loss), m.bin_loss)]
-        clock.bin_count = [a + float(b) for a, b in zip(clock.bin_count or [0.0] * len(m.bin_count), m.bin_count)]
+        for name in _BINNED:
+            add = getattr(m, name)
+            setattr(clock, name, [a + float(b) for a, b in zip(getattr(clock, name) or [0.0] * len(add), add)])
         self.learning_rate = float(m.learning_rate)
 
     def row(self) -> dict:
@@ -84,9 +87,11 @@ class Window:
             "images_per_second": round(window["timed_steps"] * self.batch_size / max(window["seconds"], 1e-9), 1),
             "seconds": round(clock.seconds, 3),
             "loss_by_log_snr": [a / b if b else None for a, b in zip(clock.bin_loss, clock.bin_count)],
+            "effective_weight_by_log_snr": [a / n for a in clock.bin_weight],
         }
-        fresh = Clock()
-        clock.window, clock.bin_loss, clock.bin_count = fresh.window, [], []
+        clock.window = Clock().window
+        for name in _BINNED:
+            setattr(clock, name, [])
         return row
 
 

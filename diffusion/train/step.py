@@ -8,9 +8,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from diffusion.core.losses import Loss
+from diffusion.core import time_densities
+from diffusion.core.losses import Loss, LossAux
 from diffusion.core.parameterization import Denoiser
-from diffusion.core.streams import example_keys
+from diffusion.core.streams import example_keys, step_key
 from diffusion.data.augment import random_flip, to_float
 from diffusion.train import ema, sharding
 from diffusion.train.state import State
@@ -25,65 +26,92 @@ class StepMetrics(NamedTuple):
     bad_log_snr: Array    # scalar, log-SNR of the first example whose loss is not finite; NaN where there is none
     bin_loss: Array       # [K] sum of the losses of the examples in each log-SNR bin
     bin_count: Array      # [K] number of those examples
+    bin_weight: Array     # [K] w(lambda) p(lambda) in each bin, of the squared error in eps, by those examples
 
 
-def make_train_step(*, loss: Loss, denoiser: Denoiser, optimizer: optax.GradientTransformation,
-                    learning_rate: optax.Schedule, ema_decay: Callable[[Array], Array], seed: int, flip: bool,
-                    conditional: bool, accumulate: int, log_snr_edges: np.ndarray):
+def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.TimeDensity, stratified: bool,
+                    optimizer: optax.GradientTransformation, learning_rate: optax.Schedule,
+                    ema_decay: Callable[[Array], Array], seed: int, flip: bool, num_classes: int,
+                    label_dropout: float = 0.0, accumulate: int, log_snr_edges: np.ndarray):
     """train_step(state, batch, dataset) -> (state, StepMetrics); pure, to be compiled by `compile_train_step`.
 
     batch: image uint8 [B,H,W,C], label int32 [B], position int32 [B]; or index int32 [B] and position, to be looked up
     in `dataset`, which is then dict(image [N,H,W,C], label [N]). The gradient is the mean over the batch, in
     `accumulate` micro-batches. `ema_decay(step)` is the factor of the old average. All draws are keyed by (seed,
     stream, step, position).
+
+    density: of the times t, which are drawn for each example alone or, if `stratified`, evenly over the whole batch.
+    num_classes: 0 for an unconditional model. label_dropout: the probability that an example's label becomes
+    num_classes, which says that there is none (Ho & Salimans 2022, "Classifier-Free Guidance", Algorithm 1).
     """
     # XLA's CPU backend runs the gradient of a convolution inside a loop about 12 times slower than outside of it.
     unroll = jax.default_backend() == "cpu"
 
-    def micro_loss(params, step, batch):
-        keys = lambda stream: example_keys(jax.random.key(seed), stream, step, batch["position"])  # noqa: E731
+    def draw_u(step, positions, size):
+        if stratified:
+            return time_densities.stratified(step_key(jax.random.key(seed), "time", step), positions, size)
+        return time_densities.independent(example_keys(jax.random.key(seed), "time", step, positions))
+
+    def micro_loss(params, state, batch, size):
+        keys = lambda stream: example_keys(jax.random.key(seed), stream, state.step, batch["position"])  # noqa: E731
         x0 = to_float(batch["image"])
         if flip:
             x0 = random_flip(keys("flip"), x0)
-        cond = batch["label"] if conditional else None
-        per_example, aux = loss(keys("loss"), denoiser(params, keys("dropout")), x0, cond)
-        return jnp.sum(per_example), (per_example, aux.log_snr)
+        cond = batch["label"] if num_classes else None
+        if num_classes and label_dropout:
+            dropped = jax.vmap(lambda key: jax.random.bernoulli(key, label_dropout))(keys("label_dropout"))
+            cond = jnp.where(dropped, num_classes, cond)
+        diffusion = denoiser(params, keys("dropout"))
+        times = density.draw(draw_u(state.step, batch["position"], size), diffusion.process, state.density)
+        per_example, aux = loss(params, diffusion, x0, cond, jax.lax.stop_gradient(times), keys("loss"))
+        return jnp.sum(per_example), (per_example, aux)
 
-    def gradient(params, step, batch):
-        """Sums over the batch: the gradient, and [B] losses with their log-SNRs."""
-        (_, per_example), grad = jax.value_and_grad(micro_loss, has_aux=True)(params, step, batch)
+    def gradient(state, batch, size):
+        """Sums over the batch: the gradient, and [B] losses with what goes with them."""
+        (_, per_example), grad = jax.value_and_grad(micro_loss, has_aux=True)(state.params, state, batch, size)
         return grad, per_example
 
-    def accumulated(params, step, batch):
+    def accumulated(state, batch, size):
         # Row i goes to micro-batch i % accumulate, so that each device keeps its rows.
         split = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, accumulate, *x.shape[1:]), 0, 1), batch)
 
         def body(total, micro_batch):
-            grad, per_example = gradient(params, step, micro_batch)
+            grad, per_example = gradient(state, micro_batch, size)
             return jax.tree.map(jnp.add, total, grad), per_example
 
-        grad, per_example = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, params), split, unroll=unroll)
+        grad, per_example = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, state.params), split, unroll=unroll)
         return grad, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1), per_example)
+
+    def binned(per_example, aux: LossAux):
+        """Sums of losses, counts and effective weights in the bins of log-SNR; the outermost go on without end."""
+        k, size = len(log_snr_edges) - 1, len(per_example)
+        bins = jnp.clip(jnp.searchsorted(log_snr_edges, aux.log_snr) - 1, 0, k - 1)
+        one_hot = jax.nn.one_hot(bins, k)
+        within = (aux.log_snr >= log_snr_edges[0]) & (aux.log_snr <= log_snr_edges[-1])
+        return {"bin_loss": jnp.where(jnp.isfinite(per_example), per_example, 0) @ one_hot,
+                "bin_count": one_hot.sum(0),
+                "bin_weight": jnp.where(within, aux.weight, 0) @ one_hot / size / np.diff(log_snr_edges)}
 
     def train_step(state: State, batch: dict[str, Array], dataset: dict[str, Array] | None = None):
         if dataset is not None:
             rows = batch["index"]
             batch = {"image": dataset["image"][rows], "label": dataset["label"][rows], "position": batch["position"]}
         size = batch["position"].shape[0]
-        grad, (per_example, log_snr) = (accumulated if accumulate > 1 else gradient)(state.params, state.step, batch)
+        grad, (per_example, aux) = (accumulated if accumulate > 1 else gradient)(state, batch, size)
         grad = jax.tree.map(lambda g: g / size, grad)
         updates, opt_state = optimizer.update(grad, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = ema.update(state.ema, params, ema_decay(state.step + 1))
+        learned = state.density
+        if jax.tree.leaves(learned):
+            order = jnp.argsort(batch["position"])  # what is kept must not depend on the rows' order
+            learned = density.update(learned, aux.t[order], aux.term[order])
 
         bad = ~jnp.isfinite(per_example)
-        bins = jnp.clip(jnp.searchsorted(log_snr_edges, log_snr) - 1, 0, len(log_snr_edges) - 2)
-        one_hot = jax.nn.one_hot(bins, len(log_snr_edges) - 1)
         metrics = StepMetrics(
             loss=jnp.mean(per_example), grad_norm=optax.tree.norm(grad), learning_rate=learning_rate(state.step),
-            bad_log_snr=jnp.where(bad.any(), log_snr[jnp.argmax(bad)], jnp.nan),
-            bin_loss=jnp.where(bad, 0, per_example) @ one_hot, bin_count=one_hot.sum(0))
-        return State(step=state.step + 1, params=params, ema=average, opt_state=opt_state), metrics
+            bad_log_snr=jnp.where(bad.any(), aux.log_snr[jnp.argmax(bad)], jnp.nan), **binned(per_example, aux))
+        return State(step=state.step + 1, params=params, ema=average, opt_state=opt_state, density=learned), metrics
 
     return train_step
 

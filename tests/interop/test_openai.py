@@ -71,18 +71,19 @@ def test_schedule_times_and_chain_are_those_of_the_original(golden, case, monkey
         out = jnp.tanh(x + label[:, None, None, None] / 1000)
         return jnp.concatenate([out, jnp.sin(3 * x)], axis=-1) if config.learned_range else out
 
-    denoise = parameterization.make_denoiser(process, build.PREDICTIONS[config.prediction], network,
-                                             learned_range=config.learned_range)({})
+    prediction = build.PREDICTIONS[config.prediction](config)
+    diffusion = parameterization.make_denoiser(lambda params: process, prediction, network,
+                                               learned_range=config.learned_range)({})
     if config.sample.clip:
-        denoise = parameterization.clip_x0(denoise, process, config.sample.clip_range,
-                                           rederive_eps=config.sample.rederive_eps)
+        diffusion = parameterization.clip_x0(diffusion, config.sample.clip_range,
+                                             rederive_eps=config.sample.rederive_eps)
     noise = iter(others.chain_noise(len(steps)))
     x = jnp.asarray(next(noise))
     monkeypatch.setattr(numerics, "normal", lambda keys, shape, dtype: next(noise))
-    solver = build.SOLVERS[config.sample.solver](config.sample, process)
+    solver = build.solver(config.sample)
     carry = solver.init(x)
     for t, t_next in steps:
-        carry, x = solver.step(carry, x, int(t), int(t_next), denoise, None, None)
+        carry, x = solver.step(carry, x, int(t), int(t_next), diffusion, None, None)
     np.testing.assert_allclose(x, golden[1][f"chain {case}"], rtol=0, atol=2e-5)
 
 

@@ -1,32 +1,37 @@
-"""The denoising loss: its known minimum for Gaussian data, and what each example's value depends on."""
+"""The losses: their known minimum for Gaussian data, and what each example's value depends on."""
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.core import losses, schedules, time_densities, weightings
+from diffusion.core import continuous, losses, parameterization, schedules, weightings
+from diffusion.core import time_densities as td
 from diffusion.core.numerics import expand
-from diffusion.core.parameterization import Prediction
+from diffusion.core.parameterization import EPS, SCORE, VELOCITY, X0, Diffusion, Prediction, V
 from diffusion.core.processes import DiscreteProcess
+from diffusion.core.uncertainty import Uncertainty
 
 PROCESS = DiscreteProcess(betas=schedules.linear(1000))
 MEAN, STD = np.array([0.5, -1.0, 0.0]), np.array([0.3, 1.0, 2.0])  # of the data's coordinates
 BATCH = 20_000
 ZERO = lambda x_t, t, cond: Prediction(jnp.zeros_like(x_t), jnp.zeros_like(x_t))  # noqa: E731
+SIMPLE = losses.make_denoising_loss(weightings.in_space(None, EPS))
 
 
-def at(t):
-    """A time density with all its mass at t."""
-    return lambda keys, process: jnp.full(keys.shape, t)
+def at(t, size=BATCH):
+    """Times that are all t."""
+    return td.Times(jnp.full(size, t), jnp.full(size, 1e-3))
 
 
-def exact(shift=0.0, scale=1.0):
+def exact(shift=0.0, scale=1.0, process=PROCESS):
     """E[eps | x_t] of the Gaussian data, spoilt by a factor and a shift."""
     def denoise(x_t, t, cond):
-        alpha, sigma, mean = expand(PROCESS.alpha(t), x_t), expand(PROCESS.sigma(t), x_t), jnp.asarray(MEAN, float)
+        alpha, sigma, mean = expand(process.alpha(t), x_t), expand(process.sigma(t), x_t), jnp.asarray(MEAN, float)
         eps = scale * sigma * (x_t - alpha * mean) / (alpha**2 * jnp.asarray(STD, float) ** 2 + sigma**2) + shift
         return Prediction((x_t - sigma * eps) / alpha, eps)
-    return denoise
+    return Diffusion(process, denoise)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +42,7 @@ def data():
 
 @jax.jit
 def evaluate(keys, x0, t, shift, scale):
-    loss = losses.make_denoising_loss(PROCESS, at(t), weightings.simple)
-    return loss(keys, exact(shift, scale), x0, None)
+    return SIMPLE({}, exact(shift, scale), x0, None, at(t), keys)
 
 
 def run(data, t, shift=0.0, scale=1.0):
@@ -70,26 +74,158 @@ def test_any_other_denoiser_is_worse_by_its_squared_distance(x64, data, t, shift
     assert expected > 0 and abs(excess.mean() - expected) < 4 * excess.std() / BATCH**0.5
 
 
-def test_the_minimum_over_all_times_is_the_mean_over_times(x64, data):
+@pytest.mark.parametrize("density", [td.UniformDiscrete(), td.Importance(steps=1000, history=1)])
+def test_the_minimum_over_all_times_is_the_mean_over_times(x64, data, density):
+    """By importance sampling, too, with any history: here one that likes late times."""
     keys, x0 = data
-    loss = losses.make_denoising_loss(PROCESS, time_densities.uniform_discrete, weightings.simple)
-    per_example, aux = jax.jit(lambda k, x: loss(k, exact(), x, None))(keys, x0)
+    state = {"losses": jnp.linspace(0.1, 1, 1000)[:, None], "counts": jnp.ones(1000)} if density.init() else ()
+
+    @jax.jit
+    def loss(keys, x0):
+        u = td.stratified(jax.random.key(5), jnp.arange(BATCH), BATCH)
+        return SIMPLE({}, exact(), x0, None, density.draw(u, PROCESS, state), keys)
+
+    per_example, aux = loss(keys, x0)
     expected = np.mean([variances(t)[0] for t in range(1, 1001)])
     assert abs(per_example.mean() - expected) < 4 * per_example.std() / BATCH**0.5
-    t = np.argmin(np.abs(np.asarray(aux.log_snr)[:, None] - np.asarray(PROCESS.log_snr(np.arange(1001)))), axis=1)
-    assert t.min() >= 1 and abs(t.mean() - 500.5) < 4 * 289 / BATCH**0.5
+    assert aux.t.min() >= 1
+    np.testing.assert_allclose(aux.log_snr, PROCESS.log_snr(aux.t))
+    importance = np.asarray(per_example / aux.term)
+    np.testing.assert_allclose(aux.weight, importance, rtol=1e-10)
+    assert np.ptp(importance) > 1 if state else np.all(importance == 1)
+    expected_t = 500.5 if not state else np.average(np.arange(1, 1001), weights=density.probabilities(state))
+    assert abs(aux.t.mean() - expected_t) < 1
 
 
 def test_the_weight_multiplies_each_example(x64, data):
+    others = (weightings.truncated_snr, weightings.snr_plus_one, weightings.min_snr, weightings.p2, weightings.edm)
+
     @jax.jit
     def weighted(keys, x0):
-        return [losses.make_denoising_loss(PROCESS, at(700), weighting)(keys, exact(), x0, None)
-                for weighting in (weightings.simple, *others)]
+        return [losses.make_denoising_loss(weightings.in_space(weighting, EPS))(
+            {}, exact(), x0, None, at(700, 100), keys) for weighting in (None, *others)]
 
-    others = (weightings.truncated_snr, weightings.snr_plus_one, weightings.min_snr)
-    (plain, aux), *rest = weighted(data[0][:100], data[1][:100])
-    for weighting, (per_example, _) in zip(others, rest):
+    (plain, _), *rest = weighted(data[0][:100], data[1][:100])
+    for weighting, (per_example, aux) in zip(others, rest):
         np.testing.assert_allclose(per_example, weighting(aux.log_snr) * plain, rtol=1e-12)
+        np.testing.assert_allclose(aux.weight, weighting(aux.log_snr), rtol=1e-12)
+
+
+SPACES = {"eps": EPS, "x0": X0, "v": V, "score": SCORE, "velocity": VELOCITY, "edm": parameterization.edm(0.5)}
+
+
+@pytest.mark.parametrize("process", [PROCESS, continuous.VP(), continuous.SubVP(), continuous.Flow(),
+                                     continuous.VarianceExploding()], ids=["chain", "vp", "sub-vp", "flow", "edm"])
+@pytest.mark.parametrize("name", SPACES)
+def test_one_weighting_is_one_loss_in_every_space(x64, data, process, name):
+    """The error is measured in the space, and a weight on eps converted to it: the same number."""
+    keys, x0 = data[0][:50], data[1][:50]
+    t = jnp.linspace(process.t_min, process.t_max, 52)[1:-1]
+    times = td.Times(t.astype(int) if process is PROCESS else t, jnp.ones(50))
+
+    def per_example(space, weighting):
+        weight = weightings.in_space(weighting, space)
+        return losses.make_denoising_loss(weight, space)({}, exact(0.1, 0.8, process), x0, None, times, keys)
+
+    (ours, aux), (reference, of_eps) = (per_example(space, weightings.snr_plus_one) for space in (SPACES[name], EPS))
+    np.testing.assert_allclose(ours, reference, rtol=1e-8)
+    np.testing.assert_allclose(aux.weight, of_eps.weight, rtol=1e-8)
+    # With no weighting it is the plain squared error in that space.
+    plain, aux = per_example(SPACES[name], None)
+    np.testing.assert_allclose(plain, aux.weight / of_eps.weight * reference, rtol=1e-8)
+
+
+def numbers(x):
+    return np.asarray(x, np.float64)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_the_exact_denoiser_is_where_the_gradient_is_zero(x64, data, name):
+    """In the mean over the draws, of every space: d/d(shift), d/d(scale) of E[L] is 0 within its error."""
+    keys, x0 = data
+    t = jnp.asarray(np.random.default_rng(1).uniform(0.02, 0.98, BATCH))
+    loss = losses.make_denoising_loss(weightings.in_space(weightings.min_snr, SPACES[name]), SPACES[name])
+
+    def values(spoilt):
+        return loss({}, exact(*spoilt, continuous.VP()), x0, None, td.Times(t, jnp.ones(BATCH)), keys)[0]
+
+    for direction in ((1.0, 0.0), (0.0, 1.0)):
+        slope = numbers(jax.jit(lambda v: jax.jvp(values, ((0.0, 1.0),), (v,))[1])(direction))
+        assert abs(slope.mean()) < 4 * slope.std() / BATCH**0.5 and slope.std() > 0
+
+
+def test_pairs_of_density_and_weighting_with_the_same_product_have_the_same_loss(x64, data):
+    """Kingma & Gao (2023): the loss depends on the process and the density by w(lambda) p(lambda) alone."""
+    keys, x0 = data
+    u = td.stratified(jax.random.key(1), jnp.arange(BATCH), BATCH)
+    cosine = continuous.Cosine(log_snr_min=-9.0, log_snr_max=9.0)
+    edm = continuous.VarianceExploding(sigma_min=math.exp(-4.5), sigma_max=math.exp(4.5))
+    settings = [(cosine, td.Uniform(), EPS), (cosine, td.LogitNormal(std=1.5), V),  # on the log-SNRs from -9 to 9
+                (edm, td.LogNormal(mean=0.0, std=2.0), X0), (edm, td.CosineLogSnr(), SCORE)]
+
+    @jax.jit
+    def evaluate(keys, x0):
+        results = []
+        for process, density, space in settings:
+            weight = weightings.in_space(weightings.sigmoid, space, per_log_snr=True)
+            results.append(losses.make_denoising_loss(weight, space)(
+                {}, exact(0.0, 0.7, process), x0, None, density.draw(u, process), keys)[0])
+        return results
+
+    # The spoilt guess 0.7 E[eps | x_t] errs, in the mean, by Var[eps | x_t] + 0.09 Var[E[eps | x_t]].
+    x = np.linspace(-9, 9, 20001)
+    signal = np.exp(x)[:, None] * STD**2
+    error = np.mean((signal + 0.09) / (1 + signal), axis=1) + 0 * x
+    expected = np.trapezoid(error / (1 + np.exp(x - 2)), x)
+    for per_example in map(numbers, evaluate(keys, x0)):
+        assert abs(per_example.mean() - expected) < 4 * per_example.std() / BATCH**0.5
+        assert per_example.std() / BATCH**0.5 < 0.03 * expected
+
+
+def test_likelihood_weighting_is_that_of_score_sde(x64, data):
+    """g(t)^2 ||score - score_hat||^2 under uniform t, of their `likelihood_weighting`."""
+    keys, x0 = data[0][:200], data[1][:200]
+    for process in (continuous.VP(), continuous.SubVP(), continuous.VE()):
+        times = td.Uniform().draw(td.independent(keys), process)
+        weight = weightings.in_space(weightings.likelihood, EPS, per_log_snr=True)
+        ours = losses.make_denoising_loss(weight)({}, exact(0.1, 0.8, process), x0, None, times, keys)[0]
+        plain = losses.make_denoising_loss(weightings.in_space(None, SCORE), SCORE)(
+            {}, exact(0.1, 0.8, process), x0, None, times, keys)[0]
+        g = process.drift_and_diffusion(times.t)[1]
+        np.testing.assert_allclose(ours, g**2 * plain * (process.t_max - process.t_min), rtol=1e-8)
+
+
+def test_uncertainty_is_least_at_the_logarithm_of_the_loss(x64, data):
+    """EDM2, Eqs. 14-15 and 21: L e^-u + u, whose gradient in u is 1 - L e^-u."""
+    keys, x0 = data[0][:500], data[1][:500]
+    net = Uncertainty(channels=16)
+    loss = losses.make_denoising_loss(weightings.in_space(None, EPS), uncertainty=net)
+    plain, aux = SIMPLE({}, exact(), x0, None, at(300, 500), keys)
+    start, _ = loss({"uncertainty": net.init()}, exact(), x0, None, at(300, 500), keys)
+    np.testing.assert_allclose(start, plain)
+    weight = np.random.default_rng(0).normal(size=16)
+    u = np.asarray(net({"weight": weight}, aux.log_snr))
+    assert u.shape == (500,) and np.ptp(u) < 1e-12 and abs(u[0]) > 0.01
+    value, told = loss({"uncertainty": {"weight": weight}}, exact(), x0, None, at(300, 500), keys)
+    np.testing.assert_allclose(value, plain * np.exp(-u) + u, rtol=1e-12)
+    np.testing.assert_allclose(told.weight, np.exp(-u), rtol=1e-12)
+
+    def mean(params):
+        return jnp.mean(loss({"uncertainty": params}, exact(), x0, None, at(300, 500), keys)[0])
+    params = net.init()
+    step = jax.jit(lambda params: jax.tree.map(lambda p, g: p - 0.2 * g, params, jax.grad(mean)(params)))
+    for _ in range(300):
+        params = step(params)
+    np.testing.assert_allclose(np.exp(net(params, aux.log_snr)[0]), plain.mean(), rtol=1e-3)
+
+
+def test_uncertainty_can_follow_any_curve(x64):
+    """Its Fourier features fit ln L(lambda) of a Gaussian, from log-SNR -10 to 10, by least squares."""
+    net, x = Uncertainty(), jnp.linspace(-10, 10, 400)
+    features = np.asarray(jax.jacobian(lambda w: net({"weight": w}, x))(jnp.zeros(128)))
+    target = -np.log1p(np.exp(np.asarray(x)))
+    fit = features @ np.linalg.lstsq(features, target, rcond=1e-10)[0]
+    assert np.abs(fit - target).max() < 0.02
 
 
 @jax.jit
@@ -101,8 +237,8 @@ def drawn_noise(keys, x0):
         seen.update(x_t=x_t, t=t, cond=cond)
         return ZERO(x_t, t, cond)
 
-    loss = losses.make_denoising_loss(PROCESS, time_densities.uniform_discrete, weightings.simple)
-    per_example, _ = loss(keys, denoise, x0, "cond")
+    times = td.UniformDiscrete().draw(td.independent(jax.vmap(jax.random.fold_in, (0, None))(keys, 1)), PROCESS)
+    per_example, _ = SIMPLE({}, Diffusion(PROCESS, denoise), x0, "cond", times, keys)
     assert seen["cond"] == "cond"
     alpha, sigma = (expand(a(seen["t"]), x0) for a in (PROCESS.alpha, PROCESS.sigma))
     return per_example, seen["t"], (seen["x_t"] - alpha * x0) / sigma
@@ -125,8 +261,12 @@ def test_no_two_examples_share_noise():
 
 def test_an_example_depends_on_its_own_key_and_data_alone(data):
     keys, x0 = data[0][:8], jnp.asarray(data[1][:8], jnp.float32)
-    loss = jax.jit(lambda k, x: losses.make_denoising_loss(
-        PROCESS, time_densities.uniform_discrete, weightings.snr_plus_one)(k, exact(), x, None)[0])
+    weighted = losses.make_denoising_loss(weightings.in_space(weightings.snr_plus_one, EPS))
+
+    @jax.jit
+    def loss(k, x):
+        return weighted({}, exact(), x, None, td.UniformDiscrete().draw(td.independent(k), PROCESS), k)[0]
+
     whole = loss(keys, x0)
     assert whole.shape == (8,) and whole.dtype == jnp.float32
     order = np.array([3, 0, 7, 1, 6, 2, 5, 4])

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.core import numerics, schedules, streams, time_densities
-from diffusion.core.processes import DiscreteProcess
+from diffusion.core import numerics, streams
 
 KEYS = jax.random.split(jax.random.key(0), 64)
 
@@ -61,19 +60,3 @@ def test_streams_are_not_correlated():
     a, b = (np.asarray(numerics.normal(streams.example_keys(jax.random.key(0), name, 0, np.arange(64)), (1024,)))
             for name in ("loss", "dropout"))
     assert abs(np.mean(a * b)) < 5 / a.size**0.5
-
-
-def test_times_are_uniform_over_1_to_T():
-    process = DiscreteProcess(betas=schedules.linear(10))
-    t = np.asarray(time_densities.uniform_discrete(jax.random.split(jax.random.key(1), 50_000), process))
-    assert t.shape == (50_000,) and np.issubdtype(t.dtype, np.integer)
-    counts = np.bincount(t, minlength=11)
-    assert len(counts) == 11 and counts[0] == 0
-    chi_squared = np.sum((counts[1:] - 5000) ** 2 / 5000)
-    assert chi_squared < 27.9  # 9 degrees of freedom, p = 0.001
-
-
-def test_a_time_is_a_function_of_its_key():
-    process = DiscreteProcess(betas=schedules.linear(1000))
-    whole = time_densities.uniform_discrete(KEYS, process)
-    np.testing.assert_array_equal(time_densities.uniform_discrete(KEYS[5:8], process), whole[5:8])

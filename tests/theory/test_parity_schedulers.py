@@ -116,16 +116,15 @@ def make_process(zero_snr: bool) -> DiscreteProcess:
     return DiscreteProcess(betas=BETAS[zero_snr])
 
 
-def limited(denoise, process, limit: str, rederive_eps: bool):
+def limited(diffusion, limit: str, rederive_eps: bool):
     settings = LIMITS[limit]
     if settings.get("thresholding"):
         return parameterization.dynamic_threshold(
-            denoise, process, settings.get("dynamic_thresholding_ratio", 0.995), settings["sample_max_value"],
+            diffusion, settings.get("dynamic_thresholding_ratio", 0.995), settings["sample_max_value"],
             rederive_eps=rederive_eps)
     if settings.get("clip_sample", True):
-        return parameterization.clip_x0(denoise, process, settings.get("clip_sample_range", 1.0),
-                                        rederive_eps=rederive_eps)
-    return denoise
+        return parameterization.clip_x0(diffusion, settings.get("clip_sample_range", 1.0), rederive_eps=rederive_eps)
+    return diffusion
 
 
 def keys_and_start():
@@ -136,10 +135,11 @@ def keys_and_start():
 def our_chain(solver, process, prediction: str, limit: str, channels: int, rederive_eps: bool):
     """steps [S, 2] -> x at the end. One program for all grids."""
     apply = lambda params, x, label, cond, keys: network(jnp, x, label[0], channels)  # noqa: E731
-    denoise = parameterization.make_denoiser(process, PREDICTIONS[prediction], apply, learned_range=channels == 6)(None)
-    denoise = limited(denoise, process, limit, rederive_eps)
+    denoiser = parameterization.make_denoiser(lambda params: process, PREDICTIONS[prediction], apply,
+                                              learned_range=channels == 6)
+    diffusion = limited(denoiser(None), limit, rederive_eps)
     keys, x = keys_and_start()
-    run = jax.jit(lambda steps, last: sample(solver, denoise, steps, x, keys, last=last)[1])
+    run = jax.jit(lambda steps, last: sample(solver, diffusion, steps, x, keys, last=last)[1])
     return lambda steps: np.asarray(run(np.resize(steps, (ROWS, 2)), len(steps)))
 
 
@@ -194,7 +194,7 @@ VARIANCES = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": 
 
 def check_ddpm(prediction: str, variance: str, limit: str, zero_snr: bool = False):
     process, channels = make_process(zero_snr), 6 if variance == "learned_range" else 3
-    solver = Ancestral(process=process, variance=VARIANCES[variance])
+    solver = Ancestral(variance=VARIANCES[variance])
     run = our_chain(solver, process, prediction, limit, channels, True)
     for spacing, offset, steps in GRIDS:
         scheduler = diffusers.DDPMScheduler(
@@ -221,7 +221,7 @@ def test_ddpm_chain_from_zero_snr(x64, prediction, variance):
 
 def check_ddim(prediction: str, eta: float, limit: str, zero_snr: bool = False, clipped_eps: bool = False):
     process = make_process(zero_snr)
-    run = our_chain(DDIM(process=process, eta=eta), process, prediction, limit, 3, clipped_eps)
+    run = our_chain(DDIM(eta=eta), process, prediction, limit, 3, clipped_eps)
     for spacing, offset, steps in GRIDS:
         for to_one in (True, False):
             scheduler = diffusers.DDIMScheduler(
@@ -269,7 +269,7 @@ def test_the_limits_differ(x64):
     """Otherwise the chains above could not see a wrong one."""
     process = make_process(False)
     steps = grids.pairs(grids.leading(T, 25))
-    out = [our_chain(DDIM(process=process), process, "v_prediction", limit, 3, False)(steps) for limit in LIMITS]
+    out = [our_chain(DDIM(), process, "v_prediction", limit, 3, False)(steps) for limit in LIMITS]
     different = [np.abs(a - b).max() > 1e-3 for i, a in enumerate(out) for b in out[:i]]
     # A largest threshold of 1 is clipping to 1.
     assert sum(different) == len(different) - 1 and np.allclose(out[1], out[4])

@@ -90,7 +90,7 @@ def test_time_0_is_clean_data(case):
 
 def test_ends_and_labels():
     process = DiscreteProcess(betas=schedules.linear(1000))
-    assert process.t_max == 1000 and process.prior_std == 1
+    assert process.t_max == 1000 and process.prior_std(1000) == 1
     label = process.label(jnp.array([1, 2, 1000]))
     np.testing.assert_array_equal(label, [0, 1, 999])
     assert label.dtype == jnp.float32 and process.label(1).dtype == jnp.float32

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion.core import grids, numerics, schedules
-from diffusion.core.parameterization import X0, Prediction, clip_x0, make_denoiser
+from diffusion.core.parameterization import X0, Diffusion, Prediction, clip_x0, make_denoiser
 from diffusion.core.processes import DiscreteProcess
 from diffusion.samplers.ancestral import Ancestral
 from diffusion.samplers.base import draw_prior, sample
@@ -16,7 +16,7 @@ from diffusion.samplers.ddim import DDIM
 PROCESS = DiscreteProcess(betas=schedules.cosine(50))
 ALL_STEPS = grids.pairs(grids.linspace(50, 50))
 KEYS = jax.random.split(jax.random.key(0), 8)
-SOLVERS = {"ancestral": Ancestral(process=PROCESS), "ddim 0.7": DDIM(process=PROCESS, eta=0.7)}
+SOLVERS = {"ancestral": Ancestral(), "ddim 0.7": DDIM(eta=0.7)}
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Recorder:
     def init(self, x):
         return jnp.int32(0)
 
-    def step(self, count, x, t, t_next, denoise, keys, cond):
+    def step(self, count, x, t, t_next, diffusion, keys, cond):
         z = numerics.normal(keys, (1,), x.dtype)
         row = jnp.stack([jnp.full(x.shape[0], v, x.dtype) for v in (t, t_next)] + [z[:, 0], cond.astype(x.dtype)], -1)
         return count + 1, x.at[:, count].set(row)
@@ -38,7 +38,7 @@ def test_the_grid_is_walked_in_order_with_fresh_keys():
     assert count == 6
     np.testing.assert_array_equal(seen[..., :2], np.broadcast_to(steps, (8, 6, 2)))
     np.testing.assert_array_equal(seen[..., 3], np.broadcast_to(np.arange(8)[:, None], (8, 6)))
-    start = np.asarray(draw_prior(PROCESS, KEYS, (1,)))
+    start = np.asarray(draw_prior(PROCESS, PROCESS.t_max, KEYS, (1,)))
     assert len(np.unique(np.concatenate([seen[..., 2], start], 1))) == 8 * 7  # no noise twice, the start's included
 
 
@@ -46,16 +46,16 @@ def test_noise_is_independent_between_steps_and_from_the_start():
     keys = jax.random.split(jax.random.key(3), 20_000)
     steps = grids.pairs(grids.linspace(50, 5))
     _, seen = sample(Recorder(), None, steps, jnp.zeros((20_000, 5, 4)), keys, jnp.zeros(20_000))
-    z = np.concatenate([np.asarray(seen[..., 2]), np.asarray(draw_prior(PROCESS, keys, (1,)))], 1)
+    z = np.concatenate([np.asarray(seen[..., 2]), np.asarray(draw_prior(PROCESS, PROCESS.t_max, keys, (1,)))], 1)
     np.testing.assert_allclose(np.cov(z.T), np.eye(6), rtol=0, atol=5 * (2 / 20_000) ** 0.5)
 
 
 def test_the_prior_is_standard_normal_and_a_function_of_each_key():
     keys = jax.random.split(jax.random.key(1), 1000)
-    x = draw_prior(PROCESS, keys, (4, 4, 3))
+    x = draw_prior(PROCESS, PROCESS.t_max, keys, (4, 4, 3))
     assert x.shape == (1000, 4, 4, 3) and x.dtype == jnp.float32
     assert abs(float(x.mean())) < 5 / x.size**0.5 and abs(float(x.var()) - 1) < 5 * (2 / x.size) ** 0.5
-    np.testing.assert_array_equal(draw_prior(PROCESS, keys[17:18], (4, 4, 3)), x[17:18])
+    np.testing.assert_array_equal(draw_prior(PROCESS, PROCESS.t_max, keys[17:18], (4, 4, 3)), x[17:18])
 
 
 def convolution(process):
@@ -66,16 +66,16 @@ def convolution(process):
         y = jax.lax.conv_general_dilated(x, params, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return jnp.tanh(y + 0.1 * cond[:, None, None, None] - 0.01 * c_noise[:, None, None, None])
 
-    return clip_x0(make_denoiser(process, X0, network)(kernel), process)
+    return clip_x0(make_denoiser(lambda params: process, X0, network)(kernel))
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_row_is_the_same_in_any_batch(name):
     """Alone, in another place or among other rows: to the rounding of a convolution, which may go with its shape."""
     cond = jnp.arange(8)
-    denoise, steps = convolution(PROCESS), grids.pairs(grids.linspace(50, 20))
-    chain = jax.jit(lambda x, keys, cond: sample(SOLVERS[name], denoise, steps, x, keys, cond)[1])
-    x = draw_prior(PROCESS, KEYS, (6, 6, 2))
+    diffusion, steps = convolution(PROCESS), grids.pairs(grids.linspace(50, 20))
+    chain = jax.jit(lambda x, keys, cond: sample(SOLVERS[name], diffusion, steps, x, keys, cond)[1])
+    x = draw_prior(PROCESS, PROCESS.t_max, KEYS, (6, 6, 2))
     whole = chain(x, KEYS, cond)
     assert whole.shape == x.shape and whole.dtype == jnp.float32 and np.all(np.isfinite(whole))
     order = np.array([3, 0, 7, 1, 6, 2, 5, 4])
@@ -91,8 +91,8 @@ def test_a_row_is_the_same_bit_for_bit_where_the_denoiser_is(name):
         x0 = jnp.clip(x, -1, 1) * PROCESS.alpha(t)
         return Prediction(x0, (x - PROCESS.alpha(t) * x0) / PROCESS.sigma(t))
 
-    chain = jax.jit(lambda x, keys: sample(SOLVERS[name], denoise, ALL_STEPS, x, keys)[1])
-    x = draw_prior(PROCESS, KEYS, (4, 4, 1))
+    chain = jax.jit(lambda x, keys: sample(SOLVERS[name], Diffusion(PROCESS, denoise), ALL_STEPS, x, keys)[1])
+    x = draw_prior(PROCESS, PROCESS.t_max, KEYS, (4, 4, 1))
     whole = chain(x, KEYS)
     np.testing.assert_array_equal(chain(x[5:6], KEYS[5:6]), whole[5:6])
 
@@ -105,20 +105,21 @@ def test_the_denoiser_is_traced_once():
         calls.append(t)
         return Prediction(x, x)
 
-    jax.jit(lambda x: sample(SOLVERS["ancestral"], denoise, ALL_STEPS, x, KEYS)[1])(jnp.ones((8, 2)))
+    diffusion = Diffusion(PROCESS, denoise)
+    jax.jit(lambda x: sample(SOLVERS["ancestral"], diffusion, ALL_STEPS, x, KEYS)[1])(jnp.ones((8, 2)))
     assert len(calls) == 1
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_chain_in_pieces_is_the_whole_bit_for_bit_by_one_program(name):
     """With traced bounds and a table that is longer than the chain, as the sampler calls it."""
-    denoise, steps = convolution(PROCESS), grids.pairs(grids.linspace(50, 20))
+    diffusion, steps = convolution(PROCESS), grids.pairs(grids.linspace(50, 20))
     cond = jnp.arange(8)
-    x = draw_prior(PROCESS, KEYS, (6, 6, 2))
+    x = draw_prior(PROCESS, PROCESS.t_max, KEYS, (6, 6, 2))
 
     @jax.jit
     def piece(steps, first, last, carry, x):
-        return sample(SOLVERS[name], denoise, steps, x, KEYS, cond, first=first, last=last, carry=carry)
+        return sample(SOLVERS[name], diffusion, steps, x, KEYS, cond, first=first, last=last, carry=carry)
 
     table = np.resize(steps, (64, 2))
     _, whole = piece(table, 0, 20, (), x)
@@ -127,5 +128,5 @@ def test_a_chain_in_pieces_is_the_whole_bit_for_bit_by_one_program(name):
         carry, y = piece(table, first, last, carry, y)
     np.testing.assert_array_equal(y, whole)
     assert piece._cache_size() == 1
-    plain = jax.jit(lambda x: sample(SOLVERS[name], denoise, steps, x, KEYS, cond)[1])(x)
+    plain = jax.jit(lambda x: sample(SOLVERS[name], diffusion, steps, x, KEYS, cond)[1])(x)
     np.testing.assert_allclose(plain, whole, rtol=0, atol=2e-6)

@@ -7,7 +7,7 @@ import pytest
 
 from diffusion.core import grids, numerics, schedules
 from diffusion.core.numerics import expand
-from diffusion.core.parameterization import Prediction
+from diffusion.core.parameterization import Diffusion, Prediction
 from diffusion.core.processes import DiscreteProcess
 from diffusion.samplers.ancestral import Ancestral
 from diffusion.samplers.base import draw_prior, sample
@@ -19,11 +19,11 @@ AXES = np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
 COVARIANCE = AXES @ np.diag(VARIANCES) @ AXES.T
 
 SOLVERS = {
-    "ancestral small": lambda p: Ancestral(process=p, variance="small"),
-    "ancestral large": lambda p: Ancestral(process=p, variance="large"),
-    "ddim 0": lambda p: DDIM(process=p, eta=0.0),
-    "ddim 0.5": lambda p: DDIM(process=p, eta=0.5),
-    "ddim 1": lambda p: DDIM(process=p, eta=1.0),
+    "ancestral small": Ancestral(variance="small"),
+    "ancestral large": Ancestral(variance="large"),
+    "ddim 0": DDIM(eta=0.0),
+    "ddim 0.5": DDIM(eta=0.5),
+    "ddim 1": DDIM(eta=1.0),
 }
 
 
@@ -78,8 +78,9 @@ def chain(t_max, steps):
 
 
 def run(name, process, grid, x, keys, denoise=None):
-    solver, steps = SOLVERS[name](process), grids.pairs(grid[:-1], grid[-1])
-    return jax.jit(lambda x, keys: sample(solver, denoise or gaussian(process), steps, x, keys)[1])(x, keys)
+    solver, steps = SOLVERS[name], grids.pairs(grid[:-1], grid[-1])
+    diffusion = Diffusion(process, denoise or gaussian(process))
+    return jax.jit(lambda x, keys: sample(solver, diffusion, steps, x, keys)[1])(x, keys)
 
 
 def keys_of(seed, count):
@@ -91,8 +92,8 @@ def test_each_step_is_the_papers(x64, name):
     """Mean and noise of one step, between neighbours and across gaps, with the noise that its keys draw."""
     process, x, keys = linear(40), np.random.default_rng(0).normal(size=(6, 3)), keys_of(0, 6)
     noise = numerics.normal(keys, (3,), jnp.float64)
-    solver, denoise = SOLVERS[name](process), gaussian(process)
-    step = jax.jit(lambda x, t, s: solver.step((), x, t, s, denoise, keys, None)[1])
+    solver, denoise = SOLVERS[name], gaussian(process)
+    step = jax.jit(lambda x, t, s: solver.step((), x, t, s, Diffusion(process, denoise), keys, None)[1])
     for t, s in [(40, 39), (40, 1), (40, 20), (21, 20), (7, 3), (2, 1), (40, 0), (3, 0), (1, 0)]:
         (factor, of_mean, std), = steps_by_the_papers(name, process, [t, s])
         expected = (x @ AXES * factor) @ AXES.T + (MEAN @ AXES * of_mean) @ AXES.T + std * noise
@@ -114,7 +115,7 @@ def test_samples_have_the_law_of_the_chain(x64, name):
     """Mean and full covariance of 50,000 chains of 12 steps, within 5 standard errors of the exact law."""
     process, count = linear(60), 50_000
     grid, keys = chain(60, 12), keys_of(1, count)
-    out = np.asarray(run(name, process, grid, draw_prior(process, keys, (3,)).astype(jnp.float64), keys))
+    out = np.asarray(run(name, process, grid, draw_prior(process, process.t_max, keys, (3,)).astype(jnp.float64), keys))
     of_mean, variance, _ = law_by_the_papers(name, process, grid)
     on_axes = (out - (MEAN @ AXES * of_mean) @ AXES.T) @ AXES
     assert np.all(np.abs(on_axes.mean(0)) < 5 * np.sqrt(variance / count))
@@ -142,9 +143,9 @@ def test_ddim_is_exact_for_a_single_data_point(x64):
     keys = keys_of(0, 2)
     z = numerics.normal(keys, (3,), jnp.float64)
     for name in ("ancestral small", "ddim 0", "ddim 0.5", "ddim 1"):
-        solver = SOLVERS[name](process)
+        solver = SOLVERS[name]
         for t, s in [(40, 39), (40, 1), (30, 10), (2, 1)]:
-            step = lambda x, keys: solver.step((), x, t, s, one_point, keys, None)[1]  # noqa: B023, E731
+            step = lambda x, keys: solver.step((), x, t, s, Diffusion(process, one_point), keys, None)[1]  # noqa: B023, E731
             mean = step(jnp.broadcast_to(process.alpha(t) * MEAN, (2, 3)), keys)
             std = ((mean[0] - mean[1]) / (z[0] - z[1])).mean()
             np.testing.assert_allclose(mean - std * z, jnp.broadcast_to(process.alpha(s) * MEAN, (2, 3)), atol=1e-13)
@@ -156,12 +157,13 @@ def test_the_large_variance_is_exact_for_standard_normal_data(x64):
     """N(0, I) stays N(0, I) at each step (Ho et al. 2020, Section 3.2), but for the last, which adds no noise."""
     process = linear(40)
     denoise, keys = gaussian(process, np.zeros(3), np.ones(3)), keys_of(0, 2)
-    solver, z = SOLVERS["ancestral large"](process), numerics.normal(keys, (3,), jnp.float64)
+    solver, z = SOLVERS["ancestral large"], numerics.normal(keys, (3,), jnp.float64)
     for t, s in [(40, 39), (40, 1), (30, 10), (2, 1)]:
-        at_0, at_1 = (solver.step((), jnp.full((2, 3), v), t, s, denoise, keys, None)[1] for v in (0.0, 1.0))
+        at_0, at_1 = (solver.step((), jnp.full((2, 3), v), t, s, Diffusion(process, denoise), keys, None)[1]
+                      for v in (0.0, 1.0))
         factor, std = (at_1 - at_0).mean(), ((at_0[0] - at_0[1]) / (z[0] - z[1])).mean()
         assert factor**2 + std**2 == pytest.approx(1, rel=1e-12)
-    at_1 = solver.step((), jnp.ones((2, 3)), 1, 0, denoise, keys, None)[1]
+    at_1 = solver.step((), jnp.ones((2, 3)), 1, 0, Diffusion(process, denoise), keys, None)[1]
     np.testing.assert_allclose(at_1, float(process.alpha(1)), rtol=1e-13)
 
 
@@ -170,7 +172,7 @@ def test_the_large_variance_is_exact_for_standard_normal_data(x64):
 def test_the_last_step_returns_the_estimate_without_noise(name, t):
     process = linear(40)
     x = jax.random.normal(jax.random.key(0), (5, 3))
-    out = SOLVERS[name](process).step((), x, t, 0, gaussian(process), keys_of(1, 5), None)[1]
+    out = SOLVERS[name].step((), x, t, 0, Diffusion(process, gaussian(process)), keys_of(1, 5), None)[1]
     np.testing.assert_array_equal(out, gaussian(process)(x, t).x0)
 
 
@@ -201,8 +203,8 @@ def test_a_learned_variance_lies_between_small_and_large_by_their_logarithms(x64
 
     def std(variance, fraction=None):
         denoise = lambda *_: gaussian(process)(*_)._replace(variance_fraction=fraction)  # noqa: E731
-        solver = Ancestral(process=process, variance=variance)
-        out = solver.step((), x, t, s, denoise, keys, None)[1]
+        solver = Ancestral(variance=variance)
+        out = solver.step((), x, t, s, Diffusion(process, denoise), keys, None)[1]
         return (out - process.posterior(x, gaussian(process)(x, t).x0, s, t).mean) / noise
 
     small, large = std("small"), std("large")
@@ -214,7 +216,7 @@ def test_a_learned_variance_lies_between_small_and_large_by_their_logarithms(x64
 def test_a_learned_variance_adds_nothing_to_the_finished_picture(x64):
     process, x, keys = linear(40), np.random.default_rng(0).normal(size=(6, 3)), keys_of(0, 6)
     denoise = lambda *_: gaussian(process)(*_)._replace(variance_fraction=np.ones((6, 3)))  # noqa: E731
-    out = Ancestral(process=process, variance="learned_range").step((), x, 5, 0, denoise, keys, None)[1]
+    out = Ancestral(variance="learned_range").step((), x, 5, 0, Diffusion(process, denoise), keys, None)[1]
     np.testing.assert_allclose(out, denoise(x, 5).x0, rtol=1e-12)
 
 
@@ -222,7 +224,7 @@ def test_ddim_from_a_time_to_itself_moves_nothing(x64):
     """The last step of a chain that ends at t = 1 (diffusers' set_alpha_to_one=False)."""
     process, x, keys = linear(40), np.random.default_rng(0).normal(size=(6, 3)), keys_of(0, 6)
     for eta in (0.0, 0.7):
-        out = DDIM(process=process, eta=eta).step((), x, 1, 1, gaussian(process), keys, None)[1]
+        out = DDIM(eta=eta).step((), x, 1, 1, Diffusion(process, gaussian(process)), keys, None)[1]
         np.testing.assert_allclose(out, x, rtol=1e-12)
 
 
@@ -232,6 +234,6 @@ def test_from_zero_snr_ddim_with_eta_1_is_the_ancestral_sampler(x64, s):
     process = DiscreteProcess(betas=schedules.zero_terminal_snr(schedules.linear(40, start=1e-3, end=0.2)))
     x, keys = np.random.default_rng(0).normal(size=(6, 3)), keys_of(0, 6)
     denoise = lambda x, t, cond=None: Prediction(jnp.tanh(x), x)  # noqa: E731
-    ddim, ancestral = (solver.step((), x, 40, s, denoise, keys, None)[1] for solver in (
-        DDIM(process=process, eta=1.0), Ancestral(process=process, variance="small")))
+    ddim, ancestral = (solver.step((), x, 40, s, Diffusion(process, denoise), keys, None)[1] for solver in (
+        DDIM(eta=1.0), Ancestral(variance="small")))
     np.testing.assert_allclose(ddim, ancestral, rtol=1e-12)

@@ -10,18 +10,18 @@ import pytest
 
 from diffusion.core import grids, schedules
 from diffusion.core.numerics import expand
-from diffusion.core.parameterization import Prediction, clip_x0
+from diffusion.core.parameterization import Diffusion, Prediction, clip_x0
 from diffusion.core.processes import DiscreteProcess
 from diffusion.samplers.ancestral import Ancestral
 from diffusion.samplers.base import draw_prior, sample
 from diffusion.samplers.ddim import DDIM
 
 SOLVERS = {
-    "ancestral small": lambda p: Ancestral(process=p, variance="small"),
-    "ancestral large": lambda p: Ancestral(process=p, variance="large"),
-    "ddim 0": lambda p: DDIM(process=p, eta=0.0),
-    "ddim 0.5": lambda p: DDIM(process=p, eta=0.5),
-    "ddim 1": lambda p: DDIM(process=p, eta=1.0),
+    "ancestral small": Ancestral(variance="small"),
+    "ancestral large": Ancestral(variance="large"),
+    "ddim 0": DDIM(eta=0.0),
+    "ddim 0.5": DDIM(eta=0.5),
+    "ddim 1": DDIM(eta=1.0),
 }
 WEIGHTS, CENTERS, STDS = np.array([0.3, 0.7]), np.array([[-0.9], [0.6]]), np.array([0.25, 0.15])  # in one dimension
 WEIGHTS_2D = np.array([0.5, 0.3, 0.2])
@@ -54,8 +54,8 @@ def mixture(process, weights=WEIGHTS, centers=CENTERS, stds=STDS):
 
 def run(name, process, x, keys, denoise, grid=None):
     grid = grids.linspace(process.t_max, process.t_max) if grid is None else grid
-    solver, steps = SOLVERS[name](process), grids.pairs(grid)
-    return jax.jit(lambda x, keys: sample(solver, denoise, steps, x, keys)[1])(x, keys)
+    solver, steps = SOLVERS[name], grids.pairs(grid)
+    return jax.jit(lambda x, keys: sample(solver, Diffusion(process, denoise), steps, x, keys)[1])(x, keys)
 
 
 def law_by_quadrature(name, process, nodes=800):
@@ -94,7 +94,8 @@ DATA = np.array([WEIGHTS @ CENTERS[:, 0], WEIGHTS @ (STDS**2 + CENTERS[:, 0] ** 
 def test_samples_have_the_law_of_the_chain(name):
     process, count = linear(30), 100_000
     keys = jax.random.split(jax.random.key(0), count)
-    out = np.asarray(run(name, process, draw_prior(process, keys, (1,)), keys, mixture(process)), float)[:, 0]
+    x = draw_prior(process, process.t_max, keys, (1,))
+    out = np.asarray(run(name, process, x, keys, mixture(process)), float)[:, 0]
     mass, x0 = law_by_quadrature(name, process)
     assert mass.sum() == pytest.approx(1, abs=2e-5)
     exact = moments(mass, x0)
@@ -136,7 +137,7 @@ def test_two_dimensions(name, steps):
     """
     process, count = linear(steps), 20_000
     keys = jax.random.split(jax.random.key(2), count)
-    out = np.asarray(run(name, process, draw_prior(process, keys, (2,)), keys,
+    out = np.asarray(run(name, process, draw_prior(process, process.t_max, keys, (2,)), keys,
                          mixture(process, WEIGHTS_2D, CENTERS_2D, STDS_2D)), float)
     mean = WEIGHTS_2D @ CENTERS_2D
     spread = CENTERS_2D - mean
@@ -158,9 +159,9 @@ def test_ddim_with_eta_1_is_the_ancestral_sampler(x64, betas, grid, bound):
     process = DiscreteProcess(betas=betas)
     times = grids.linspace(100, 100) if grid == "full" else grids.trailing(100, 13)
     denoise = mixture(process, WEIGHTS_2D, CENTERS_2D, STDS_2D)
-    denoise = denoise if bound is None else clip_x0(denoise, process, bound)
+    denoise = denoise if bound is None else clip_x0(Diffusion(process, denoise), bound).denoise
     keys = jax.random.split(jax.random.key(0), 200)
-    x = draw_prior(process, keys, (2,)).astype(jnp.float64)
+    x = draw_prior(process, process.t_max, keys, (2,)).astype(jnp.float64)
     ddim, ancestral = (run(name, process, x, keys, denoise, times) for name in ("ddim 1", "ancestral small"))
     np.testing.assert_allclose(ddim, ancestral, rtol=0, atol=1e-11)
     assert np.all(np.isfinite(ddim)) and np.std(ddim) > 0.2

@@ -1,4 +1,10 @@
 """The training step: what its result may not depend on, and what it must."""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +12,7 @@ import optax
 import pytest
 
 from diffusion.core import losses, parameterization, processes, schedules, streams, time_densities, weightings
+from diffusion.core.parameterization import EPS
 from diffusion.networks.unet import UNet
 from diffusion.train import ema, sharding, step
 from diffusion.train.state import init_state
@@ -20,13 +27,31 @@ def init(key):
     return NETWORK.init(key, jnp.zeros((1, SIZE, SIZE, 1)), jnp.zeros(1))
 
 
-def make(accumulate=1, flip=True, network=NETWORK.apply, seed=0):
-    return jax.jit(step.make_train_step(
-        loss=losses.make_denoising_loss(PROCESS, time_densities.uniform_discrete, weightings.simple),
-        denoiser=parameterization.make_denoiser(PROCESS, parameterization.EPS, network), optimizer=OPTIMIZER,
-        learning_rate=optax.constant_schedule(1e-3),
+LOSS = losses.make_denoising_loss(weightings.in_space(None, EPS))
+UNIFORM = time_densities.UniformDiscrete()
+IMPORTANCE = time_densities.Importance(steps=4, history=2)
+SHORT = processes.DiscreteProcess(betas=schedules.linear(4, start=0.01, end=0.5))
+
+
+def make(accumulate=1, flip=True, network=NETWORK.apply, seed=0, density=UNIFORM, stratified=False, process=PROCESS,
+         optim=OPTIMIZER, **labels):
+    return step.make_train_step(
+        loss=LOSS, denoiser=parameterization.make_denoiser(lambda params: process, EPS, network), density=density,
+        stratified=stratified, optimizer=optim, learning_rate=optax.constant_schedule(1e-3),
         ema_decay=lambda n: ema.decay(n, batch_size=BATCH, half_life=100.0, warmup_ratio=0.0), seed=seed,
-        flip=flip, conditional=False, accumulate=accumulate, log_snr_edges=np.linspace(-10, 10, 6)))
+        flip=flip, accumulate=accumulate, log_snr_edges=np.linspace(-10, 10, 6), **({"num_classes": 0} | labels))
+
+
+def jitted(*args, **kwargs):
+    return jax.jit(make(*args, **kwargs))
+
+
+def tiny(params, x, c_noise, cond, keys):
+    """A network that compiles at once."""
+    return params["w"] * x + params["b"] * c_noise[:, None, None, None] / 100
+
+
+TINY = {"w": np.float32(0.3), "b": np.float32(-0.2)}
 
 
 def batch(k=0, images=None):
@@ -49,7 +74,7 @@ def assert_close(a, b, rtol):
 
 
 def test_accumulation_changes_rounding_only(state):
-    (one, m1), (four, m4) = (make(accumulate=a)(state, batch()) for a in (1, 4))
+    (one, m1), (four, m4) = (jitted(accumulate=a)(state, batch()) for a in (1, 4))
     np.testing.assert_allclose(m4.loss, m1.loss, rtol=1e-6)
     np.testing.assert_allclose(m4.grad_norm, m1.grad_norm, rtol=1e-5)
     np.testing.assert_allclose(m4.bin_loss, m1.bin_loss, rtol=1e-5)
@@ -60,7 +85,7 @@ def test_accumulation_changes_rounding_only(state):
 def test_the_order_of_rows_does_not_matter_since_draws_follow_the_position(state):
     b = batch()
     order = np.array([3, 1, 7, 0, 2, 6, 5, 4])
-    train_step = make()
+    train_step = jitted()
     (_, straight), (_, shuffled) = train_step(state, b), train_step(state, {k: v[order] for k, v in b.items()})
     np.testing.assert_allclose(shuffled.loss, straight.loss, rtol=1e-6)
     wrong = {**b, "image": b["image"][order]}  # the same images at other positions meet other noise
@@ -83,11 +108,7 @@ def test_two_equal_examples_of_a_batch_get_other_noise_times_flips_and_dropout(s
 
     image = np.broadcast_to(np.arange(64, dtype=np.uint8).reshape(1, SIZE, SIZE, 1), (BATCH, SIZE, SIZE, 1))
     with jax.disable_jit():
-        step_fn = step.make_train_step(
-            loss=losses.make_denoising_loss(PROCESS, time_densities.uniform_discrete, weightings.simple),
-            denoiser=parameterization.make_denoiser(PROCESS, parameterization.EPS, spy), optimizer=optax.sgd(0.0),
-            learning_rate=optax.constant_schedule(0.0), ema_decay=lambda n: jnp.float32(1.0), seed=0, flip=True,
-            conditional=False, accumulate=1, log_snr_edges=np.linspace(-10, 10, 6))
+        step_fn = make(network=spy, optim=optax.sgd(0.0))
         step_fn(init_state({"w": jnp.zeros(1)}, optax.sgd(0.0)), batch(images=image))
     assert len({row.tobytes() for row in np.asarray(seen["x"])}) == BATCH
     assert len(set(np.asarray(seen["c_noise"]).tolist())) > BATCH // 2
@@ -98,7 +119,7 @@ def test_on_device_data_gives_the_same_step(state):
     images = np.random.default_rng(5).integers(0, 256, (20, SIZE, SIZE, 1), np.uint8)
     index = np.array([4, 19, 0, 7, 7, 2, 11, 3], np.int32)
     dataset = {"image": jnp.asarray(images), "label": jnp.zeros(20, jnp.int32)}
-    train_step = make()
+    train_step = jitted()
     host, m1 = train_step(state, batch(images=images[index]))
     device, m2 = train_step(state, {"index": index, "position": np.arange(BATCH, dtype=np.int32)}, dataset)
     assert m1.loss == m2.loss
@@ -106,7 +127,7 @@ def test_on_device_data_gives_the_same_step(state):
 
 
 def test_ema_follows_the_parameters(state):
-    new, _ = make()(state, batch())
+    new, _ = jitted()(state, batch())
     d = 0.5 ** (BATCH / 100)
     assert_close(new.ema, jax.tree.map(lambda e, p: d * e + (1 - d) * p, state.ema, new.params), 1e-6)
     assert int(new.step) == 1
@@ -116,11 +137,11 @@ def test_metrics_say_where_the_loss_is_bad(state):
     def broken(params, x, c_noise, cond, keys):  # NaN where the time label is high, the noisy end
         return jnp.where(c_noise[:, None, None, None] > 60, jnp.nan, NETWORK.apply(params, x, c_noise, cond, keys))
 
-    _, good = make()(state, batch())
+    _, good = jitted()(state, batch())
     assert np.isnan(good.bad_log_snr) and np.isfinite(good.loss)
     assert good.bin_count.sum() == BATCH
     np.testing.assert_allclose(good.bin_loss.sum() / BATCH, good.loss, rtol=1e-6)
-    _, bad = make(network=broken)(state, batch())
+    _, bad = jitted(network=broken)(state, batch())
     assert np.isnan(bad.loss) and float(bad.bad_log_snr) < float(PROCESS.log_snr(60))
 
 
@@ -129,7 +150,7 @@ def test_several_steps_in_one_dispatch_equal_single_ones(state):
     create, abstract = step.create_state(lambda key: init_state(init(key), OPTIMIZER), mesh=mesh, seed=0)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     stacked = jax.tree.map(lambda *b: np.stack(b), batch(0), batch(1))
-    compiled = {k: step.compile_train_step(make(), mesh=mesh, state_shardings=shardings, steps=k) for k in (1, 2)}
+    compiled = {k: step.compile_train_step(jitted(), mesh=mesh, state_shardings=shardings, steps=k) for k in (1, 2)}
     at_once, m = compiled[2](create(), stacked, None)
     single, losses_ = create(), []
     for i in range(2):
@@ -137,3 +158,122 @@ def test_several_steps_in_one_dispatch_equal_single_ones(state):
         losses_.append(m1.loss[0])
     np.testing.assert_allclose(m.loss, losses_, rtol=1e-6)
     assert_close(at_once.opt_state[0].mu, single.opt_state[0].mu, 1e-6)
+
+
+def drawn(positions, **settings):
+    """The c_noise, labels and noise keys that the network meets at these places of the batch."""
+    seen = {}
+
+    def spy(params, x, c_noise, cond, keys):
+        seen.update(c_noise=c_noise, cond=cond)
+        return jnp.zeros_like(x)
+
+    b = {k: v[positions] for k, v in batch().items()}
+    with jax.disable_jit():
+        make(network=spy, optim=optax.sgd(0.0), **settings)(init_state({"w": jnp.zeros(1)}, optax.sgd(0.0)), b)
+    return {k: v if v is None else np.asarray(v) for k, v in seen.items()}
+
+
+def test_stratified_times_cover_the_batch_evenly_and_follow_the_position():
+    order = np.array([3, 1, 7, 0, 2, 6, 5, 4])
+    times = drawn(np.arange(BATCH), stratified=True)["c_noise"]
+    np.testing.assert_array_equal(drawn(order, stratified=True)["c_noise"], times[order])
+    np.testing.assert_array_equal(np.sort(times // (100 / BATCH)), np.arange(BATCH))  # one in each eighth
+    assert len(np.unique(np.sort(drawn(order)["c_noise"] // (100 / BATCH)))) < BATCH
+
+
+@pytest.mark.parametrize("density", [UNIFORM, IMPORTANCE])
+@pytest.mark.parametrize("stratified", [False, True])
+def test_accumulation_and_the_order_of_rows_change_no_draw(density, stratified):
+    process = PROCESS if density is UNIFORM else SHORT
+    start = init_state(jax.tree.map(jnp.asarray, TINY), OPTIMIZER, density.init())
+    order = np.array([3, 1, 7, 0, 2, 6, 5, 4])
+
+    def three_steps(accumulate, order):
+        train_step = jitted(accumulate, network=tiny, density=density, stratified=stratified, process=process)
+        s, values = start, []
+        for k in range(3):
+            s, metrics = train_step(s, {name: v[order] for name, v in batch(k).items()})
+            values.append(float(metrics.loss))
+        return values, s.density
+
+    straight = three_steps(1, np.arange(BATCH))
+    for other in (three_steps(4, np.arange(BATCH)), three_steps(1, order), three_steps(2, order)):
+        np.testing.assert_allclose(other[0], straight[0], rtol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), other[1], straight[1])
+    if density is IMPORTANCE:
+        assert int(straight[1]["counts"].sum()) > 0 and np.all(np.asarray(straight[1]["losses"]).max(1) > 0)
+
+
+def test_a_dropped_label_is_the_number_of_classes():
+    b = np.arange(BATCH)
+    assert drawn(b)["cond"] is None
+    np.testing.assert_array_equal(drawn(b, num_classes=3)["cond"], np.zeros(BATCH))
+    np.testing.assert_array_equal(drawn(b, num_classes=3, label_dropout=1.0)["cond"], np.full(BATCH, 3))
+
+
+def test_labels_are_dropped_as_often_as_told_and_by_the_position():
+    """A batch of 2000 rows: each dropped with probability 0.1, in whatever order they come. The loss tells it."""
+    positions = np.random.default_rng(0).permutation(2000).astype(np.int32)
+
+    def told(params, diffusion, x0, cond, times, keys):
+        per_example = jnp.asarray(cond, float) * params["w"]
+        return per_example, losses.LossAux(times.t, jnp.asarray(cond, float) + 0.5, per_example, per_example)
+
+    train_step = jax.jit(step.make_train_step(
+        loss=told, denoiser=parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny), density=UNIFORM,
+        stratified=False, optimizer=OPTIMIZER, learning_rate=optax.constant_schedule(1e-3),
+        ema_decay=lambda n: jnp.float32(1.0), seed=0, flip=False, num_classes=10, label_dropout=0.1, accumulate=1,
+        log_snr_edges=np.arange(12.0)))
+
+    def counts(positions):
+        rows = {"image": np.zeros((2000, 2, 2, 1), np.uint8), "label": positions % 10, "position": positions}
+        return np.asarray(train_step(init_state(TINY, OPTIMIZER), rows)[1].bin_count)
+
+    in_order = counts(np.arange(2000, dtype=np.int32))
+    assert abs(in_order[10] / 2000 - 0.1) < 4 * (0.1 * 0.9 / 2000) ** 0.5
+    assert in_order[:10].min() > 150 and in_order[:10].sum() + in_order[10] == 2000
+    np.testing.assert_array_equal(counts(positions), in_order)
+
+
+def test_the_effective_weight_of_a_bin_is_the_share_of_times_in_it():
+    """With the weight 1 the sum of w p over the bins is the share of examples whose log-SNR is within them."""
+    _, metrics = jitted(network=tiny)(init_state(jax.tree.map(jnp.asarray, TINY), OPTIMIZER), batch())
+    edges = np.linspace(-10, 10, 6)
+    np.testing.assert_allclose(metrics.bin_weight * np.diff(edges) * BATCH, metrics.bin_count, rtol=1e-5)
+
+
+def test_eight_devices_draw_the_same_stratified_importance_times():
+    """One step of one device and of eight: the same loss, history and probabilities."""
+    script = """
+import json, sys
+import jax, numpy as np
+sys.path.insert(0, sys.argv[1])
+import test_step as t
+from diffusion.train import sharding, step
+mesh = sharding.make_mesh(-1, 1)
+create, abstract = step.create_state(lambda key: t.init_state(jax.tree.map(jax.numpy.asarray, t.TINY), t.OPTIMIZER,
+                                                                t.IMPORTANCE.init()),
+                                     mesh=mesh, seed=0)
+shardings = jax.tree.map(lambda x: x.sharding, abstract)
+run = step.compile_train_step(t.jitted(network=t.tiny, density=t.IMPORTANCE, stratified=True, process=t.SHORT),
+                              mesh=mesh, state_shardings=shardings, steps=1)
+state, seen = create(), []
+for k in range(3):
+    b = sharding.place_batch(jax.tree.map(lambda x: x[None], t.batch(k)), mesh, leading=1)
+    state, m = run(state, b, None)
+    seen.append(float(m.loss[0]))
+print(json.dumps({"devices": jax.device_count(), "losses": seen,
+                  "history": np.asarray(state.density["losses"]).tolist(),
+                  "counts": np.asarray(state.density["counts"]).tolist()}))
+"""
+    results = []
+    for devices in (1, 8):
+        env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        done = subprocess.run([sys.executable, "-c", script, str(pathlib.Path(__file__).parent)], env=env, check=True,
+                              capture_output=True, text=True, cwd=pathlib.Path(__file__).parent.parent.parent)
+        results.append(json.loads(done.stdout))
+    one, eight = results
+    assert (one["devices"], eight["devices"]) == (1, 8) and one["counts"] == eight["counts"]
+    np.testing.assert_allclose(eight["losses"], one["losses"], rtol=1e-5)
+    np.testing.assert_allclose(eight["history"], one["history"], rtol=1e-4)

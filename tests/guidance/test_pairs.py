@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion.core import schedules
-from diffusion.core.parameterization import Prediction
+from diffusion.core.parameterization import Diffusion, Prediction
 from diffusion.core.processes import DiscreteProcess
 from diffusion.guidance import classifier_free
 
@@ -28,7 +28,7 @@ def test_the_guided_score_is_that_of_the_product(x64, scale, t):
     """p(x|c)^w p(x)^(1-w) of Gaussians of one variance is a Gaussian of mean w m_c + (1-w) m (Ho & Salimans 2022, Eq.
     6)."""
     x, labels = np.random.default_rng(0).normal(size=(4, 2, 2, 1)), np.array([0, 1, 1, 0])
-    out = classifier_free(gaussian, scale, null_label=2)(x, t, labels)
+    out = classifier_free(Diffusion(PROCESS, gaussian), scale, null_label=2).denoise(x, t, labels)
     alpha, sigma = float(PROCESS.alpha(t)), float(PROCESS.sigma(t))
     mean = (scale * MEANS[labels] + (1 - scale) * MEANS[2]).reshape(-1, 1, 1, 1)
     np.testing.assert_allclose(out.eps, sigma * (x - alpha * mean), atol=1e-9)  # -sigma score; alpha^2 + sigma^2 = 1
@@ -38,5 +38,6 @@ def test_the_guided_score_is_that_of_the_product(x64, scale, t):
 
 def test_the_network_is_called_once_on_both(x64):
     CALLS.clear()
-    classifier_free(gaussian, 2.0, null_label=2)(np.zeros((3, 2, 2, 1)), 5, np.zeros(3, int))
+    guided = classifier_free(Diffusion(PROCESS, gaussian), 2.0, null_label=2)
+    guided.denoise(np.zeros((3, 2, 2, 1)), 5, np.zeros(3, int))
     assert CALLS == [(6, 2, 2, 1)]

@@ -1,0 +1,97 @@
+"""The objective of config.loss: what is minimised, at which times, with which weight."""
+from collections.abc import Callable
+from functools import partial
+
+from ml_collections import ConfigDict
+
+from diffusion.build.models import PREDICTIONS, Model
+from diffusion.build.processes import SCHEDULES
+from diffusion.build.rules import choose, need
+from diffusion.core import losses, time_densities, weightings
+from diffusion.core.uncertainty import Uncertainty
+
+# Of the squared error in eps; None is 1 on the error in config.loss.space.
+WEIGHTINGS = {
+    "simple": lambda c: None,
+    "snr": lambda c: weightings.snr,
+    "truncated_snr": lambda c: weightings.truncated_snr,
+    "snr_plus_one": lambda c: weightings.snr_plus_one,
+    "min_snr": lambda c: partial(weightings.min_snr, gamma=c.loss.gamma),
+    "soft_min_snr": lambda c: partial(weightings.soft_min_snr, gamma=c.loss.gamma),
+    "p2": lambda c: partial(weightings.p2, k=c.loss.p2_k, gamma=c.loss.p2_gamma),
+    "edm": lambda c: partial(weightings.edm, sigma_data=c.sigma_data),
+    "sigmoid": lambda c: partial(weightings.sigmoid, bias=c.loss.bias),
+    "likelihood": lambda c: weightings.likelihood,
+}
+PER_LOG_SNR = {"sigmoid", "likelihood"}  # these are of an integral over lambda, whatever the density of the times
+DISCRETE_DENSITIES = {
+    "uniform": lambda c, steps: time_densities.UniformDiscrete(),
+    "importance": lambda c, steps: time_densities.Importance(steps=steps),
+}
+CONTINUOUS_DENSITIES = {
+    "uniform": lambda c: time_densities.Uniform(),
+    "log_normal": lambda c: time_densities.LogNormal(mean=c.density_mean, std=c.density_std),
+    "logit_normal": lambda c: time_densities.LogitNormal(mean=c.density_mean, std=c.density_std),
+    "mode": lambda c: time_densities.Mode(scale=c.mode_scale),
+    "cosine_log_snr": lambda c: time_densities.CosineLogSnr(),
+}
+LOSSES = {"denoising", "vlb", "hybrid", "continuous_vlb"}
+
+
+def objective(config: ConfigDict, model: Model) -> tuple[losses.Loss, time_densities.TimeDensity, Callable]:
+    """(loss, density of the times, weight) of config.loss. Raises ConfigError for what cannot or should not be."""
+    c = config.loss
+    check(config)
+    discrete = config.process.name in SCHEDULES
+    density = (DISCRETE_DENSITIES[c.density](c, config.process.steps) if discrete
+               else CONTINUOUS_DENSITIES[c.density](c))
+    space = choose(PREDICTIONS, "loss.space", c.space)(config)
+    weight = weightings.in_space(WEIGHTINGS[c.weighting](config), space, per_log_snr=c.weighting in PER_LOG_SNR)
+    if c.name == "vlb":
+        return losses.make_vlb_loss(c.variance), density, weight
+    if c.name == "hybrid":
+        return losses.make_hybrid_loss(c.variance, weight, space, c.hybrid_scale), density, weight
+    if c.name == "continuous_vlb":
+        return losses.make_continuous_vlb_loss(learned=config.process.name == "learned"), density, weight
+    return losses.make_denoising_loss(weight, space, Uncertainty() if c.uncertainty else None), density, weight
+
+
+def check(config: ConfigDict) -> None:
+    """The rules between keys, each with its reason and source."""
+    c, process = config.loss, config.process.name
+    discrete = process in SCHEDULES
+    choose(LOSSES, "loss.name", c.name)
+    choose(WEIGHTINGS, "loss.weighting", c.weighting)
+    choose(set(DISCRETE_DENSITIES) | set(CONTINUOUS_DENSITIES), "loss.density", c.density)
+    if discrete:
+        need(c.density in DISCRETE_DENSITIES, "loss.density", c.density, f"draws real times, and process.name = "
+             f"{process!r} has the whole ones 1 .. {config.process.steps}. Use {' or '.join(DISCRETE_DENSITIES)}.")
+    else:
+        need(c.density in CONTINUOUS_DENSITIES, "loss.density", c.density, "keeps the last losses of each of T times "
+             f"(Nichol & Dhariwal 2021, Section 3.3), and process.name = {process!r} is in continuous time. Use one "
+             f"of: {', '.join(CONTINUOUS_DENSITIES)}.")
+    need(not (c.weighting == "truncated_snr" and config.prediction == "eps"), "loss.weighting", c.weighting,
+         "with prediction eps diverges (Salimans & Ho 2022, Table 1: N/A): as the SNR falls, x0 = (x - sigma eps) / "
+         "alpha has an error without bound, whose weight no longer falls. Predict x0 or v, or use snr_plus_one.")
+    need(c.name in ("vlb", "hybrid") or not config.learned_range, "learned_range", True, "the variance head has no "
+         f"gradient from loss.name = {c.name!r}: use hybrid or vlb (Nichol & Dhariwal 2021, Section 3.1 and Eq. 16).")
+    need(c.name != "hybrid" or config.learned_range, "loss.name", c.name, "adds L_vlb to learn the variance (Nichol & "
+         "Dhariwal 2021, Eq. 16), but learned_range is off: L_vlb's part would change nothing.")
+    need(c.name not in ("vlb", "hybrid") or discrete, "loss.name", c.name, f"is the sum over the T steps of a discrete "
+         f"chain, and process.name = {process!r} is in continuous time: use continuous_vlb.")
+    need(c.name != "continuous_vlb" or not discrete, "loss.name", c.name, f"needs a process in continuous time, and "
+         f"process.name = {process!r} is a table: use vlb.")
+    need(not (c.name == "vlb" and process == "cosine" and c.density != "importance"), "loss.density", c.density,
+         "L_vlb with the cosine schedule has terms of such unlike size that uniform times are too noisy to train on "
+         "(Nichol & Dhariwal 2021, Section 3.3 and Fig. 6): use loss.density=importance, or loss.name=hybrid.")
+    need(c.name in ("denoising", "hybrid") or c.weighting == "simple", "loss.weighting", c.weighting,
+         f"loss.name = {c.name!r} has its own weights: leave simple.")
+    need(c.name == "denoising" or not c.uncertainty, "loss.uncertainty", True, "divides the denoising loss by what it "
+         f"is at each noise level (Karras et al. 2024, Eq. 21), and loss.name is {c.name!r}.")
+    need(process != "learned" or c.name == "continuous_vlb", "process.name", process, "only the variational bound is "
+         "the same for all schedules between its ends, so that one can be learned (Kingma et al. 2021, Section 5.1): "
+         "use loss.name=continuous_vlb.")
+    for key in ("gamma", "p2_k", "p2_gamma", "density_std", "hybrid_scale"):
+        need(c[key] > 0, f"loss.{key}", c[key], "must be positive.")
+    need(-1 <= c.mode_scale <= 2 / (3.141592653589793 - 2), "loss.mode_scale", c.mode_scale, "must lie in [-1, 1.75], "
+         "else the times do not rise with u (Esser et al. 2024, Eq. 20).")

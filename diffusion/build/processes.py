@@ -1,0 +1,78 @@
+"""The process of config.process."""
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion.build.rules import choose, need
+from diffusion.core import continuous, processes, schedules
+from diffusion.core.learned_schedule import LearnedSchedule
+from diffusion.errors import ConfigError
+
+# Discrete: tables of beta_1 .. beta_T.
+SCHEDULES = {
+    "linear": lambda c: schedules.linear(c.steps, start=c.beta_start, end=c.beta_end),
+    "scaled_linear": lambda c: schedules.scaled_linear(c.steps, start=c.beta_start, end=c.beta_end),
+    "sigmoid": lambda c: schedules.sigmoid(c.steps, start=c.beta_start, end=c.beta_end),
+    "cosine": lambda c: schedules.cosine(c.steps, offset=c.offset, max_beta=c.max_beta),
+    "table": lambda c: np.asarray(c.betas, np.float64),
+}
+# In continuous time.
+PROCESSES = {
+    "vp": lambda c: continuous.VP(beta_min=c.beta_min, beta_max=c.beta_max, t_min=c.t_min),
+    "sub_vp": lambda c: continuous.SubVP(beta_min=c.beta_min, beta_max=c.beta_max, t_min=c.t_min),
+    "ve": lambda c: continuous.VE(sigma_min=c.sigma_min, sigma_max=c.sigma_max, t_min=c.t_min),
+    "edm": lambda c: continuous.VarianceExploding(sigma_min=c.sigma_min, sigma_max=c.sigma_max),
+    "flow": lambda c: continuous.Flow(shift=c.shift, t_min=c.t_min),
+    "shifted_cosine": lambda c: continuous.Cosine(shift=c.shift, log_snr_min=c.log_snr_min, log_snr_max=c.log_snr_max),
+    "learned": lambda c: learned_schedule(c).process(learned_schedule(c).init(jax.random.key(0))),
+    "laplace": lambda c: continuous.Laplace(mean=c.log_snr_mean, scale=c.log_snr_scale, t_min=c.t_min),
+}
+
+
+def learned_schedule(c: ConfigDict) -> LearnedSchedule:
+    """The schedule whose parameters are trained; in PROCESSES is the process that it starts from."""
+    need(c.hidden >= 0, "process.hidden", c.hidden, "must not be negative (Kingma et al. 2021: 1024; 0: a line).")
+    return LearnedSchedule(log_snr_min=c.log_snr_min, log_snr_max=c.log_snr_max, hidden=c.hidden,
+                           learned_ends=c.learned_ends)
+
+
+def betas(c: ConfigDict) -> np.ndarray:
+    """The schedule [T] by its name, before `zero_terminal_snr`."""
+    if c.name in PROCESSES:
+        raise ConfigError(f"config.process.name = {c.name!r} is a process in continuous time and has no table of "
+                          f"betas. Those that have: {', '.join(sorted(SCHEDULES))}.")
+    need(c.steps >= 1, "process.steps", c.steps, "the number of noising steps T must be 1 or more (the papers: 1000).")
+    need(0 < c.beta_start <= c.beta_end < 1, "process.beta_start", c.beta_start,
+         f"the paper's linear schedule needs 0 < beta_start <= beta_end < 1 (Ho et al. 2020: 1e-4 and 0.02), and "
+         f"beta_end is {c.beta_end!r}.")
+    need(0 < c.max_beta < 1, "process.max_beta", c.max_beta, "must lie in (0, 1) (Nichol & Dhariwal 2021: 0.999).")
+    need(c.offset >= 0, "process.offset", c.offset, "must not be negative (Nichol & Dhariwal 2021: 0.008).")
+    if c.name == "table":
+        need(len(c.betas) == c.steps and all(0 < beta < 1 for beta in c.betas), "process.betas",
+             f"{len(c.betas)} numbers", f"a table needs process.steps = {c.steps} numbers in (0, 1).")
+    return SCHEDULES[c.name](c)
+
+
+def process(c: ConfigDict, prediction: str) -> processes.Process:
+    """The process; `prediction` is config.prediction, which not every process allows."""
+    choose(SCHEDULES | PROCESSES, "process.name", c.name)
+    need(not (c.zero_terminal_snr and prediction == "eps"), "process.zero_terminal_snr", c.zero_terminal_snr,
+         "at t = T nothing of the data is left in x, so that it cannot be found from x and eps: predict v or x0 (Lin "
+         "et al. 2024, Section 3.1).")
+    if c.name in PROCESSES:
+        need(not c.zero_terminal_snr, "process.zero_terminal_snr", True, "rescales a table of betas (Lin et al. 2024), "
+             f"which process.name = {c.name!r} has not.")
+        need(0 < c.t_min < 1, "process.t_min", c.t_min, "must lie in (0, 1) (Song et al. 2021: 1e-5).")
+        need(0 < c.beta_min < c.beta_max, "process.beta_min", c.beta_min,
+             f"must be positive and below beta_max = {c.beta_max!r} (Song et al. 2021: 0.1 and 20).")
+        need(0 < c.sigma_min < c.sigma_max, "process.sigma_min", c.sigma_min, "must be positive and below sigma_max = "
+             f"{c.sigma_max!r} (Karras et al. 2022: 0.002 and 80; Song et al. 2021, VE: 0.01 and 50).")
+        need(c.shift > 0, "process.shift", c.shift, "must be positive; 1 shifts nothing (Hoogeboom et al. 2023: 64 / "
+             "resolution; Esser et al. 2024: 3).")
+        need(c.log_snr_min < c.log_snr_max, "process.log_snr_min", c.log_snr_min,
+             f"must be below log_snr_max = {c.log_snr_max!r} (Salimans & Ho 2022: -20 and 20).")
+        need(c.log_snr_scale > 0, "process.log_snr_scale", c.log_snr_scale, "must be positive (Hang et al. 2024: 0.5).")
+        return PROCESSES[c.name](c)
+    table = betas(c)
+    return processes.DiscreteProcess(betas=schedules.zero_terminal_snr(table) if c.zero_terminal_snr else table,
+                                     label_scale=1000 / len(table) if c.rescale_times else 1.0)

@@ -1,0 +1,17 @@
+"""Reading a name or a number of the config, and saying what is wrong with it."""
+from diffusion import config as config_lib
+from diffusion.errors import ConfigError
+
+
+def choose(table, key: str, name: str):
+    """The entry `name` of a table or set, or a ConfigError that lists what `config.key` may be."""
+    if name not in table:
+        raise ConfigError(f"config.{key} = {name!r} is not known.{config_lib.nearest(name, table)} "
+                          f"It can be one of: {', '.join(sorted(table))}.")
+    return table[name] if isinstance(table, dict) else name
+
+
+def need(condition: bool, key: str, value, rule: str) -> None:
+    """A ConfigError with the rule that config.key = value breaks."""
+    if not condition:
+        raise ConfigError(f"config.{key} = {value!r}: {rule}")

@@ -1,0 +1,230 @@
+"""The sampler and time grid of config.sample."""
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion import guidance
+from diffusion.build.models import PREDICTIONS, Model, check_times
+from diffusion.build.rules import choose, need
+from diffusion.core import grids, parameterization, processes
+from diffusion.generate import Generate, Sampler, make_generate, make_sampler
+from diffusion.samplers.adaptive import AdaptiveODE
+from diffusion.samplers.ancestral import Ancestral
+from diffusion.samplers.base import Solver
+from diffusion.samplers.consistency import Consistency
+from diffusion.samplers.ddim import DDIM
+from diffusion.samplers.deis import DEIS
+from diffusion.samplers.dpm_multistep import DPMSolverMultistep
+from diffusion.samplers.dpm_solver import DPMSolver
+from diffusion.samplers.heun import Heun
+from diffusion.samplers.lms import LMS
+from diffusion.samplers.pndm import PNDM
+from diffusion.samplers.sa_solver import SASolver
+from diffusion.samplers.sde import EulerMaruyama, PredictorCorrector, ReverseDiffusion
+from diffusion.samplers.unipc import UniPC
+
+
+def _heun(c: ConfigDict, order: int) -> Heun:
+    return Heun(order=order, fraction=c.heun_fraction, churn=c.churn / c.steps, churn_min=c.churn_min,
+                churn_max=c.churn_max, churn_noise=c.churn_noise)
+
+
+# name: (config.sample, order) -> solver; the second table has the orders that each can have, the first the usual one.
+SOLVERS = {
+    "ancestral": lambda c, order: Ancestral(variance=c.variance),
+    "ddim": lambda c, order: DDIM(eta=c.eta),
+    "euler_ancestral": lambda c, order: DDIM(eta=1.0),
+    "euler": lambda c, order: _heun(c, 1),
+    "heun": lambda c, order: _heun(c, 2),
+    "dpm_solver": lambda c, order: DPMSolver(order=order, predict="eps"),
+    "dpm_solver++": lambda c, order: DPMSolver(order=order, predict="x0"),
+    "dpm_solver++m": lambda c, order: DPMSolverMultistep(order=order),
+    "dpm_solver++sde": lambda c, order: DPMSolverMultistep(order=order, eta=1.0),
+    "unipc": lambda c, order: UniPC(order=order),
+    "deis": lambda c, order: DEIS(order=order),
+    "lms": lambda c, order: LMS(order=order),
+    "pndm": lambda c, order: PNDM(start="runge_kutta"),
+    "plms": lambda c, order: PNDM(start="heun"),
+    "sa_solver": lambda c, order: SASolver(predictor=order, corrector=order),
+    "euler_maruyama": lambda c, order: EulerMaruyama(),
+    "reverse_diffusion": lambda c, order: ReverseDiffusion(),
+    "adaptive_ode": lambda c, order: AdaptiveODE(tolerance=c.tolerance),
+    "consistency": lambda c, order: Consistency(),
+}
+ORDERS = {"dpm_solver": (2, 1, 3), "dpm_solver++": (2, 1, 3), "dpm_solver++m": (2, 1, 3), "dpm_solver++sde": (2, 1, 3),
+          "unipc": (2, 1, 3), "deis": (3, 1, 2, 4), "lms": (4, 1, 2, 3), "sa_solver": (2, 1, 3)}
+CORRECTABLE = ("ancestral", "ddim", "euler_ancestral", "euler_maruyama", "reverse_diffusion")
+CORRECTORS = {"none", "langevin", "annealed_langevin"}
+SPACINGS = {"linspace": grids.linspace, "leading": grids.leading, "trailing": grids.trailing}
+# In continuous time: (config.sample, process, steps, t_min) -> times.
+FLOAT_SPACINGS = {
+    "uniform": lambda c, *args: grids.uniform_time(*args),
+    "quadratic": lambda c, *args: grids.quadratic(*args),
+    "log_snr": lambda c, *args: grids.uniform_log_snr(*args),
+    "karras": lambda c, *args: grids.karras(*args, rho=c.rho),
+    "times": lambda c, *args: np.asarray(c.given, np.float64),
+    "noise_levels": lambda c, process, *args: grids.of_noise_levels(process, c.given),
+}
+NO_NOISE_LEVEL = ("log_snr", "karras")  # at a time where nothing of the data is left
+VARIANCES = {"large", "small", "learned_range"}
+GUIDANCE = {
+    "none": None,
+    "classifier_free": lambda c, scale: guidance.linear(scale),
+    "cfg++": lambda c, scale: guidance.plus_plus(scale),
+    "apg": lambda c, scale: guidance.projected(scale, parallel=c.parallel, norm_threshold=c.norm_threshold),
+}
+
+
+def solver(c: ConfigDict) -> Solver:
+    """The solver of config.sample. Raises ConfigError for a setting that it cannot have."""
+    make = choose(SOLVERS, "sample.solver", c.solver)
+    orders = ORDERS.get(c.solver, (None,))
+    need(c.order is None or c.order in orders, "sample.order", c.order, f"sample.solver = {c.solver!r} "
+         + (f"can have the orders {sorted(orders)}." if orders != (None,) else "has one order only: leave it out."))
+    need(0 <= c.eta <= 1, "sample.eta", c.eta, "must lie in [0, 1]: 0 is deterministic, 1 is ancestral sampling "
+         "(Song et al. 2021, DDIM, Eq. 16).")
+    need(0 < c.heun_fraction <= 1, "sample.heun_fraction", c.heun_fraction, "must lie in (0, 1]: 1 is Heun's method, "
+         "1/2 the midpoint, 2/3 Ralston's (Karras et al. 2022, Algorithm 3).")
+    need(c.churn >= 0, "sample.churn", c.churn, "must not be negative (Karras et al. 2022, S_churn: 0 .. 80).")
+    need(not c.churn or c.solver in ("euler", "heun"), "sample.churn", c.churn, "is of the solvers heun and euler "
+         f"(Karras et al. 2022, Algorithm 2), and sample.solver is {c.solver!r}.")
+    need(c.tolerance > 0, "sample.tolerance", c.tolerance, "must be positive (Song et al. 2021: 1e-5).")
+    choose(VARIANCES, "sample.variance", c.variance)
+    choose(CORRECTORS, "sample.corrector", c.corrector)
+    found = make(c, c.order or orders[0])
+    if c.corrector == "none":
+        return found
+    need(c.solver in CORRECTABLE, "sample.corrector", c.corrector, "moves x off the path that sample.solver = "
+         f"{c.solver!r} follows: correct one of {', '.join(CORRECTABLE)} (Song et al. 2021, Algorithms 2-3).")
+    need(c.guidance.name != "cfg++", "sample.corrector", c.corrector, "needs a score, and the eps of guidance cfg++ is "
+         "not that of its x_0: no density has both (Chung et al. 2024).")
+    need(c.rederive_eps or not (c.clip or c.dynamic_threshold), "sample.corrector", c.corrector, "needs a score, and "
+         "with rederive_eps=False the eps is not that of the clipped x_0.")
+    need(c.corrector_snr > 0 and c.corrector_steps >= 1, "sample.corrector_snr", c.corrector_snr, "must be positive "
+         "(Song et al. 2021: 0.16), and corrector_steps 1 or more.")
+    return PredictorCorrector(predictor=found, snr=c.corrector_snr, corrections=c.corrector_steps,
+                              annealed=c.corrector == "annealed_langevin")
+
+
+def guide(config: ConfigDict, model: Model) -> Callable[[parameterization.Diffusion, dict], parameterization.Diffusion]:
+    """(diffusion, given) -> diffusion with the guidance of config.sample.guidance; given["scale"] may replace its
+    scale."""
+    c = config.sample.guidance
+    rule = choose(GUIDANCE, "sample.guidance.name", c.name)
+    if rule is None:
+        return lambda diffusion, given: diffusion
+    null = model.null_label if c.null_label < 0 else c.null_label
+    need(model.num_classes > 0, "sample.guidance.name", c.name, "guides towards a label, and the model has "
+         "none: network.num_classes = 0.")
+    need(null is not None and null <= model.num_classes, "sample.guidance.name", c.name, "needs a model that was "
+         "trained without labels too: network.label_dropout (Ho & Salimans 2022: 0.1), or sample.guidance.null_label, "
+         "the label that a pretrained one has for no class.")
+    need(c.interval_low < c.interval_high, "sample.guidance.interval_low", c.interval_low, "must be below "
+         f"interval_high = {c.interval_high!r}: noise levels between which guidance is on (Kynkaanniemi et al. 2024).")
+    need(0 <= c.rescale <= 1, "sample.guidance.rescale", c.rescale, "is a share in [0, 1] (Lin et al. 2024: 0.7).")
+    s = config.sample
+    need(c.name != "cfg++" or s.solver == "ddim", "sample.guidance.name", c.name, "is a rule for DDIM's step (Chung et "
+         "al. 2024, Algorithm 2): use sample.solver=ddim.")
+    need(c.name != "cfg++" or not (s.rederive_eps and (s.clip or s.dynamic_threshold) or c.rescale),
+         "sample.guidance.name", c.name, "keeps an eps that is not that of its x_0, which rederive_eps and rescale "
+         "would undo: set sample.rederive_eps=False and rescale=0.")
+    everywhere = (c.interval_low, c.interval_high) == (0.0, float("inf"))
+    space = PREDICTIONS.get(config.prediction, PREDICTIONS["eps"])(config)
+
+    def with_guidance(diffusion, given):
+        one = rule(c, given.get("scale", c.scale))
+        if c.rescale:
+            one = guidance.rescaled(one, c.rescale, space)
+        return guidance.guided(diffusion, guidance.label_pair(diffusion, null), one,
+                               interval=None if everywhere else (c.interval_low, c.interval_high))
+    return with_guidance
+
+
+def sampler(config: ConfigDict, model: Model, outer: Callable | None = None, wrap: Callable | None = None) -> Sampler:
+    """The sampler of config.sample but for its time grid.
+
+    `outer(diffusion, given)` changes what is clipped: by default the guidance of the config. `wrap(solver, given)` puts
+    a task's solver around the config's.
+    """
+    c = config.sample
+    check_times(config)
+    need(c.variance != "learned_range" or config.learned_range, "sample.variance", c.variance,
+         "needs a network with a head for the variance: config.learned_range.")
+    need(c.clip_range > 0, "sample.clip_range", c.clip_range, "must be positive: data lie in [-1, 1].")
+    need(0 <= c.dynamic_threshold < 1, "sample.dynamic_threshold", c.dynamic_threshold,
+         "is a quantile in (0, 1), or 0 for none (Saharia et al. 2022: 0.995).")
+    need(c.threshold_max >= 1, "sample.threshold_max", c.threshold_max, "must be 1 or more.")
+    need(c.preview >= 1, "sample.preview", c.preview, "must be positive.")
+    inner = solver(c)
+    outer = outer or guide(config, model)
+
+    def chain(params, given):
+        diffusion = outer(model.denoiser(params), given)
+        if c.dynamic_threshold:
+            diffusion = parameterization.dynamic_threshold(diffusion, c.dynamic_threshold, c.threshold_max,
+                                                           rederive_eps=c.rederive_eps)
+        elif c.clip:
+            diffusion = parameterization.clip_x0(diffusion, c.clip_range, rederive_eps=c.rederive_eps)
+        return wrap(inner, given) if wrap else inner, diffusion
+
+    return make_sampler(chain, model.shape, model.mesh, (wrap(inner, {}) if wrap else inner).evaluations)
+
+
+def grid(c: ConfigDict, proc: processes.Process) -> np.ndarray:
+    """The steps of config.sample [S, 2], from which time to which: int32 for a discrete chain's own times, or
+    float32."""
+    choose({**SPACINGS, **FLOAT_SPACINGS}, "sample.spacing", c.spacing)
+    need(c.offset >= 0, "sample.offset", c.offset, "must not be negative.")
+    need(c.end in (0, 1), "sample.end", c.end, "is 0, the clean data, or 1, the least noisy time.")
+    discrete = isinstance(proc.t_max, int)
+    if c.spacing in FLOAT_SPACINGS or not discrete:
+        return float_grid(c, proc, discrete)
+    need(1 <= c.steps <= proc.t_max, "sample.steps", c.steps,
+         f"must lie in 1 .. {proc.t_max}: the model knows the {proc.t_max} times of config.process.steps.")
+    times = SPACINGS[c.spacing](proc.t_max, c.steps)
+    if c.spacing == "leading":
+        times = times + c.offset
+        need(times[0] <= proc.t_max, "sample.offset", c.offset,
+             f"with {c.steps} steps the first time would be {times[0]}, above T = {proc.t_max}.")
+    need(c.solver not in BETWEEN or c.between_times, "sample.solver", c.solver, "goes by times between the "
+         f"{proc.t_max} whole ones that this model was trained at and never saw. Use another solver, or say "
+         "sample.between_times=True: the network interpolates (Lu et al. 2022, DPM-Solver, Section 3.4).")
+    if c.solver != "ddim":
+        return grids.pairs(times)
+    return grids.constant_stride(times, proc.t_max, c.end) if c.constant_stride else grids.pairs(times, c.end)
+
+
+# Solvers that ask for times of their own.
+BETWEEN = ("dpm_solver", "dpm_solver++", "pndm", "adaptive_ode", "euler", "heun")
+
+
+def float_grid(c: ConfigDict, proc: processes.Process, discrete: bool) -> np.ndarray:
+    need(c.spacing in FLOAT_SPACINGS, "sample.spacing", c.spacing, "counts the whole times of a discrete chain, and "
+         f"the model's process is in continuous time. Use one of: {', '.join(FLOAT_SPACINGS)}.")
+    need(not discrete or c.between_times, "sample.spacing", c.spacing, f"has times between the {proc.t_max} whole ones "
+         "that this discrete model was trained at and never saw. Use linspace, leading or trailing, or say "
+         "sample.between_times=True: the network interpolates (Lu et al. 2022, DPM-Solver, Section 3.4).")
+    need(c.steps >= 1, "sample.steps", c.steps, "must be 1 or more.")
+    t_min = float(proc.t_min) if c.t_min < 0 else c.t_min
+    t_min = t_min or 1e-3 * float(proc.t_max)  # a process whose noise starts above 0 at t = 0
+    need(0 < t_min < proc.t_max, "sample.t_min", c.t_min, f"must lie in (0, {proc.t_max:g}), or be -1 for the least "
+         "time that was trained.")
+    with jax.enable_x64(True):
+        all_noise = not np.isfinite(float(proc.noise_level(np.float64(proc.t_max))))
+    need(not (all_noise and c.spacing in NO_NOISE_LEVEL), "sample.spacing", c.spacing, "spaces noise levels, and at t "
+         f"= {proc.t_max:g} nothing of the data is left: the level is infinite. Use uniform or quadratic.")
+    times = FLOAT_SPACINGS[c.spacing](c, proc, c.steps, t_min)
+    need(len(times) == c.steps and np.all(np.diff(times) < 0) and times[-1] > 0, "sample.given", c.given,
+         f"must be sample.steps = {c.steps} falling times or noise levels of the process above 0.")
+    return grids.pairs(times)
+
+
+def generate(config: ConfigDict, model: Model) -> Generate:
+    """Draws with the sampler and grid of config.sample."""
+    c = config.sample
+    need(c.batch_size >= 1 and c.batch_size % jax.device_count() == 0, "sample.batch_size", c.batch_size,
+         f"must be a positive multiple of the {jax.device_count()} devices.")
+    return make_generate(sampler(config, model), grid(c, model.process), num_classes=model.num_classes,
+                         batch_size=c.batch_size)

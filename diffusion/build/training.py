@@ -1,0 +1,134 @@
+"""The data, the objective and the optimizer: what training needs beside the model."""
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion.build.models import Model, check_times
+from diffusion.build.objective import objective
+from diffusion.build.rules import choose, need
+from diffusion.data import pipeline, sources
+from diffusion.train import durations, ema, optimizer, sharding, step
+from diffusion.train.loop import Plan
+from diffusion.train.state import State, init_state
+
+SOURCES = {
+    "digits": lambda c: sources.digits(c.split),
+    "idx": lambda c: sources.idx(c.dir, c.split),
+    "tfds": lambda c: sources.tfds_source(c.dataset, c.dir, c.split),
+}
+OPTIMIZERS = {"adam": optimizer.adam}
+DECAYS = {"constant", "cosine"}
+
+# Keys that a resumed run may change, since they do not change what the finished steps computed.
+RESUMABLE_KEYS = ("train.duration", "train.*_every", "train.keep_checkpoints", "train.steps_per_dispatch",
+                  "train.accumulate", "mesh.*", "sample.*", "likelihood.*", "data.dir", "data.on_device",
+                  "data.workers")
+LOG_SNR_BINS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What training needs beside the model."""
+    plan: Plan
+    train_step: Callable              # compiled at its first call
+    create_state: Callable[[], State]
+    abstract_state: State
+    data: Any                         # Grain iterator over this process's rows
+    dataset: dict | None              # arrays on the device, if the data lives there
+    log_snr_edges: np.ndarray         # [LOG_SNR_BINS + 1]
+    keep_checkpoints: int
+
+
+def training(config: ConfigDict, model: Model) -> Training:
+    """Opens the data and builds the step. Raises ConfigError or DataError before anything is compiled."""
+    c, o = config, config.optimizer
+    need(c.seed >= 0, "seed", c.seed, "must not be negative.")
+    check_times(c)
+    loss, density, weight = objective(c, model)
+    check_batch(c.train)
+    source = training_images(c)
+    need(c.network.num_classes in (0, source.num_classes), "network.num_classes", c.network.num_classes,
+         f"the data has labels of {source.num_classes} classes; it is that, or 0 for an unconditional model.")
+    in_steps = partial(durations.to_steps, batch_size=c.train.batch_size, epoch_size=len(source))
+    plan = make_plan(c.train, in_steps)
+
+    choose(DECAYS, "optimizer.decay", o.decay)
+    need(o.learning_rate > 0, "optimizer.learning_rate", o.learning_rate, "must be positive.")
+    need(o.clip_norm >= 0, "optimizer.clip_norm", o.clip_norm, "must not be negative; 0 turns clipping off.")
+    rate = optimizer.learning_rate(o.learning_rate, decay=o.decay, total_steps=plan.total,
+                                   warmup_steps=in_steps(o.warmup, key="optimizer.warmup"))
+    optim = choose(OPTIMIZERS, "optimizer.name", o.name)(
+        rate, beta1=o.beta1, beta2=o.beta2, epsilon=o.epsilon, clip_norm=o.clip_norm)
+    half_life = durations.to_images(c.ema.half_life, key="ema.half_life", batch_size=c.train.batch_size,
+                                    epoch_size=len(source))
+    need(half_life > 0, "ema.half_life", c.ema.half_life, "must be positive.")
+    need(c.ema.warmup_ratio >= 0, "ema.warmup_ratio", c.ema.warmup_ratio, "must not be negative.")
+    images = plan.total * c.train.batch_size
+    need(c.ema.warmup_ratio or half_life <= images, "ema.half_life", c.ema.half_life, f"is longer than the training "
+         f"({images:,} images) and ema.warmup_ratio = 0: the average would still be mostly the untrained network, and "
+         "samples noise. Shorten it, or let it ramp up (Karras et al. 2022, code: ema.warmup_ratio=0.05).")
+
+    # Where the ends are infinite or nearly so, what is beyond falls into the first and last bins.
+    edges = np.linspace(*(np.clip(float(model.process.log_snr(t)), -20.0, 20.0)
+                          for t in (model.process.t_max, model.process.t_min)), LOG_SNR_BINS + 1)
+    train_step = step.make_train_step(
+        loss=loss, denoiser=model.denoiser, density=density, stratified=c.loss.stratified, optimizer=optim,
+        learning_rate=rate,
+        ema_decay=partial(ema.decay, batch_size=c.train.batch_size, half_life=half_life,
+                          warmup_ratio=c.ema.warmup_ratio),
+        seed=c.seed, flip=c.data.flip, num_classes=c.network.num_classes,
+        label_dropout=c.network.label_dropout, accumulate=c.train.accumulate,
+        log_snr_edges=edges)
+    create, abstract = step.create_state(lambda key: init_state(model.init(key), optim, density.init()),
+                                         mesh=model.mesh, seed=c.seed)
+
+    shards = dict(batch_size=c.train.batch_size, seed=c.seed, shard_index=jax.process_index(),
+                  shard_count=jax.process_count())
+    if c.data.on_device:
+        data, dataset = pipeline.index_batches(len(source), **shards), jax.device_put(
+            pipeline.to_arrays(source), sharding.replicated(model.mesh))
+    else:
+        data, dataset = pipeline.batches(source, workers=c.data.workers, **shards), None
+    return Training(
+        plan=plan, create_state=create, abstract_state=abstract, data=data, dataset=dataset, log_snr_edges=edges,
+        keep_checkpoints=c.train.keep_checkpoints,
+        train_step=step.compile_train_step(train_step, mesh=model.mesh, steps=plan.steps_per_dispatch,
+                                           state_shardings=jax.tree.map(lambda x: x.sharding, abstract)))
+
+
+def training_images(config: ConfigDict):
+    """The data source of config.data. Raises ConfigError or DataError if it is not there or not as the config says."""
+    c = config.data
+    source = choose(SOURCES, "data.name", c.name)(c)
+    sources.check_images(source, c.size, c.size, c.channels)
+    return source
+
+
+def check_batch(c: ConfigDict) -> None:
+    devices, pieces = jax.device_count(), jax.device_count() * c.accumulate
+    need(c.accumulate >= 1, "train.accumulate", c.accumulate, "must be 1 (no accumulation) or more.")
+    need(c.batch_size >= 1 and c.batch_size % pieces == 0, "train.batch_size", c.batch_size,
+         f"must be a multiple of {pieces} = {devices} devices x config.train.accumulate. The nearest are "
+         f"{c.batch_size // pieces * pieces or pieces} and {math.ceil((c.batch_size + 1) / pieces) * pieces}.")
+    need(c.keep_checkpoints >= 1, "train.keep_checkpoints", c.keep_checkpoints, "must be 1 or more.")
+
+
+def make_plan(c: ConfigDict, in_steps) -> Plan:
+    plan = Plan(batch_size=c.batch_size, steps_per_dispatch=c.steps_per_dispatch,
+                total=in_steps(c.duration, key="train.duration"),
+                **{name: in_steps(c[name], key=f"train.{name}")
+                   for name in ("log_every", "sample_every", "checkpoint_every")})
+    need(c.steps_per_dispatch >= 1, "train.steps_per_dispatch", c.steps_per_dispatch, "must be 1 or more.")
+    for name, steps in (("duration", plan.total), ("log_every", plan.log_every), ("sample_every", plan.sample_every),
+                        ("checkpoint_every", plan.checkpoint_every)):
+        need(steps >= 1, f"train.{name}", c[name], "must be one step or more.")
+        need(steps % c.steps_per_dispatch == 0, f"train.{name}", c[name],
+             f"is {steps} steps, which config.train.steps_per_dispatch = {c.steps_per_dispatch} does not divide: "
+             "samples, checkpoints and rows of the log are made between dispatches.")
+    return plan

@@ -1,0 +1,120 @@
+"""One model under many samplers: {solver x steps x guidance}, all from the same noise, quality against evaluations."""
+import dataclasses
+import itertools
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion import build, pretrained
+from diffusion import config as config_lib
+from diffusion.data.augment import to_float
+from diffusion.data.pipeline import to_arrays
+from diffusion.errors import ConfigError, DataError
+from diffusion.io import images, solver_plots
+from diffusion.io.files import atomic_write
+from diffusion.io.processes import is_primary
+from diffusion.io.progress import Progress
+from diffusion.metrics.frechet import Statistics, frechet_distance, pooled_pixels, statistics
+
+SHOWN = 25  # images of a cell's picture
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One sampler of the comparison."""
+    solver: str
+    steps: int
+    scale: float
+    evaluations: float       # calls of the denoiser for an image
+    seconds: float           # for all images, compilation apart
+    distance: float | None   # Frechet distance of pooled pixels to the training data (not FID); None without the data
+    error: float             # root mean square distance, pixel by pixel, to the reference chain's images
+
+
+def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: list[str], steps: list[int],
+            scales: list[float], num_samples: int, seed: int, out: Path, checkpoint: int | None) -> None:
+    """Samples the model of a run, or of `source`, by every combination, and writes compare.json, quality.png and a
+    picture of each cell into the new folder `out`.
+
+    The reference of `Cell.error` is DDIM's chain (eta = 0) of as many steps as the model has times, 1000 in continuous
+    time, which is the probability-flow ODE but for its own error; a stochastic solver is far from it by nature. Each
+    solver is compiled once, whatever the steps and scales. Raises ConfigError for a combination that cannot be, before
+    anything is compiled.
+    """
+    model = build.model(config)
+    images.check_samples_folder(out)
+    cells = [build_cell(config, model, name, list(steps)) for name in solvers]
+    loaded = pretrained.load(source or workdir, checkpoint=checkpoint)
+    pretrained.check_same(config, loaded.config, source or workdir, (*pretrained.NETWORK, "process", "prediction"))
+    params = loaded.params(model.abstract_params)
+    data = data_statistics(config)
+
+    longest = getattr(model.process, "t_max", 1.0)
+    finest = int(longest) if config.process.name in build.SCHEDULES else 1000
+    reference, (grid,) = build_cell(config, model, "ddim", [finest])
+    rows = -(-num_samples // jax.device_count()) * jax.device_count()
+    indices = np.arange(rows, dtype=np.int32)
+    cond = indices % model.num_classes if model.num_classes else None
+    draw = lambda sampler, grid, scale: sampler(  # noqa: E731
+        params, grid, seed, indices, cond=cond, given={"scale": scale} if len(scales) > 1 or scale != 1 else {})
+    results, pictures = [], {}
+    with Progress(len(scales) + len(cells) * len(steps) * len(scales), unit="sampler") as progress:
+        exact = {}
+        for scale in scales:
+            exact[scale] = draw(reference, grid, scale).images[:num_samples]
+            progress.update(1)
+        for (name, (sampler, grids)), scale in itertools.product(zip(solvers, cells), scales):
+            for count, grid in zip(steps, grids):
+                draw(sampler, grid[-1:], scale)  # compiles, if this is the first of its kind
+                started = time.perf_counter()
+                drawn = draw(sampler, grid, scale)
+                seconds = time.perf_counter() - started
+                x = drawn.images[:num_samples]
+                results.append(Cell(
+                    solver=name, steps=count, scale=scale, evaluations=drawn.evaluations, seconds=round(seconds, 3),
+                    distance=None if data is None else frechet_distance(statistics(pooled_pixels(x)), data),
+                    error=float(np.sqrt(np.mean((x - exact[scale]) ** 2)))))
+                pictures[f"{name}_{count}_steps" + (f"_scale_{scale:g}" if len(scales) > 1 else "")] = x[:SHOWN]
+                progress.update(1)
+    if is_primary():
+        out.mkdir(parents=True)
+        for name, x in pictures.items():
+            images.save_png(out / f"{name}.png", images.grid(images.to_uint8(x)))
+        rows = [dataclasses.asdict(cell) for cell in results]
+        atomic_write(out / "compare.json", json.dumps({"seed": seed, "images": num_samples, "cells": rows}, indent=2))
+        solver_plots.plot_quality(rows, out / "quality.png")
+        print(table(results))
+        print(f"quality.png, compare.json and the pictures are in {out}")
+
+
+def build_cell(config: ConfigDict, model: build.Model, solver: str, counts: list[int]):
+    """(sampler, its grid for each number of steps)."""
+    of = lambda count: config_lib.override(config, {"sample.solver": solver, "sample.steps": count})  # noqa: E731
+    grids = [build.grid(of(count).sample, model.process) for count in counts]
+    return build.sampler(of(counts[0]), model), grids
+
+
+def data_statistics(config: ConfigDict) -> Statistics | None:
+    """Of the training images; None, with a word, where they are not at hand."""
+    try:
+        source = build.training_images(config)
+    except (ConfigError, DataError) as error:
+        print(f"note: no distances to the data: {error}")
+        return None
+    pixels = to_arrays(source)["image"]
+    return statistics(np.concatenate([pooled_pixels(np.asarray(to_float(pixels[i:i + 1000])))
+                                      for i in range(0, len(pixels), 1000)]))
+
+
+def table(cells: list[Cell]) -> str:
+    """The cells in lines for people."""
+    lines = [f"{'solver':<24}{'steps':>6}{'scale':>7}{'NFE':>8}{'seconds':>9}{'distance':>10}{'error':>9}"]
+    for c in cells:
+        distance = "-" if c.distance is None else f"{c.distance:.4f}"
+        lines.append(f"{c.solver:<24}{c.steps:>6}{c.scale:>7g}{c.evaluations:>8g}{c.seconds:>9.2f}{distance:>10}"
+                     f"{c.error:>9.4f}")
+    return "\n".join(lines)

@@ -1,0 +1,242 @@
+"""Processes in continuous time, each with its paper's alpha and sigma.
+
+Those that keep the variance are given by their log-SNR alone: alpha^2 = sigmoid(lambda), sigma^2 = sigmoid(-lambda).
+"""
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.core.processes import Process
+from diffusion.typing import Array, Time
+
+
+def _noisy(t: Time, value: Array, clean: float) -> Array:
+    """`value` at t > 0 and `clean` at t = 0, the data."""
+    return jnp.where(t > 0, value, clean)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariancePreserving(Process):
+    """alpha^2 + sigma^2 = 1, t in (0, 1]. A member gives `noisy_log_snr` for t > 0, and its inverse `time`."""
+    t_min: float = 1e-3
+    t_max = 1.0
+
+    @abstractmethod
+    def noisy_log_snr(self, t: Time) -> Array:
+        """lambda(t) for t > 0."""
+
+    def log_snr(self, t: Time) -> Array:
+        return _noisy(t, self.noisy_log_snr(jnp.where(t > 0, t, self.t_max)), jnp.inf)
+
+    def alpha(self, t: Time) -> Array:
+        return jnp.sqrt(jax.nn.sigmoid(self.log_snr(t)))
+
+    def sigma(self, t: Time) -> Array:
+        return jnp.sqrt(jax.nn.sigmoid(-self.log_snr(t)))
+
+    def prior_std(self, t: Time) -> Array:
+        """1: the variance of x_t where that of the data is 1."""
+        return jnp.ones_like(t, float)
+
+    def label(self, t: Time) -> Array:
+        """999 t (Song et al. 2021, code): the range of the discrete papers' labels."""
+        return 999.0 * jnp.asarray(t, float)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VP(VariancePreserving):
+    """The VP SDE, dx = -beta/2 x dt + sqrt(beta) dw, beta(t) = beta_min + t (beta_max - beta_min).
+
+    Song et al. (2021), "Score SDE", Eqs. 11 and 32-33.
+    """
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def integral(self, t: Time) -> Array:
+        """B(t), the integral of beta from 0 to t: alpha^2 = e^-B."""
+        return t * self.beta_min + t**2 * (self.beta_max - self.beta_min) / 2
+
+    def noisy_log_snr(self, t: Time) -> Array:
+        return -jnp.log(jnp.expm1(self.integral(t)))
+
+    def time(self, log_snr: Array) -> Array:
+        return _time_of_integral(self, jax.nn.softplus(-jnp.asarray(log_snr, float)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubVP(VP):
+    """The sub-VP SDE: the VP SDE's alpha, and sigma = 1 - alpha^2, which is its variance (Song et al. 2021, Eqs. 33 and
+    35)."""
+
+    def noisy_log_snr(self, t: Time) -> Array:
+        b = self.integral(t)
+        return -b - 2 * jnp.log(-jnp.expm1(-b))
+
+    def alpha(self, t: Time) -> Array:
+        return jnp.exp(-self.integral(jnp.asarray(t, float)) / 2)
+
+    def sigma(self, t: Time) -> Array:
+        return -jnp.expm1(-self.integral(jnp.asarray(t, float)))
+
+    def time(self, log_snr: Array) -> Array:
+        # With a = alpha: a / (1 - a^2) = e^(lambda/2) =: 1/n, so a^2 + n a - 1 = 0.
+        n = jnp.exp(-jnp.asarray(log_snr, float) / 2)
+        return _time_of_integral(self, 2 * jnp.arcsinh(n / 2))
+
+
+def _time_of_integral(process: VP, b: Array) -> Array:
+    """The t at which VP.integral is b: a root of a quadratic, in the form that does not cancel."""
+    slope = process.beta_max - process.beta_min
+    return 2 * b / (process.beta_min + jnp.sqrt(process.beta_min**2 + 2 * slope * b))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(VariancePreserving):
+    """lambda = -2 log tan(pi t / 2) + 2 log(shift), between log_snr_min and log_snr_max by cutting the range of t.
+
+    Salimans & Ho (2022), Section 4 and code (+-20), with alpha = cos(pi t / 2) in between; the shift, for images wider
+    than those it was tuned for, is Hoogeboom et al. (2023), "simple diffusion", Eq. 3: 64 / resolution.
+    """
+    shift: float = 1.0
+    log_snr_min: float = -20.0
+    log_snr_max: float = 20.0
+    t_min: float = 0.0  # already finite there
+
+    def _ends(self) -> tuple[float, float]:
+        """The angle at t = 0, and pi/2 less that at t = 1."""
+        return math.atan(math.exp(-self.log_snr_max / 2)), math.atan(math.exp(self.log_snr_min / 2))
+
+    def noisy_log_snr(self, t: Time) -> Array:
+        low, high = self._ends()
+        span = math.pi / 2 - high - low
+        # From the nearer end, where the tangent keeps its digits.
+        base = jnp.where(t < 0.5, -jnp.log(jnp.tan(low + span * t)), jnp.log(jnp.tan(high + span * (1 - t))))
+        return 2 * (base + math.log(self.shift))
+
+    def time(self, log_snr: Array) -> Array:
+        low, high = self._ends()
+        angle = jnp.arctan(jnp.exp(-jnp.asarray(log_snr, float) / 2 + math.log(self.shift)))
+        return jnp.where(jnp.isposinf(log_snr), 0, jnp.clip((angle - low) / (math.pi / 2 - high - low), 0, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Laplace(VariancePreserving):
+    """lambda has a Laplace law under uniform t.
+
+    Hang et al. (2024), "Improved Noise Schedule for Diffusion Training", Table 1: lambda = mu - b sgn(1/2 - t) log(1 -
+    2 |t - 1/2|); t is kept 1e-6 from the ends, where lambda is infinite.
+    """
+    mean: float = 0.0
+    scale: float = 0.5
+    t_min: float = 1e-3
+
+    def noisy_log_snr(self, t: Time) -> Array:
+        t = jnp.clip(jnp.asarray(t, float), 1e-6, 1 - 1e-6)
+        # log(1 - 2 |t - 1/2|) from the nearer end, where it keeps its digits.
+        near = jnp.minimum(t, 1 - t)
+        return self.mean - self.scale * jnp.sign(0.5 - t) * jnp.log(2 * near)
+
+    def time(self, log_snr: Array) -> Array:
+        y = (jnp.asarray(log_snr, float) - self.mean) / self.scale
+        half = jnp.exp(-jnp.abs(y)) / 2
+        t = jnp.clip(jnp.where(y > 0, half, 1 - half), 1e-6, 1)
+        return jnp.where(jnp.isposinf(log_snr), 0, t)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VarianceExploding(Process):
+    """alpha = 1, sigma = t^power between sigma_min and sigma_max, t = sigma_min^(1/power) .. sigma_max^(1/power).
+
+    power = 1 is EDM's process, sigma = t; power = 1/2 is the VE column of its Table 1 (Karras et al. 2022).
+    """
+    power: float = 1.0
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    @property
+    def t_min(self) -> float:
+        return self.sigma_min ** (1 / self.power)
+
+    @property
+    def t_max(self) -> float:
+        return self.sigma_max ** (1 / self.power)
+
+    def alpha(self, t: Time) -> Array:
+        return jnp.ones_like(t, float)
+
+    def sigma(self, t: Time) -> Array:
+        return jnp.asarray(t, float) ** self.power
+
+    def log_snr(self, t: Time) -> Array:
+        return -2 * self.power * jnp.log(jnp.asarray(t, float))
+
+    def time(self, log_snr: Array) -> Array:
+        return jnp.exp(-jnp.asarray(log_snr, float) / (2 * self.power))
+
+    def label(self, t: Time) -> Array:
+        """ln(sigma) / 4 (Karras et al. 2022, Table 1, c_noise)."""
+        return jnp.log(self.sigma(t)) / 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class VE(Process):
+    """The VE SDE, alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t, t in (0, 1]; 0 is the data.
+
+    Song et al. (2021), "Score SDE", Eqs. 9 and 30-31.
+    """
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+    t_min: float = 1e-5
+    t_max = 1.0
+
+    def alpha(self, t: Time) -> Array:
+        return jnp.ones_like(t, float)
+
+    def sigma(self, t: Time) -> Array:
+        return _noisy(t, self.sigma_min * jnp.exp(jnp.asarray(t, float) * math.log(self.sigma_max / self.sigma_min)), 0)
+
+    def log_snr(self, t: Time) -> Array:
+        level = math.log(self.sigma_min) + jnp.asarray(t, float) * math.log(self.sigma_max / self.sigma_min)
+        return _noisy(t, -2 * level, jnp.inf)
+
+    def time(self, log_snr: Array) -> Array:
+        t = (-jnp.asarray(log_snr, float) / 2 - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
+        return jnp.clip(jnp.where(jnp.isposinf(log_snr), 0, t), 0, 1)
+
+    def label(self, t: Time) -> Array:
+        """sigma itself, whose logarithm the Fourier embedding takes (Song et al. 2021, code)."""
+        return self.sigma(t)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow(Process):
+    """alpha = 1 - sigma, sigma = shift t / (1 + (shift - 1) t), t in [0, 1]: flow matching on straight lines.
+
+    Lipman et al. (2023); Liu et al. (2023), "Rectified flow"; there time runs the other way. The shift for other
+    resolutions is Esser et al. (2024), "Stable Diffusion 3", Eq. 23.
+    """
+    shift: float = 1.0
+    t_min: float = 1e-3
+    t_max = 1.0
+
+    def alpha(self, t: Time) -> Array:
+        t = jnp.asarray(t, float)
+        return (1 - t) / (1 + (self.shift - 1) * t)
+
+    def sigma(self, t: Time) -> Array:
+        t = jnp.asarray(t, float)
+        return self.shift * t / (1 + (self.shift - 1) * t)
+
+    def log_snr(self, t: Time) -> Array:
+        t = jnp.asarray(t, float)
+        return 2 * (jnp.log1p(-t) - jnp.log(t) - math.log(self.shift))
+
+    def time(self, log_snr: Array) -> Array:
+        return jax.nn.sigmoid(-jnp.asarray(log_snr, float) / 2 - math.log(self.shift))
+
+    def label(self, t: Time) -> Array:
+        """1000 sigma (Esser et al. 2024, code): the range of the discrete papers' labels."""
+        return 1000 * self.sigma(t)

@@ -1,0 +1,102 @@
+"""A noise schedule that is trained with the model: gamma(t) = -lambda(t) of VDM (Kingma et al. 2021), monotone."""
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.core.continuous import VariancePreserving
+from diffusion.typing import Array, Time
+
+_HALVINGS = 30  # of the interval of t, in the inverse
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedSchedule:
+    """gamma(t) = gamma_0 + (gamma_1 - gamma_0) s(t), s rising from s(0) = 0 to s(1) = 1 exactly.
+
+    s is VDM's monotone network (its Appendix H), here normalised, so that the ends stay where they are put: a linear
+    term and `hidden` sigmoids, all weights positive; with `hidden` 0 it is t, their learned scalar schedule.
+    """
+    log_snr_min: float = -5.0    # -gamma_1, at the noisy end
+    log_snr_max: float = 13.3    # -gamma_0
+    hidden: int = 1024
+    learned_ends: bool = False   # or fixed
+
+    def init(self, key: Array) -> dict[str, Array]:
+        """The parameters, which go with the network's in params["schedule"]. The schedule starts as good as linear."""
+        params = {}
+        if self.hidden:
+            to, back = 0.01 * jax.random.normal(key, (2, self.hidden))
+            params = {"slope": jnp.ones(()), "in": to, "bias": jnp.zeros(self.hidden), "out": back}
+        if self.learned_ends:
+            params |= {"gamma_0": jnp.full((), -self.log_snr_max),
+                       "span": jnp.full((), self.log_snr_max - self.log_snr_min)}
+        return params
+
+    def process(self, params: dict[str, Array]) -> "LearnedProcess":
+        return LearnedProcess(schedule=self, params=params)
+
+    def share(self, params: dict[str, Array], t: Array) -> Array:
+        """s(t)."""
+        if not self.hidden:
+            return t
+
+        def rise(t):
+            units = jax.nn.sigmoid(jnp.abs(params["in"]) * (2 * t[..., None] - 1) + params["bias"])
+            return jnp.abs(params["slope"]) * t + units @ jnp.abs(params["out"]) * (2 / self.hidden)
+        ends = rise(jnp.array([0.0, 1.0], t.dtype))
+        return (rise(t) - ends[0]) / (ends[1] - ends[0])
+
+    def ends(self, params: dict[str, Array]) -> tuple[Array | float, Array | float]:
+        """gamma_0 and gamma_1 - gamma_0."""
+        if self.learned_ends:
+            return params["gamma_0"], jnp.abs(params["span"])
+        return -self.log_snr_max, self.log_snr_max - self.log_snr_min
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LearnedProcess(VariancePreserving):
+    """alpha^2 = sigmoid(-gamma(t)), sigma^2 = sigmoid(gamma(t)).
+
+    Gradients reach the ends of gamma alone, by everything here but `log_density`: the bound does not depend on how
+    gamma goes from one to the other, which is learned by the variance of its estimate instead (VDM, Section 5).
+    """
+    schedule: LearnedSchedule
+    params: Any
+    t_min: float = 1e-6
+
+    def gamma(self, t: Array) -> Array:
+        """-lambda(t)."""
+        start, span = self.schedule.ends(self.params)
+        return start + span * self.schedule.share(jax.lax.stop_gradient(self.params), t)
+
+    def noisy_log_snr(self, t: Time) -> Array:
+        return -self.gamma(jnp.asarray(t, float))
+
+    def time(self, log_snr: Array) -> Array:
+        log_snr = jnp.asarray(log_snr, float)
+
+        def halve(_, ends):
+            middle = (ends[0] + ends[1]) / 2
+            below = self.gamma(middle) < -log_snr
+            return jnp.where(below, middle, ends[0]), jnp.where(below, ends[1], middle)
+        low, high = jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(log_snr), jnp.ones_like(log_snr)))
+        return jnp.where(jnp.isposinf(log_snr), 0, jnp.clip((low + high) / 2, self.t_min, self.t_max))
+
+    def label(self, t: Time) -> Array:
+        """1000 (gamma - gamma_0) / (gamma_1 - gamma_0) with the ends that it starts with (VDM, code)."""
+        s = self.schedule
+        return 1000 * (self.gamma(jnp.asarray(t, float)) + s.log_snr_max) / (s.log_snr_max - s.log_snr_min)
+
+    def log_density(self, t: Array) -> Array:
+        """log p(gamma) at the gamma of t, for uniform t: the function of the interior's parameters, gamma held fixed.
+
+        p(gamma) = 1 / gamma'(t(gamma)), whose t moves with the parameters: to first order by -dgamma / gamma'.
+        """
+        start, span = jax.lax.stop_gradient(self.schedule.ends(self.params))
+        along = lambda t: jax.jvp(lambda t: start + span * self.schedule.share(self.params, t),  # noqa: E731
+                                  (t,), (jnp.ones_like(t),))
+        gamma, slope = along(t)
+        held_gamma, held_slope = jax.lax.stop_gradient((gamma, slope))
+        return -jnp.log(along(t - (gamma - held_gamma) / held_slope)[1])

@@ -1,0 +1,115 @@
+"""The terms of the variational bound on -log p(x_0), in bits per dimension (Ho et al. 2020, Eq. 5).
+
+Data are the 256 levels of a byte as numbers in [-1, 1], 2/255 apart.
+"""
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.core.numerics import expand, mean_flat
+from diffusion.core.parameterization import Diffusion, Prediction
+from diffusion.core.processes import Process
+from diffusion.core.time_densities import clean_end
+from diffusion.typing import Array, Cond, Image, Time
+
+Variance = Literal["small", "large", "learned_range"]
+
+_LEAST_LOG_PROBABILITY = math.log(1e-12)  # of a level, as in the code of Ho et al. and Nichol & Dhariwal
+
+
+def normal_kl(mean1: Array, log_variance1: Array, mean2: Array, log_variance2: Array) -> Array:
+    """KL(N(mean1, variance1) || N(mean2, variance2)) of each coordinate, in nats."""
+    ratio = log_variance1 - log_variance2
+    # expm1, since nearly equal variances cancel in e^r - 1 - r.
+    return 0.5 * (jnp.expm1(ratio) - ratio + (mean1 - mean2) ** 2 * jnp.exp(-log_variance2))
+
+
+def discretized_gaussian_log_likelihood(x0: Image, mean: Array, log_std: Array) -> Array:
+    """log of the mass that N(mean, std^2) puts on x_0's level, in nats, [B, H, W, C] (Ho et al. 2020, Eq. 13).
+
+    The levels -1 and 1 get the tails. As in the authors' code, the normal distribution function is Phi(z) = sigmoid(2
+    sqrt(2/pi) (z + 0.044715 z^3)), within 2e-4 of it and a distribution function itself, so that the levels' masses add
+    to 1; and no mass counts as less than 1e-12.
+    """
+    def logit(edge: Array) -> Array:
+        z = (edge - mean) * jnp.exp(-log_std)
+        return 2 * math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
+
+    upper, lower = logit(x0 + 1 / 255), logit(x0 - 1 / 255)
+    below, above = jax.nn.log_sigmoid(upper), jax.nn.log_sigmoid(-lower)
+    # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a)), which does not cancel in the tails.
+    between = below + above + jnp.log(-jnp.expm1(lower - upper))
+    log_mass = jnp.where(x0 < -0.999, below, jnp.where(x0 > 0.999, above, between))
+    return jnp.maximum(log_mass, _LEAST_LOG_PROBABILITY)
+
+
+def reverse_log_variance(process: Process, prediction: Prediction, s: Time, t: Time, variance: Variance,
+                         after: Time | None = None) -> Array:
+    """log of the variance of p(x_s | x_t), s < t, to broadcast against x (Ho et al. 2020, Section 3.2).
+
+    small          sigma_s^2 (1 - SNR_t/SNR_s): beta-tilde, the posterior's own; right for a single data point
+    large          sigma_t^2 (1 - SNR_t/SNR_s) = 1 - alpha_t^2/alpha_s^2: beta_t, right for data ~ N(0, I)
+    learned_range  between their logarithms, where the network says (Nichol & Dhariwal 2021, Eq. 15)
+
+    beta-tilde is 0 at s = 0. There it is that of the step before, from `after` to t, and so is `large`, as in the code
+    of both papers; `after` is the time that precedes t in the grid, 2t if None, as in a uniform grid.
+    """
+    after = jnp.minimum(2 * t, process.t_max) if after is None else after
+    last = s == 0
+    upper, lower = jnp.where(last, after, t), jnp.where(last, t, s)
+    removed = jnp.where(upper > lower, process.removed(lower, upper), 1.0)  # a grid of one step has none before it
+    small = expand(2 * jnp.log(process.sigma(lower)) + jnp.log(removed), prediction.x0)
+    if variance == "small":
+        return small
+    large = expand(2 * jnp.log(process.sigma(t)) + jnp.log(process.removed(s, t)), prediction.x0)
+    if variance == "large":
+        return jnp.where(expand(last, prediction.x0), small, large)
+    v = prediction.variance_fraction
+    return v * large + (1 - v) * small
+
+
+def vlb_term(diffusion: Diffusion, x0: Image, x_t: Image, t: Time, cond: Cond, variance: Variance,
+             s: Time | None = None, after: Time | None = None) -> Array:
+    """L_{t-1} (Ho et al. 2020, Eq. 5), in bits per dimension, [B]; t is [B] or a scalar.
+
+    KL(q(x_s | x_t, x_0) || p(x_s | x_t)), and -log p(x_0 | x_t) at s = 0, of a draw x_t ~ q(x_t | x_0). s: the next
+    time of the grid, t - 1 if None. after: as in `reverse_log_variance`.
+    """
+    return vlb_of_prediction(diffusion.process, diffusion.denoise(x_t, t, cond), x0, x_t, t, variance, s, after)
+
+
+def vlb_of_prediction(process: Process, prediction: Prediction, x0: Image, x_t: Image, t: Time, variance: Variance,
+                      s: Time | None = None, after: Time | None = None) -> Array:
+    """`vlb_term` of a prediction that is at hand, which a loss may have changed."""
+    s = t - 1 if s is None else s
+    log_variance = reverse_log_variance(process, prediction, s, t, variance, after)
+    mean = process.posterior(x_t, prediction.x0, s, t).mean
+    kl = normal_kl(process.posterior(x_t, x0, s, t).mean,
+                   reverse_log_variance(process, prediction, s, t, "small", after), mean, log_variance)
+    nll = -discretized_gaussian_log_likelihood(x0, mean, log_variance / 2)
+    return jnp.where(s == 0, mean_flat(nll), mean_flat(kl)) / math.log(2)
+
+
+def prior_term(process: Process, x0: Image) -> Array:
+    """L_T = KL(q(x_T | x_0) || p(x_T)), in bits per dimension, [B]; nothing in it is learned (Ho et al., Eq. 5)."""
+    t = jnp.asarray(process.t_max)
+    kl = normal_kl(process.alpha(t) * x0, 2 * jnp.log(process.sigma(t)), 0.0, 2 * jnp.log(process.prior_std(t)))
+    return mean_flat(kl) / math.log(2)
+
+
+def reconstruction_term(process: Process, x0: Image, eps: Image) -> Array:
+    """-log p(x_0 | x_t) at t = t_min, x_t = alpha x_0 + sigma eps, in bits per dimension, [B].
+
+    p is proportional to q(x_t | x_0) over the levels of a byte (VDM, Eq. 15 and Appendix E.4).
+    """
+    level = process.noise_level(clean_end(process))
+    noisy = x0 + level * eps
+    # The level nearest to it, by which the largest exponent is subtracted.
+    nearest = jnp.clip(jnp.round((noisy + 1) / 2 * 255), 0, 255)
+    exponent = lambda k: -0.5 * ((noisy - (2 * k / 255 - 1)) / level) ** 2  # noqa: E731
+    largest = exponent(nearest)
+    # One level after the other: all at once are 256 times the memory of the images.
+    total = jax.lax.fori_loop(0, 256, lambda k, total: total + jnp.exp(exponent(k) - largest), jnp.zeros_like(x0))
+    return mean_flat(largest + jnp.log(total) + 0.5 * eps**2) / math.log(2)

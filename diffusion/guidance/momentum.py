@@ -1,0 +1,49 @@
+"""Guidance that remembers earlier steps: a solver around a solver, since only a solver has memory."""
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.core.parameterization import Diffusion
+from diffusion.guidance.pairs import Pair
+from diffusion.guidance.rules import Rule, moved
+from diffusion.samplers.base import Carry, Solver
+from diffusion.typing import Array, Cond, Image, Keys, Time
+
+
+class Remembered(NamedTuple):
+    solver: Carry   # that of the solver inside
+    average: Image  # d of the steps so far
+
+
+@dataclass(frozen=True, kw_only=True)
+class Momentum:
+    """d = x_0_strong - x_0_weak becomes d + momentum d_before, d_before being that of the step before.
+
+    Sadat et al. (2024), "APG", Algorithm 1, where momentum is negative, to push each step away from the direction of
+    those before. The rule then sees a weak prediction that differs from the strong one by this d. Only for solvers
+    that evaluate the denoiser once a step, at its (x, t): the prediction is made here, and they are given it.
+    """
+    solver: Solver
+    momentum: Array | float
+    pair: Callable[[Diffusion], Pair]
+    rule: Rule
+    finish: Callable[[Diffusion], Diffusion] = lambda diffusion: diffusion  # what comes after guidance, as clipping
+
+    def init(self, x: Image) -> Remembered:
+        return Remembered(self.solver.init(x), jnp.zeros_like(x))
+
+    def step(self, carry: Remembered, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
+        process = diffusion.process
+        strong, weak = self.pair(diffusion)(x, t, cond)
+        average = strong.x0 - weak.x0 + self.momentum * carry.average
+        weak = moved(process, weak, strong.x0 - average - weak.x0, t)
+        prediction = self.rule(process, strong, weak, x, t)
+        inner, x = self.solver.step(carry.solver, x, t, t_next,
+                                    self.finish(Diffusion(process, lambda x_t, t, cond=None: prediction)), keys, cond)
+        return Remembered(inner, average), x
+
+    def evaluations(self, steps: np.ndarray, carry: Remembered) -> float:
+        return self.solver.evaluations(steps, carry.solver)

@@ -1,0 +1,68 @@
+"""From the density of real numbers to the probability of a byte's levels: P(x_0) is the integral of p over its cell.
+
+The cell is x_0 + u with |u| < 1/255 in each coordinate. For any density q(u | x_0) on it
+
+  -log P(x_0) <= -E log (1/K sum_k p(x_0 + u_k) / q(u_k | x_0)),  u_k ~ q
+
+(Theis et al. 2016 with the uniform q and K = 1; Ho et al. 2019, "Flow++", any q; Burda et al. 2016, K > 1), the tighter
+the nearer q is to p in the cell, and as K grows.
+"""
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.core import numerics
+from diffusion.core.processes import Process
+from diffusion.likelihood.base import HALF, Estimate, Estimator, ends
+from diffusion.likelihood.ode import LogDensity
+from diffusion.typing import Array, Cond, Image, Keys
+
+# (keys [B], process, x0) -> (u [B,H,W,C] within +-1/255, log q(u | x_0) [B] in nats)
+Dequantizer = Callable[[Keys, Process, Image], tuple[Image, Array]]
+
+
+def uniform(keys: Keys, process: Process, x0: Image) -> tuple[Image, Array]:
+    """Any number of the cell alike: log q = -log(2/255) for each coordinate."""
+    u = jax.vmap(lambda key: jax.random.uniform(key, x0.shape[1:], x0.dtype, -HALF, HALF))(keys)
+    return u, jnp.full(x0.shape[0], -x0[0].size * math.log(2 * HALF), x0.dtype)
+
+
+def truncated_normal(keys: Keys, process: Process, x0: Image) -> tuple[Image, Array]:
+    """N(0, (sigma/alpha)^2) at t_min, cut to the cell: what the model was trained on there, with nothing to learn.
+
+    Zheng et al. (2023), "Improved Techniques for Maximum Likelihood Estimation for Diffusion ODEs", Section 4.2.
+    """
+    std = process.noise_level(ends(process)[0]).astype(x0.dtype)
+    edge = HALF / std
+    z = jax.vmap(lambda key: jax.random.truncated_normal(key, -edge, edge, x0.shape[1:], x0.dtype))(keys)
+    log_mass = jnp.log(jax.lax.erf(edge / math.sqrt(2)))
+    log_q = -0.5 * z**2 - 0.5 * math.log(2 * math.pi) - jnp.log(std) - log_mass
+    return jnp.clip(std * z, -HALF, HALF), _per_example(log_q)
+
+
+def dequantized(log_density: LogDensity, dequantizer: Dequantizer, *, samples: int = 1) -> Estimator:
+    """The bound above as an estimator, K = `samples`, of a log-density of x at t_min.
+
+    p is the density of x / alpha there, the scale of the data, so that what VP processes shrink does not count. Term:
+    evaluations [B], of the denoiser for all samples.
+    """
+    def estimate(keys: Keys, diffusion, x0: Image, cond: Cond = None) -> Estimate:
+        process, size = diffusion.process, x0[0].size
+        alpha = process.alpha(ends(process)[0]).astype(x0.dtype)
+
+        def draw(index: Array) -> tuple[Array, Array]:
+            here = numerics.fold_in(keys, index)
+            u, log_q = dequantizer(numerics.fold_in(here, 0), process, x0)
+            log_p, evaluations = log_density(numerics.fold_in(here, 1), diffusion, alpha * (x0 + u), cond)
+            return log_p + size * jnp.log(alpha) - log_q, evaluations
+
+        ratios, evaluations = jax.lax.map(draw, jnp.arange(samples))
+        log_probability = jax.nn.logsumexp(ratios, axis=0) - math.log(samples)
+        return Estimate(-log_probability / (size * math.log(2)), {"evaluations": jnp.sum(evaluations, 0)})
+    return estimate
+
+
+def _per_example(x: Array) -> Array:
+    return jnp.sum(x.reshape(x.shape[0], -1), 1)

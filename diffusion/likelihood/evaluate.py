@@ -1,0 +1,125 @@
+"""Bits per dimension of a data set: a mean over its examples and the standard error of it."""
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from diffusion.core.parameterization import Denoiser
+from diffusion.core.streams import example_keys
+from diffusion.errors import DivergedError
+from diffusion.likelihood.base import Estimator
+from diffusion.train import sharding
+from diffusion.typing import Array, Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """An estimator compiled for one batch size over all devices of the mesh."""
+    run: Callable[..., dict[str, Array]]  # (params, image, label, index) -> bits_per_dim and the terms
+    mesh: Mesh
+    batch_size: int
+
+    def __call__(self, params: Params, read: Callable[[np.ndarray], dict[str, np.ndarray]], count: int,
+                 report: Callable[[int], None] | None = None) -> dict[str, Any]:
+        """{"examples", "bits_per_dim", "standard_error", "terms": {name: {"mean", "standard_error"}}}, plain numbers,
+        of the examples 0 .. count - 1.
+
+        read(indices [b]) -> {"image": uint8 [b,H,W,C], "label": int32 [b]}. A term of one number for each time is a
+        list. report: told after each batch how many examples more are done. Raises DivergedError where a value is not
+        finite.
+        """
+        moments = None
+        for first, rows in self.batches(params, read, count):
+            number = len(rows["bits_per_dim"])
+            if not np.isfinite(rows["bits_per_dim"]).all():
+                worst = first + int(np.argmin(np.isfinite(rows["bits_per_dim"])))
+                raise DivergedError(f"The likelihood of example {worst} is not finite. Either the model is not finite "
+                                    "there, or an adaptive ODE took more than its max_steps: raise that or rtol.")
+            moments = merge(moments, Moments.of(rows))
+            if report:
+                report(number)
+        terms = {name: {"mean": _plain(mean), "standard_error": _plain(error)}
+                 for name, (mean, error) in moments.summary().items()}
+        total = terms.pop("bits_per_dim")
+        return {"examples": count, "bits_per_dim": total["mean"], "standard_error": total["standard_error"],
+                "terms": terms}
+
+    def batches(self, params: Params, read: Callable[[np.ndarray], dict[str, np.ndarray]],
+                count: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """(number of the first example, {name: float64 [b, ...]}) in order. The last batch is filled up with its last
+        example and cut, so that nothing compiles twice."""
+        if count < 1:
+            raise ValueError("a likelihood needs an example")
+        for first in range(0, count, self.batch_size):
+            index = np.minimum(np.arange(first, first + self.batch_size), count - 1).astype(np.int32)
+            batch = read(index)
+            placed = [self.over_batch(x) for x in (batch["image"], batch["label"], index)]
+            number = min(self.batch_size, count - first)
+            out = jax.device_get(self.run(params, *placed))
+            yield first, {name: np.asarray(value[:number], np.float64) for name, value in out.items()}
+
+    def over_batch(self, x: np.ndarray) -> jax.Array:
+        """Each process puts its devices' rows there."""
+        return jax.make_array_from_callback(x.shape, sharding.over_batch(self.mesh), lambda rows: x[rows])
+
+
+def make_evaluator(estimator: Estimator, denoiser: Denoiser, *, mesh: Mesh, batch_size: int, seed: int,
+                   to_float: Callable[[Array], Array], conditional: bool = False,
+                   transform: Callable = lambda diffusion: diffusion) -> Evaluator:
+    """An evaluator of `denoiser`'s models, `transform` (such as clip_x0) applied to what it binds.
+
+    Example i is estimated with keys of (seed, i) alone, whatever the batch size and the devices. to_float: bytes to
+    [-1, 1]. batch_size is rounded up to a multiple of the devices.
+    """
+    def run(params, image, label, index):
+        keys = example_keys(jax.random.key(seed), "likelihood", 0, index)
+        estimate = estimator(keys, transform(denoiser(params)), to_float(image), label if conditional else None)
+        values = {"bits_per_dim": estimate.bits_per_dim, **estimate.terms}
+        return jax.tree.map(lambda x: jnp.asarray(x, float), values)
+
+    devices = jax.device_count()
+    return Evaluator(run=jax.jit(run, out_shardings=sharding.replicated(mesh)), mesh=mesh,
+                     batch_size=-(-batch_size // devices) * devices)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Number, means and sums of squared deviations by name."""
+    number: int
+    means: dict[str, np.ndarray]
+    squares: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, rows: dict[str, np.ndarray]) -> "Moments":
+        """Of rows [b, ...]."""
+        means = {name: value.mean(0) for name, value in rows.items()}
+        squares = {name: ((value - means[name]) ** 2).sum(0) for name, value in rows.items()}
+        return cls(len(next(iter(rows.values()))), means, squares)
+
+    def summary(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """(mean, standard error of it) by name; the error of a single example is NaN."""
+        divisor = self.number * (self.number - 1) or np.nan
+        return {name: (self.means[name], np.sqrt(self.squares[name] / divisor)) for name in self.means}
+
+
+def merge(a: Moments | None, b: Moments) -> Moments:
+    """The moments of two disjoint sets together (Chan, Golub & LeVeque 1979), which does not cancel as sums of squares
+    do."""
+    if a is None:
+        return b
+    number = a.number + b.number
+    apart = {name: b.means[name] - a.means[name] for name in a.means}
+    return Moments(number, {name: a.means[name] + apart[name] * b.number / number for name in a.means},
+                   {name: a.squares[name] + b.squares[name] + apart[name] ** 2 * a.number * b.number / number
+                    for name in a.means})
+
+
+def _plain(x: np.ndarray) -> float | list | None:
+    """For JSON: None where it is not finite."""
+    if np.ndim(x):
+        return [_plain(one) for one in x]
+    return float(x) if np.isfinite(x) else None

@@ -1,0 +1,143 @@
+"""The log-density of the probability-flow ODE: Song et al. (2021), "Score SDE", Section 4.3 and Appendix D.2.
+
+With dx/dt = v(x, t), log p(x at t_min) = log p(x at t_max) + the integral of div v over the path between them.
+"""
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.core import numerics
+from diffusion.core.parameterization import Diffusion
+from diffusion.errors import ConfigError
+from diffusion.likelihood.base import ends
+from diffusion.typing import Array, Cond, Image, Keys, Time
+
+# (keys [B], diffusion, x at t_min [B,H,W,C], cond) -> (log p(x) [B] in nats, evaluations of the denoiser [B])
+LogDensity = Callable[[Keys, Diffusion, Image, Cond], tuple[Array, Array]]
+
+# dynamics(t, x) -> (v, div v [B])
+Dynamics = Callable[[Time, Image], tuple[Array, Array]]
+
+Probes = Literal["rademacher", "gaussian", "exact"]
+
+
+def make_dynamics(diffusion: Diffusion, probes: Array | None, cond: Cond) -> Dynamics:
+    """The velocity and its divergence, e . (dv/dx) e meant over the probes e [K, B, H, W, C] (Hutchinson; Song et al.
+    2021, Eq. 40), or the exact trace, by as many derivatives as x has numbers, if None."""
+    process, denoise = diffusion
+
+    def dynamics(t: Time, x: Image) -> tuple[Array, Array]:
+        def velocity(x: Image) -> Array:
+            prediction = denoise(x, t, cond)
+            return process.velocity(prediction.x0, prediction.eps, t)
+
+        v, derivative = jax.linearize(velocity, x)
+        per_example = lambda a: jnp.sum(a.reshape(a.shape[0], -1), 1)  # noqa: E731
+        if probes is not None:
+            return v, jnp.mean(jax.lax.map(lambda e: per_example(e * derivative(e)), probes), 0)
+
+        def diagonal(total: Array, i: Array) -> tuple[Array, None]:
+            e = jax.nn.one_hot(i, x[0].size, dtype=x.dtype).reshape(x.shape[1:])
+            return total + per_example(e * derivative(jnp.broadcast_to(e, x.shape))), None
+
+        return v, jax.lax.scan(diagonal, jnp.zeros(x.shape[0], x.dtype), jnp.arange(x[0].size))[0]
+    return dynamics
+
+
+def _draw_probes(keys: Keys, kind: Probes, count: int, x: Image) -> Array | None:
+    """[K, B, H, W, C], the same along the whole path, so that the integrand is smooth."""
+    if kind == "exact":
+        return None
+    draw = jax.random.rademacher if kind == "rademacher" else jax.random.normal
+    return jnp.stack([jax.vmap(lambda key: draw(key, x.shape[1:], x.dtype))(numerics.fold_in(keys, k))
+                      for k in range(count)])
+
+
+def _log_prior(diffusion: Diffusion, x: Image) -> Array:
+    """log N(x; 0, prior_std^2), [B]."""
+    std = diffusion.process.prior_std(ends(diffusion.process)[1])
+    flat = x.reshape(x.shape[0], -1)
+    return -0.5 * jnp.sum((flat / std) ** 2, 1) - flat.shape[1] * (jnp.log(std) + 0.5 * math.log(2 * math.pi))
+
+
+def make_fixed(steps: int, *, method: Literal["heun", "rk4"] = "rk4", uniform: Literal["log_snr", "time"] = "time",
+               probes: Probes = "rademacher", probe_count: int = 1) -> LogDensity:
+    """By `steps` steps of Heun's method (2 evaluations each) or the classical Runge-Kutta method (4), of equal width in
+    t or in log-SNR; differentiable. The error of the steps is not estimated: double them to see it."""
+    def log_density(keys: Keys, diffusion: Diffusion, x: Image, cond: Cond = None) -> tuple[Array, Array]:
+        dynamics = make_dynamics(diffusion, _draw_probes(keys, probes, probe_count, x), cond)
+        process, (start, end) = diffusion.process, ends(diffusion.process)
+        share = jnp.arange(steps + 1) / steps
+        if uniform == "log_snr":
+            times = process.time((1 - share) * process.log_snr(start) + share * process.log_snr(end))
+        else:
+            times = (1 - share) * start + share * end
+        times = times.at[0].set(start).at[-1].set(end)
+        advance = _heun if method == "heun" else _rk4
+
+        def step(state, times):
+            return advance(lambda t, state: dynamics(t, state[0]), state, *times), None
+
+        state = (x, jnp.zeros(x.shape[0], x.dtype))
+        (x, change), _ = jax.lax.scan(step, state, (times[:-1], times[1:]))
+        evaluations = steps * (2 if method == "heun" else 4)
+        return _log_prior(diffusion, x) + change, jnp.full(x.shape[0], evaluations)
+    return log_density
+
+
+def _along(state, h: Array, rate):
+    return jax.tree.map(lambda a, b: a + h * b, state, rate)
+
+
+def _heun(f: Callable, state, t: Array, t_next: Array):
+    h = t_next - t
+    first = f(t, state)
+    second = f(t_next, _along(state, h, first))
+    return _along(_along(state, h / 2, first), h / 2, second)
+
+
+def _rk4(f: Callable, state, t: Array, t_next: Array):
+    h, middle = t_next - t, (t + t_next) / 2
+    k1 = f(t, state)
+    k2 = f(middle, _along(state, h / 2, k1))
+    k3 = f(middle, _along(state, h / 2, k2))
+    k4 = f(t_next, _along(state, h, k3))
+    for weight, k in ((1, k1), (2, k2), (2, k3), (1, k4)):
+        state = _along(state, h * weight / 6, k)
+    return state
+
+
+def make_adaptive(*, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096, probes: Probes = "rademacher",
+                  probe_count: int = 1) -> LogDensity:
+    """By Dormand and Prince's method of order 5(4), "RK45", with steps of each example's own (diffrax).
+
+    For each example and not for the batch: its result is then the same whatever it is computed with. The batch runs
+    until its slowest is done. NaN where an example takes more than max_steps. Raises ConfigError without diffrax.
+    """
+    try:
+        import diffrax
+    except ImportError:
+        raise ConfigError("The adaptive ODE needs diffrax, which is not installed. Install the extra: "
+                          "pip install 'diffusion[ode]', or choose a number of fixed steps.") from None
+
+    def one(key: Array, diffusion: Diffusion, x: Array, cond: Cond) -> tuple[Array, Array]:
+        keys, x = key[None], x[None]
+        dynamics = make_dynamics(diffusion, _draw_probes(keys, probes, probe_count, x),
+                                 None if cond is None else cond[None])
+        start, end = ends(diffusion.process)
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda t, state, _: dynamics(t, state[0])), diffrax.Dopri5(), start, end, None,
+            (x, jnp.zeros(1, x.dtype)), stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+            max_steps=max_steps, throw=False)
+        x, change = (value[-1] for value in solution.ys)
+        log_p = jnp.where(solution.result == diffrax.RESULTS.successful, _log_prior(diffusion, x) + change, jnp.nan)
+        # Six new stages in each step, tried or taken; the first stage of all, and two more to find the first step.
+        return log_p[0], 6 * solution.stats["num_steps"] + 3
+
+    def log_density(keys: Keys, diffusion: Diffusion, x: Image, cond: Cond = None) -> tuple[Array, Array]:
+        solve = lambda key, x, cond: one(key, diffusion, x, cond)  # noqa: E731
+        return jax.vmap(solve, in_axes=(0, 0, None if cond is None else 0))(keys, x, cond)
+    return log_density

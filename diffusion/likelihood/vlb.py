@@ -1,0 +1,61 @@
+"""The variational bound of a chain, term by term: Ho et al. (2020), Eqs. 5 and 13, and its rate and distortion."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.core import numerics
+from diffusion.core.parameterization import Diffusion
+from diffusion.core.variational import Variance, prior_term, vlb_of_prediction
+from diffusion.likelihood.base import Estimate, Estimator
+from diffusion.typing import Cond, Image, Keys
+
+
+def make_vlb(steps: np.ndarray, *, variance: Variance) -> Estimator:
+    """-log p(x_0) <= prior + sum of L over `steps` [S, 2], rows (t, s) from t_max to 0, each ending where the next
+    begins; S denoiser calls, in one compiled loop.
+
+    The chain of all times, or of some of them: a respaced chain is one of its own (Nichol & Dhariwal 2021, Section 4).
+    One draw of x_t ~ q(x_t | x_0) for each term. Terms, of the times in the order of `steps`:
+
+      prior     [B]     L_T
+      vlb       [B, S]  L_{t-1}, the last being the decoder's -log p(x_0 | x_1): with `prior` they add up to the bound
+      x0_mse    [B, S]  mean square error of x_0_hat
+      eps_mse   [B, S]  and of eps_hat
+
+    Clipping x_0_hat is the caller's (`clip_x0` of the diffusion), as is comparing steps with what the model has seen.
+    Raises ValueError where the steps are no chain to 0.
+    """
+    steps = np.asarray(steps)
+    if not (len(steps) and np.all(steps[:-1, 1] == steps[1:, 0]) and steps[-1, 1] == 0
+            and np.all(steps[:, 1] < steps[:, 0])):
+        raise ValueError(f"a bound needs a chain of times down to 0, each step ending where the next begins: {steps}")
+    rows = np.column_stack([steps, np.append(steps[:1, 0], steps[:-1, 0])])  # with the time before t
+
+    def estimate(keys: Keys, diffusion: Diffusion, x0: Image, cond: Cond = None) -> Estimate:
+        process, denoise = diffusion
+
+        def term(_, row):
+            index, (t, s, after) = row
+            eps = numerics.normal(numerics.fold_in(keys, index), x0.shape[1:], x0.dtype)
+            x_t = process.diffuse(x0, t, eps)
+            prediction = denoise(x_t, t, cond)
+            return None, (vlb_of_prediction(process, prediction, x0, x_t, t, variance, s, after),
+                          numerics.mean_flat((prediction.x0 - x0) ** 2),
+                          numerics.mean_flat((prediction.eps - eps) ** 2))
+
+        _, terms = jax.lax.scan(term, None, (jnp.arange(len(rows)), jnp.asarray(rows)))
+        vlb, x0_mse, eps_mse = (term.T for term in terms)
+        prior = prior_term(process, x0)
+        return Estimate(prior + jnp.sum(vlb, 1), dict(prior=prior, vlb=vlb, x0_mse=x0_mse, eps_mse=eps_mse))
+    return estimate
+
+
+def rate_distortion(prior: float, vlb: np.ndarray, x0_mse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The progressive code of Ho et al. (2020), Section 4.3, Fig. 5: rate and distortion [S + 1] after each part.
+
+    prior, vlb [S] and x0_mse [S]: means over examples of `make_vlb`'s terms. rate, bits per dimension: what has been
+    sent when x_t is known, the prior and all L of greater times; last everything. distortion: the root mean square
+    error of x_0_hat(x_t), on the scale 0..255; last 0, since x_0 itself is known then.
+    """
+    rate = prior + np.concatenate([[0.0], np.cumsum(vlb)])
+    return rate, np.append(127.5 * np.sqrt(x0_mse), 0.0)

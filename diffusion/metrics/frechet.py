@@ -1,0 +1,43 @@
+"""The Frechet distance between the Gaussians of two sets of vectors, and of small pictures as such vectors.
+
+With features of Inception-v3 it is FID (Heusel et al. 2017); with any others it is not, and is not called so.
+"""
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Statistics(NamedTuple):
+    mean: np.ndarray        # float64 [D]
+    covariance: np.ndarray  # float64 [D, D]
+
+
+def statistics(x: np.ndarray) -> Statistics:
+    """Of the rows of x [N, D], N >= 2."""
+    x = np.asarray(x, np.float64)
+    return Statistics(x.mean(0), np.cov(x, rowvar=False).reshape(x.shape[1], x.shape[1]))
+
+
+def frechet_distance(a: Statistics, b: Statistics) -> float:
+    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^{1/2} C_b C_a^{1/2})^{1/2}): a squared distance (Dowson & Landau 1982).
+
+    The last trace is the sum of the singular values of C_a^{1/2} C_b^{1/2}: where the covariances are singular no root
+    of a rounding error is taken.
+    """
+    def root(covariance: np.ndarray) -> np.ndarray:
+        values, vectors = np.linalg.eigh(covariance)
+        return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+    cross = np.linalg.svd(root(a.covariance) @ root(b.covariance), compute_uv=False).sum()
+    return float(np.sum((a.mean - b.mean) ** 2) + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross)
+
+
+def pooled_pixels(images: np.ndarray, size: int = 8) -> np.ndarray:
+    """Images [N, H, W, C] in [-1, 1], averaged over blocks to at most size x size pixels -> [N, D].
+
+    A rough eye, which sees colours, layout and noise and no objects, for comparing samplers of one model.
+    """
+    n, height, width, channels = images.shape
+    k = max(1, height // size)
+    cut = images[:, :height // k * k, :width // k * k]
+    return cut.reshape(n, height // k, k, width // k, k, channels).mean((2, 4), dtype=np.float64).reshape(n, -1)

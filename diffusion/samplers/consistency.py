@@ -1,0 +1,36 @@
+"""Multistep consistency sampling: Song et al. (2023), "Consistency Models", Algorithm 1."""
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.core import numerics
+from diffusion.core.parameterization import Diffusion
+from diffusion.typing import Cond, Image, Keys, Time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consistency:
+    """x_0 of x, then fresh noise on it: x_s = alpha_s x_0 + sigma_s z.
+
+    The denoiser is a consistency model: its x_0 is the end of the ODE, not a mean (with a mean, too little of the
+    data's variance comes back). at_t_min: it is the end at process.t_min, as in the paper, where x is itself the output
+    and to which only the noise added since belongs: sqrt(t^2 - t_min^2) z on EDM's process. Else at 0 (Luo et al. 2023,
+    "Latent Consistency Models").
+    """
+    at_t_min: bool = True
+
+    def init(self, x: Image):
+        return ()
+
+    def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
+        process, denoise = diffusion
+        x0, alpha, std = denoise(x, t, cond).x0, process.alpha(t_next), process.sigma(t_next)
+        if self.at_t_min:
+            start = jnp.minimum(process.t_min, t_next).astype(t_next.dtype)
+            share = jnp.where(t_next > start, process.removed(start, t_next), 0)
+            alpha, std = alpha / process.alpha(start), std * jnp.sqrt(share)
+        return carry, alpha * x0 + std * numerics.normal(keys, x.shape[1:], x.dtype)
+
+    def evaluations(self, steps: np.ndarray, carry) -> float:
+        return len(steps)

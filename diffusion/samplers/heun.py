@@ -1,0 +1,75 @@
+"""Euler's and Heun's methods on the probability-flow ODE, in the process's own time: Karras et al. (2022), "EDM"."""
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.core import numerics
+from diffusion.core.parameterization import Diffusion
+from diffusion.typing import Array, Cond, Image, Keys, Time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heun:
+    """EDM, Algorithm 2, on any process, which gives its schedule and scaling (Eq. 4); with churn = 0 Algorithm 1.
+
+    order 1 is Euler's method. fraction: alpha of Algorithm 3, where in the step the second slope is taken: 1 Heun, 1/2
+    the midpoint, 2/3 Ralston. Before each step whose noise level lies within [churn_min, churn_max], that level is
+    raised by the factor 1 + min(churn, sqrt(2) - 1), with new noise of standard deviation `churn_noise` (S_noise);
+    churn is the paper's S_churn / number of steps.
+
+    At t_next = 0 the step is what the denoiser says, x_0. The authors' code takes Euler's step there (`euler_to_zero`),
+    which is the same for sigma = t, and leaves a part of the least noise for the other schedules.
+    """
+    order: Literal[1, 2] = 2
+    fraction: float = 1.0
+    churn: float = 0.0
+    churn_min: float = 0.0
+    churn_max: float = float("inf")
+    churn_noise: float = 1.0
+    euler_to_zero: bool = False
+
+    def init(self, x: Image):
+        return ()
+
+    def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
+        process, denoise = diffusion
+        t = jnp.asarray(t, float)
+        t_next = jnp.asarray(t_next, float)
+        if self.churn > 0:
+            x, t = self.add_noise(x, t, diffusion, keys)
+
+        def slope(x, t):
+            x0, eps, _ = denoise(x, t, cond)
+            return x0, process.velocity(x0, eps, t)
+
+        h = t_next - t
+        x0, first = slope(x, t)
+
+        def second(x):
+            middle = t + self.fraction * h
+            other = slope(x + self.fraction * h * first, middle)[1]
+            return x + h * ((1 - 0.5 / self.fraction) * first + 0.5 / self.fraction * other)
+
+        x_euler = x + h * first
+        if self.order == 1:
+            x_next = x_euler
+        else:
+            x_next = jax.lax.cond(t_next > 0, second, lambda x: x_euler, x)
+        return carry, x_next if self.euler_to_zero else jnp.where(t_next > 0, x_next, x0)
+
+    def add_noise(self, x: Image, t: Array, diffusion: Diffusion, keys: Keys) -> tuple[Image, Array]:
+        """Lines 4-6 of Algorithm 2: x at the time of a higher noise level."""
+        process, level = diffusion.process, diffusion.process.noise_level(t)
+        within = (self.churn_min <= level) & (level <= self.churn_max) & jnp.isfinite(level)
+        factor = 1 + jnp.where(within, min(self.churn, 2**0.5 - 1), 0)
+        raised = jnp.where(within, process.time(process.log_snr(t) - 2 * jnp.log(factor)), t)
+        level = jnp.where(within, level, 0)
+        std = level * jnp.sqrt(factor**2 - 1) * self.churn_noise
+        z = numerics.normal(keys, x.shape[1:], x.dtype)
+        return jnp.where(within, process.alpha(raised) * (x / process.alpha(t) + std * z), x), raised
+
+    def evaluations(self, steps: np.ndarray, carry) -> float:
+        return len(steps) + (int(np.sum(steps[:, 1] > 0)) if self.order == 2 else 0)

@@ -1,0 +1,95 @@
+"""Predictors of the reverse-time SDE and Langevin correctors: Song et al. (2021), "Score SDE", Appendices D to G."""
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.core import numerics
+from diffusion.core.numerics import expand
+from diffusion.core.parameterization import Diffusion
+from diffusion.samplers.base import Carry, Solver
+from diffusion.typing import Array, Cond, Image, Keys, Time
+
+
+@dataclass(frozen=True, kw_only=True)
+class EulerMaruyama:
+    """dx = (f x - g^2 score) dt + g dw backwards (Song et al. 2021, Eq. 6), one Euler-Maruyama step; x_0 at the end."""
+
+    def init(self, x: Image):
+        return ()
+
+    def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
+        process, denoise = diffusion
+        t, h = jnp.asarray(t, float), jnp.asarray(t - t_next, float)
+        x0, eps, _ = denoise(x, t, cond)
+        drift, diffusion_coefficient = process.drift_and_diffusion(t)
+        mean = x - h * (drift * x + diffusion_coefficient**2 / process.sigma(t) * eps)
+        noise = diffusion_coefficient * jnp.sqrt(h) * numerics.normal(keys, x.shape[1:], x.dtype)
+        return carry, jnp.where(t_next > 0, mean + noise, x0)
+
+    def evaluations(self, steps: np.ndarray, carry) -> float:
+        return len(steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReverseDiffusion:
+    """The forward step's own discretisation run backwards (Song et al. 2021, Appendix E, Eqs. 45-46); x_0 at the end.
+
+    With a = alpha_t / alpha_s and v = sigma_t^2 (1 - SNR_t / SNR_s), x_s = (2 - a) x + v score + sqrt(v) z: for their
+    VP chain a = sqrt(1 - beta) and v = beta, for VE a = 1 and v the difference of the variances.
+    """
+
+    def init(self, x: Image):
+        return ()
+
+    def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
+        process, denoise = diffusion
+        x0, eps, _ = denoise(x, t, cond)
+        sigma = process.sigma(t)
+        variance = sigma**2 * process.removed(t_next, t)
+        mean = (2 - process.alpha(t) / process.alpha(t_next)) * x - variance / sigma * eps
+        noise = jnp.sqrt(variance) * numerics.normal(keys, x.shape[1:], x.dtype)
+        return carry, jnp.where(t_next > 0, mean + noise, x0)
+
+    def evaluations(self, steps: np.ndarray, carry) -> float:
+        return len(steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorCorrector:
+    """At each t `corrections` steps of Langevin dynamics, then the predictor's step (Song et al. 2021, Algorithms 2-3).
+
+    A correction is x + e score + sqrt(2 e) z. Its size e is 2 a (snr |z| / |score|)^2 (Algorithms 4-5), or 2 a (snr
+    sigma)^2 if `annealed` (their "ald"); a is alpha_t^2 / alpha_s^2, their alpha_i, which is 1 for VE. The norms are of
+    each example, where their code takes means over the batch: so that an example does not depend on the others.
+    """
+    predictor: Solver
+    snr: float = 0.16
+    corrections: int = 1
+    annealed: bool = False
+
+    def init(self, x: Image) -> Carry:
+        return self.predictor.init(x)
+
+    def step(self, carry: Carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
+        process, denoise = diffusion
+        sigma = process.sigma(t)
+        kept = jnp.where(t_next > 0, (process.alpha(t) / process.alpha(t_next)) ** 2, 1.0)
+
+        def correct(index: Array, x: Image) -> Image:
+            score = -denoise(x, t, cond).eps / sigma
+            z = numerics.normal(numerics.fold_in(keys, index + 1), x.shape[1:], x.dtype)
+            ratio = sigma if self.annealed else expand(_norm(z) / jnp.maximum(_norm(score), 1e-12), x)
+            size = 2 * kept * (self.snr * ratio) ** 2
+            return x + size * score + jnp.sqrt(2 * size) * z
+
+        x = jax.lax.fori_loop(0, self.corrections, correct, x)
+        return self.predictor.step(carry, x, t, t_next, diffusion, numerics.fold_in(keys, 0), cond)
+
+    def evaluations(self, steps: np.ndarray, carry: Carry) -> float:
+        return self.predictor.evaluations(steps, carry) + len(steps) * self.corrections
+
+
+def _norm(x: Image) -> Array:
+    return jnp.sqrt(jnp.sum(x.reshape(len(x), -1) ** 2, axis=1))

@@ -1,0 +1,57 @@
+"""From an image to the noise that DDIM makes it of, and between two such noises."""
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.core.numerics import expand
+from diffusion.core.parameterization import Diffusion
+from diffusion.typing import Array, Cond, Image, Keys, Time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inversion:
+    """The inverse of DDIM's deterministic step from t_next > t to t: a solver whose steps go up (`upwards`).
+
+    Song et al. (2021), "DDIM", Section 4.3: x_next = alpha_next/alpha x + (sigma_next - alpha_next/alpha sigma)
+    eps(x_next, t_next), whose right side needs x_next. The first guess of it there is x; `iterations` - 1 times what
+    comes out is put back in (Pan et al. 2023, "AIDI"). With many it is DDIM's exact inverse, with one an error is left
+    that falls with the steps.
+    """
+    iterations: int = 1
+
+    def init(self, x: Image):
+        return ()
+
+    def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
+        process, denoise = diffusion
+        ratio = process.alpha(t_next) / process.alpha(t)
+        of_eps = process.sigma(t_next) - ratio * process.sigma(t)
+        improve = lambda _, guess: ratio * x + of_eps * denoise(guess, t_next, cond).eps  # noqa: E731
+        return carry, jax.lax.fori_loop(0, self.iterations, improve, x)
+
+    def evaluations(self, steps: np.ndarray, carry) -> float:
+        return len(steps) * self.iterations
+
+
+def upwards(steps: np.ndarray) -> np.ndarray:
+    """The steps [S, 2] of a falling grid, each turned round, from the last to the first."""
+    return steps[::-1, ::-1]
+
+
+def slerp(a: Array, b: Array, share: Array) -> Array:
+    """From a [B, ...] to b along the great circle between their directions, `share` [B] or scalar in [0, 1] of the way.
+
+    Song et al. (2021), "DDIM", Appendix D.5 (Shoemake 1985). It keeps the norm that normal noise has, which the
+    straight line between would shorten. Where a and b point the same way, it is that line.
+    """
+    flat = lambda x: x.reshape(len(x), -1)  # noqa: E731
+    norm = jnp.linalg.norm(flat(a), axis=1) * jnp.linalg.norm(flat(b), axis=1)
+    angle = jnp.arccos(jnp.clip(jnp.sum(flat(a) * flat(b), axis=1) / norm, -1, 1))
+    share = jnp.broadcast_to(share, angle.shape)
+    straight = jnp.sin(angle) < 1e-6
+    safe = jnp.where(straight, 1, angle)
+    of_a = jnp.where(straight, 1 - share, jnp.sin((1 - share) * safe) / jnp.sin(safe))
+    of_b = jnp.where(straight, share, jnp.sin(share * safe) / jnp.sin(safe))
+    return expand(of_a, a) * a + expand(of_b, b) * b

@@ -1,0 +1,34 @@
+"""What is known of an image: orthogonal projections P, of images [B, H, W, C] onto the part that is measured.
+
+x is known to have P x = P y for a given y, without noise. A projection keeps the law of white noise within its range,
+which is what `Replacement` needs (Song et al. 2021, "Score SDE", Appendix I.2 and I.3).
+"""
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from diffusion.typing import Array, Image
+
+Projection = Callable[[Image], Image]
+
+
+def pixels(mask: Array) -> Projection:
+    """Those where mask, [H, W, 1] or [B, H, W, 1], is 1: for inpainting."""
+    return lambda x: x * mask.astype(x.dtype)
+
+
+def grey(x: Image) -> Image:
+    """The mean over the channels, in each of them: for colorisation.
+
+    The first coordinate of the orthonormal basis in which Song et al. (2021), Appendix I.3, decouple the channels.
+    """
+    return jnp.broadcast_to(x.mean(-1, keepdims=True), x.shape)
+
+
+def blocks(factor: int) -> Projection:
+    """The mean of each square of factor x factor pixels, in each of them: for super-resolution."""
+    def project(x: Image) -> Image:
+        b, h, w, c = x.shape
+        mean = x.reshape(b, h // factor, factor, w // factor, factor, c).mean((2, 4), keepdims=True)
+        return jnp.broadcast_to(mean, (b, h // factor, factor, w // factor, factor, c)).reshape(x.shape)
+    return project

@@ -1,0 +1,79 @@
+"""Sampling with a part of the image known: a solver around a solver."""
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.core import numerics
+from diffusion.core.parameterization import Diffusion
+from diffusion.core.processes import Process
+from diffusion.samplers.base import Carry, Solver
+from diffusion.tasks.measurements import Projection
+from diffusion.typing import Cond, Image, Keys, Time
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Replacement:
+    """After each step the measured part of x is replaced by that of the known image, noised to the time reached.
+
+    Song et al. (2021), "Score SDE", Appendix I.2; at t = 0 it is exactly the known one. The rest is not drawn from its
+    law given the known part, but near it. Rows of the step table that go up add noise, x_t ~ q(x_t | x_s) for t > s:
+    with those of `repaint` this is Lugmayr et al. (2022), "RePaint", Algorithm 1, which brings the two together. After
+    such a row the solver begins anew.
+    """
+    solver: Solver
+    known: Image         # [B, H, W, C]
+    project: Projection  # onto what is measured
+
+    def init(self, x: Image) -> Carry:
+        return self.solver.init(x)
+
+    def step(self, carry: Carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
+        own = numerics.normal(numerics.fold_in(keys, 1), x.shape[1:], x.dtype)
+
+        def down(carry, x):
+            carry, x = self.solver.step(carry, x, t, t_next, diffusion, numerics.fold_in(keys, 0), cond)
+            known = diffusion.process.diffuse(self.known.astype(x.dtype), t_next, own)
+            return carry, x + self.project(known - x)
+
+        def up(carry, x):
+            return self.solver.init(x), renoise(diffusion.process, x, t, t_next, own)
+
+        carry, x = jax.lax.cond(t_next > t, up, down, carry, x)
+        return carry, jnp.where(t_next > 0, x, self.exact(x))
+
+    def exact(self, x: Image) -> Image:
+        """With the measured part of the known image, to its last digit where the projection chooses pixels."""
+        return x - self.project(x) + self.project(self.known.astype(x.dtype))
+
+    def evaluations(self, steps: np.ndarray, carry: Carry) -> float:
+        return self.solver.evaluations(steps[steps[:, 1] < steps[:, 0]], carry)
+
+
+def renoise(process: Process, x: Image, s: Time, t: Time, noise: Image) -> Image:
+    """x_t ~ q(x_t | x_s) for t > s: alpha_t/alpha_s x_s + sigma_t sqrt(1 - SNR_t/SNR_s) noise (VDM, Eqs. 23-24)."""
+    std = process.sigma(t) * jnp.sqrt(jnp.maximum(process.removed(s, t), 0))  # below 0 in a branch that is not taken
+    return process.alpha(t) / process.alpha(s) * x + std * noise
+
+
+def repaint(steps: np.ndarray, *, jump: int, repeats: int) -> np.ndarray:
+    """The steps [S, 2] of a falling grid, with the returns of RePaint (Lugmayr et al. 2022, Section 4.2, Appendix B).
+
+    The times with jump, 2 jump, ... steps yet to come, counted from the last noisy time, are each gone back to
+    repeats - 1 times: from `jump` steps further down, in one row up. The paper's jump and repeats are both 10 on 250
+    steps; repeats = 1 is the grid itself. Each repetition costs `jump` evaluations more.
+    """
+    times = np.append(steps[:, 0], steps[-1, 1])
+    if jump < 1 or repeats < 1 or np.any(steps[1:, 0] != steps[:-1, 1]):
+        raise ValueError(f"needs jump and repeats of 1 or more and steps that meet, got {jump}, {repeats}")
+    index, rows, last = 0, [], len(steps) - 1  # last: the index of the last noisy time
+    left = {last - below: repeats - 1 for below in range(0, len(steps) - jump, jump)}
+    while index < len(steps):
+        rows.append((times[index], times[index + 1]))
+        index += 1
+        if left.get(index, 0):
+            left[index] -= 1
+            rows.append((times[index], times[index - jump]))
+            index -= jump
+    return np.asarray(rows, steps.dtype)

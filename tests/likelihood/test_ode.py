@@ -1,0 +1,80 @@
+"""The ODE's log-density against the exact one of q(x_t) at t_min."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from likelihood import exact
+
+from diffusion.core import schedules
+from diffusion.core.continuous import VE, VP, Cosine, Flow, SubVP, VarianceExploding
+from diffusion.core.processes import DiscreteProcess
+from diffusion.likelihood import ode
+from diffusion.likelihood.base import ends
+
+PROCESSES = {  # with a grid of fixed steps that suits each
+    "vp": (VP(), "time"), "subvp": (SubVP(), "time"), "flow": (Flow(), "time"), "cosine": (Cosine(), "log_snr"),
+    "ve": (VE(), "log_snr"), "edm": (VarianceExploding(), "log_snr"),
+    "discrete": (DiscreteProcess(betas=schedules.linear(100, start=1e-3, end=0.2)), "log_snr")}
+
+
+def noisy(law, process, t):
+    """The law of x_t."""
+    weights, means, stds = law
+    alpha, sigma = np.asarray(process.alpha(t)), np.asarray(process.sigma(t))
+    return weights, alpha * means, np.sqrt(alpha**2 * stds**2 + sigma**2)
+
+
+def at_t_min(process, law, shape):
+    """x and what the model says its log-density is: q(x_t)'s, but with the prior at t_max in place of q."""
+    start = ends(process)[0]
+    x = process.alpha(start) * exact.draw(law, shape)
+    return x, exact.log_density(noisy(law, process, start), x).reshape(len(x), -1).sum(1)
+
+
+@pytest.mark.parametrize("law", [exact.GAUSSIAN, exact.MIXTURE], ids=["gaussian", "mixture"])
+@pytest.mark.parametrize("name", PROCESSES)
+def test_log_density_is_exact(x64, name, law):
+    """Exact trace and fine steps: what is left is the prior's mismatch at t_max, bounded by the data's share there."""
+    process, uniform = PROCESSES[name]
+    x, expected = at_t_min(process, law, (16, 1, 2, 1))
+    keys = jax.random.split(jax.random.key(0), len(x))
+    found, evaluations = jax.jit(lambda x: ode.make_fixed(400, uniform=uniform, probes="exact")(
+        keys, exact.diffusion(process, law), x))(x)
+    snr = np.exp(np.asarray(process.log_snr(jnp.asarray(process.t_max, float))))
+    tolerance = 2e-5 + 10 * np.sqrt(snr)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+    print(name, np.abs(found - expected).max(), tolerance)
+    assert np.all(evaluations == 1600)
+
+
+@pytest.mark.parametrize("method, order", [("heun", 2), ("rk4", 4)])
+def test_order(x64, method, order):
+    process = VP(t_min=0.05)
+    x, _ = at_t_min(process, exact.MIXTURE, (8, 1, 1, 1))
+    keys = jax.random.split(jax.random.key(0), len(x))
+    run = lambda steps: ode.make_fixed(steps, method=method, probes="exact")(  # noqa: E731
+        keys, exact.diffusion(process, exact.MIXTURE), x)[0]
+    values = [run(steps) for steps in (100, 200, 1600)]
+    errors = [np.abs(v - values[-1]).mean() for v in values[:-1]]
+    np.testing.assert_allclose(np.log2(errors[0] / errors[1]), order, atol=0.35)
+
+
+@pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
+def test_hutchinson_is_unbiased(x64, kind):
+    """With a velocity whose Jacobian is not diagonal, its error over many probes is within 4 standard errors."""
+    process = VP(t_min=0.05)
+    mixing = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4)) / 2)
+    base = exact.diffusion(process, exact.GAUSSIAN)
+
+    def denoise(x, t, cond=None):
+        turned = (x.reshape(-1, 4) @ mixing).reshape(x.shape)
+        return base.denoise(turned, t)
+    diffusion = base._replace(denoise=denoise)
+    x = jnp.broadcast_to(at_t_min(process, exact.GAUSSIAN, (1, 2, 2, 1))[0], (600, 2, 2, 1))
+    keys = jax.random.split(jax.random.key(1), len(x))
+    found = ode.make_fixed(30, probes=kind)(keys, diffusion, x)[0]
+    expected = ode.make_fixed(30, probes="exact")(keys[:1], diffusion, x[:1])[0]
+    error = np.std(found, ddof=1) / np.sqrt(len(found))
+    assert error > 1e-3 and abs(np.mean(found) - expected[0]) < 4 * error
+    fewer = np.std(ode.make_fixed(30, probes=kind, probe_count=4)(keys, diffusion, x)[0])
+    np.testing.assert_allclose(fewer / np.std(found), 0.5, rtol=0.15)

@@ -1,0 +1,195 @@
+"""Our multistep solvers against diffusers' schedulers in float64, on the same table, denoiser and noise.
+
+As tests/theory/test_parity_schedulers.py. Theirs keep sigma in float32; here they are given ours in float64, and what
+is left is rounding. Needs PyTorch and diffusers: `pip install -r requirements-parity.txt`, then `pytest -m parity`.
+"""
+import functools
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.core import grids, numerics, parameterization, schedules
+from diffusion.core.parameterization import Diffusion
+from diffusion.core.processes import DiscreteProcess
+from diffusion.samplers.base import sample
+from diffusion.samplers.deis import DEIS
+from diffusion.samplers.lms import LMS
+from diffusion.samplers.pndm import PNDM
+from diffusion.samplers.sa_solver import SASolver
+from diffusion.samplers.unipc import UniPC
+
+REASON = "the parity tests need PyTorch and diffusers: pip install -r requirements-parity.txt"
+torch = pytest.importorskip("torch", reason=REASON)
+diffusers = pytest.importorskip("diffusers", reason=REASON)
+
+pytestmark = pytest.mark.parity
+
+T, SHAPE, ROWS = 200, (2, 4, 4, 3), 64
+BETAS = schedules.linear(T, start=5e-4, end=0.1)
+PROCESS = DiscreteProcess(betas=BETAS)
+LEVELS = PROCESS._sigma[1:] / PROCESS._alpha[1:]  # sigma / alpha
+MIX = np.random.default_rng(0).normal(size=(3, 3)) / 2
+PREDICTIONS = {"epsilon": parameterization.EPS, "sample": parameterization.X0, "v_prediction": parameterization.V}
+# spacing, offset, steps
+GRIDS = [("linspace", 0, 20), ("linspace", 0, 9), ("leading", 1, 25), ("trailing", 0, 16)]
+
+
+def network(xp, x, label):
+    return 1.4 * xp.tanh(x @ MIX + xp.cos(label / 40))
+
+
+def keys_and_start():
+    return jax.vmap(jax.random.key)(np.arange(SHAPE[0])), np.random.default_rng(1).normal(size=SHAPE)
+
+
+@functools.cache
+def drawn():
+    """[ROWS, *SHAPE]: what `sample` draws at each step."""
+    keys = numerics.fold_in(keys_and_start()[0], 1)
+    return np.asarray(jax.jit(jax.vmap(lambda i: numerics.normal(numerics.fold_in(keys, i), SHAPE[1:], float)))(
+        np.arange(ROWS)))
+
+
+def our_chain(solver, prediction):
+    """steps [S, 2] -> x at the end. One program for all grids."""
+    def denoise(x, t, cond=None):
+        f = network(jnp, x, PROCESS.label(t))
+        return PREDICTIONS[prediction].predict(PROCESS, f, x, t)
+    keys, x = keys_and_start()
+    run = jax.jit(lambda steps, last: sample(solver, Diffusion(PROCESS, denoise), steps, x, keys, last=last)[1])
+    return lambda steps: np.asarray(run(np.resize(steps, (ROWS, 2)), len(steps)))
+
+
+def to_torch(x):
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(x).transpose(0, 3, 1, 2)))
+
+
+def their_chain(scheduler, steps, scale_input=False, end_level=None, scale=1.0):
+    """(x at the end, the times + 1). end_level: sigma / alpha at the end, for schedulers that count in it."""
+    scheduler.set_timesteps(steps)
+    times = np.round(np.asarray(scheduler.timesteps)).astype(int)
+    if end_level is not None:
+        scheduler.sigmas = torch.from_numpy(np.append(LEVELS[times], end_level))
+    x = scale * to_torch(keys_and_start()[1])
+    for i, t in enumerate(scheduler.timesteps):
+        seen = scheduler.scale_model_input(x, t)
+        out = to_torch(network(np, seen.numpy().transpose(0, 2, 3, 1), float(t)))
+        with mock.patch("diffusers.schedulers.scheduling_sasolver.randn_tensor", lambda *_, **__: to_torch(drawn()[i])):
+            x = scheduler.step(out, t, x).prev_sample
+    return x.numpy().transpose(0, 2, 3, 1), times + 1
+
+
+def assert_same(ours, theirs):
+    assert np.isfinite(theirs).all() and theirs.std() > 0.05
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9 * np.abs(theirs).max())
+
+
+def settings(prediction, spacing, offset):
+    return dict(num_train_timesteps=T, trained_betas=BETAS.tolist(), prediction_type=prediction,
+                timestep_spacing=spacing, steps_offset=offset)
+
+
+# Theirs lowers the order of the last steps. To sigma = 0 it must, at the last one (else it divides by an infinity);
+# ours ends there with x_0 too, and orders up to 2 are the same. That is with x_0 and B2: with B1, B(h) = h is infinite
+# and theirs is not a number, and so it is with eps. The rest ends at t = 1, without lowering.
+UNIPC = [(order, "B2", "x0", 0) for order in (1, 2)]
+UNIPC += [(order, variant, predict, 1) for order in (1, 2, 3) for variant in ("B1", "B2") for predict in ("x0", "eps")]
+
+
+@pytest.mark.parametrize("order, variant, predict, end", UNIPC)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_unipc(x64, prediction, order, variant, predict, end):
+    for corrector in (True, False):
+        run = our_chain(UniPC(order=order, variant=variant, predict=predict, corrector=corrector), prediction)
+        for spacing, offset, steps in GRIDS:
+            scheduler = diffusers.UniPCMultistepScheduler(
+                **settings(prediction, spacing, offset), solver_order=order, solver_type="bh" + variant[1],
+                predict_x0=predict == "x0", lower_order_final=end == 0,
+                disable_corrector=[] if corrector else list(range(ROWS)))
+            theirs, times = their_chain(scheduler, steps, end_level=LEVELS[0] if end else 0.0)
+            assert_same(run(grids.pairs(times, end)), theirs)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_deis(x64, prediction, order):
+    """Theirs has no end at sigma = 0."""
+    run = our_chain(DEIS(order=order), prediction)
+    for spacing, offset, steps in GRIDS:
+        scheduler = diffusers.DEISMultistepScheduler(**settings(prediction, spacing, offset), solver_order=order,
+                                                     lower_order_final=False)
+        theirs, times = their_chain(scheduler, steps, end_level=LEVELS[0])
+        if times[-1] == 1:  # trailing: a step from t = 1 to 1, at which theirs divides by 0
+            continue
+        assert_same(run(grids.pairs(times, 1)), theirs)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("predictor, corrector", [(1, 1), (2, 1), (1, 2), (2, 2), (3, 3), (2, 4), (4, 2)])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_sa_solver(x64, prediction, predictor, corrector, tau):
+    """To t = 1: at sigma = 0 theirs is 0 times infinity."""
+    run = our_chain(SASolver(predictor=predictor, corrector=corrector, tau=tau), prediction)
+    for spacing, offset, steps in GRIDS:
+        scheduler = diffusers.SASolverScheduler(
+            **settings(prediction, spacing, offset), predictor_order=predictor, corrector_order=corrector,
+            lower_order_final=False, tau_func=lambda t: torch.tensor(tau, dtype=torch.float64))
+        theirs, times = their_chain(scheduler, steps, end_level=LEVELS[0])
+        assert_same(run(grids.pairs(times, 1)), theirs)
+
+
+@pytest.mark.parametrize("noise_min, noise_max", [(0.5, 2.0), (0.0, 1.0)])
+def test_sa_solver_with_noise_in_between(x64, noise_min, noise_max):
+    run = our_chain(SASolver(noise_min=noise_min, noise_max=noise_max), "v_prediction")
+    for spacing, offset, steps in GRIDS:
+        scheduler = diffusers.SASolverScheduler(
+            **settings("v_prediction", spacing, offset), lower_order_final=False,
+            tau_func=lambda t: torch.tensor(float(noise_min <= LEVELS[int(t)] <= noise_max), dtype=torch.float64))
+        theirs, times = their_chain(scheduler, steps, end_level=LEVELS[0])
+        assert_same(run(grids.pairs(times, 1)), theirs)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_lms(x64, prediction, order):
+    """Theirs is x / alpha. Its linspace times are not whole, and there it interpolates sigma / alpha and not the
+    log-SNR: without them."""
+    run = our_chain(LMS(order=order), prediction)
+    for spacing, offset, steps in [("leading", 0, 20), ("leading", 1, 25), ("trailing", 0, 16), ("trailing", 0, 50)]:
+        scheduler = diffusers.LMSDiscreteScheduler(**settings(prediction, spacing, offset))
+        scheduler.step = functools.partial(scheduler.step, order=order)
+        first = their_chain(scheduler, steps, end_level=0.0)[1][0]
+        scheduler = diffusers.LMSDiscreteScheduler(**settings(prediction, spacing, offset))
+        scheduler.step = functools.partial(scheduler.step, order=order)
+        theirs, times = their_chain(scheduler, steps, end_level=0.0, scale=1 / PROCESS._alpha[first])
+        assert_same(run(grids.pairs(times)), theirs)
+
+
+def their_pndm(prediction, spacing, steps, start):
+    scheduler = diffusers.PNDMScheduler(**settings(prediction, spacing, 0), skip_prk_steps=start == "heun",
+                                        set_alpha_to_one=True)
+    scheduler.alphas_cumprod = torch.from_numpy(PROCESS._alpha[1:] ** 2)
+    scheduler.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
+    return their_chain(scheduler, steps)[0]
+
+
+@pytest.mark.parametrize("start", ["heun", "runge_kutta"])
+def test_pndm(x64, start):
+    """With an even stride: at an odd one theirs evaluates at a time other than the one that it went to."""
+    run = our_chain(PNDM(start=start), "epsilon")
+    for spacing, steps in [("leading", 20), ("leading", 10), ("trailing", 25), ("leading", 50)]:
+        times = getattr(grids, spacing)(T, steps)
+        assert_same(run(grids.constant_stride(times, T)), their_pndm("epsilon", spacing, steps, start))
+
+
+@pytest.mark.parametrize("start", ["heun", "runge_kutta"])
+def test_pndm_of_v_in_diffusers_is_of_first_order(x64, start):
+    """It takes the mean of v, not of eps as the paper's Eqs. 9-12 and ours, and then makes eps of that at the step's
+    start alone. The difference is in proportion to the step, where ours has an error in proportion to its square."""
+    run = our_chain(PNDM(start=start), "v_prediction")
+    difference = [np.abs(run(grids.pairs(grids.leading(T, steps)))
+                         - their_pndm("v_prediction", "leading", steps, start)).max() for steps in (25, 50)]
+    assert 1e-3 < difference[1] and 1.4 < difference[0] / difference[1] < 3, difference

@@ -1,0 +1,184 @@
+"""The losses that are variational bounds, discrete and continuous: their values for Gaussian data, and what they teach."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.core import continuous, losses, schedules, variational, weightings
+from diffusion.core import time_densities as td
+from diffusion.core.numerics import expand
+from diffusion.core.parameterization import EPS, Diffusion, Prediction
+from diffusion.core.processes import DiscreteProcess
+
+CHAIN = DiscreteProcess(betas=schedules.linear(20, start=0.005, end=0.6))
+BATCH = 20_000
+STD = np.array([0.2, 0.5, 1.0])
+
+
+def exact(process, fraction=None, scale=1.0):
+    """E[x_0 | x_t] of data N(0, STD^2) in every coordinate."""
+    def denoise(x_t, t, cond):
+        alpha, sigma = expand(process.alpha(t), x_t), expand(process.sigma(t), x_t)
+        eps = scale * sigma * x_t / (alpha**2 * jnp.asarray(STD, float) ** 2 + sigma**2)
+        return Prediction((x_t - sigma * eps) / alpha, eps, None if fraction is None else fraction + 0 * x_t)
+    return Diffusion(process, denoise)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Levels of a byte, so that the decoder's term is one of them."""
+    x0 = np.clip(np.random.default_rng(0).normal(size=(BATCH, 3)) * STD, -1, 1)
+    return jax.random.split(jax.random.key(0), BATCH), np.round((x0 + 1) * 127.5) / 127.5 - 1
+
+
+def terms_by_quadrature(x0, process, variance):
+    """L_0 .. L_{T-1} in the mean over the rows of x0, by Gauss-Hermite in eps for each coordinate."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    weights = weights / weights.sum()
+    total = []
+    for t in range(1, process.t_max + 1):
+        mean = 0.0
+        for node, weight in zip(nodes, weights):
+            x_t = process.diffuse(x0, jnp.asarray(t), jnp.full(x0.shape, node))
+            mean += weight * variational.vlb_term(exact(process), x0, x_t, jnp.asarray(t), None, variance)
+        total.append(mean.mean())
+    return np.array(total)
+
+
+@pytest.mark.parametrize("variance", ["small", "large"])
+@pytest.mark.parametrize("density", [td.UniformDiscrete(), td.Importance(steps=20, history=1)])
+def test_l_vlb_is_the_sum_of_the_likelihood_codes_terms(x64, data, variance, density):
+    keys, x0 = data
+    state = {"losses": jnp.linspace(1.0, 0.05, 20)[:, None], "counts": jnp.ones(20)} if density.init() else ()
+    loss = losses.make_vlb_loss(variance)
+
+    @jax.jit
+    def evaluate(keys, x0):
+        u = td.stratified(jax.random.key(1), jnp.arange(BATCH), BATCH)
+        # Stratified times in the order of u: the rows of the data are independent of it.
+        return loss({}, exact(CHAIN), x0, None, density.draw(u, CHAIN, state), keys)
+
+    per_example, aux = evaluate(keys, x0)
+    expected = terms_by_quadrature(jnp.asarray(x0[:2000]), CHAIN, variance)
+    assert abs(per_example.mean() - expected.sum()) < 4 * per_example.std() / BATCH**0.5 + 0.01 * expected.sum()
+    for t in (1, 7, 20):  # and term is T L_t, which is what the importance sampler goes by
+        rows = np.asarray(aux.t) == t
+        of_t = np.asarray(aux.term)[rows]
+        assert abs(of_t.mean() / 20 - expected[t - 1]) < 5 * of_t.std() / rows.sum() ** 0.5 / 20 + 0.02 * expected[t - 1]
+
+
+def test_hybrid_is_simple_plus_a_thousandth_of_the_bound(x64, data):
+    keys, x0 = data[0][:200], data[1][:200]
+    times = td.UniformDiscrete().draw(td.independent(keys), CHAIN)
+    weight = weightings.in_space(None, EPS)
+    hybrid, simple, vlb = (loss({}, exact(CHAIN, 0.3, 0.9), x0, None, times, keys)[0] for loss in (
+        losses.make_hybrid_loss("learned_range", weight), losses.make_denoising_loss(weight),
+        losses.make_vlb_loss("learned_range")))
+    np.testing.assert_allclose(hybrid, simple + 0.001 * vlb, rtol=1e-12)
+
+
+def test_hybrid_teaches_the_mean_by_simple_and_the_variance_by_the_bound(x64, data):
+    """The stop-gradient of Nichol & Dhariwal (2021), Section 3.1; one call of the network."""
+    keys, x0 = data[0][:200], data[1][:200]
+    times = td.UniformDiscrete().draw(td.independent(keys), CHAIN)
+    weight = weightings.in_space(None, EPS)
+    calls = []
+
+    def gradient(loss):
+        def mean(params):
+            diffusion = exact(CHAIN, params["fraction"], params["scale"])
+            counted = diffusion._replace(denoise=lambda *a: (calls.append(1), diffusion.denoise(*a))[1])
+            return jnp.mean(loss(params, counted, x0, None, times, keys)[0])
+        return jax.grad(mean)({"fraction": 0.3, "scale": 0.9})
+
+    hybrid = gradient(losses.make_hybrid_loss("learned_range", weight))
+    assert len(calls) == 1
+    simple, vlb = (gradient(loss) for loss in (losses.make_denoising_loss(weight),
+                                               losses.make_vlb_loss("learned_range")))
+    np.testing.assert_allclose(hybrid["scale"], simple["scale"], rtol=1e-12)
+    np.testing.assert_allclose(hybrid["fraction"], 0.001 * vlb["fraction"], rtol=1e-12)
+    assert abs(vlb["scale"]) > 1e-3 and abs(vlb["fraction"]) > 1e-3 and simple["fraction"] == 0
+
+
+@pytest.mark.parametrize("loss", [losses.make_vlb_loss("small"), losses.make_vlb_loss("learned_range"),
+                                  losses.make_hybrid_loss("learned_range", weightings.in_space(None, EPS))])
+def test_gradients_are_finite_at_every_time_in_float32(loss):
+    t = jnp.arange(1, 21)
+    x0 = jnp.asarray(np.random.default_rng(0).integers(0, 256, (20, 3)) / 127.5 - 1, jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 20)
+
+    def values(scale):
+        return loss({}, exact(CHAIN, 0.5, scale), x0, None, td.Times(t, jnp.full(20, 0.05)), keys)[0]
+    jacobian = jax.jacobian(values)(0.3)
+    assert jacobian.shape == (20,) and np.all(np.isfinite(jacobian)) and np.all(np.isfinite(values(0.3)))
+
+
+PROCESSES = {"vdm": continuous.Cosine(log_snr_min=-5.0, log_snr_max=13.3), "vp": continuous.VP(),
+             "ve": continuous.VE(), "edm": continuous.VarianceExploding()}
+
+
+@pytest.mark.parametrize("density", [td.Uniform(), td.LogNormal(mean=0.0, std=3.0)])
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+def test_the_continuous_bound_of_a_gaussian(x64, data, process, density):
+    """prior + 1/2 int Var[eps | x] d lambda + decoder; Var[eps | x] = c e^lambda / (1 + c e^lambda), whose integral is
+    a difference of ln(1 + c e^lambda). Any density of times gives the same number."""
+    keys, x0 = data
+    loss = losses.make_continuous_vlb_loss()
+
+    @jax.jit
+    def evaluate(keys, x0):
+        u = td.stratified(jax.random.key(1), jnp.arange(BATCH), BATCH)
+        plain = losses.reconstruction_term(process, x0, jax.vmap(jax.random.fold_in, (0, None))(keys, 9))
+        return loss({}, exact(process), x0, None, density.draw(u, process), keys)[0], plain
+
+    per_example, reconstruction = evaluate(keys, x0)
+    clean, noisy = (float(process.log_snr(jnp.asarray(t))) for t in (td.clean_end(process), process.t_max))
+    c = np.mean(x0**2, axis=0)
+    # The denoiser is that of the variance STD^2, and the rows have nearly that, c: its error, in the mean, is
+    # Var + (shrinkage of another law); both are close, so compare with the integral for the error itself.
+    x = np.linspace(noisy, clean, 40001)[:, None]
+    signal = np.exp(x)
+    gain = 1 / (1 + signal * STD**2)  # eps_hat = gain (sqrt(SNR) x_0 + eps), in units of sigma
+    error = (1 - gain) ** 2 + gain**2 * signal * c
+    diffusion = np.trapezoid(np.mean(error, axis=1), x[:, 0]) / 2 / np.log(2)
+    prior = variational.prior_term(process, jnp.asarray(x0)).mean()
+    expected = diffusion + prior + reconstruction.mean()
+    assert abs(per_example.mean() - expected) < 4 * (per_example.std() + reconstruction.std()) / BATCH**0.5
+    assert per_example.std() / BATCH**0.5 < 0.02 * abs(expected)
+    closed = np.mean(np.log1p(np.exp(clean) * STD**2) - np.log1p(np.exp(noisy) * STD**2)) / 2 / np.log(2)
+    assert abs(diffusion - closed) < 0.03 * closed
+
+
+def test_the_diffusion_term_is_the_likelihood_weighting(x64, data):
+    """1/(2 ln 2) of it, per log-SNR: what is left when the terms without a network are taken off."""
+    keys, x0 = data[0][:300], data[1][:300]
+    process, fold = continuous.VP(), jax.vmap(jax.random.fold_in, (0, None))
+    times = td.LogNormal().draw(td.independent(keys), process)
+    bound, aux = losses.make_continuous_vlb_loss()({}, exact(process, scale=0.8), x0, None, times, keys)
+    rest = variational.prior_term(process, x0) + losses.reconstruction_term(process, x0, fold(keys, 1))
+    weight = weightings.in_space(weightings.likelihood, EPS, per_log_snr=True)
+    weighted, told = losses.make_denoising_loss(weight)({}, exact(process, scale=0.8), x0, None, times, fold(keys, 0))
+    np.testing.assert_allclose(bound - rest, weighted / (2 * np.log(2)), rtol=1e-6)
+    np.testing.assert_allclose(aux.weight, told.weight / (2 * np.log(2)), rtol=1e-8)
+
+
+def test_the_discrete_bound_comes_near_the_continuous_one(x64, data):
+    """The bound of the VP chain with many steps, against its integral between the same log-SNRs (VDM, Section 4)."""
+    keys, x0 = data
+    chain = DiscreteProcess(betas=schedules.linear(2000, start=1e-4 / 2, end=0.02 / 2))
+
+    @jax.jit
+    def evaluate(keys, x0):
+        u = td.stratified(jax.random.key(1), jnp.arange(BATCH), BATCH)
+        times = td.UniformDiscrete().draw(u, chain)
+        times = times._replace(t=jnp.maximum(times.t, 2))  # without the decoder
+        return losses.make_vlb_loss("small")({}, exact(chain, scale=0.9), x0, None, times, keys)[0]
+
+    per_example = np.asarray(evaluate(keys, x0))
+    clean, noisy = (float(chain.log_snr(t)) for t in (1, 2000))
+    x = np.linspace(noisy, clean, 40001)[:, None]
+    signal, c = np.exp(x), np.mean(x0**2, axis=0)
+    gain = 0.9 / (1 + signal * STD**2)
+    error = (1 - gain) ** 2 + gain**2 * signal * c
+    expected = np.trapezoid(np.mean(error, axis=1), x[:, 0]) / 2 / np.log(2)
+    assert abs(per_example.mean() - expected) < 4 * per_example.std() / BATCH**0.5 + 0.02 * expected

@@ -1,0 +1,185 @@
+"""Each density of times against its closed form, and the importance sampler against guided-diffusion's."""
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from diffusion.core import continuous, schedules, time_densities
+from diffusion.core.processes import DiscreteProcess
+from diffusion.core.time_densities import (
+    CosineLogSnr,
+    Importance,
+    LogitNormal,
+    LogNormal,
+    Mode,
+    Uniform,
+    UniformDiscrete,
+)
+
+PROCESSES = {"vp": continuous.VP(), "cosine": continuous.Cosine(), "flow": continuous.Flow(), "ve": continuous.VE(),
+             "edm": continuous.VarianceExploding(), "sub-vp": continuous.SubVP(), "laplace": continuous.Laplace()}
+DENSITIES = {"uniform": Uniform(), "log-normal": LogNormal(), "logit-normal": LogitNormal(mean=0.5, std=0.8),
+             "mode": Mode(scale=1.29), "mode, ends": Mode(scale=-0.5), "cosine": CosineLogSnr()}
+N = 4000
+U = (np.arange(N) + 0.5) / N
+
+
+def level(process, t):
+    return np.asarray(process.noise_level(jnp.asarray(t, float)))
+
+
+def share(process, t):
+    return (t - process.t_min) / (process.t_max - process.t_min)
+
+
+def mode_cdf(v, scale):
+    """P(f(u) <= v) by bisection of the paper's f, which falls in u."""
+    low, high = np.zeros_like(v), np.ones_like(v)
+    for _ in range(60):
+        u = (low + high) / 2
+        above = 1 - u - scale * (np.cos(math.pi / 2 * u) ** 2 - 1 + u) > v
+        low, high = np.where(above, u, low), np.where(above, high, u)
+    return 1 - low
+
+
+# Name -> distribution function of the times, before it is cut to the process's.
+CDF = {
+    "uniform": share,
+    "log-normal": lambda process, t: stats.norm.cdf(np.log(level(process, t)), -1.2, 1.2),
+    "logit-normal": lambda process, t: stats.norm.cdf(np.log(share(process, t) / (1 - share(process, t))), 0.5, 0.8),
+    "mode": lambda process, t: mode_cdf(share(process, t), 1.29),
+    "mode, ends": lambda process, t: mode_cdf(share(process, t), -0.5),
+    "cosine": lambda process, t: 2 / math.pi * np.arctan(level(process, t)),  # alpha = cos(pi t / 2)
+}
+
+
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+@pytest.mark.parametrize("name", DENSITIES)
+def test_quantiles_and_density_are_those_of_the_closed_form(x64, name, process):
+    times = DENSITIES[name].draw(jnp.asarray(U), process)
+    t = np.asarray(times.t)
+    assert t.min() >= process.t_min and t.max() <= process.t_max and times.importance == 1.0
+    cdf = CDF[name]
+    with np.errstate(divide="ignore"):
+        low, high = (cdf(process, np.array([end])) for end in (max(process.t_min, 1e-7), process.t_max))
+    expected = (cdf(process, t) - low) / (high - low)
+    expected = expected if t[-1] > t[0] else 1 - expected
+    np.testing.assert_allclose(expected, U, atol=2e-6)
+    inner = (U > 0.01) & (U < 0.99)
+    h = 1e-5 * np.minimum(t, process.t_max - t)
+    slope = np.abs(cdf(process, t + h) - cdf(process, t - h)) / (2 * h) / (high - low)
+    np.testing.assert_allclose(np.asarray(times.p)[inner], slope[inner], rtol=2e-4)
+
+
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+@pytest.mark.parametrize("name", DENSITIES)
+def test_the_density_of_log_snr_adds_to_one(x64, name, process):
+    times = DENSITIES[name].draw(jnp.asarray(U), process)
+    log_snr, p = np.asarray(process.log_snr(times.t)), np.asarray(times.log_snr_density(process))
+    order = np.argsort(log_snr)
+    total = integrate.trapezoid(p[order], log_snr[order])
+    assert abs(total - (N - 1) / N) < 2e-3  # all but the two halves of a quantile at the ends
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_every_u_gives_a_time_of_finite_noise_in_float32(name):
+    for process in PROCESSES.values():
+        u = jnp.array([0.0, 2.0**-23, 0.5, 1 - 2.0**-23, 1 - 2.0**-24], jnp.float32)
+        times = DENSITIES[name].draw(u, process)
+        assert times.t.dtype == jnp.float32 and np.all(np.asarray(times.t) > 0)
+        assert np.all(np.asarray(times.t) <= np.float32(process.t_max) * (1 + 1e-6))
+        assert np.all(np.isfinite(times.t) & np.isfinite(times.p)) and np.all(np.asarray(times.p) > 0)
+        assert not np.isposinf(process.log_snr(times.t)).any()
+
+
+def test_uniform_over_the_integers():
+    process = DiscreteProcess(betas=schedules.linear(7))
+    times = UniformDiscrete().draw(jnp.asarray(np.arange(7000) / 7000 + 1e-5), process)
+    np.testing.assert_array_equal(np.bincount(times.t), [0] + [1000] * 7)
+    np.testing.assert_allclose(times.p, 1 / 7, rtol=1e-6)
+    assert int(UniformDiscrete().draw(jnp.float32([1 - 2.0**-24]), process).t[0]) == 7
+
+
+def test_the_density_of_a_chain_in_log_snr_adds_to_one(x64):
+    process = DiscreteProcess(betas=schedules.linear(1000))
+    times = UniformDiscrete().draw((jnp.arange(1000) + 0.5) / 1000, process)
+    spacing = -np.diff(np.asarray(process.log_snr(jnp.arange(1, 1001))))
+    np.testing.assert_allclose(np.asarray(times.log_snr_density(process))[:-1] * spacing, 1 / 1000, rtol=1e-9)
+
+
+def test_independent_u_are_uniform_and_of_their_own_key():
+    keys = jax.random.split(jax.random.key(0), 5000)
+    u = np.asarray(time_densities.independent(keys))
+    assert stats.kstest(u, "uniform").pvalue > 1e-3
+    np.testing.assert_array_equal(time_densities.independent(keys[::-1]), u[::-1])
+
+
+def test_stratified_u_share_one_draw():
+    """VDM, Appendix I.1: u_i = (u_0 + i/B) mod 1. Each is uniform over the seeds, and one lies in every B-th part."""
+    positions = jnp.arange(50)
+    u = np.stack([time_densities.stratified(jax.random.key(k), positions, 50) for k in range(400)])
+    np.testing.assert_array_equal(np.sort(np.floor(u * 50 % 50), axis=1)[:, [0, 25, -1]], [[0, 25, 49]] * 400)
+    for place in (0, 31):
+        assert stats.kstest(u[:, place], "uniform").pvalue > 1e-3
+    order = np.random.default_rng(0).permutation(50)
+    np.testing.assert_array_equal(time_densities.stratified(jax.random.key(3), positions[order], 50), u[3][order])
+
+
+def test_stratified_times_lower_the_variance_of_a_mean():
+    def mean(k):
+        stratified = time_densities.stratified(jax.random.key(k), jnp.arange(64), 64)
+        alone = time_densities.independent(jax.random.split(jax.random.key(k), 64))
+        return [jnp.mean(jnp.log(LogNormal().draw(u, PROCESSES["edm"]).t)) for u in (stratified, alone)]
+    even, alone = np.array([mean(k) for k in range(40)]).T
+    assert even.std() < 0.4 * alone.std()
+
+
+GOLDEN = np.load(pathlib.Path(__file__).parent.parent / "golden" / "resampler.npz")
+STEPS, HISTORY, UNIFORM = GOLDEN["settings"]
+SAMPLER = Importance(steps=int(STEPS), history=int(HISTORY), uniform=float(UNIFORM))
+
+
+def test_importance_is_that_of_guided_diffusion():
+    """Its probabilities after each of 40 batches, before and after the history is full, and its weights."""
+    state, update = SAMPLER.init(), jax.jit(SAMPLER.update)
+    process = DiscreteProcess(betas=schedules.linear(SAMPLER.steps, start=0.01, end=0.5))
+    warm = 0
+    for t, loss, expected, weights in zip(GOLDEN["t"], GOLDEN["loss"], GOLDEN["probabilities"], GOLDEN["weights"]):
+        state = update(state, jnp.asarray(t + 1, jnp.int32), jnp.asarray(loss))
+        probabilities = np.asarray(SAMPLER.probabilities(state))
+        np.testing.assert_allclose(probabilities, expected, rtol=2e-6)
+        warm += not np.allclose(expected, 1 / STEPS)
+        times = SAMPLER.draw(jnp.arange(2**12) / 2**12, process, state)
+        seen = weights[np.asarray(times.t) - 1]
+        np.testing.assert_allclose(np.asarray(times.importance)[seen > 0], seen[seen > 0], rtol=3e-3)
+        np.testing.assert_allclose(times.p, 1 / STEPS)
+    assert 5 < warm < 40
+
+
+def test_importance_sampling_does_not_change_the_mean():
+    """Summed over a fine grid of u, importance * f is the mean over uniform t, for the least likely t too."""
+    process = DiscreteProcess(betas=schedules.linear(50, start=0.01, end=0.5))
+    density = Importance(steps=50, history=2)
+    rng = np.random.default_rng(0)
+    state = {"losses": jnp.asarray(10.0 ** rng.uniform(-6, 0, (50, 2)), jnp.float32), "counts": jnp.full(50, 2)}
+    times = density.draw(jnp.arange(2**23, dtype=jnp.float32) / 2**23, process, state)
+    t, importance = np.asarray(times.t), np.asarray(times.importance, np.float64)
+    total = np.bincount(t, weights=importance, minlength=51)[1:] / 2**23
+    np.testing.assert_allclose(total, 1 / 50, rtol=1e-6)
+    np.testing.assert_allclose(np.bincount(t, minlength=51)[1:] / 2**23, density.probabilities(state), rtol=0.02,
+                               atol=2e-6)
+
+
+def test_rarely_seen_times_keep_all_draws_uniform():
+    density, t = Importance(steps=3, history=2), jnp.array([1, 1, 1, 2, 2, 1, 3])
+    state = density.update(density.init(), t, jnp.arange(1.0, 8.0))
+    np.testing.assert_array_equal(state["counts"] >= 2, [True, True, False])
+    np.testing.assert_allclose(density.probabilities(state), 1 / 3, rtol=1e-6)
+    np.testing.assert_array_equal(np.sort(state["losses"][0]), [3, 6])  # the newest two of t = 1
+    state = density.update(state, jnp.array([3]), jnp.array([1.0]))
+    moments = np.sqrt([(9 + 36) / 2, (16 + 25) / 2, (49 + 1) / 2])
+    np.testing.assert_allclose(density.probabilities(state), 0.999 * moments / moments.sum() + 0.001 / 3, rtol=1e-5)
