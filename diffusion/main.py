@@ -3,6 +3,7 @@
   python -m diffusion.main --config=configs/digits.py
   python -m diffusion.main --config=configs/digits.py --mode=sample --num_samples=64 --out=samples
   python -m diffusion.main --config=configs/cifar10.py --config.train.batch_size=64 --workdir=runs/small_batch
+  python -m diffusion.main --config=configs/digits.py --mode=sample --task=inpaint --num_samples=8
   python -m diffusion.main --config=configs/digits.py --mode=likelihood --config.data.split=test
   python -m diffusion.main --config=configs/digits.py --mode=compare --solvers=ddim,unipc --steps=5,10,20
   python -m diffusion.main --mode=sample --from_pretrained=google/ddpm-cifar10-32 --num_samples=16 --out=samples
@@ -36,6 +37,17 @@ SOLVERS = flags.DEFINE_list("solvers", ["ddim", "heun", "dpm_solver++m", "unipc"
                             "config.sample.solver.")
 STEPS = flags.DEFINE_list("steps", ["5", "10", "20", "50"], "compare: numbers of steps.")
 SCALES = flags.DEFINE_list("scales", ["1"], "compare: scales of config.sample.guidance.")
+TASK = flags.DEFINE_enum("task", None, ["inpaint", "colorise", "upscale", "vary", "reconstruct", "interpolate"],
+                         "sample: what to make of given images. inpaint, colorise, upscale: what is missing; vary: "
+                         "SDEdit; reconstruct, interpolate: by DDIM inversion.")
+IMAGE = flags.DEFINE_string("image", None, "task: a picture, a folder of them or an npz. Default: of config.data.")
+MASK = flags.DEFINE_string("mask", None, "inpaint: a picture, white where it is drawn anew. Default: the middle.")
+LABEL = flags.DEFINE_integer("label", None, "task: the class of the pictures in --image.")
+FACTOR = flags.DEFINE_integer("factor", 4, "upscale: how much wider the result is.")
+JUMP = flags.DEFINE_integer("jump", 10, "inpaint, colorise, upscale: RePaint's steps back up ...")
+REPEATS = flags.DEFINE_integer("repeats", 1, "... and how often each place is passed; 1: no returns.")
+STRENGTH = flags.DEFINE_float("strength", 0.5, "vary: the share of the steps that are taken.")
+ITERATIONS = flags.DEFINE_integer("iterations", 3, "reconstruct, interpolate: of the inversion of each step.")
 SEED = flags.DEFINE_integer("seed", 0, "sample: image i is a function of this and i.", lower_bound=0)
 OUT = flags.DEFINE_string("out", None, "sample, compare: the folder to write; likelihood: the file. Default: in the "
                           "run folder, or samples/ for a pretrained model.")
@@ -74,6 +86,14 @@ def main(argv: list[str]) -> None:
         compare(CONFIG.value, workdir, source, solvers=SOLVERS.value, steps=numbers("steps", STEPS.value, int),
                 scales=numbers("scales", SCALES.value, float), num_samples=NUM_SAMPLES.value, seed=SEED.value,
                 out=Path(OUT.value or here / "compare"), checkpoint=CHECKPOINT.value)
+    elif TASK.value is not None and not train:
+        from diffusion.edit import Settings, edit
+        path = lambda flag: Path(flag.value) if flag.value else None  # noqa: E731
+        settings = Settings(task=TASK.value, image=path(IMAGE), mask=path(MASK), label=LABEL.value, factor=FACTOR.value,
+                            jump=JUMP.value, repeats=REPEATS.value, strength=STRENGTH.value,
+                            iterations=ITERATIONS.value)
+        edit(CONFIG.value, workdir, source, settings, num_samples=NUM_SAMPLES.value, seed=SEED.value,
+             out=Path(OUT.value or here / f"{TASK.value}_{SEED.value}"), checkpoint=CHECKPOINT.value)
     elif train:
         modes.train(CONFIG.value, workdir, STARTED, INIT_FROM.value)
     else:

@@ -17,7 +17,8 @@ MODULES = sorted(FILES)
 # each imports what is below it. pipeline and interop.convert are programs, as modes is.
 BASE = ["diffusion.typing", "diffusion.errors", "diffusion.core.numerics"]
 MAY_IMPORT = {  # the most specific row counts; a family may import itself
-    "diffusion.main": ["diffusion.modes", "diffusion.compare", "diffusion.config", "diffusion.errors"],
+    "diffusion.main": ["diffusion.modes", "diffusion.compare", "diffusion.edit", "diffusion.config",
+                       "diffusion.errors"],
     "diffusion.modes": ["diffusion"],
     "diffusion.pipeline": ["diffusion"],
     "diffusion.pretrained": ["diffusion.build", "diffusion.config", "diffusion.errors", "diffusion.interop",

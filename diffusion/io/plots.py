@@ -1,6 +1,6 @@
 """The curves of a run as PNGs."""
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +14,7 @@ from diffusion.io.files import atomic_write
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
           "grid.linewidth": 0.6, "axes.titlesize": 11}
 _BLUE = "#1f5fa8"
+_LOG_SNR = r"log-SNR, $\log(\alpha^2/\sigma^2)$:  noise $\leftarrow$ $\rightarrow$ data"
 _LOG_FROM = 8.0  # a ratio of largest to smallest from which an axis is logarithmic
 _PERIODS = (("first tenth", 0.0, 0.1), ("middle tenth", 0.45, 0.55), ("last tenth", 0.9, 1.0))
 _SHORT_PERIODS = (("first row", 0.0, 0.0), ("last row", 1.0, 1.0))  # of fewer than ten rows
@@ -74,8 +75,43 @@ def plot_loss_by_noise(rows: Sequence[dict], path: str | os.PathLike, log_snr_ed
             axes.stairs(mean, edges, baseline=None, color=colour, linewidth=2,
                         label=f"{name}, {_count(begin)} to {_count(end)} images")
         scale_y(axes, np.concatenate(shown))
-        axes.set(xlabel=r"log-SNR, $\log(\alpha^2/\sigma^2)$:  noise $\leftarrow$ $\rightarrow$ data",
+        axes.set(xlabel=_LOG_SNR,
                  ylabel="training loss in the bin", xlim=(edges[0], edges[-1]))
+        axes.legend(frameon=False)
+        _save(figure, path)
+
+
+def plot_effective_weight(rows: Sequence[dict], path: str | os.PathLike, log_snr_edges: Sequence[float],
+                          curve: Mapping[str, Sequence[float]] | None = None, title: str | None = None) -> None:
+    """What the run was trained for, w(lambda) p(lambda) of the squared error in eps (Kingma & Gao 2023).
+
+    rows: of metrics.jsonl, with "images" and "effective_weight_by_log_snr" [K]: as measured by the times drawn, in the
+    mean over the last tenth of the rows. curve: dict(log_snr [N], effective_weight [N]), the formula's. log_snr_edges:
+    [K + 1], ascending. Draws nothing if there is nothing finite; title and errors as in `plot_loss`.
+    """
+    edges, name = np.asarray(log_snr_edges, float), "effective_weight_by_log_snr"
+    rows = [row for row in rows if len(row.get(name) or []) == len(edges) - 1]
+    last = rows[-max(1, len(rows) // 10):]
+    table = np.array([[v if _finite(v) else np.nan for v in row[name]] for row in last], float).reshape(
+        -1, len(edges) - 1)
+    curves = [] if curve is None else [np.array([curve["log_snr"], curve["effective_weight"]], float)]
+    curves = [c[:, np.isfinite(c).all(axis=0) & (c[0] >= edges[0]) & (c[0] <= edges[-1])] for c in curves]
+    measured = table.mean(axis=0) if len(table) else np.full(len(edges) - 1, np.nan)
+    shown = np.concatenate([measured[np.isfinite(measured)], *(c[1] for c in curves)])
+    if not len(shown):
+        return
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(path, title, "effective weight")
+        if np.isfinite(measured).any():
+            axes.stairs(measured, edges, baseline=0, fill=True, color=_BLUE, alpha=0.3,
+                        label="of the times drawn, last tenth of the run")
+        for log_snr, weight in curves:
+            axes.plot(log_snr, weight, color=_BLUE, linewidth=2, label="formula")
+        # Weights fall by many powers of ten where they do not matter: a linear axis shows what does.
+        axes.set_ylim(0, 1.1 * shown.max())
+        axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+        axes.set(xlabel=_LOG_SNR, ylabel=r"weight of the error in $\epsilon$ for each unit of log-SNR",
+                 xlim=(edges[0], edges[-1]))
         axes.legend(frameon=False)
         _save(figure, path)
 

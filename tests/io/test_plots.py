@@ -64,11 +64,28 @@ def test_short_runs(tmp_path, figures, n):
     assert (tmp_path / "y.png").exists()
 
 
+def test_effective_weight_measured_and_by_formula(tmp_path, figures):
+    def row(i):
+        return {"step": i, "images": i, "effective_weight_by_log_snr": [0.1, float(i), None, 0.3]}
+
+    curve = {"log_snr": [-20.0, -5.0, 0.0, 5.0], "effective_weight": [9.0, 0.2, np.inf, 0.1]}
+    plots.plot_effective_weight([row(i) for i in range(40)], tmp_path / "w.png", EDGES, curve)
+    (axes,) = figures
+    np.testing.assert_allclose(axes.patches[0].get_data().values, [0.1, 37.5, np.nan, 0.3])
+    np.testing.assert_array_equal(axes.lines[0].get_xdata(), [-5, 5])  # what is finite and within the edges
+    assert axes.get_ylim() == (0, pytest.approx(1.1 * 37.5)) and (tmp_path / "w.png").exists()
+    plots.plot_effective_weight([], tmp_path / "x.png", EDGES, curve)
+    assert len(figures) == 2 and not figures[1].patches
+    plots.plot_effective_weight([row(1)], tmp_path / "y.png", EDGES)
+    assert len(figures) == 3 and not figures[2].lines
+
+
 def test_nothing_to_draw_draws_nothing(tmp_path):
     plots.plot_loss([], tmp_path / "x.png")
     plots.plot_loss([{"images": 1, "loss": None}], tmp_path / "x.png")
     plots.plot_loss_by_noise([], tmp_path / "x.png", EDGES)
     plots.plot_loss_by_noise(rows(3, bins=lambda i: [None] * 4), tmp_path / "x.png", EDGES)
+    plots.plot_effective_weight(rows(3), tmp_path / "x.png", EDGES)
     assert not list(tmp_path.iterdir())
 
 

@@ -151,8 +151,8 @@ def test_repaint_comes_nearer_to_the_conditional_law(x64):
 
 def test_repaint_by_hand():
     table = tasks.repaint(grids.pairs(np.array([5, 4, 3, 2, 1])), jump=2, repeats=2)
-    np.testing.assert_array_equal(table, [(5, 4), (4, 3), (3, 5), (5, 4), (4, 3), (3, 2), (2, 1), (1, 3), (3, 2), (2, 1),
-                                          (1, 0)])
+    np.testing.assert_array_equal(table, [(5, 4), (4, 3), (3, 5), (5, 4), (4, 3), (3, 2), (2, 1), (1, 3), (3, 2),
+                                          (2, 1), (1, 0)])
     assert table.dtype == np.int32
 
 

@@ -1,0 +1,211 @@
+"""Images made of given images by one trained model: inpainting, colorisation, super-resolution, SDEdit, inversion."""
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion import build, pretrained, tasks
+from diffusion import config as config_lib
+from diffusion.core.streams import example_keys
+from diffusion.data.augment import to_float
+from diffusion.data.sources import take
+from diffusion.errors import ConfigError, DataError
+from diffusion.io import images, pictures
+from diffusion.io.progress import Progress
+
+MEASURED = ("inpaint", "colorise", "upscale")  # a part of the image is known
+INVERTED = ("reconstruct", "interpolate")      # by way of the noise that DDIM makes the image of
+TASKS = (*MEASURED, "vary", *INVERTED)
+SHOWN = 24  # images in task.png
+
+# What DDIM's inversion inverts.
+DDIM = {"sample.solver": "ddim", "sample.eta": 0.0, "sample.corrector": "none", "sample.clip": False,
+        "sample.dynamic_threshold": 0.0, "sample.end": 0, "sample.constant_stride": False}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Of a task; each says which."""
+    task: str
+    image: Path | None = None  # pictures, as `io.pictures.read` takes them; None: the first of config.data
+    label: int | None = None   # of the pictures, for a model with classes
+    mask: Path | None = None   # inpaint: white is drawn anew; None: the square in the middle, of half the width
+    factor: int = 4            # upscale: how much wider the result is
+    jump: int = 10             # inpaint, colorise, upscale: RePaint's steps up (Lugmayr et al. 2022) ...
+    repeats: int = 1           # ... and how often each place is passed (there 10); 1: replacement alone
+    strength: float = 0.5      # vary: the share of the steps that are taken (Meng et al. 2022)
+    iterations: int = 3        # reconstruct, interpolate: of each step's inversion
+
+
+def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settings, *, num_samples: int, seed: int,
+         out: Path, checkpoint: int | None) -> None:
+    """Draws `num_samples` images into the new folder `out`, by the task, from as many given ones, which repeat.
+
+    out/task.png shows what the task was given (left), what it made of it, and the image itself (right). The model is of
+    a run or of `source` (`pretrained.load`). Raises ConfigError for settings that cannot be, DataError for pictures,
+    before anything is compiled.
+    """
+    if jax.process_count() > 1:
+        raise ConfigError("--task runs in one process: leave --coordinator out.")
+    if settings.task in INVERTED:
+        config = config_lib.override(config, DDIM)
+    model = build.model(config)
+    check(settings, model.shape)
+    images.check_samples_folder(out)
+    steps = step_table(config, model, settings)
+    pixels, labels = given_images(config, model, settings)
+    if settings.task == "interpolate" and len(pixels) < 2:
+        raise DataError("--task=interpolate goes from one image to another: give two, or a folder of them.")
+    mask = None if settings.task != "inpaint" else keep_mask(settings, model.shape)
+    loaded = pretrained.load(source or workdir, checkpoint=checkpoint)
+    pretrained.check_same(config, loaded.config, source or workdir, (*pretrained.NETWORK, "process", "prediction"))
+    params = loaded.params(model.abstract_params)
+
+    take_rows = lambda indices: (np.asarray(to_float(pixels[indices % len(pixels)])),  # noqa: E731
+                                 None if labels is None else labels[indices % len(labels)])
+    draw = make(config, model, settings, params, steps, seed, mask, num_samples, take_rows)
+    results, shown = [], []
+    batch = config.sample.batch_size
+    with Progress(-(-num_samples // batch), unit="batch", images_per_unit=batch) as progress:
+        for first in range(0, num_samples, batch):
+            count = min(batch, num_samples - first)
+            rows = -(-count // jax.device_count()) * jax.device_count()
+            x, *sides = draw(np.arange(first, first + rows, dtype=np.int32))
+            results.append(images.to_uint8(x[:count]))
+            if first < SHOWN:
+                shown += [picture for row in zip(sides[0], x, sides[1]) for picture in row][:3 * count]
+            progress.update(1)
+    images.save_samples(out, results)
+    if model.shape[-1] in (1, 3):
+        images.save_png(out / "task.png", images.grid(images.to_uint8(np.stack(shown[:3 * SHOWN])), columns=6))
+    print(f"{num_samples:,} images, samples.npz and task.png (given, made, original) are in {out}", flush=True)
+
+
+def make(config: ConfigDict, model: build.Model, settings: Settings, params: Any, steps: np.ndarray, seed: int,
+         mask: np.ndarray | None, count: int, rows_of: Callable) -> Callable[[np.ndarray], tuple]:
+    """indices [B] -> (result, what the task was given, the original), each float [B, H, W, C]."""
+    if settings.task in MEASURED:
+        project = projection(settings.task, settings.factor)
+        task = build.sampler(config, model, wrap=lambda solver, given: tasks.Replacement(
+            solver=solver, known=given.get("known"), project=lambda x: project(x, given.get("mask"))))
+
+        def measured(indices):
+            known, labels = rows_of(indices)
+            given = {"known": known}
+            if mask is not None:
+                given["mask"] = np.broadcast_to(mask, (len(known), *mask.shape)).astype(np.float32)
+            drawn = task(params, steps, seed, indices, cond=labels, given=given)
+            return drawn.images, np.asarray(project(known, given.get("mask"))), known
+        return measured
+
+    forwards = build.sampler(config, model)
+    if settings.task == "vary":
+        start = jax.jit(lambda params, known, t, keys: tasks.start(model.denoiser(params).process, known, t, keys))
+
+        def varied(indices):
+            known, labels = rows_of(indices)
+            keys = example_keys(jax.random.key(np.uint32(seed)), "sample", 0, indices)
+            x = np.asarray(start(params, known, steps[0, 0], keys))
+            return forwards(params, steps, seed, indices, cond=labels, noise=x).images, np.clip(x, -1, 1), known
+        return varied
+
+    backwards = build.sampler(config, model, wrap=lambda solver, given: tasks.Inversion(iterations=settings.iterations))
+    noise_of = lambda known, labels, indices: backwards(  # noqa: E731
+        params, tasks.upwards(steps), seed, indices, cond=labels, noise=known).x
+
+    def reconstructed(indices):
+        known, labels = rows_of(indices)
+        noise = noise_of(known, labels, indices)
+        return (forwards(params, steps, seed, indices, cond=labels, noise=noise).images, np.clip(noise / 3, -1, 1),
+                known)
+
+    def interpolated(indices):
+        """From the first image, in `count` images, to the second."""
+        (a, label_a), (b, label_b) = (rows_of(np.full_like(indices, i)) for i in (0, 1))
+        share = np.minimum(indices / max(count - 1, 1), 1).astype(np.float32)
+        noise = np.asarray(tasks.slerp(noise_of(a, label_a, indices), noise_of(b, label_b, indices), share))
+        labels = None if label_a is None else np.where(share < 0.5, label_a, label_b)
+        return forwards(params, steps, seed, indices, cond=labels, noise=noise).images, a, b
+    return reconstructed if settings.task == "reconstruct" else interpolated
+
+
+def projection(task: str, factor: int) -> Callable:
+    """(x, mask) -> the part of x that is known."""
+    return {"inpaint": lambda x, mask: tasks.pixels(mask)(x), "colorise": lambda x, mask: tasks.grey(x),
+            "upscale": lambda x, mask: tasks.blocks(factor)(x)}[task]
+
+
+def check(settings: Settings, shape: tuple[int, int, int]) -> None:
+    """Raises ConfigError for a setting of the task that cannot be."""
+    s = settings
+    rules = [
+        (s.task in TASKS, "task", s.task, f"is not known. It can be one of: {', '.join(TASKS)}."),
+        (s.mask is None or s.task == "inpaint", "mask", s.mask, "is for --task=inpaint."),
+        (s.task != "colorise" or shape[-1] == 3, "task", s.task, f"needs a model of colours, this one has {shape[-1]} "
+         "channels."),
+        (s.task != "upscale" or s.factor > 1 and shape[0] % s.factor == 0, "factor", s.factor, "must be above 1 and "
+         f"divide the model's width, {shape[0]}: the means of such squares are what is known."),
+        (s.jump >= 1 and s.repeats >= 1, "repeats", s.repeats, "and --jump must be 1 or more (Lugmayr et al. 2022: "
+         "both 10)."),
+        (s.repeats == 1 or s.task in MEASURED, "repeats", s.repeats, f"is for {', '.join(MEASURED)}."),
+        (0 < s.strength <= 1, "strength", s.strength, "is the share of the steps, in (0, 1]."),
+        (s.iterations >= 1, "iterations", s.iterations, "must be 1 or more."),
+    ]
+    for holds, name, value, message in rules:
+        if not holds:
+            raise ConfigError(f"--{name}={value} {message}")
+
+
+def step_table(config: ConfigDict, model: build.Model, settings: Settings) -> np.ndarray:
+    """The steps of config.sample, cut or with returns as the task has them."""
+    c, steps = config.sample, build.grid(config.sample, model.process)
+    if c.batch_size < 1 or c.batch_size % jax.device_count():
+        raise ConfigError(f"config.sample.batch_size = {c.batch_size} must be a positive multiple of the "
+                          f"{jax.device_count()} devices.")
+    if settings.task == "vary":
+        steps = tasks.last_part(steps, settings.strength)
+        if not len(steps):
+            raise ConfigError(f"--strength={settings.strength} of {c.steps} steps is not one step: ask for more of "
+                              "either.")
+    if settings.task in MEASURED and settings.repeats > 1:
+        if np.any(steps[1:, 0] != steps[:-1, 1]):
+            raise ConfigError("--repeats needs steps that each end where the next begins: set "
+                              "config.sample.constant_stride=False.")
+        if settings.jump >= len(steps):
+            raise ConfigError(f"--jump={settings.jump} must be below the number of steps, {len(steps)}.")
+        steps = tasks.repaint(steps, jump=settings.jump, repeats=settings.repeats)
+    return steps
+
+
+def given_images(config: ConfigDict, model: build.Model, settings: Settings) -> tuple[np.ndarray, np.ndarray | None]:
+    """uint8 [N, H, W, C] and, for a model with classes, labels int32 [N]."""
+    if settings.image is not None:
+        pixels = pictures.read(settings.image, model.shape)
+        if not model.num_classes:
+            if settings.label is not None:
+                raise ConfigError("--label was given, but the model is unconditional.")
+            return pixels, None
+        if settings.label is None or not 0 <= settings.label < model.num_classes:
+            raise ConfigError(f"The model has classes: --label must say which the pictures are of, in 0 .. "
+                              f"{model.num_classes - 1}; got {settings.label}.")
+        return pixels, np.full(len(pixels), settings.label, np.int32)
+    if settings.label is not None:
+        raise ConfigError("--label is for the pictures of --image; those of config.data have their own.")
+    found = build.training_images(config)
+    batch = take(found, np.arange(min(len(found), 256)))
+    return batch["image"], batch["label"] if model.num_classes else None
+
+
+def keep_mask(settings: Settings, shape: tuple[int, int, int]) -> np.ndarray:
+    """float32 [H, W, 1]: 1 where the image is known."""
+    if settings.mask is not None:
+        anew = pictures.read_mask(settings.mask, shape)
+    else:
+        anew = np.zeros((*shape[:2], 1), bool)
+        h, w = shape[0] // 4, shape[1] // 4
+        anew[h:shape[0] - h, w:shape[1] - w] = True
+    return (~anew).astype(np.float32)

@@ -1,0 +1,185 @@
+"""The learned schedule: a process as any other, its ends where they are put, and what its parameters are taught."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.core import losses
+from diffusion.core import time_densities as td
+from diffusion.core.learned_schedule import LearnedSchedule
+from diffusion.core.numerics import expand
+from diffusion.core.parameterization import EPS, Diffusion, Prediction, make_denoiser
+
+SCHEDULE = LearnedSchedule(hidden=32)
+ENDS = LearnedSchedule(hidden=32, learned_ends=True)
+
+
+def random_params(schedule, seed=0):
+    """Far from linear: hidden units with steps of both signs at all times."""
+    rng = np.random.default_rng(seed)
+    params = {"slope": jnp.asarray(-0.3), "in": jnp.asarray(8 * rng.normal(size=32)),
+              "bias": jnp.asarray(4 * rng.normal(size=32)), "out": jnp.asarray(5 * rng.normal(size=32))}
+    return params | ({"gamma_0": jnp.asarray(-12.0), "span": jnp.asarray(-16.0)} if schedule.learned_ends else {})
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULE, ENDS, LearnedSchedule(hidden=0), LearnedSchedule()],
+                         ids=["fixed ends", "learned ends", "linear", "VDM's size"])
+def test_it_starts_as_good_as_linear_between_its_ends(x64, schedule):
+    process = schedule.process(schedule.init(jax.random.key(0)))
+    t = jnp.linspace(1e-6, 1, 101)
+    np.testing.assert_allclose(process.log_snr(t), 13.3 - 18.3 * t, atol=1e-3)
+    assert process.log_snr(jnp.array(0.0)) == np.inf and process.alpha(jnp.array(0.0)) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_is_monotone_and_keeps_its_ends_whatever_the_parameters(x64, seed):
+    """Not so in the authors' code, where the network's output is added to the linear one."""
+    process = SCHEDULE.process(random_params(SCHEDULE, seed))
+    log_snr = process.log_snr(jnp.linspace(0, 1, 1001)[1:])
+    assert np.all(np.diff(log_snr) < 0) and np.ptp(np.diff(log_snr)) > 1e-3
+    np.testing.assert_allclose(process.log_snr(jnp.array([1e-12, 1.0])), [13.3, -5.0], atol=1e-8)
+    learned = ENDS.process(random_params(ENDS, seed))
+    np.testing.assert_allclose(learned.log_snr(jnp.array([1e-12, 1.0])), [12.0, -4.0], atol=1e-8)
+
+
+def test_time_is_the_inverse_of_log_snr(x64):
+    process = SCHEDULE.process(random_params(SCHEDULE))
+    t = jnp.linspace(0.01, 1, 57)
+    np.testing.assert_allclose(process.time(process.log_snr(t)), t, atol=1e-8)
+    np.testing.assert_allclose(process.time(jnp.array([jnp.inf, 99.0, -99.0])), [0, process.t_min, 1], atol=1e-8)
+    assert process.time(jnp.float32(3.0)).shape == ()
+
+
+def test_the_network_is_told_gamma_between_0_and_1000(x64):
+    process = SCHEDULE.process(random_params(SCHEDULE))
+    t = jnp.linspace(1e-6, 1, 5)
+    np.testing.assert_allclose(process.label(t), 1000 * (13.3 - process.log_snr(t)) / 18.3, rtol=1e-10, atol=1e-9)
+
+
+def test_no_gradient_reaches_the_interior_but_by_the_density(x64):
+    t = jnp.linspace(0.05, 0.95, 7)
+
+    def gradient(f, schedule=ENDS):
+        return jax.grad(lambda params: jnp.sum(f(schedule.process(params))))(random_params(schedule))
+
+    for f in (lambda p: p.log_snr(t), lambda p: p.alpha(t), lambda p: p.label(t), lambda p: p.rates(t)[1]):
+        found = gradient(f)
+        assert all(np.all(np.asarray(found[name]) == 0) for name in ("slope", "in", "bias", "out"))
+        assert found["gamma_0"] != 0 or f(ENDS.process(random_params(ENDS))).shape  # a rate does not depend on it
+        assert found["span"] != 0
+    found = gradient(lambda p: p.log_density(t))
+    assert found["gamma_0"] == 0 and found["span"] == 0
+    assert all(np.any(np.asarray(found[name]) != 0) for name in ("slope", "in", "bias", "out"))
+
+
+def error(gamma):
+    """Of some denoiser, over the noise levels."""
+    return 0.3 * jax.nn.sigmoid(-gamma - 2) + 0.1 * jnp.exp(-(gamma + 4) ** 2) + 0.02
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULE, ENDS])
+def test_the_surrogate_has_the_gradient_of_the_second_moment(x64, schedule):
+    """d/d eta of int_0^1 L(t)^2 dt, L = 1/2 gamma' err(gamma), against the mean of -L^2 d log p(gamma)/d eta."""
+    t = (jnp.arange(40_000) + 0.5) / 40_000
+    params = random_params(schedule)
+
+    def gamma(params, t):  # all of it live, unlike the process
+        start, span = jax.lax.stop_gradient(schedule.ends(params))
+        return jax.jvp(lambda t: start + span * schedule.share(params, t), (t,), (jnp.ones_like(t),))
+
+    def second_moment(params):
+        value, slope = gamma(params, t)
+        return jnp.mean((slope * error(value) / 2) ** 2)
+
+    def surrogate(params):
+        value, slope = jax.lax.stop_gradient(gamma(params, t))
+        return -jnp.mean((slope * error(value) / 2) ** 2 * schedule.process(params).log_density(t))
+
+    exact, ours = jax.grad(second_moment)(params), jax.grad(surrogate)(params)
+    for name in ("slope", "in", "bias", "out"):
+        np.testing.assert_allclose(ours[name], exact[name], rtol=1e-4, atol=1e-6 * np.abs(exact[name]).max())
+        assert np.abs(exact[name]).max() > 1e-3
+
+
+def given_error(process, e):
+    """A denoiser that errs by e(gamma) in every coordinate, whatever it sees."""
+    def denoise(x_t, t, cond):
+        eps = (x_t - expand(process.alpha(t), x_t) * 0.5) / expand(process.sigma(t), x_t)  # x_0 is 0.5 here
+        wrong = eps + expand(jnp.sqrt(e(-process.log_snr(t))), x_t)
+        return Prediction((x_t - expand(process.sigma(t), x_t) * wrong) / expand(process.alpha(t), x_t), wrong)
+    return Diffusion(process, denoise)
+
+
+def bound(params, schedule, t, learned=True):
+    x0 = jnp.full((len(t), 2), 0.5)
+    keys = jax.random.split(jax.random.key(0), len(t))
+    diffusion = given_error(schedule.process(params), error)
+    return losses.make_continuous_vlb_loss(learned=learned)(
+        {}, diffusion, x0, None, td.Times(t, jnp.ones(len(t))), keys)[0]
+
+
+def test_the_loss_teaches_the_interior_the_variance_and_the_ends_the_bound(x64):
+    t, params = (jnp.arange(4000) + 0.5) / 4000, random_params(ENDS)
+    with_, without = (jax.grad(lambda p: jnp.mean(bound(p, ENDS, t, learned)))(params) for learned in (True, False))
+    np.testing.assert_allclose(bound(params, ENDS, t, True), bound(params, ENDS, t, False), rtol=1e-12)
+    for name in ("gamma_0", "span"):
+        np.testing.assert_allclose(with_[name], without[name], rtol=1e-10)
+        assert without[name] != 0
+
+    def second_moment(p):  # of the diffusion term, in bits
+        start, span = jax.lax.stop_gradient(ENDS.ends(p))
+        value, slope = jax.jvp(lambda t: start + span * ENDS.share(p, t), (t,), (jnp.ones_like(t),))
+        return jnp.mean((slope * error(value) / 2 / np.log(2)) ** 2)
+    exact = jax.grad(second_moment)(params)
+    for name in ("slope", "in", "bias", "out"):
+        assert np.all(np.asarray(without[name]) == 0)
+        np.testing.assert_allclose(with_[name], exact[name], rtol=1e-3, atol=1e-4 * np.abs(exact[name]).max())
+
+
+def test_the_gradient_of_the_ends_is_that_of_the_bound(x64):
+    """d/d gamma_1 of 1/2 int err d gamma is err(gamma_1)/2, and the prior's and the decoder's own."""
+    t, h = (jnp.arange(4000) + 0.5) / 4000, 1e-4
+    params = random_params(ENDS)
+    mean = jax.jit(lambda p: jnp.mean(bound(p, ENDS, t, False)))
+    gradient = jax.grad(mean)(params)
+    for name in ("gamma_0", "span"):
+        up, down = (mean(params | {name: params[name] + step}) for step in (h, -h))
+        np.testing.assert_allclose(gradient[name], (up - down) / (2 * h), rtol=1e-4)
+
+
+def test_training_the_interior_lowers_the_variance_and_not_the_bound(x64):
+    t = (jnp.arange(2000) + 0.5) / 2000
+    params = SCHEDULE.init(jax.random.key(0))
+    params = params | {"in": 30 * params["in"] * 20, "out": 30 * params["out"] * 20, "bias": jnp.linspace(-5, 5, 32)}
+    start = bound(params, SCHEDULE, t)
+
+    @jax.jit
+    def step(params, moment):
+        gradient = jax.grad(lambda p: jnp.mean(bound(p, SCHEDULE, t)))(params)
+        moment = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g**2, moment, gradient)
+        return jax.tree.map(lambda p, g, m: p - 0.02 * g / (jnp.sqrt(m) + 1e-8), params, gradient, moment), moment
+
+    moment = jax.tree.map(jnp.zeros_like, params)
+    for _ in range(300):
+        params, moment = step(params, moment)
+    end = bound(params, SCHEDULE, t)
+    assert end.std() < 0.5 * start.std()
+    np.testing.assert_allclose(end.mean(), start.mean(), rtol=2e-3)
+
+
+def test_a_denoiser_with_a_learned_process_takes_its_parameters_from_the_collection():
+    denoiser = make_denoiser(lambda params: SCHEDULE.process(params["schedule"]), EPS,
+                             lambda params, x, c_noise, cond, keys: params["params"] * x)
+    params = {"params": jnp.float32(0.1), "schedule": random_params(SCHEDULE)}
+
+    @jax.jit
+    def gradient(params):
+        def mean(params):
+            diffusion = denoiser(params)
+            keys = jax.random.split(jax.random.key(1), 64)
+            times = td.Uniform().draw(td.independent(keys), diffusion.process)
+            loss = losses.make_continuous_vlb_loss(learned=True)
+            return jnp.mean(loss(params, diffusion, jnp.full((64, 4, 4, 1), 1 / 255), None, times, keys)[0])
+        return jax.grad(mean)(params)
+    found = gradient(params)
+    assert all(np.all(np.isfinite(g)) and np.any(np.asarray(g) != 0) for g in jax.tree.leaves(found))
