@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     config = config_lib.override(config_lib.base(), {"sample.solver": args.solver, "sample.steps": args.steps})
-    process = build.process(config.process, config.prediction)
+    process = build.process(config.process)
     steps = build.grid(config.sample, process)
     solver = build.solver(config.sample)
     apply, params = network_of(args.milliseconds)

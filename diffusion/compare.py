@@ -45,12 +45,10 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
     solver is compiled once, whatever the steps and scales. Raises ConfigError for a combination that cannot be, before
     anything is compiled.
     """
-    model = build.model(config)
+    model, read = pretrained.open_model(config, source or workdir, checkpoint=checkpoint)
     images.check_samples_folder(out)
     cells = [build_cell(config, model, name, list(steps)) for name in solvers]
-    loaded = pretrained.load(source or workdir, checkpoint=checkpoint)
-    pretrained.check_same(config, loaded.config, source or workdir, (*pretrained.NETWORK, "process", "prediction"))
-    params = loaded.params(model.abstract_params)
+    params = read()
     data = data_statistics(config)
 
     longest = getattr(model.process, "t_max", 1.0)

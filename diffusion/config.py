@@ -176,7 +176,7 @@ def base() -> ConfigDict:
     s.rederive_eps = True              # ddim: make eps consistent with the clipped x0 (diffusers' default: not)
     s.guidance = g = ConfigDict()
     g.name = "none"                    # none, classifier_free (Ho & Salimans 2022), cfg++ (Chung et al. 2024), apg
-                                       # (Sadat et al. 2024)
+                                       # (Sadat et al. 2024), autoguidance (Karras et al. 2024)
     g.scale = 1.0                      # 1: no guidance; the papers' w is often this less 1
     g.null_label = -1                  # the label for no class; -1: that of network.label_dropout
     g.interval_low = 0.0               # on for noise levels above this ...
@@ -184,6 +184,9 @@ def base() -> ConfigDict:
     g.rescale = 0.0                    # to the unguided standard deviation by this share (Lin et al. 2024)
     g.parallel = 0.0                   # apg: of the part along x0
     g.norm_threshold = float("inf")    # apg: of the guidance
+    g.momentum = 0.0                   # apg: beta of the steps before (there -0.5)
+    g.guide = ""                       # autoguidance: the worse model, a source as for --from_pretrained
+    g.guide_checkpoint = placeholder(int)  # autoguidance: the step, where that is a run
     s.batch_size = 64                  # images a chain, over all devices
     s.preview = 64                     # images of the grids that training draws
 

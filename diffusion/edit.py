@@ -53,7 +53,7 @@ def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settin
         raise ConfigError("--task runs in one process: leave --coordinator out.")
     if settings.task in INVERTED:
         config = config_lib.override(config, DDIM)
-    model = build.model(config)
+    model, read = pretrained.open_model(config, source or workdir, checkpoint=checkpoint)
     check(settings, model.shape)
     images.check_samples_folder(out)
     steps = step_table(config, model, settings)
@@ -61,9 +61,7 @@ def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settin
     if settings.task == "interpolate" and len(pixels) < 2:
         raise DataError("--task=interpolate goes from one image to another: give two, or a folder of them.")
     mask = None if settings.task != "inpaint" else keep_mask(settings, model.shape)
-    loaded = pretrained.load(source or workdir, checkpoint=checkpoint)
-    pretrained.check_same(config, loaded.config, source or workdir, (*pretrained.NETWORK, "process", "prediction"))
-    params = loaded.params(model.abstract_params)
+    params = read()
 
     take_rows = lambda indices: (np.asarray(to_float(pixels[indices % len(pixels)])),  # noqa: E731
                                  None if labels is None else labels[indices % len(labels)])

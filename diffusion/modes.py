@@ -11,15 +11,17 @@ from ml_collections import ConfigDict
 
 from diffusion import build, pretrained
 from diffusion import config as config_lib
+from diffusion.build import advice
 from diffusion.data.sources import take
 from diffusion.errors import ConfigError, DivergedError
-from diffusion.io import images, plots, run_folder
+from diffusion.io import images, likelihood_plots, plots, run_folder
 from diffusion.io.checkpoint import Checkpoints
 from diffusion.io.files import atomic_write
 from diffusion.io.processes import is_primary
 from diffusion.io.progress import Progress, duration
 from diffusion.io.run_folder import command_line, open_run
 from diffusion.io.writers import MetricsWriter, read_rows
+from diffusion.likelihood.vlb import rate_distortion
 from diffusion.train import loop
 
 
@@ -44,6 +46,8 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
     model = build.model(config)
     generate = build.generate(config, model)
     parts = build.training(config, model)
+    for note in advice.of_training(config):
+        say(note)
     source = None
     if init_from is not None and not run_folder.is_run(workdir):
         source = pretrained.load(init_from)
@@ -88,10 +92,14 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
         rows = read_rows(run.metrics)
         plots.plot_loss(rows, run.path / "loss.png")
         plots.plot_loss_by_noise(rows, run.path / "loss_by_noise.png", parts.log_snr_edges)
+        curve = parts.effective_weight and {k: v.tolist() for k, v in parts.effective_weight().items()}
+        atomic_write(run.path / "effective_weight.json", json.dumps(curve))
+        plots.plot_effective_weight(rows, run.path / "effective_weight.png", parts.log_snr_edges, curve)
     say(f"""
 trained {plan.total:,} steps in {duration(clock.seconds)}; in {run.path}:
   samples/step_{plan.total:08d}.png   the last grid of samples
   loss.png, loss_by_noise.png   the loss curve, and the loss by noise level
+  effective_weight.png   how much each noise level counts in the loss
 Next, draw more of them, or look at README.md there:
   {command_line()} --mode=sample --num_samples=256""")
 
@@ -103,15 +111,15 @@ def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_
     `config` is the model's but for what may be chosen, the sampler. `step`: of a run, the checkpoint; default the
     newest. The weights of a run are the averaged ones.
     """
-    model = build.model(config)
-    generate = build.generate(config, model)
     if source is None:
         open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, read_only=True,
                  defaults=config_lib.base().to_dict())
+    model, read = pretrained.open_model(config, source or workdir, checkpoint=step)
+    generate = build.generate(config, model)
+    for note in advice.of_sampling(config):
+        say(note)
     images.check_samples_folder(out)
-    loaded = pretrained.load(source or workdir, checkpoint=step)
-    pretrained.check_same(config, loaded.config, source or workdir, (*pretrained.NETWORK, "process", "prediction"))
-    params = loaded.params(model.abstract_params)
+    params = read()
     steps = config.sample.steps * -(-num_samples // config.sample.batch_size)
     with Progress(steps, unit="step", images_per_unit=num_samples / steps) as progress:
         batches = map(images.to_uint8, generate(params, seed, 0, num_samples, progress.update))
@@ -126,20 +134,25 @@ def likelihood(config: ConfigDict, workdir: Path, source: str | None = None, *, 
                out: Path, step: int | None) -> None:
     """Bits per dimension of the first `num_examples` images of config.data (None: all), by config.likelihood, into the
     file `out`, JSON, with a plot beside it for the terms of a bound. Other arguments as in `sample`."""
-    model = build.model(config)
+    model, read = pretrained.open_model(config, source or workdir, checkpoint=step)
     evaluator = build.evaluator(config, model, seed)
     images_of = build.training_images(config)
-    loaded = pretrained.load(source or workdir, checkpoint=step)
-    pretrained.check_same(config, loaded.config, source or workdir, (*pretrained.NETWORK, "process", "prediction"))
-    params = loaded.params(model.abstract_params)
+    params = read()
     count = min(num_examples or len(images_of), len(images_of))
 
     with Progress(count, unit="image") as progress:
         found = evaluator(params, lambda indices: take(images_of, indices), count, progress.update)
     found = {**found, "estimator": config.likelihood.to_dict(), "data": config.data.to_dict(), "seed": seed,
              "variance": config.sample.variance, "clip": config.sample.clip}
+    if config.likelihood.estimator == "vlb":
+        prior, vlb, x0_mse = (np.array(found["terms"][name]["mean"], float) for name in ("prior", "vlb", "x0_mse"))
+        rate, distortion = rate_distortion(prior, vlb, x0_mse)
+        times = build.likelihood_chain(config, model)[:, 0]
+        found |= {"times": times.tolist(), "rate": rate.tolist(), "distortion": distortion.tolist()}
     if is_primary():
         atomic_write(out, json.dumps(found, indent=2))
+        if config.likelihood.estimator == "vlb":
+            likelihood_plots.plot_terms(times, vlb, rate, distortion, out.with_suffix(".png"))
     say(f"{found['bits_per_dim']:.4f} +- {found['standard_error']:.4f} bits/dim over {count:,} images of "
         f"{config.data.split} (standard error), by {config.likelihood.estimator}; its terms are in {out}")
 

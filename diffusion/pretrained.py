@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from diffusion import build
 from diffusion import config as config_lib
 from diffusion.errors import ConfigError
 from diffusion.interop import folder, openai, score_sde, unet2d
@@ -78,6 +79,25 @@ def load_other(path: Path, layout: str, settings: str | dict[str, Any]) -> Pretr
     given = parse_settings(settings) if isinstance(settings, str) else settings
     return from_sections(settings_of(given, f"settings of {path.name}"), lambda abstract: params_of(
         abstract, tensors_of(path), str(path), settings=given), str(path))
+
+
+def open_model(config: ConfigDict, source: str | os.PathLike, *,
+               checkpoint: int | None = None) -> tuple[build.Model, Callable[[], Any]]:
+    """The model of `config`, and what reads its parameters from `source` (`load`): with "guide" among them those of
+    config.sample.guidance.guide, if it names a model.
+
+    Raises ConfigError unless `config` is the source's but for what may be chosen, and what `load` raises.
+    """
+    loaded = load(source, checkpoint=checkpoint)
+    check_same(config, loaded.config, source, (*NETWORK, "process", "prediction"))
+    g = config.sample.guidance
+    guide = load(g.guide, checkpoint=g.guide_checkpoint) if g.name == "autoguidance" and g.guide else None
+    model = build.model(config, guide and guide.config)
+
+    def read() -> Any:
+        params = loaded.params(model.abstract_params)
+        return {**params, "guide": guide.params(model.guide.abstract_params)} if guide else params
+    return model, read
 
 
 def parse_settings(text: str) -> dict[str, Any]:

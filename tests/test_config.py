@@ -6,6 +6,7 @@ import pytest
 
 from diffusion import build
 from diffusion import config as config_lib
+from diffusion.build import advice
 from diffusion.errors import ConfigError, DataError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -102,6 +103,10 @@ def test_cifar10_is_the_papers_model():
     (dict(ema__half_life="10M images", ema__warmup_ratio=0.0), ["ema.half_life", "longer than the training"]),
     (dict(process__name="table"), ["process.betas", "numbers in (0, 1)"]),
     (dict(process__zero_terminal_snr=True, prediction="eps"), ["process.zero_terminal_snr", "Lin et al. 2024"]),
+    (dict(process__name="flow", prediction="eps", sample__spacing="uniform"), ["config.prediction", "'flow'", "x0"]),
+    (dict(process__name="flow", prediction="x0_and_eps", sample__spacing="uniform"), ["config.prediction", "'flow'"]),
+    (dict(process__name="flow", prediction="velocity", sample__spacing="uniform", sample__solver="euler_maruyama"),
+     ["sample.solver", "drift is infinite"]),
     (dict(network__up_attention_resolutions=(5,)), ["network.up_attention_resolutions"]),
     (dict(network__head_channels=7), ["network.head_channels", "must divide"]),
     (dict(network__activation="tanh"), ["network.activation", "gelu, mish, relu, swish"]),
@@ -137,6 +142,27 @@ def test_wrong_values(changes, words):
         build.training(config, model)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("of, changes, words", [
+    (advice.of_training, dict(prediction="eps", loss__space="x0", loss__weighting="simple"), ["loss.space", "1 / SNR"]),
+    (advice.of_training, dict(loss__name="vlb"), ["loss.density", "importance"]),
+    (advice.of_training, dict(process__name="learned", loss__name="continuous_vlb"), ["loss.stratified"]),
+    (advice.of_training, dict(process__name="edm", prediction="edm", loss__weighting="edm"), ["log_normal"]),
+    (advice.of_training, dict(process__name="edm", prediction="edm", loss__density="log_normal"), ["weighting=edm"]),
+    (advice.of_training, dict(process__name="flow", data__size=256), ["process.shift", "256 pixels"]),
+    (advice.of_sampling, dict(sample__variance="large", sample__steps=50), ["sample.solver", "FID 32.72"]),
+    (advice.of_sampling, dict(process__zero_terminal_snr=True, sample__spacing="leading"), ["spacing", "trailing"]),
+    (advice.of_sampling, dict(learned_range=True), ["sample.variance", "learned_range"]),
+    (advice.of_sampling, dict(sample__guidance__name="classifier_free", sample__guidance__scale=4.0,
+                              sample__dynamic_threshold=0.995, sample__solver="dpm_solver"), ["unstable"]),
+    (advice.of_sampling, dict(sample__guidance__name="classifier_free", sample__guidance__scale=4.0), ["saturates"]),
+    (advice.of_sampling, dict(sample__solver="adaptive_ode"), ["sample.clip", "kinks"]),
+])
+def test_what_is_poor_is_said_once(of, changes, words):
+    assert of(digits()) == []
+    (note,) = of(digits(**changes))
+    assert note.startswith("note: config.") and all(word in note for word in words), note
 
 
 @pytest.mark.parametrize("arg, words", [

@@ -2,7 +2,7 @@
 
 To add a member to a family, write it in the family's folder and add it to the table here.
 """
-from diffusion.build.likelihood import evaluator
+from diffusion.build.likelihood import evaluator, likelihood_chain
 from diffusion.build.models import PREDICTIONS, Model, model
 from diffusion.build.networks import network
 from diffusion.build.processes import SCHEDULES, betas, process
@@ -10,5 +10,5 @@ from diffusion.build.sampling import SOLVERS, Sampler, generate, grid, sampler, 
 from diffusion.build.training import RESUMABLE_KEYS, Training, training, training_images
 
 __all__ = ["PREDICTIONS", "RESUMABLE_KEYS", "SCHEDULES", "SOLVERS", "Model", "Sampler", "Training", "betas",
-           "evaluator", "generate", "grid", "model", "network", "process", "sampler", "solver", "training",
-           "training_images"]
+           "evaluator", "generate", "grid", "likelihood_chain", "model", "network", "process", "sampler", "solver",
+           "training", "training_images"]

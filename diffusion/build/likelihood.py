@@ -32,6 +32,11 @@ def evaluator(config: ConfigDict, model: Model, seed: int) -> Evaluator:
                           conditional=model.num_classes > 0, transform=transform)
 
 
+def likelihood_chain(config: ConfigDict, model: Model) -> np.ndarray:
+    """The steps [S, 2] of the bound `vlb`: the model's chain, or a respaced one."""
+    return grids.pairs(grids.linspace(model.process.t_max, config.likelihood.steps))
+
+
 def estimator(config: ConfigDict, model: Model) -> Estimator:
     c, discrete = config.likelihood, config.process.name in SCHEDULES
     choose(ESTIMATORS, "likelihood.estimator", c.estimator)
@@ -44,7 +49,7 @@ def estimator(config: ConfigDict, model: Model) -> Estimator:
              f"{config.process.name!r} is in continuous time: use continuous_vlb.")
         need(c.steps <= config.process.steps, "likelihood.steps", c.steps, f"must be at most {config.process.steps}, "
              "the number of the model's times: the chain of all of them, or a respaced one.")
-        return make_vlb(grids.pairs(grids.linspace(model.process.t_max, c.steps)), variance=config.sample.variance)
+        return make_vlb(likelihood_chain(config, model), variance=config.sample.variance)
     if c.estimator == "continuous_vlb":
         need(not discrete, "likelihood.estimator", c.estimator, "integrates over times that this model, of "
              f"{config.process.steps} whole ones, never saw: use vlb.")

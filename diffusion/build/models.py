@@ -1,10 +1,11 @@
 """What training and sampling share: process, network and denoiser."""
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -38,16 +39,18 @@ class Model:
     shape: tuple[int, int, int]       # of an image: H, W, C
     num_classes: int                  # 0: unconditional
     null_label: int | None            # what training had for "no class", if it hid labels
+    guide: "Model | None" = None      # the worse model of autoguidance, with parameters params["guide"]
 
 
-def model(config: ConfigDict) -> Model:
-    """The model that the config describes. Raises ConfigError before anything is compiled."""
+def model(config: ConfigDict, guide: ConfigDict | None = None) -> Model:
+    """The model that the config describes, and the one that may guide it. Raises ConfigError before anything is
+    compiled."""
     c, shape = config, (config.data.size, config.data.size, config.data.channels)
     need(c.data.size >= 1 and c.data.channels >= 1, "data.size", c.data.size, "and data.channels must be positive.")
-    proc = process(c.process, c.prediction)
+    proc = process(c.process)
     both = c.prediction == TWO_HEADS
     choose({*PREDICTIONS, TWO_HEADS}, "prediction", c.prediction)
-    check(c)
+    check(c, proc)
     net = network(c.network, c.data.size, c.data.channels * (1 + both + c.learned_range))
     schedule = learned_schedule(c.process) if c.process.name == "learned" else None
     process_of = (lambda params: schedule.process(params["schedule"])) if schedule else (lambda params: proc)
@@ -70,11 +73,22 @@ def model(config: ConfigDict) -> Model:
                             sharding.of_state(shapes, mesh))
     return Model(mesh=mesh, process=proc, denoiser=denoiser, init=init, abstract_params=abstract, shape=shape,
                  num_classes=c.network.num_classes,
-                 null_label=c.network.num_classes if c.network.label_dropout else None)
+                 null_label=c.network.num_classes if c.network.label_dropout else None,
+                 guide=guide and beside(guide, c, proc))
 
 
-def check(c: ConfigDict) -> None:
+def beside(guide: ConfigDict, config: ConfigDict, proc: processes.Process) -> Model:
+    """The guide's model, with the very process of the model beside it if that is the same."""
+    found = model(guide)
+    return replace(found, process=proc) if guide.process.to_dict() == config.process.to_dict() else found
+
+
+def check(c: ConfigDict, proc: processes.Process) -> None:
     """The rules between process, prediction and network, each with its reason and source."""
+    cause = "process.zero_terminal_snr" if c.process.zero_terminal_snr else f"process.name = {c.process.name!r}"
+    need(c.prediction in ("x0", "v", "velocity") or np.isfinite(float(proc.log_snr(proc.t_max))), "prediction",
+         c.prediction, f"cannot be: with {cause} nothing of the data is left in x at the last time, and the noise says "
+         "nothing of it either. Predict v, velocity or x0 (Lin et al. 2024, Section 3.1).")
     need(c.sigma_data > 0, "sigma_data", c.sigma_data, "must be positive (Karras et al. 2022: 0.5).")
     need(c.prediction not in ("eps", "v", "score", "velocity") or c.data.channels <= c.network.channels, "prediction",
          c.prediction, f"has noise in it, {c.data.channels} numbers for each patch (config.data.channels), which "

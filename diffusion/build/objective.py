@@ -1,13 +1,16 @@
 """The objective of config.loss: what is minimised, at which times, with which weight."""
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion.build.models import PREDICTIONS, Model
 from diffusion.build.processes import SCHEDULES
 from diffusion.build.rules import choose, need
 from diffusion.core import losses, time_densities, weightings
+from diffusion.core.parameterization import EPS
 from diffusion.core.uncertainty import Uncertainty
 
 # Of the squared error in eps; None is 1 on the error in config.loss.space.
@@ -38,8 +41,16 @@ CONTINUOUS_DENSITIES = {
 LOSSES = {"denoising", "vlb", "hybrid", "continuous_vlb"}
 
 
-def objective(config: ConfigDict, model: Model) -> tuple[losses.Loss, time_densities.TimeDensity, Callable]:
-    """(loss, density of the times, weight) of config.loss. Raises ConfigError for what cannot or should not be."""
+class Objective(NamedTuple):
+    """What is minimised."""
+    loss: losses.Loss
+    density: time_densities.TimeDensity
+    # w(lambda) p(lambda) as `losses.effective_weight` gives it; None where a part of it is learned.
+    effective_weight: Callable[[], dict[str, np.ndarray]] | None
+
+
+def objective(config: ConfigDict, model: Model) -> Objective:
+    """The objective of config.loss. Raises ConfigError for what cannot or should not be."""
     c = config.loss
     check(config)
     discrete = config.process.name in SCHEDULES
@@ -47,13 +58,17 @@ def objective(config: ConfigDict, model: Model) -> tuple[losses.Loss, time_densi
                else CONTINUOUS_DENSITIES[c.density](c))
     space = choose(PREDICTIONS, "loss.space", c.space)(config)
     weight = weightings.in_space(WEIGHTINGS[c.weighting](config), space, per_log_snr=c.weighting in PER_LOG_SNR)
-    if c.name == "vlb":
-        return losses.make_vlb_loss(c.variance), density, weight
-    if c.name == "hybrid":
-        return losses.make_hybrid_loss(c.variance, weight, space, c.hybrid_scale), density, weight
-    if c.name == "continuous_vlb":
-        return losses.make_continuous_vlb_loss(learned=config.process.name == "learned"), density, weight
-    return losses.make_denoising_loss(weight, space, Uncertainty() if c.uncertainty else None), density, weight
+    if c.name == "denoising":
+        loss = losses.make_denoising_loss(weight, space, Uncertainty() if c.uncertainty else None)
+    elif c.name == "hybrid":
+        loss = losses.make_hybrid_loss(c.variance, weight, space, c.hybrid_scale)
+    else:
+        weight, space = losses.bound_weight, EPS
+        loss = (losses.make_vlb_loss(c.variance) if c.name == "vlb"
+                else losses.make_continuous_vlb_loss(learned=config.process.name == "learned"))
+    learned = c.uncertainty or config.process.name == "learned"
+    return Objective(loss, density, None if learned else partial(
+        losses.effective_weight, weight, density, model.process, density.init(), space=space))
 
 
 def check(config: ConfigDict) -> None:

@@ -53,12 +53,9 @@ def betas(c: ConfigDict) -> np.ndarray:
     return SCHEDULES[c.name](c)
 
 
-def process(c: ConfigDict, prediction: str) -> processes.Process:
-    """The process; `prediction` is config.prediction, which not every process allows."""
+def process(c: ConfigDict) -> processes.Process:
+    """The process. Which predictions it allows is the model's to say."""
     choose(SCHEDULES | PROCESSES, "process.name", c.name)
-    need(not (c.zero_terminal_snr and prediction == "eps"), "process.zero_terminal_snr", c.zero_terminal_snr,
-         "at t = T nothing of the data is left in x, so that it cannot be found from x and eps: predict v or x0 (Lin "
-         "et al. 2024, Section 3.1).")
     if c.name in PROCESSES:
         need(not c.zero_terminal_snr, "process.zero_terminal_snr", True, "rescales a table of betas (Lin et al. 2024), "
              f"which process.name = {c.name!r} has not.")

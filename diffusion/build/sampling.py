@@ -5,8 +5,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion import guidance
-from diffusion.build.models import PREDICTIONS, Model, check_times
+from diffusion.build.guidance import guide
+from diffusion.build.models import Model, check_times
 from diffusion.build.rules import choose, need
 from diffusion.core import grids, parameterization, processes
 from diffusion.generate import Generate, Sampler, make_generate, make_sampler
@@ -69,12 +69,6 @@ FLOAT_SPACINGS = {
 }
 NO_NOISE_LEVEL = ("log_snr", "karras")  # at a time where nothing of the data is left
 VARIANCES = {"large", "small", "learned_range"}
-GUIDANCE = {
-    "none": None,
-    "classifier_free": lambda c, scale: guidance.linear(scale),
-    "cfg++": lambda c, scale: guidance.plus_plus(scale),
-    "apg": lambda c, scale: guidance.projected(scale, parallel=c.parallel, norm_threshold=c.norm_threshold),
-}
 
 
 def solver(c: ConfigDict) -> Solver:
@@ -108,40 +102,6 @@ def solver(c: ConfigDict) -> Solver:
                               annealed=c.corrector == "annealed_langevin")
 
 
-def guide(config: ConfigDict, model: Model) -> Callable[[parameterization.Diffusion, dict], parameterization.Diffusion]:
-    """(diffusion, given) -> diffusion with the guidance of config.sample.guidance; given["scale"] may replace its
-    scale."""
-    c = config.sample.guidance
-    rule = choose(GUIDANCE, "sample.guidance.name", c.name)
-    if rule is None:
-        return lambda diffusion, given: diffusion
-    null = model.null_label if c.null_label < 0 else c.null_label
-    need(model.num_classes > 0, "sample.guidance.name", c.name, "guides towards a label, and the model has "
-         "none: network.num_classes = 0.")
-    need(null is not None and null <= model.num_classes, "sample.guidance.name", c.name, "needs a model that was "
-         "trained without labels too: network.label_dropout (Ho & Salimans 2022: 0.1), or sample.guidance.null_label, "
-         "the label that a pretrained one has for no class.")
-    need(c.interval_low < c.interval_high, "sample.guidance.interval_low", c.interval_low, "must be below "
-         f"interval_high = {c.interval_high!r}: noise levels between which guidance is on (Kynkaanniemi et al. 2024).")
-    need(0 <= c.rescale <= 1, "sample.guidance.rescale", c.rescale, "is a share in [0, 1] (Lin et al. 2024: 0.7).")
-    s = config.sample
-    need(c.name != "cfg++" or s.solver == "ddim", "sample.guidance.name", c.name, "is a rule for DDIM's step (Chung et "
-         "al. 2024, Algorithm 2): use sample.solver=ddim.")
-    need(c.name != "cfg++" or not (s.rederive_eps and (s.clip or s.dynamic_threshold) or c.rescale),
-         "sample.guidance.name", c.name, "keeps an eps that is not that of its x_0, which rederive_eps and rescale "
-         "would undo: set sample.rederive_eps=False and rescale=0.")
-    everywhere = (c.interval_low, c.interval_high) == (0.0, float("inf"))
-    space = PREDICTIONS.get(config.prediction, PREDICTIONS["eps"])(config)
-
-    def with_guidance(diffusion, given):
-        one = rule(c, given.get("scale", c.scale))
-        if c.rescale:
-            one = guidance.rescaled(one, c.rescale, space)
-        return guidance.guided(diffusion, guidance.label_pair(diffusion, null), one,
-                               interval=None if everywhere else (c.interval_low, c.interval_high))
-    return with_guidance
-
-
 def sampler(config: ConfigDict, model: Model, outer: Callable | None = None, wrap: Callable | None = None) -> Sampler:
     """The sampler of config.sample but for its time grid.
 
@@ -157,19 +117,25 @@ def sampler(config: ConfigDict, model: Model, outer: Callable | None = None, wra
          "is a quantile in (0, 1), or 0 for none (Saharia et al. 2022: 0.995).")
     need(c.threshold_max >= 1, "sample.threshold_max", c.threshold_max, "must be 1 or more.")
     need(c.preview >= 1, "sample.preview", c.preview, "must be positive.")
-    inner = solver(c)
-    outer = outer or guide(config, model)
+    one_step, guided = solver(c), None if outer else guide(config, model)
+
+    def clipped(diffusion):
+        if c.dynamic_threshold:
+            return parameterization.dynamic_threshold(diffusion, c.dynamic_threshold, c.threshold_max,
+                                                      rederive_eps=c.rederive_eps)
+        return parameterization.clip_x0(diffusion, c.clip_range, rederive_eps=c.rederive_eps) if c.clip else diffusion
 
     def chain(params, given):
-        diffusion = outer(model.denoiser(params), given)
-        if c.dynamic_threshold:
-            diffusion = parameterization.dynamic_threshold(diffusion, c.dynamic_threshold, c.threshold_max,
-                                                           rederive_eps=c.rederive_eps)
-        elif c.clip:
-            diffusion = parameterization.clip_x0(diffusion, c.clip_range, rederive_eps=c.rederive_eps)
+        inner, diffusion = one_step, model.denoiser(params)
+        if guided and guided.momentum:
+            inner = guided.solver(inner, params, given, clipped)
+        elif guided:
+            diffusion = clipped(guided.diffusion(diffusion, params, given))
+        else:
+            diffusion = clipped(outer(diffusion, given) if outer else diffusion)
         return wrap(inner, given) if wrap else inner, diffusion
 
-    return make_sampler(chain, model.shape, model.mesh, (wrap(inner, {}) if wrap else inner).evaluations)
+    return make_sampler(chain, model.shape, model.mesh, (wrap(one_step, {}) if wrap else one_step).evaluations)
 
 
 def grid(c: ConfigDict, proc: processes.Process) -> np.ndarray:
@@ -218,6 +184,9 @@ def float_grid(c: ConfigDict, proc: processes.Process, discrete: bool) -> np.nda
     times = FLOAT_SPACINGS[c.spacing](c, proc, c.steps, t_min)
     need(len(times) == c.steps and np.all(np.diff(times) < 0) and times[-1] > 0, "sample.given", c.given,
          f"must be sample.steps = {c.steps} falling times or noise levels of the process above 0.")
+    need(not (all_noise and c.solver == "euler_maruyama" and times[0] >= proc.t_max), "sample.solver", c.solver,
+         f"starts at t = {proc.t_max:g}, where nothing of the data is left and the reverse SDE's drift is infinite: "
+         "use ancestral, or ddim with eta, or sample.spacing=times from a little below.")
     return grids.pairs(times)
 
 

@@ -42,6 +42,7 @@ class Training:
     data: Any                         # Grain iterator over this process's rows
     dataset: dict | None              # arrays on the device, if the data lives there
     log_snr_edges: np.ndarray         # [LOG_SNR_BINS + 1]
+    effective_weight: Callable | None  # as in Objective
     keep_checkpoints: int
 
 
@@ -50,7 +51,7 @@ def training(config: ConfigDict, model: Model) -> Training:
     c, o = config, config.optimizer
     need(c.seed >= 0, "seed", c.seed, "must not be negative.")
     check_times(c)
-    loss, density, weight = objective(c, model)
+    loss, density, effective_weight = objective(c, model)
     check_batch(c.train)
     source = training_images(c)
     need(c.network.num_classes in (0, source.num_classes), "network.num_classes", c.network.num_classes,
@@ -97,7 +98,7 @@ def training(config: ConfigDict, model: Model) -> Training:
         data, dataset = pipeline.batches(source, workers=c.data.workers, **shards), None
     return Training(
         plan=plan, create_state=create, abstract_state=abstract, data=data, dataset=dataset, log_snr_edges=edges,
-        keep_checkpoints=c.train.keep_checkpoints,
+        effective_weight=effective_weight, keep_checkpoints=c.train.keep_checkpoints,
         train_step=step.compile_train_step(train_step, mesh=model.mesh, steps=plan.steps_per_dispatch,
                                            state_shardings=jax.tree.map(lambda x: x.sharding, abstract)))
 

@@ -11,7 +11,7 @@ import numpy as np
 from diffusion.core import numerics, variational
 from diffusion.core.parameterization import EPS, Diffusion, Parameterization, Prediction
 from diffusion.core.processes import Process
-from diffusion.core.time_densities import TimeDensity, Times, clean_end
+from diffusion.core.time_densities import TimeDensity, Times
 from diffusion.core.weightings import Weight
 from diffusion.typing import Array, Cond, Image, Keys, Params
 
@@ -114,21 +114,11 @@ def _answering(diffusion: Diffusion, prediction: Prediction) -> Diffusion:
     return diffusion._replace(denoise=lambda x_t, t, cond: prediction)
 
 
-def reconstruction_term(process: Process, x0: Image, keys: Keys) -> Array:
-    """-log p(x_0 | x_t) at the clean end of the times, in bits per dimension, [B]: N(x_t / alpha, (sigma / alpha)^2)
-    on the levels of a byte, by one draw of x_t."""
-    t = clean_end(process)
-    level = process.noise_level(t)
-    mean = x0 + level * numerics.normal(keys, x0.shape[1:], x0.dtype)
-    log_likelihood = variational.discretized_gaussian_log_likelihood(x0, mean, jnp.log(level))
-    return -numerics.mean_flat(log_likelihood) * NATS
-
-
 def make_continuous_vlb_loss(*, learned: bool = False) -> Loss:
     """The variational bound in continuous time, in bits per dimension: Kingma et al. (2021), VDM, Eqs. 3, 11 and 17.
 
-    E_t[-lambda'(t)/(2 p(t)) ||eps - eps_hat||^2] + KL(q(x_1 | x_0) || N(0, prior_std^2)) - E[log p(x_0 | x_{t_min})],
-    the last with x_0's byte as in Ho et al. (2020), Eq. 13. It asks for a process that ends at finite log-SNRs.
+    E_t[-lambda'(t)/(2 p(t)) ||eps - eps_hat||^2] + KL(q(x_1 | x_0) || N(0, prior_std^2)) - E[log p(x_0 | x_{t_min})].
+    It asks for a process that ends at finite log-SNRs.
 
     learned: the process is a LearnedProcess. Its ends, if they are parameters, follow the bound, on which the interior
     has no bearing; the interior follows the variance of its estimate (VDM, Appendix I.2): with gamma = -lambda held
@@ -140,8 +130,9 @@ def make_continuous_vlb_loss(*, learned: bool = False) -> Loss:
         eps, _, prediction = draw(diffusion, x0, cond, t, numerics.fold_in(keys, 0))
         error = numerics.mean_flat((eps - prediction.eps) ** 2)
         diffusion_term = -process.rates(t)[1] / (2 * times.p) * error * NATS
-        term = diffusion_term + variational.prior_term(process, x0) + reconstruction_term(
-            process, x0, numerics.fold_in(keys, 1))
+        plain = numerics.normal(numerics.fold_in(keys, 1), x0.shape[1:], x0.dtype)
+        term = (diffusion_term + variational.prior_term(process, x0)
+                + variational.reconstruction_term(process, x0, plain))
         per_example = times.importance * term
         if learned:
             surrogate = -jax.lax.stop_gradient(diffusion_term**2) * process.log_density(t)
@@ -154,10 +145,13 @@ def effective_weight(weight: Weight, density: TimeDensity, process: Process, sta
                      space: Parameterization = EPS, points: int = 1000) -> dict[str, np.ndarray]:
     """w(lambda) p(lambda), what an objective trains for (Kingma & Gao 2023), as a curve over ascending log-SNR.
 
-    {"log_snr": [points], "effective_weight": [points]} for the squared error in eps; `weight` is of that in `space`.
+    {"log_snr": [N], "effective_weight": [N]} for the squared error in eps, where both are finite, N <= points; `weight`
+    is of that in `space`.
     """
     times = density.draw((jnp.arange(points) + 0.5) / points, process, state)
     log_snr = process.log_snr(times.t)
     effective = weight(process, times) * space.error_ratio(process, times.t) ** 2 * times.log_snr_density(process)
-    order = np.unique(np.asarray(log_snr), return_index=True)[1]
-    return {"log_snr": np.asarray(log_snr)[order], "effective_weight": np.asarray(effective)[order]}
+    log_snr, effective = np.asarray(log_snr), np.asarray(effective)
+    order = np.unique(log_snr, return_index=True)[1]
+    order = order[np.isfinite(log_snr[order]) & np.isfinite(effective[order])]
+    return {"log_snr": log_snr[order], "effective_weight": effective[order]}

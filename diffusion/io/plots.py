@@ -13,7 +13,7 @@ from diffusion.io.files import atomic_write
 
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3,
           "grid.linewidth": 0.6, "axes.titlesize": 11}
-_BLUE = "#1f5fa8"
+BLUE = "#1f5fa8"
 _LOG_SNR = r"log-SNR, $\log(\alpha^2/\sigma^2)$:  noise $\leftarrow$ $\rightarrow$ data"
 _LOG_FROM = 8.0  # a ratio of largest to smallest from which an axis is logarithmic
 _PERIODS = (("first tenth", 0.0, 0.1), ("middle tenth", 0.45, 0.55), ("last tenth", 0.9, 1.0))
@@ -33,11 +33,11 @@ def plot_loss(rows: Sequence[dict], path: str | os.PathLike, title: str | None =
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(path, title, "loss")
         many = len(loss) >= 20
-        axes.plot(images, loss, color=_BLUE, alpha=0.3 if many else 1, linewidth=1, marker=None if many else "o",
+        axes.plot(images, loss, color=BLUE, alpha=0.3 if many else 1, linewidth=1, marker=None if many else "o",
                   markersize=3, label="each row of the log")
         if many:
             half = max(1, len(loss) // 40)
-            axes.plot(images, _running_mean(loss, half), color=_BLUE, linewidth=1.8,
+            axes.plot(images, _running_mean(loss, half), color=BLUE, linewidth=1.8,
                       label=f"mean of {2 * half + 1} rows")
             axes.legend(frameon=False)
         scale_y(axes, loss)
@@ -103,10 +103,10 @@ def plot_effective_weight(rows: Sequence[dict], path: str | os.PathLike, log_snr
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(path, title, "effective weight")
         if np.isfinite(measured).any():
-            axes.stairs(measured, edges, baseline=0, fill=True, color=_BLUE, alpha=0.3,
+            axes.stairs(measured, edges, baseline=0, fill=True, color=BLUE, alpha=0.3,
                         label="of the times drawn, last tenth of the run")
         for log_snr, weight in curves:
-            axes.plot(log_snr, weight, color=_BLUE, linewidth=2, label="formula")
+            axes.plot(log_snr, weight, color=BLUE, linewidth=2, label="formula")
         # Weights fall by many powers of ten where they do not matter: a linear axis shows what does.
         axes.set_ylim(0, 1.1 * shown.max())
         axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))

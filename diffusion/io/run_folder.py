@@ -211,7 +211,8 @@ Made by
 - `tensorboard/`: the same for `tensorboard --logdir=.`.
 - `samples/`: a grid of samples for each time they were drawn, from the averaged weights.
 - `checkpoints/STEP/`: state, place in the data and clock; `sha256sum -c SHA256SUMS` in one of them checks its files.
-- `loss.png`, `loss_by_noise.png`: the curves, drawn at the end.
+- `loss.png`, `loss_by_noise.png`: the curves, drawn at the end. `effective_weight.png`, `.json`: how much the squared
+  error in eps counts at each noise level, w(lambda) p(lambda) (Kingma & Gao 2023).
 
 Resume, after a crash or with a longer duration: run the same command again from the same folder.
 

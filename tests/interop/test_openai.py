@@ -49,7 +49,7 @@ def test_the_sections_can_be_built(case):
     config = config_lib.from_dict(read(case)[1], "flags")
     network = build.network(config.network, config.data.size, 3 * (1 + config.learned_range))
     assert network == others.network_of(read(case)[1])
-    build.grid(config.sample, build.process(config.process, config.prediction))
+    build.grid(config.sample, build.process(config.process))
 
 
 @pytest.mark.parametrize("case", others.PUBLISHED)
@@ -63,7 +63,7 @@ def test_the_published_models_have_their_numbers_of_parameters(golden, case):
 def test_schedule_times_and_chain_are_those_of_the_original(golden, case, monkeypatch):
     flags = others.CHAINS[case] | dict(image_size=32, rescale_timesteps=False)
     config = config_lib.from_dict(openai.read_settings(flags, "flags", codebase=IMPROVED), "flags")
-    process = build.process(config.process, config.prediction)
+    process = build.process(config.process)
     steps = build.grid(config.sample, process)
     np.testing.assert_array_equal(steps[::-1, 0] - 1, golden[1][f"times {case}"])
 
@@ -226,5 +226,5 @@ def test_the_network_is_told_rescaled_times_where_the_codebase_does(codebase, sc
     """t 1000/T in `_scale_timesteps`, with the default of each codebase; their cifar10 models have T = 4000."""
     sections = openai.read_settings(dict(image_size=64, diffusion_steps=4000), "flags", codebase=codebase)
     config = config_lib.from_dict(sections, "flags")
-    process = build.process(config.process, config.prediction)
+    process = build.process(config.process)
     np.testing.assert_allclose(process.label(np.array([1, 2, 4000])), np.array([0, 1, 3999]) * scale)

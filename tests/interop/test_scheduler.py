@@ -74,8 +74,8 @@ def test_a_setting_that_we_lack_is_named(change, message):
 
 def test_zero_terminal_snr_with_eps_teaches():
     c = config_of(scheduler.read_settings(PUBLISHED | dict(rescale_betas_zero_snr=True), "s"))
-    with pytest.raises(ConfigError, match="predict v or x0 .Lin et al. 2024"):
-        build.process(c.process, c.prediction)
+    with pytest.raises(ConfigError, match="zero_terminal_snr.*Predict v, velocity or x0 .Lin et al. 2024"):
+        build.model(c)
 
 
 def test_a_schedule_that_diffusers_cannot_name_becomes_a_table():

@@ -56,7 +56,7 @@ def test_the_sections_can_be_built(case):
     sections, _ = read(case)
     config = config_lib.from_dict(sections, "settings")
     assert build.network(config.network, config.data.size, config.data.channels) == others.network_of(sections)
-    build.grid(config.sample, build.process(config.process, config.prediction))
+    build.grid(config.sample, build.process(config.process))
 
 
 def test_norms_as_flax_0_3_wrote_them_are_read(golden):
@@ -80,7 +80,7 @@ def test_attention_that_they_have_not_passes_on_what_it_gets(golden):
 def test_defaults_are_those_of_cifar10():
     sections = score_sde.read_settings({}, "settings")
     assert others.network_of(sections).clone(dropout=0.0) == type(others.network_of(sections))()  # the paper's network
-    process = build.process(config_lib.from_dict(sections, "").process, "eps")
+    process = build.process(config_lib.from_dict(sections, "").process)
     np.testing.assert_allclose(process.betas, np.linspace(1e-4, 0.02, 1000), rtol=1e-12)
     sample = sections["sample"]
     assert (sections["prediction"], sample["variance"], sample["clip"]) == ("eps", "large", False)

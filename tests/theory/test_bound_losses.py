@@ -9,7 +9,7 @@ import pytest
 from diffusion.core import continuous, losses, schedules, variational, weightings
 from diffusion.core import time_densities as td
 from diffusion.core.learned_schedule import LearnedSchedule
-from diffusion.core.numerics import expand
+from diffusion.core.numerics import expand, normal
 from diffusion.core.parameterization import EPS, Diffusion, Prediction
 from diffusion.core.processes import DiscreteProcess
 
@@ -136,7 +136,7 @@ def test_the_continuous_bound_of_a_gaussian(x64, data, process, density):
     @jax.jit
     def evaluate(keys, x0):
         u = td.stratified(jax.random.key(1), jnp.arange(BATCH), BATCH)
-        plain = losses.reconstruction_term(process, x0, jax.vmap(jax.random.fold_in, (0, None))(keys, 9))
+        plain = variational.reconstruction_term(process, x0, jax.random.normal(jax.random.key(9), x0.shape))
         return loss({}, exact(process), x0, None, density.draw(u, process), keys)[0], plain
 
     per_example, reconstruction = evaluate(keys, x0)
@@ -163,7 +163,8 @@ def test_the_diffusion_term_is_the_likelihood_weighting(x64, data):
     process, fold = continuous.VP(), jax.vmap(jax.random.fold_in, (0, None))
     times = td.LogNormal().draw(td.independent(keys), process)
     bound, aux = losses.make_continuous_vlb_loss()({}, exact(process, scale=0.8), x0, None, times, keys)
-    rest = variational.prior_term(process, x0) + losses.reconstruction_term(process, x0, fold(keys, 1))
+    rest = variational.prior_term(process, x0) + variational.reconstruction_term(
+        process, x0, normal(fold(keys, 1), x0.shape[1:], x0.dtype))
     weight = weightings.in_space(weightings.likelihood, EPS, per_log_snr=True)
     weighted, told = losses.make_denoising_loss(weight)({}, exact(process, scale=0.8), x0, None, times, fold(keys, 0))
     np.testing.assert_allclose(bound - rest, weighted / (2 * np.log(2)), rtol=1e-6)
