@@ -7,7 +7,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).parent.parent
-TINY = ["--config=configs/digits.py", "--config.network.channels=8", "--config.network.multipliers=(1,)",
+TINY = ["--config.network.channels=8", "--config.network.multipliers=(1,)",
         "--config.network.attention_resolutions=()", "--config.network.groups=4", "--config.process.steps=20",
         "--config.sample.steps=5", "--config.sample.batch_size=8", "--config.sample.preview=8",
         "--config.train.batch_size=16", "--config.train.duration=30 steps", "--config.train.log_every=10 steps",
@@ -16,8 +16,8 @@ TINY = ["--config=configs/digits.py", "--config.network.channels=8", "--config.n
 TIMES = ("images_per_second", "seconds")  # what may differ between two equal runs
 
 
-def command(*flags: str) -> list[str]:
-    return [sys.executable, "-m", "diffusion.main", *TINY, *flags]
+def command(*flags: str, config: str = "digits") -> list[str]:
+    return [sys.executable, "-m", "diffusion.main", f"--config=configs/{config}.py", *TINY, *flags]
 
 
 def environment(devices: int = 1) -> dict[str, str]:
@@ -35,9 +35,9 @@ def execute(arguments: list[str], devices: int = 1, check: bool = True) -> subpr
     return done
 
 
-def run(*flags: str, **kwargs) -> subprocess.CompletedProcess:
+def run(*flags: str, config: str = "digits", **kwargs) -> subprocess.CompletedProcess:
     """`execute` of the tiny model."""
-    return execute(command(*flags), **kwargs)
+    return execute(command(*flags, config=config), **kwargs)
 
 
 def rows(workdir: pathlib.Path) -> list[dict]:

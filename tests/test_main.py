@@ -25,8 +25,10 @@ def test_a_run_folder_explains_itself(trained):
     assert json.loads((workdir / "config.json").read_text())["network"]["channels"] == 8
     environment = json.loads((workdir / "environment.json").read_text())
     assert "jax" in json.dumps(environment) and "git" in json.dumps(environment)
-    for name in ("README.md", "loss.png", "loss_by_noise.png", "samples/step_00000030.png"):
+    for name in ("README.md", "loss.png", "loss_by_noise.png", "effective_weight.png", "samples/step_00000030.png"):
         assert (workdir / name).stat().st_size > 100, name
+    curve = json.loads((workdir / "effective_weight.json").read_text())
+    assert len(curve["log_snr"]) == len(curve["effective_weight"]) == 20  # the times of the chain
     assert list((workdir / "tensorboard").glob("events*"))
     assert "first step after" in done.stdout + done.stderr
     assert "--mode=sample" in done.stdout and "loss.png" in done.stdout  # where things are, and what to try next
@@ -174,6 +176,8 @@ def test_likelihood_of_held_out_images(trained):
     assert found["examples"] == 20 and 0 < found["bits_per_dim"] < 60 and found["standard_error"] > 0
     total = found["terms"]["prior"]["mean"] + sum(found["terms"]["vlb"]["mean"])
     assert abs(total - found["bits_per_dim"]) < 1e-3 * total  # a sum in float32, and one of means
+    assert len(found["rate"]) == len(found["distortion"]) == 21 and found["distortion"][-1] == 0
+    assert found["rate"][-1] == pytest.approx(total) and Image.open(workdir / "bits.png").size[0] > 1000
 
 
 def test_samplers_are_compared_from_the_same_noise(trained, tmp_path):
@@ -188,28 +192,32 @@ def test_samplers_are_compared_from_the_same_noise(trained, tmp_path):
     assert Image.open(out / "quality.png").size[0] > 1000 and (out / "unipc_2_steps.png").exists()
 
 
-FAMILIES = {
-    "edm": ["--config.process.name=edm", "--config.prediction=edm", "--config.loss.space=edm",
-            "--config.loss.density=log_normal", "--config.sample.solver=heun", "--config.sample.spacing=karras"],
-    "flow": ["--config.process.name=flow", "--config.prediction=velocity", "--config.loss.space=velocity",
-             "--config.loss.density=logit_normal", "--config.loss.density_mean=0.0", "--config.sample.solver=euler",
-             "--config.sample.spacing=uniform"],
-    "hybrid": ["--config.process.name=cosine", "--config.prediction=eps", "--config.learned_range",
-               "--config.loss.name=hybrid", "--config.loss.density=importance",
-               "--config.sample.variance=learned_range"],
-    "learned schedule": ["--config.process.name=learned", "--config.process.log_snr_min=-5.0",
-                         "--config.process.log_snr_max=13.3", "--config.process.hidden=32", "--config.prediction=eps",
-                         "--config.loss.name=continuous_vlb", "--config.loss.stratified",
-                         "--config.sample.spacing=uniform"],
-    "guided": ["--config.network.num_classes=10", "--config.network.label_dropout=0.2",
-               "--config.sample.guidance.name=classifier_free", "--config.sample.guidance.scale=2.0"],
-}
+# What TINY asks for in a chain's whole times.
+CONTINUOUS = ("edm", "flow", "vdm", "score_sde")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_trains_and_samples(family, tmp_path):
-    workdir = tmp_path / "run"
-    program.run(f"--workdir={workdir}", "--config.loss.weighting=simple", *FAMILIES[family])
-    rows = program.rows(workdir)
+@pytest.mark.parametrize("family", [*CONTINUOUS, "iddpm", "guided"])
+def test_a_family_trains_samples_and_knows_its_likelihood(family, tmp_path):
+    run = lambda *flags: program.run(f"--workdir={tmp_path / 'run'}", *flags, config=f"digits_{family}")  # noqa: E731
+    run()
+    rows = program.rows(tmp_path / "run")
     assert len(rows) == 3 and all(np.isfinite(row["loss"]) for row in rows)
-    assert (workdir / "samples/step_00000030.png").stat().st_size > 100
+    assert (tmp_path / "run/samples/step_00000030.png").stat().st_size > 100
+    assert (tmp_path / "run/effective_weight.png").stat().st_size > 100
+    run("--mode=likelihood", "--num_examples=4", "--config.likelihood.steps=5", f"--out={tmp_path / 'bits.json'}")
+    found = json.loads((tmp_path / "bits.json").read_text())
+    assert np.isfinite(found["bits_per_dim"]) and found["standard_error"] > 0
+    assert (tmp_path / "bits.png").exists() == (family not in CONTINUOUS)
+
+
+def test_a_guide_is_named_by_its_run(trained, tmp_path):
+    """Its early self is a worse model."""
+    flags = [f"--workdir={trained[0]}", "--mode=sample", "--num_samples=4", "--config.sample.solver=ddim"]
+    guide = ["--config.sample.guidance.name=autoguidance", f"--config.sample.guidance.guide={trained[0]}",
+             "--config.sample.guidance.guide_checkpoint=10"]
+    images = {}
+    for name, more in {"plain": [], "one": [*guide, "--config.sample.guidance.scale=1.0"],
+                       "two": [*guide, "--config.sample.guidance.scale=3.0"]}.items():
+        program.run(*flags, *more, f"--out={tmp_path / name}")
+        images[name] = np.load(tmp_path / name / "samples.npz")["arr_0"].astype(int)
+    assert np.abs(images["plain"] - images["one"]).max() <= 1 < np.abs(images["plain"] - images["two"]).max()
