@@ -153,7 +153,8 @@ def likelihood(config: ConfigDict, workdir: Path, source: str | None = None, *, 
         atomic_write(out, json.dumps(found, indent=2))
         if config.likelihood.estimator == "vlb":
             likelihood_plots.plot_terms(times, vlb, rate, distortion, out.with_suffix(".png"))
-    say(f"{found['bits_per_dim']:.4f} +- {found['standard_error']:.4f} bits/dim over {count:,} images of "
+    error = "?" if count == 1 else f"{found['standard_error']:.4f}"
+    say(f"{found['bits_per_dim']:.4f} +- {error} bits/dim over {count:,} images of "
         f"{config.data.split} (standard error), by {config.likelihood.estimator}; its terms are in {out}")
 
 

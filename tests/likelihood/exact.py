@@ -32,7 +32,7 @@ def log_density(law, x):
 def bits(law, x0):
     """-log2 P(x_0) per dimension, [B]."""
     index = np.round((np.asarray(x0, float) + 1) / 2 * 255).astype(int)
-    return -np.log2(level_probabilities(law))[index].reshape(len(x0), -1).mean(1)
+    return -np.log2(level_probabilities(law)[index]).reshape(len(x0), -1).mean(1)
 
 
 def entropy(law):

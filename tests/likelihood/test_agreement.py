@@ -1,0 +1,43 @@
+"""Every estimator on one law of known bits per dimension, with the exact denoiser: all give the same number."""
+import jax
+import numpy as np
+import pytest
+from likelihood import exact
+
+from diffusion.core import grids, schedules
+from diffusion.core.continuous import VP
+from diffusion.core.processes import DiscreteProcess
+from diffusion.likelihood.continuous import make_continuous_vlb
+from diffusion.likelihood.dequantisation import dequantized, truncated_normal, uniform
+from diffusion.likelihood.ode import make_adaptive, make_fixed
+from diffusion.likelihood.vlb import make_vlb
+
+CHAIN = DiscreteProcess(betas=schedules.linear(1000))
+SDE = VP(t_min=1e-4)
+FINE = make_fixed(64, uniform="log_snr")
+# name: (process, estimator, what may be left above the exact value, and why)
+ESTIMATORS = {
+    "L_vlb, 1000 steps, large variance": (CHAIN, make_vlb(grids.pairs(np.arange(1000, 0, -1)), variance="large"),
+                                          0.006),  # the chain's steps are not of zero length
+    "continuous bound": (SDE, make_continuous_vlb(64), 0.02),  # its decoder takes all levels for equally likely
+    "ODE, uniform": (SDE, dequantized(FINE, uniform), 0.002),  # the density is not quite flat in a cell
+    "ODE, uniform, 4 samples": (SDE, dequantized(FINE, uniform, samples=4), 0.002),
+    "ODE, truncated normal": (SDE, dequantized(FINE, truncated_normal), 0.05),  # narrower than the density in the cell
+    "ODE, gaussian probes": (SDE, dequantized(make_fixed(64, uniform="log_snr", probes="gaussian"), uniform), 0.002),
+    "ODE, exact trace": (SDE, dequantized(make_fixed(64, uniform="log_snr", probes="exact"), uniform), 0.002),
+    "ODE, adaptive": (SDE, dequantized(make_adaptive(rtol=1e-5, atol=1e-5), uniform), 0.002),
+}
+
+
+@pytest.mark.parametrize("law", [exact.GAUSSIAN, exact.MIXTURE], ids=["gaussian", "mixture"])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_all_agree_with_the_known_bits(x64, name, law):
+    """Against each example's own exact value, so that the data's spread does not hide a difference."""
+    process, estimator, above = ESTIMATORS[name]
+    x0 = exact.draw(law, (1000, 1, 2, 1))
+    keys = jax.random.split(jax.random.key(0), len(x0))
+    found = jax.jit(lambda keys, x0: estimator(keys, exact.diffusion(process, law), x0))(keys, x0)
+    gap = np.asarray(found.bits_per_dim) - exact.bits(law, x0)
+    error = gap.std(ddof=1) / len(gap) ** 0.5
+    print(f"{name}: {gap.mean():.5f} +- {error:.5f}")
+    assert -4 * error - 1e-4 < gap.mean() < 4 * error + above
