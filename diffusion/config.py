@@ -30,16 +30,19 @@ def base() -> ConfigDict:
 
     c.process = p = ConfigDict()
     p.name = "linear"                  # tables of beta_1 .. beta_T: linear (Ho et al. 2020), cosine (Nichol & Dhariwal
-                                       # 2021), scaled_linear, sigmoid, table (process.betas)
+                                       # 2021), scaled_linear (also called quadratic), sigmoid, constant, jsd, warmup,
+                                       # table (process.betas), table_of (a process in continuous time)
                                        # continuous time: vp, sub_vp, ve (Song et al. 2021), edm (Karras et al. 2022),
                                        # flow (Lipman et al. 2023), shifted_cosine (Hoogeboom et al. 2023), laplace
                                        # (Hang et al. 2024), learned (Kingma et al. 2021)
     p.steps = 1000                     # tables: T
-    p.beta_start = 1e-4                # linear, scaled_linear, sigmoid: beta_1
-    p.beta_end = 0.02                  # linear, scaled_linear, sigmoid: beta_T
+    p.beta_start = 1e-4                # linear, scaled_linear, sigmoid, warmup: beta_1
+    p.beta_end = 0.02                  # these and constant: beta_T
     p.offset = 0.008                   # cosine: s
     p.max_beta = 0.999                 # cosine: betas are clipped here
+    p.warmup_share = 0.1               # warmup: of the steps, from beta_start to beta_end
     p.betas = ()                       # table: beta_1 .. beta_T themselves
+    p.table_of = "shifted_cosine"      # table_of: vp, shifted_cosine or laplace, at t = 1/T .. 1
     p.beta_min = 0.1                   # vp, sub_vp: beta(0)
     p.beta_max = 20.0                  # vp, sub_vp: beta(1)
     p.sigma_min = 0.002                # edm, ve: the least noise ...

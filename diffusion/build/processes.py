@@ -14,7 +14,11 @@ SCHEDULES = {
     "scaled_linear": lambda c: schedules.scaled_linear(c.steps, start=c.beta_start, end=c.beta_end),
     "sigmoid": lambda c: schedules.sigmoid(c.steps, start=c.beta_start, end=c.beta_end),
     "cosine": lambda c: schedules.cosine(c.steps, offset=c.offset, max_beta=c.max_beta),
+    "constant": lambda c: schedules.constant(c.steps, end=c.beta_end),
+    "jsd": lambda c: schedules.jsd(c.steps),
+    "warmup": lambda c: schedules.warmup(c.steps, start=c.beta_start, end=c.beta_end, share=c.warmup_share),
     "table": lambda c: np.asarray(c.betas, np.float64),
+    "table_of": lambda c: schedules.of_process(PROCESSES[c.table_of](c), c.steps),
 }
 # In continuous time.
 PROCESSES = {
@@ -27,6 +31,7 @@ PROCESSES = {
     "learned": lambda c: learned_schedule(c).process(learned_schedule(c).init(jax.random.key(0))),
     "laplace": lambda c: continuous.Laplace(mean=c.log_snr_mean, scale=c.log_snr_scale, t_min=c.t_min),
 }
+PRESERVING = {"vp", "shifted_cosine", "laplace"}  # those with alpha^2 + sigma^2 = 1, as a chain of betas has
 
 
 def learned_schedule(c: ConfigDict) -> LearnedSchedule:
@@ -47,6 +52,11 @@ def betas(c: ConfigDict) -> np.ndarray:
          f"beta_end is {c.beta_end!r}.")
     need(0 < c.max_beta < 1, "process.max_beta", c.max_beta, "must lie in (0, 1) (Nichol & Dhariwal 2021: 0.999).")
     need(c.offset >= 0, "process.offset", c.offset, "must not be negative (Nichol & Dhariwal 2021: 0.008).")
+    need(0 <= c.warmup_share <= 1, "process.warmup_share", c.warmup_share, "is a share of the steps (Ho et al. 2020, "
+         "code: 0.1 and 0.5).")
+    if c.name == "table_of":
+        choose(PRESERVING, "process.table_of", c.table_of)
+        check_continuous(c)
     if c.name == "table":
         need(len(c.betas) == c.steps and all(0 < beta < 1 for beta in c.betas), "process.betas",
              f"{len(c.betas)} numbers", f"a table needs process.steps = {c.steps} numbers in (0, 1).")
@@ -59,17 +69,22 @@ def process(c: ConfigDict) -> processes.Process:
     if c.name in PROCESSES:
         need(not c.zero_terminal_snr, "process.zero_terminal_snr", True, "rescales a table of betas (Lin et al. 2024), "
              f"which process.name = {c.name!r} has not.")
-        need(0 < c.t_min < 1, "process.t_min", c.t_min, "must lie in (0, 1) (Song et al. 2021: 1e-5).")
-        need(0 < c.beta_min < c.beta_max, "process.beta_min", c.beta_min,
-             f"must be positive and below beta_max = {c.beta_max!r} (Song et al. 2021: 0.1 and 20).")
-        need(0 < c.sigma_min < c.sigma_max, "process.sigma_min", c.sigma_min, "must be positive and below sigma_max = "
-             f"{c.sigma_max!r} (Karras et al. 2022: 0.002 and 80; Song et al. 2021, VE: 0.01 and 50).")
-        need(c.shift > 0, "process.shift", c.shift, "must be positive; 1 shifts nothing (Hoogeboom et al. 2023: 64 / "
-             "resolution; Esser et al. 2024: 3).")
-        need(c.log_snr_min < c.log_snr_max, "process.log_snr_min", c.log_snr_min,
-             f"must be below log_snr_max = {c.log_snr_max!r} (Salimans & Ho 2022: -20 and 20).")
-        need(c.log_snr_scale > 0, "process.log_snr_scale", c.log_snr_scale, "must be positive (Hang et al. 2024: 0.5).")
+        check_continuous(c)
         return PROCESSES[c.name](c)
     table = betas(c)
     return processes.DiscreteProcess(betas=schedules.zero_terminal_snr(table) if c.zero_terminal_snr else table,
                                      label_scale=1000 / len(table) if c.rescale_times else 1.0)
+
+
+def check_continuous(c: ConfigDict) -> None:
+    """The keys of the processes in continuous time."""
+    need(0 < c.t_min < 1, "process.t_min", c.t_min, "must lie in (0, 1) (Song et al. 2021: 1e-5).")
+    need(0 < c.beta_min < c.beta_max, "process.beta_min", c.beta_min,
+         f"must be positive and below beta_max = {c.beta_max!r} (Song et al. 2021: 0.1 and 20).")
+    need(0 < c.sigma_min < c.sigma_max, "process.sigma_min", c.sigma_min, "must be positive and below sigma_max = "
+         f"{c.sigma_max!r} (Karras et al. 2022: 0.002 and 80; Song et al. 2021, VE: 0.01 and 50).")
+    need(c.shift > 0, "process.shift", c.shift, "must be positive; 1 shifts nothing (Hoogeboom et al. 2023: 64 / "
+         "resolution; Esser et al. 2024: 3).")
+    need(c.log_snr_min < c.log_snr_max, "process.log_snr_min", c.log_snr_min,
+         f"must be below log_snr_max = {c.log_snr_max!r} (Salimans & Ho 2022: -20 and 20).")
+    need(c.log_snr_scale > 0, "process.log_snr_scale", c.log_snr_scale, "must be positive (Hang et al. 2024: 0.5).")

@@ -145,6 +145,11 @@ def grid(c: ConfigDict, proc: processes.Process) -> np.ndarray:
     need(c.offset >= 0, "sample.offset", c.offset, "must not be negative.")
     need(c.end in (0, 1), "sample.end", c.end, "is 0, the clean data, or 1, the least noisy time.")
     discrete = isinstance(proc.t_max, int)
+    if discrete and c.spacing == "times" and all(isinstance(t, int) for t in c.given):
+        need(len(c.given) == c.steps and 1 <= min(c.given) and max(c.given) <= proc.t_max
+             and all(np.diff(c.given) < 0), "sample.given", c.given, f"must be sample.steps = {c.steps} falling times "
+             f"in 1 .. {proc.t_max}.")
+        return grids.pairs(np.asarray(c.given, np.int32))
     if c.spacing in FLOAT_SPACINGS or not discrete:
         return float_grid(c, proc, discrete)
     need(1 <= c.steps <= proc.t_max, "sample.steps", c.steps,

@@ -64,6 +64,23 @@ def test_sigmoid_is_the_logistic_curve():
     np.testing.assert_allclose(np.log(share / (1 - share)), np.linspace(-6, 6, 1001), atol=1e-11)
 
 
+def test_constant_and_warmup_are_those_of_ho_et_al():
+    """diffusion_utils_2.py of their code: beta_end everywhere, but for a rise over the first int(share T) steps."""
+    np.testing.assert_array_equal(schedules.constant(5, end=0.02), [0.02] * 5)
+    for share, rising in ((0.1, 10), (0.5, 52)):
+        betas = schedules.warmup(105, start=1e-4, end=0.02, share=share)
+        np.testing.assert_array_equal(betas[:rising], np.linspace(1e-4, 0.02, rising))
+        np.testing.assert_array_equal(betas[rising:], 0.02)
+    assert betas.dtype == np.float64 and len(betas) == 105
+
+
+def test_jsd_removes_an_equal_share_of_the_signal_at_each_step():
+    """1/T, 1/(T - 1) .. 1, so that alpha_bar_t = 1 - t / T."""
+    betas = schedules.jsd(40)
+    np.testing.assert_allclose(np.cumprod(1 - betas), 1 - np.arange(1, 41) / 40, atol=1e-15)
+    assert betas[0] == 1 / 40 and betas[-1] == 1
+
+
 @pytest.mark.parametrize("betas", [schedules.linear(1000), schedules.cosine(1000),
                                    schedules.scaled_linear(1000, start=0.00085, end=0.012)])
 def test_zero_terminal_snr_shifts_and_scales_alpha(betas):
