@@ -59,7 +59,8 @@ def base() -> ConfigDict:
     p.zero_terminal_snr = False        # rescale so that nothing of the data is left at T (Lin et al. 2024)
 
     c.prediction = "eps"               # what the network predicts: eps, x0, v, score, velocity, x0_and_eps (two heads);
-                                       # edm, its preconditioning (Karras et al. 2022)
+                                       # with preconditioning (Karras et al. 2022, Table 1): edm, edm_vp, edm_ve,
+                                       # edm_iddpm
     c.sigma_data = 0.5                 # edm, prediction and weighting: the standard deviation of the data
     c.learned_range = False            # and, by a second head, the variance (Nichol & Dhariwal 2021): hybrid or vlb
 
@@ -156,6 +157,12 @@ def base() -> ConfigDict:
     s.churn_min = 0.0                  # ... where the noise level is from this ...
     s.churn_max = float("inf")         # ... to this ...
     s.churn_noise = 1.0                # ... and S_noise
+    s.euler_to_zero = False            # heun, euler: the last step is Euler's, as in EDM's code, and not to x0
+    s.schedule = "model"               # what is sampled along: model, its own process; or of its noise levels, with
+                                       # sigma(t): linear, vp, ve ...
+    s.scaling = "none"                 # ... and s(t): none, vp (Karras et al. 2022, Table 1)
+    s.sigma_min = -1.0                 # of that schedule; -1: the model's
+    s.sigma_max = -1.0
     s.tolerance = 1e-5                 # adaptive_ode: relative and absolute
     s.corrector = "none"               # before each step: none, langevin, annealed_langevin (Song et al. 2021)
     s.corrector_snr = 0.16             # its step size
@@ -163,7 +170,8 @@ def base() -> ConfigDict:
     s.eta = 0.0                        # ddim: 0 deterministic .. 1 like ancestral with the small variance
     s.steps = 1000                     # network evaluations for one image, at most process.steps
     s.spacing = "linspace"             # of those steps. Tables: linspace, leading, trailing. Continuous: uniform in t,
-                                       # quadratic, log_snr, karras, or the lists in sample.given: times, noise_levels
+                                       # quadratic, log_snr (EDM's "ve"), karras (EDM's own), vp, iddpm, or the lists
+                                       # in sample.given: times, noise_levels
     s.rho = 7.0                        # karras
     s.given = ()                       # times, noise_levels: falling, one for each step
     s.t_min = -1.0                     # continuous: the last noisy time; -1: process.t_min

@@ -102,7 +102,9 @@ def make(config: ConfigDict, model: build.Model, settings: Settings, params: Any
 
     forwards = build.sampler(config, model)
     if settings.task == "vary":
-        start = jax.jit(lambda params, known, t, keys: tasks.start(model.denoiser(params).process, known, t, keys))
+        target = build.along(config.sample, model.process)  # or the model's own, which may be learned
+        process = lambda params: model.denoiser(params).process if target is model.process else target  # noqa: E731
+        start = jax.jit(lambda params, known, t, keys: tasks.start(process(params), known, t, keys))
 
         def varied(indices):
             known, labels = rows_of(indices)

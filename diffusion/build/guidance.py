@@ -91,7 +91,7 @@ def models(config: ConfigDict, model: Model) -> Callable[[Diffusion, Any], Pair]
     need(other.shape == model.shape, key, source, f"draws images of {other.shape}, and this model of {model.shape}.")
     need(other.num_classes in (0, model.num_classes), key, source, f"knows {other.num_classes} classes, and this model "
          f"{model.num_classes}.")
-    same = other.process is model.process
+    same = other.process is model.process and config.sample.schedule == "model"
     need(same or not isinstance(other.process.t_max, int) or config.sample.between_times, key, source, "has another "
          "process, of whole times, and would be asked between them: say sample.between_times=True if that is meant.")
 

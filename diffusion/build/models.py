@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from diffusion.build.networks import network
 from diffusion.build.processes import learned_schedule, process
 from diffusion.build.rules import choose, need
-from diffusion.core import parameterization, processes
+from diffusion.core import parameterization, preconditioning, processes
 from diffusion.core.uncertainty import Uncertainty
 from diffusion.train import sharding
 
@@ -23,7 +23,10 @@ PREDICTIONS = {
     "v": lambda c: parameterization.V,
     "score": lambda c: parameterization.SCORE,
     "velocity": lambda c: parameterization.VELOCITY,
-    "edm": lambda c: parameterization.edm(c.sigma_data),
+    "edm": lambda c: preconditioning.edm(c.sigma_data),
+    "edm_vp": lambda c: preconditioning.vp(),
+    "edm_ve": lambda c: preconditioning.ve(),
+    "edm_iddpm": lambda c: preconditioning.iddpm(),
 }
 TWO_HEADS = "x0_and_eps"
 
@@ -90,7 +93,7 @@ def check(c: ConfigDict, proc: processes.Process) -> None:
          c.prediction, f"cannot be: with {cause} nothing of the data is left in x at the last time, and the noise says "
          "nothing of it either. Predict v, velocity or x0 (Lin et al. 2024, Section 3.1).")
     need(c.sigma_data > 0, "sigma_data", c.sigma_data, "must be positive (Karras et al. 2022: 0.5).")
-    need(c.prediction not in ("eps", "v", "score", "velocity") or c.data.channels <= c.network.channels, "prediction",
+    need(c.prediction == "x0" or c.data.channels <= c.network.channels, "prediction",
          c.prediction, f"has noise in it, {c.data.channels} numbers for each patch (config.data.channels), which "
          f"{c.network.channels} (config.network.channels) cannot carry: such a network can only predict x0, which lies "
          "near a manifold of few dimensions (Li & He 2025, \"JiT\", Table 2: FID 372 for eps, 8.6 for x0).")

@@ -9,6 +9,7 @@ from diffusion.build.guidance import guide
 from diffusion.build.models import Model, check_times
 from diffusion.build.rules import choose, need
 from diffusion.core import grids, parameterization, processes
+from diffusion.core.schedule_scaling import ScheduleScaling
 from diffusion.generate import Generate, Sampler, make_generate, make_sampler
 from diffusion.samplers.adaptive import AdaptiveODE
 from diffusion.samplers.ancestral import Ancestral
@@ -28,7 +29,7 @@ from diffusion.samplers.unipc import UniPC
 
 def _heun(c: ConfigDict, order: int) -> Heun:
     return Heun(order=order, fraction=c.heun_fraction, churn=c.churn / c.steps, churn_min=c.churn_min,
-                churn_max=c.churn_max, churn_noise=c.churn_noise)
+                churn_max=c.churn_max, churn_noise=c.churn_noise, euler_to_zero=c.euler_to_zero)
 
 
 # name: (config.sample, order) -> solver; the second table has the orders that each can have, the first the usual one.
@@ -57,6 +58,8 @@ ORDERS = {"dpm_solver": (2, 1, 3), "dpm_solver++": (2, 1, 3), "dpm_solver++m": (
           "unipc": (2, 1, 3), "deis": (3, 1, 2, 4), "lms": (4, 1, 2, 3), "sa_solver": (2, 1, 3)}
 CORRECTABLE = ("ancestral", "ddim", "euler_ancestral", "euler_maruyama", "reverse_diffusion")
 CORRECTORS = {"none", "langevin", "annealed_langevin"}
+ALONG = {"model", "linear", "vp", "ve"}
+SCALINGS = {"none", "vp"}
 SPACINGS = {"linspace": grids.linspace, "leading": grids.leading, "trailing": grids.trailing}
 # In continuous time: (config.sample, process, steps, t_min) -> times.
 FLOAT_SPACINGS = {
@@ -64,10 +67,12 @@ FLOAT_SPACINGS = {
     "quadratic": lambda c, *args: grids.quadratic(*args),
     "log_snr": lambda c, *args: grids.uniform_log_snr(*args),
     "karras": lambda c, *args: grids.karras(*args, rho=c.rho),
+    "vp": lambda c, *args: grids.vp_levels(*args),
+    "iddpm": lambda c, *args: grids.iddpm_levels(*args),
     "times": lambda c, *args: np.asarray(c.given, np.float64),
     "noise_levels": lambda c, process, *args: grids.of_noise_levels(process, c.given),
 }
-NO_NOISE_LEVEL = ("log_snr", "karras")  # at a time where nothing of the data is left
+NO_NOISE_LEVEL = ("log_snr", "karras", "vp", "iddpm")  # at a time where nothing of the data is left
 VARIANCES = {"large", "small", "learned_range"}
 
 
@@ -102,6 +107,26 @@ def solver(c: ConfigDict) -> Solver:
                               annealed=c.corrector == "annealed_langevin")
 
 
+def along(c: ConfigDict, proc: processes.Process) -> processes.Process:
+    """The process that config.sample goes along: the model's, or one of another schedule and scaling with its noise
+    levels (Karras et al. 2022, Section 3)."""
+    choose(ALONG, "sample.schedule", c.schedule)
+    choose(SCALINGS, "sample.scaling", c.scaling)
+    if c.schedule == "model":
+        need(c.scaling == "none", "sample.scaling", c.scaling, "goes with a sample.schedule other than model.")
+        return proc
+    need(not isinstance(proc.t_max, int) or c.between_times, "sample.schedule", c.schedule, "has times between the "
+         f"{proc.t_max} whole ones that this discrete model was trained at and never saw: sample along its own, or say "
+         "sample.between_times=True.")
+    with jax.enable_x64(True):
+        low, high = (float(proc.noise_level(np.float64(t))) for t in (proc.t_min or 1e-3 * proc.t_max, proc.t_max))
+    low, high = (given if given > 0 else own for given, own in ((c.sigma_min, low), (c.sigma_max, high)))
+    need(np.isfinite(high), "sample.sigma_max", c.sigma_max, "must be given: at the last time of the model's process "
+         "nothing of the data is left, and the noise level is infinite (Karras et al. 2022: 80).")
+    need(low < high, "sample.sigma_min", low, f"must be below sample.sigma_max = {high!r}: noise levels.")
+    return ScheduleScaling(schedule=c.schedule, scaling=c.scaling, sigma_min=low, sigma_max=high)
+
+
 def sampler(config: ConfigDict, model: Model, outer: Callable | None = None, wrap: Callable | None = None) -> Sampler:
     """The sampler of config.sample but for its time grid.
 
@@ -118,6 +143,7 @@ def sampler(config: ConfigDict, model: Model, outer: Callable | None = None, wra
     need(c.threshold_max >= 1, "sample.threshold_max", c.threshold_max, "must be 1 or more.")
     need(c.preview >= 1, "sample.preview", c.preview, "must be positive.")
     one_step, guided = solver(c), None if outer else guide(config, model)
+    target = along(c, model.process)
 
     def clipped(diffusion):
         if c.dynamic_threshold:
@@ -127,6 +153,8 @@ def sampler(config: ConfigDict, model: Model, outer: Callable | None = None, wra
 
     def chain(params, given):
         inner, diffusion = one_step, model.denoiser(params)
+        if c.schedule != "model":
+            diffusion = parameterization.on_process(diffusion, target)
         if guided and guided.momentum:
             inner = guided.solver(inner, params, given, clipped)
         elif guided:
@@ -144,6 +172,7 @@ def grid(c: ConfigDict, proc: processes.Process) -> np.ndarray:
     choose({**SPACINGS, **FLOAT_SPACINGS}, "sample.spacing", c.spacing)
     need(c.offset >= 0, "sample.offset", c.offset, "must not be negative.")
     need(c.end in (0, 1), "sample.end", c.end, "is 0, the clean data, or 1, the least noisy time.")
+    proc = along(c, proc)
     discrete = isinstance(proc.t_max, int)
     if discrete and c.spacing == "times" and all(isinstance(t, int) for t in c.given):
         need(len(c.given) == c.steps and 1 <= min(c.given) and max(c.given) <= proc.t_max

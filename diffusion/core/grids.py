@@ -10,7 +10,9 @@ double precision. `pairs` and `constant_stride` make steps of the times.
 import jax
 import numpy as np
 
+from diffusion.core import preconditioning
 from diffusion.core.processes import Process
+from diffusion.core.schedule_scaling import ScheduleScaling
 
 
 def linspace(t_max: int, steps: int) -> np.ndarray:
@@ -53,6 +55,24 @@ def karras(process: Process, steps: int, t_min: float, *, rho: float = 7.0) -> n
     """Evenly spaced in the noise level to the power 1 / rho (Karras et al. 2022, EDM, Eq. 5)."""
     noise, data = (level ** (1 / rho) for level in _levels(process, t_min))
     return of_noise_levels(process, np.linspace(noise, data, steps) ** rho)
+
+
+def vp_levels(process: Process, steps: int, t_min: float, *, epsilon: float = 1e-3) -> np.ndarray:
+    """The noise levels that the VP SDE has at evenly spaced t, from 1 to `epsilon` (EDM, Table 1, column VP)."""
+    noise, data = _levels(process, t_min)
+    vp = ScheduleScaling(schedule="vp", sigma_min=data, sigma_max=noise, epsilon=epsilon)
+    with jax.enable_x64(True):
+        levels = np.asarray(vp.noise_level(np.linspace(1, epsilon, steps)))
+    return of_noise_levels(process, np.append(noise, levels[1:]))  # the first to the last bit
+
+
+def iddpm_levels(process: Process, steps: int, t_min: float) -> np.ndarray:
+    """Evenly chosen from the M noise levels of Improved DDPM's cosine schedule (EDM, Table 1, column iDDPM)."""
+    noise, data = _levels(process, t_min)
+    levels = preconditioning.iddpm_levels()[:-1]
+    levels = levels[(levels >= data * (1 - 1e-12)) & (levels <= noise * (1 + 1e-12))]
+    chosen = np.round((len(levels) - 1) / max(steps - 1, 1) * np.arange(steps)).astype(int)
+    return of_noise_levels(process, levels[chosen])
 
 
 def of_noise_levels(process: Process, levels: np.ndarray) -> np.ndarray:

@@ -81,40 +81,6 @@ SCORE = Parameterization(coefficients=lambda process, t: (0, -1 / process.sigma(
 VELOCITY = Parameterization(coefficients=lambda process, t: process.slopes(t))
 
 
-def edm(sigma_data: float) -> Parameterization:
-    """Karras et al. (2022), Table 1, column "Ours", for x_t / alpha and its noise level sigma / alpha.
-
-    c_skip = sigma_data^2 / (sigma^2 + sigma_data^2), c_out = sigma sigma_data / sqrt(sigma^2 + sigma_data^2), c_in = 1
-    / sqrt(sigma^2 + sigma_data^2), c_noise = ln(sigma) / 4. The network's input and target have variance 1 where the
-    data's is sigma_data^2: F = (x_0 - c_skip (x_0 + sigma eps)) / c_out.
-    """
-    def spread(process: Process, t: Time) -> tuple[Array, Array]:
-        level = process.noise_level(t)
-        return level, jnp.sqrt(level**2 + sigma_data**2)
-
-    def coefficients(process: Process, t: Time) -> tuple[Array, Array]:
-        level, total = spread(process, t)
-        return level / (sigma_data * total), -sigma_data / total
-
-    return Parameterization(coefficients=coefficients,
-                            c_in=lambda process, t: 1 / (process.alpha(t) * spread(process, t)[1]),
-                            c_noise=lambda process, t: -process.log_snr(t) / 8)
-
-
-def of_noise_level(c_noise: Callable[[Array], Array], *, sign: int = 1, scale_input: bool = True) -> Parameterization:
-    """Karras et al. (2022), Table 1, the other columns: D = x - sign sigma F(c_in x; c_noise), so that F = sign eps.
-
-    For x_t / alpha and its noise level. VP and iDDPM: sign 1, c_in = 1 / sqrt(sigma^2 + 1), c_noise the (continuous or
-    rounded) time of the level; VE: sign -1, c_in = 1 (`scale_input` False), c_noise = ln(sigma / 2).
-    """
-    def c_in(process: Process, t: Time) -> Array:
-        level = process.noise_level(t) if scale_input else 0.0
-        return 1 / (process.alpha(t) * jnp.sqrt(level**2 + 1))
-
-    return Parameterization(coefficients=lambda process, t: (0, sign), c_in=c_in,
-                            c_noise=lambda process, t: c_noise(process.noise_level(t)))
-
-
 def x0_and_eps(process: Process, f: Array, x_t: Image, t: Time) -> Prediction:
     """Both predicted, by two heads of C channels: Salimans & Ho (2022), Section 4, "(x, eps)".
 

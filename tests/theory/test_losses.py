@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.core import continuous, losses, parameterization, schedules, weightings
+from diffusion.core import continuous, losses, preconditioning, schedules, weightings
 from diffusion.core import time_densities as td
 from diffusion.core.numerics import expand
 from diffusion.core.parameterization import EPS, SCORE, VELOCITY, X0, Diffusion, Prediction, V
@@ -111,7 +111,7 @@ def test_the_weight_multiplies_each_example(x64, data):
         np.testing.assert_allclose(aux.weight, weighting(aux.log_snr), rtol=1e-12)
 
 
-SPACES = {"eps": EPS, "x0": X0, "v": V, "score": SCORE, "velocity": VELOCITY, "edm": parameterization.edm(0.5)}
+SPACES = {"eps": EPS, "x0": X0, "v": V, "score": SCORE, "velocity": VELOCITY, "edm": preconditioning.edm(0.5)}
 
 
 @pytest.mark.parametrize("process", [PROCESS, continuous.VP(), continuous.SubVP(), continuous.Flow(),

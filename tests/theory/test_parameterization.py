@@ -6,10 +6,12 @@ import pytest
 
 from diffusion.core import parameterization, schedules
 from diffusion.core.continuous import VE, VP, Flow, VarianceExploding
-from diffusion.core.parameterization import EPS, SCORE, VELOCITY, X0, Diffusion, Prediction, V, edm, make_denoiser
+from diffusion.core.parameterization import EPS, SCORE, VELOCITY, X0, Diffusion, Prediction, V, make_denoiser
+from diffusion.core.preconditioning import edm, iddpm, ve, vp
 from diffusion.core.processes import DiscreteProcess
 
-PAIRS = {"eps": EPS, "x0": X0, "v": V, "score": SCORE, "velocity": VELOCITY, "edm": edm(0.5)}
+PAIRS = {"eps": EPS, "x0": X0, "v": V, "score": SCORE, "velocity": VELOCITY, "edm": edm(0.5),
+         "edm_vp": vp(), "edm_ve": ve(), "edm_iddpm": iddpm()}
 BETAS = {"linear": schedules.linear(1000), "cosine": schedules.cosine(1000), "short": schedules.linear(5, end=0.9)}
 
 

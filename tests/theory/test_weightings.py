@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.core import continuous, losses, parameterization, schedules, weightings
+from diffusion.core import continuous, losses, preconditioning, schedules, weightings
 from diffusion.core import time_densities as td
 from diffusion.core.parameterization import EPS, SCORE, VELOCITY, X0, V
 from diffusion.core.processes import DiscreteProcess
@@ -29,7 +29,7 @@ MEANINGS = {
     "sigmoid": (weightings.sigmoid, lambda snr: snr / (1 + snr * np.exp(-2))),
     "likelihood": (weightings.likelihood, lambda snr: snr),
 }
-SPACES = {"eps": EPS, "x0": X0, "v": V, "score": SCORE, "edm": parameterization.edm(0.5)}
+SPACES = {"eps": EPS, "x0": X0, "v": V, "score": SCORE, "edm": preconditioning.edm(0.5)}
 
 
 @pytest.fixture(params=list(BETAS))
@@ -110,10 +110,10 @@ TABLE = {
     "indi": (continuous.Flow(t_min=1e-6), td.Uniform(), None, X0, False,
              lambda x: np.exp(-x) * sech(x / 4) ** 2),
     "edm": (continuous.VarianceExploding(sigma_min=1e-4, sigma_max=1e4), td.LogNormal(), weightings.edm,
-            parameterization.edm(0.5), False,
+            preconditioning.edm(0.5), False,
             lambda x: np.exp(-((x - LAMBDA_EDM) / 2.4) ** 2 / 2) * (np.exp(-x) + 0.5**2)),
     "edm, plain F": (continuous.VarianceExploding(sigma_min=1e-4, sigma_max=1e4), td.LogNormal(), None,
-                     parameterization.edm(0.5), False,
+                     preconditioning.edm(0.5), False,
                      lambda x: np.exp(-((x - LAMBDA_EDM) / 2.4) ** 2 / 2) * (np.exp(-x) + 0.5**2)),
     "min-snr, cosine": (COSINE, td.Uniform(), weightings.min_snr, X0, False,
                         lambda x: sech(x / 2) * np.minimum(1, 5 * np.exp(-x))),
