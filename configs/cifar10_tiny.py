@@ -20,5 +20,5 @@ def get_config():
     c.ema.half_life = "20k images"
     c.train.batch_size, c.train.duration = 64, "1200 steps"
     c.train.log_every, c.train.sample_every, c.train.checkpoint_every = "20 steps", "400 steps", "200 steps"
-    c.sample.solver, c.sample.eta, c.sample.steps = "ddim", 0.0, 50
+    c.sample.solver, c.sample.steps = "ddim", 50
     return c

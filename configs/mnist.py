@@ -17,5 +17,5 @@ def get_config():
     c.ema.half_life = "100k images"
     c.train.batch_size, c.train.duration = 128, "20 epochs"
     c.train.log_every, c.train.sample_every, c.train.checkpoint_every = "50 steps", "1 epoch", "1 epoch"
-    c.sample.solver, c.sample.eta, c.sample.steps = "ddim", 0.0, 50
+    c.sample.solver, c.sample.steps = "ddim", 50
     return c

@@ -149,8 +149,10 @@ def base() -> ConfigDict:
                                        # 2022), their multistep dpm_solver++m, unipc, deis, lms, pndm, plms,
                                        # adaptive_ode (Song et al. 2021, RK45)
                                        # SDE: dpm_solver++sde, sa_solver, euler_maruyama, reverse_diffusion (Song et al.
-                                       # 2021); consistency (Song et al. 2023)
+                                       # 2021), adaptive_sde (Jolicoeur-Martineau et al. 2021)
+                                       # consistency (Song et al. 2023)
     s.order = placeholder(int)         # of those that have several; None: the usual one
+    s.unipc_variant = "B2"             # unipc: B(h): B1 for unconditional models, B2 for guided ones (Zhao et al. 2023)
     s.variance = "large"               # ancestral: large (beta_t), small (beta-tilde_t), learned_range (between them)
     s.heun_fraction = 1.0              # heun: where in a step the second slope is: 1, midpoint 1/2, Ralston 2/3
     s.churn = 0.0                      # heun, euler: S_churn (Karras et al. 2022, Algorithm 2) ...
@@ -163,11 +165,12 @@ def base() -> ConfigDict:
     s.scaling = "none"                 # ... and s(t): none, vp (Karras et al. 2022, Table 1)
     s.sigma_min = -1.0                 # of that schedule; -1: the model's
     s.sigma_max = -1.0
-    s.tolerance = 1e-5                 # adaptive_ode: relative and absolute
+    s.tolerance = placeholder(float)   # adaptive_ode: relative and absolute (None: 1e-5); adaptive_sde: relative (0.02)
     s.corrector = "none"               # before each step: none, langevin, annealed_langevin (Song et al. 2021)
     s.corrector_snr = 0.16             # its step size
     s.corrector_steps = 1
-    s.eta = 0.0                        # ddim: 0 deterministic .. 1 like ancestral with the small variance
+    s.eta = placeholder(float)         # share of the reverse SDE's noise, 0 .. 1: ddim (None: 0; 1 is like ancestral
+                                       # with the small variance), dpm_solver++sde, sa_solver (its tau; None: 1)
     s.steps = 1000                     # network evaluations for one image, at most process.steps
     s.spacing = "linspace"             # of those steps. Tables: linspace, leading, trailing. Continuous: uniform in t,
                                        # quadratic, log_snr (EDM's "ve"), karras (EDM's own), vp, iddpm, or the lists

@@ -12,6 +12,7 @@ from diffusion.core import grids, parameterization, processes
 from diffusion.core.schedule_scaling import ScheduleScaling
 from diffusion.generate import Generate, Sampler, make_generate, make_sampler
 from diffusion.samplers.adaptive import AdaptiveODE
+from diffusion.samplers.adaptive_sde import AdaptiveSDE
 from diffusion.samplers.ancestral import Ancestral
 from diffusion.samplers.base import Solver
 from diffusion.samplers.consistency import Consistency
@@ -32,26 +33,31 @@ def _heun(c: ConfigDict, order: int) -> Heun:
                 churn_max=c.churn_max, churn_noise=c.churn_noise, euler_to_zero=c.euler_to_zero)
 
 
+def usual(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
 # name: (config.sample, order) -> solver; the second table has the orders that each can have, the first the usual one.
 SOLVERS = {
     "ancestral": lambda c, order: Ancestral(variance=c.variance),
-    "ddim": lambda c, order: DDIM(eta=c.eta),
+    "ddim": lambda c, order: DDIM(eta=usual(c.eta, 0.0)),
     "euler_ancestral": lambda c, order: DDIM(eta=1.0),
     "euler": lambda c, order: _heun(c, 1),
     "heun": lambda c, order: _heun(c, 2),
     "dpm_solver": lambda c, order: DPMSolver(order=order, predict="eps"),
     "dpm_solver++": lambda c, order: DPMSolver(order=order, predict="x0"),
     "dpm_solver++m": lambda c, order: DPMSolverMultistep(order=order),
-    "dpm_solver++sde": lambda c, order: DPMSolverMultistep(order=order, eta=1.0),
-    "unipc": lambda c, order: UniPC(order=order),
+    "dpm_solver++sde": lambda c, order: DPMSolverMultistep(order=order, eta=usual(c.eta, 1.0)),
+    "unipc": lambda c, order: UniPC(order=order, variant=c.unipc_variant),
     "deis": lambda c, order: DEIS(order=order),
     "lms": lambda c, order: LMS(order=order),
     "pndm": lambda c, order: PNDM(start="runge_kutta"),
     "plms": lambda c, order: PNDM(start="heun"),
-    "sa_solver": lambda c, order: SASolver(predictor=order, corrector=order),
+    "sa_solver": lambda c, order: SASolver(predictor=order, corrector=order, tau=usual(c.eta, 1.0)),
     "euler_maruyama": lambda c, order: EulerMaruyama(),
     "reverse_diffusion": lambda c, order: ReverseDiffusion(),
-    "adaptive_ode": lambda c, order: AdaptiveODE(tolerance=c.tolerance),
+    "adaptive_ode": lambda c, order: AdaptiveODE(tolerance=usual(c.tolerance, 1e-5)),
+    "adaptive_sde": lambda c, order: AdaptiveSDE(relative=usual(c.tolerance, 0.02)),
     "consistency": lambda c, order: Consistency(),
 }
 ORDERS = {"dpm_solver": (2, 1, 3), "dpm_solver++": (2, 1, 3), "dpm_solver++m": (2, 1, 3), "dpm_solver++sde": (2, 1, 3),
@@ -82,14 +88,16 @@ def solver(c: ConfigDict) -> Solver:
     orders = ORDERS.get(c.solver, (None,))
     need(c.order is None or c.order in orders, "sample.order", c.order, f"sample.solver = {c.solver!r} "
          + (f"can have the orders {sorted(orders)}." if orders != (None,) else "has one order only: leave it out."))
-    need(0 <= c.eta <= 1, "sample.eta", c.eta, "must lie in [0, 1]: 0 is deterministic, 1 is ancestral sampling "
-         "(Song et al. 2021, DDIM, Eq. 16).")
+    need(0 <= usual(c.eta, 0) <= 1, "sample.eta", c.eta, "must lie in [0, 1]: 0 is deterministic, 1 is ancestral "
+         "sampling (Song et al. 2021, DDIM, Eq. 16).")
     need(0 < c.heun_fraction <= 1, "sample.heun_fraction", c.heun_fraction, "must lie in (0, 1]: 1 is Heun's method, "
          "1/2 the midpoint, 2/3 Ralston's (Karras et al. 2022, Algorithm 3).")
     need(c.churn >= 0, "sample.churn", c.churn, "must not be negative (Karras et al. 2022, S_churn: 0 .. 80).")
     need(not c.churn or c.solver in ("euler", "heun"), "sample.churn", c.churn, "is of the solvers heun and euler "
          f"(Karras et al. 2022, Algorithm 2), and sample.solver is {c.solver!r}.")
-    need(c.tolerance > 0, "sample.tolerance", c.tolerance, "must be positive (Song et al. 2021: 1e-5).")
+    need(usual(c.tolerance, 1) > 0, "sample.tolerance", c.tolerance, "must be positive (adaptive_ode, Song et al. "
+         "2021: 1e-5; adaptive_sde, Jolicoeur-Martineau et al. 2021: 0.01 to 0.5).")
+    choose({"B1", "B2"}, "sample.unipc_variant", c.unipc_variant)
     choose(VARIANCES, "sample.variance", c.variance)
     choose(CORRECTORS, "sample.corrector", c.corrector)
     found = make(c, c.order or orders[0])
@@ -197,7 +205,7 @@ def grid(c: ConfigDict, proc: processes.Process) -> np.ndarray:
 
 
 # Solvers that ask for times of their own.
-BETWEEN = ("dpm_solver", "dpm_solver++", "pndm", "adaptive_ode", "euler", "heun")
+BETWEEN = ("dpm_solver", "dpm_solver++", "pndm", "adaptive_ode", "adaptive_sde", "euler", "heun")
 
 
 def float_grid(c: ConfigDict, proc: processes.Process, discrete: bool) -> np.ndarray:
@@ -218,8 +226,9 @@ def float_grid(c: ConfigDict, proc: processes.Process, discrete: bool) -> np.nda
     times = FLOAT_SPACINGS[c.spacing](c, proc, c.steps, t_min)
     need(len(times) == c.steps and np.all(np.diff(times) < 0) and times[-1] > 0, "sample.given", c.given,
          f"must be sample.steps = {c.steps} falling times or noise levels of the process above 0.")
-    need(not (all_noise and c.solver == "euler_maruyama" and times[0] >= proc.t_max), "sample.solver", c.solver,
-         f"starts at t = {proc.t_max:g}, where nothing of the data is left and the reverse SDE's drift is infinite: "
+    from_noise = all_noise and times[0] >= proc.t_max
+    need(not from_noise or c.solver not in ("euler_maruyama", "adaptive_sde"), "sample.solver", c.solver, "starts "
+         f"at t = {proc.t_max:g}, where nothing of the data is left and the reverse SDE's drift is infinite: "
          "use ancestral, or ddim with eta, or sample.spacing=times from a little below.")
     return grids.pairs(times)
 

@@ -158,7 +158,7 @@ def sampler(f: dict[str, Any], where: str) -> dict[str, Any]:
         raise CheckpointError(f"{where}: timestep_respacing = {text!r} is not supported: the number must divide "
                               f"diffusion_steps = {total}.")
     variance = "learned_range" if f["learn_sigma"] else "small" if f.get("sigma_small") else "large"
-    return dict(solver="ddim" if f["use_ddim"] else "ancestral", variance=variance, eta=0.0, steps=steps,
+    return dict(solver="ddim" if f["use_ddim"] else "ancestral", variance=variance, steps=steps,
                 spacing="leading" if match[1] else "linspace", offset=0, constant_stride=False, end=0,
                 clip=f["clip_denoised"], clip_range=1.0, dynamic_threshold=0.0, rederive_eps=True)
 

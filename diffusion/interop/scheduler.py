@@ -57,7 +57,7 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
         process |= dict(name=choose("beta_schedule", SCHEDULES), beta_start=float(s["beta_start"]),
                         beta_end=float(s["beta_end"]))
     sample = dict(
-        solver=SOLVERS[name], variance=choose("variance_type", VARIANCES), eta=0.0,
+        solver=SOLVERS[name], variance=choose("variance_type", VARIANCES),
         steps=process["steps"] if name == "DDPMScheduler" else min(DDIM_STEPS, process["steps"]),
         spacing=choose("timestep_spacing", SPACINGS), offset=s["steps_offset"], constant_stride=True,
         end=0 if s["set_alpha_to_one"] else 1, clip=s["clip_sample"], clip_range=float(s["clip_sample_range"]),

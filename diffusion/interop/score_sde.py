@@ -68,7 +68,7 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
         embedding="positional", freq_shift=1.0, cos_first=False, num_classes=0)
     process = dict(name="linear", steps=steps, beta_start=s["model.beta_min"] / steps,
                    beta_end=s["model.beta_max"] / steps)
-    sample = dict(solver="ancestral", variance="large", eta=0.0, steps=steps, spacing="linspace", offset=0,
+    sample = dict(solver="ancestral", variance="large", steps=steps, spacing="linspace", offset=0,
                   constant_stride=False, end=0, clip=False, dynamic_threshold=0.0)
     return {"network": network, "data": dict(size=size, channels=s["data.num_channels"]), "learned_range": False,
             "process": process, "prediction": "eps", "sample": sample}

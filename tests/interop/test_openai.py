@@ -131,7 +131,7 @@ def test_the_schedule_keeps_its_shape_with_the_number_of_steps():
 
 @pytest.mark.parametrize("flags, expected", [
     (dict(learn_sigma=True), dict(variance="learned_range", solver="ancestral", steps=1000)),
-    (dict(timestep_respacing="ddim25", use_ddim="True"), dict(solver="ddim", steps=25, spacing="leading", eta=0.0)),
+    (dict(timestep_respacing="ddim25", use_ddim="True"), dict(solver="ddim", steps=25, spacing="leading")),
     (dict(timestep_respacing="250", clip_denoised="False"), dict(steps=250, spacing="linspace", clip=False)),
 ])
 def test_sampling_flags(flags, expected):
