@@ -53,7 +53,7 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
 
     longest = getattr(model.process, "t_max", 1.0)
     finest = int(longest) if config.process.name in build.SCHEDULES else 1000
-    reference, (grid,) = build_cell(config, model, "ddim", [finest])
+    reference, (grid,) = build_cell(config_lib.override(config, {"sample.eta": 0.0}), model, "ddim", [finest])
     rows = -(-num_samples // jax.device_count()) * jax.device_count()
     indices = np.arange(rows, dtype=np.int32)
     cond = indices % model.num_classes if model.num_classes else None

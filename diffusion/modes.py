@@ -43,16 +43,17 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
     `started` is time.perf_counter() at the program's start. init_from: the source (`pretrained.load`) of the weights
     that a new run starts from. Raises the errors of `diffusion.errors`.
     """
+    source = None
+    if init_from is not None and not run_folder.is_run(workdir):
+        source = pretrained.load(init_from)
+        pretrained.check_same(config, source.config, init_from, pretrained.NETWORK)
     model = build.model(config)
     generate = build.generate(config, model)
     parts = build.training(config, model)
     for note in advice.of_training(config):
         say(note)
-    source = None
-    if init_from is not None and not run_folder.is_run(workdir):
-        source = pretrained.load(init_from)
-        pretrained.check_same(config, source.config, init_from, pretrained.NETWORK)
-        weights = source.params(model.abstract_params)
+    if source is not None:
+        weights = source.params(pretrained.shared(config, source.config, model.abstract_params))
     run = open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, defaults=config_lib.base().to_dict())
     plan = parts.plan
     with Checkpoints(run.checkpoints, keep=parts.keep_checkpoints) as checkpoints:
@@ -63,7 +64,8 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
         else:
             state, clock = parts.create_state(), loop.Clock()
             if source is not None:
-                state = dataclasses.replace(state, params=weights, ema=jax.tree.map(jnp.copy, weights))
+                params = state.params | weights
+                state = dataclasses.replace(state, params=params, ema=jax.tree.map(jnp.copy, params))
                 say(f"starting from the weights of {init_from}")
                 for key in pretrained.differences(config, source.config, ("process", "prediction")):
                     say(f"note: {key} is not that of {init_from}: the network has to learn it anew")

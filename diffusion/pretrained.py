@@ -95,9 +95,16 @@ def open_model(config: ConfigDict, source: str | os.PathLike, *,
     model = build.model(config, guide and guide.config)
 
     def read() -> Any:
-        params = loaded.params(model.abstract_params)
+        params = loaded.params(shared(config, loaded.config, model.abstract_params))
         return {**params, "guide": guide.params(model.guide.abstract_params)} if guide else params
     return model, read
+
+
+def shared(config: ConfigDict, source: ConfigDict, abstract: dict[str, Any]) -> dict[str, Any]:
+    """Of the parameters `abstract` of config's model those that the source's has too: the network's, and a learned
+    schedule where the process is the same. What only a loss learns is of the run that learns it."""
+    same = config.process.to_dict() == source.process.to_dict()
+    return {name: part for name, part in abstract.items() if name == "params" or name == "schedule" and same}
 
 
 def parse_settings(text: str) -> dict[str, Any]:

@@ -1,9 +1,13 @@
-"""The documents name tests and files that are there."""
+"""The documents name tests, files and config keys that are there."""
 import ast
+import importlib
 import pathlib
 import re
 
 import pytest
+
+from diffusion import build
+from diffusion import config as config_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "tests/golden/README.md"])
@@ -33,3 +37,25 @@ def test_links_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#\s]+)\)", document.read_text()):
         if "://" not in target:
             assert (document.parent / target).exists(), target
+
+
+def rows_of_methods():
+    found = re.findall(r"^\| ([^|`]+?) \| `([^`]+)` \|$", (ROOT / "docs" / "methods.md").read_text(), re.M)
+    assert len(found) > 15
+    return [pytest.param(keys, id=name) for name, keys in found]
+
+
+@pytest.mark.parametrize("keys", rows_of_methods())
+def test_every_method_builds(keys):
+    """Its model, its objective and its sampler, on the digits."""
+    config = importlib.import_module("configs.digits").get_config()
+    changes = {}
+    for key, text in (item.split("=", 1) for item in keys.split()):
+        try:
+            changes[key] = ast.literal_eval(text)
+        except ValueError:
+            changes[key] = text
+    config = config_lib.override(config, changes)
+    model = build.model(config)
+    build.generate(config, model)
+    build.training(config, model)

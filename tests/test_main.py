@@ -76,7 +76,8 @@ def test_sampling_a_named_checkpoint_and_one_that_is_not_there(trained, tmp_path
 def test_another_row_of_choices(tmp_path):
     """Each choice has its own test; here they meet in one program."""
     flags = [f"--workdir={tmp_path}/run", "--config.network.dtype=bfloat16", "--config.prediction=x0",
-             "--config.loss.weighting=min_snr", "--config.process.name=linear", "--config.sample.solver=ddim",
+             "--config.loss.weighting=min_snr", "--config.loss.uncertainty=True", "--config.process.name=linear",
+             "--config.sample.solver=ddim",
              "--config.sample.eta=0.5", "--config.sample.spacing=trailing", "--config.train.accumulate=2",
              "--config.sample.clip=False", "--config.optimizer.decay=constant"]
     program.run(*flags)

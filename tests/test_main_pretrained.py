@@ -71,13 +71,14 @@ def test_fine_tuning_starts_from_the_weights(trained, tmp_path, source):
 
 def test_fine_tuning_with_another_prediction_says_so(trained, tmp_path):
     done = run(f"--init_from={trained[1]}", f"--workdir={tmp_path}/tuned", "--config.prediction=eps",
-               "--config.train.duration=10 steps", "--config.train.sample_every=10 steps")
+               "--config.loss.uncertainty=True", "--config.train.duration=10 steps",
+               "--config.train.sample_every=10 steps")
     assert f"note: prediction is not that of {trained[1]}" in done.stdout
     assert len(rows(tmp_path / "tuned")) == 1
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--from_pretrained=SOURCE"], "--from_pretrained is for --mode=sample; --init_from starts a training"),
+    (["--from_pretrained=SOURCE"], "--from_pretrained is not for --mode=train; --init_from starts a training"),
     (["--mode=sample", "--init_from=SOURCE"], "--init_from is for --mode=train"),
     (["--mode=sample", "--from_pretrained=no/such/place"],
      "There is no folder no/such/place, and it is no name on the hub"),

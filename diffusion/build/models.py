@@ -68,7 +68,7 @@ def model(config: ConfigDict, guide: ConfigDict | None = None) -> Model:
         if schedule:
             params["schedule"] = schedule.init(jax.random.fold_in(key, 1))
         if c.loss.uncertainty:
-            params["uncertainty"] = Uncertainty().init(jax.random.fold_in(key, 2))
+            params["uncertainty"] = Uncertainty().init()
         return params
 
     shapes = jax.eval_shape(init, jax.random.key(0))

@@ -127,7 +127,8 @@ class Checkpoints:
         return found["state"], found["progress"]["clock"]
 
     def restore_part(self, name: str, abstract: Any, step: int | None = None) -> Any:
-        """One top-level field of the state, such as "ema". The others are not read into memory. Raises as `restore`."""
+        """One top-level field of the state, such as "ema", or of its parts those that `abstract` has, such as "params".
+        The others are not read into memory. Raises as `restore`."""
         return self._load(self._choose(step), {"state": {name: abstract}}, partial=True)["state"][name]
 
     def _path(self, step: int) -> Path:
@@ -238,7 +239,8 @@ def _differences(saved: Any, wanted: Any, partial: bool) -> list[str]:
 
     have, want = leaves(saved), leaves(wanted)
     if partial:
-        have = {name: leaf for name, leaf in have.items() if name.split(".")[0] in wanted}
+        asked = {(field, part) for field, parts in wanted.items() for part in parts}
+        have = {name: leaf for name, leaf in have.items() if tuple(name.split(".")[:2]) in asked}
     return ([f"{name} is {have[name]} there, but {want[name]} here" for name in want
              if have.get(name, want[name]) != want[name]]
             + [f"{name} is not there" for name in want if name not in have]
