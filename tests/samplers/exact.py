@@ -24,11 +24,13 @@ def mixture(process, count=lambda: None):
     """The exact denoiser of a mixture of two normals in each coordinate."""
     def denoise(x, t, cond=None):
         count()
+        # JAX keeps a NumPy constant in the precision in which it first met it.
+        weights, centers, stds = (jnp.asarray(values, float) for values in (WEIGHTS, CENTERS, STDS))
         alpha, sigma = expand(process.alpha(t), x), expand(process.sigma(t), x)
-        variance = (alpha[..., None] * STDS) ** 2 + sigma[..., None] ** 2
-        offset = x[..., None] - alpha[..., None] * CENTERS
-        share = jax.nn.softmax(np.log(WEIGHTS) - offset**2 / 2 / variance - jnp.log(variance) / 2, axis=-1)
-        x0 = jnp.sum(share * (CENTERS + alpha[..., None] * STDS**2 / variance * offset), -1).astype(x.dtype)
+        variance = (alpha[..., None] * stds) ** 2 + sigma[..., None] ** 2
+        offset = x[..., None] - alpha[..., None] * centers
+        share = jax.nn.softmax(jnp.log(weights) - offset**2 / 2 / variance - jnp.log(variance) / 2, axis=-1)
+        x0 = jnp.sum(share * (centers + alpha[..., None] * stds**2 / variance * offset), -1).astype(x.dtype)
         return Prediction(x0, (x - alpha * x0) / sigma)
     return Diffusion(process, denoise)
 
