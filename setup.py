@@ -37,7 +37,7 @@ setup(
         "digits": ["scikit-learn>=1.5"],
         "hub": ["huggingface_hub>=0.34"],
         "ode": ["diffrax>=0.7"],
-        "test": ["pytest>=8.0", "scikit-learn>=1.5", "huggingface_hub>=0.34", "diffrax>=0.7"],
+        "test": ["pytest>=8.0", "pytest-xdist>=3.6", "scikit-learn>=1.5", "huggingface_hub>=0.34", "diffrax>=0.7"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
     },

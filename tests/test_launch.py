@@ -121,7 +121,7 @@ def test_only_what_is_new_makes_it_install_again(launch):
     launch()
     launch("test", "-x", "tests/data")
     assert [what for _, what in launch.calls] == [f"{INSTALL} -c constraints.txt -e .[digits,test]",
-                                                  "-m pytest -x tests/data"]
+                                                  "-m pytest -n auto --dist=loadfile -x tests/data"]
     launch("test")
     assert not launch.did("-m pip") and launch.did("-m pytest")
     launch("train")  # the test extra is more than it needs
