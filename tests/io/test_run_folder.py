@@ -1,6 +1,8 @@
+import importlib.util
 import json
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -21,12 +23,15 @@ def files(folder):
     return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_new_folder_explains_itself(tmp_path):
+def test_a_new_folder_explains_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", importlib.util.find_spec("diffusion.main"))
+    monkeypatch.setattr(sys, "argv", ["main.py", "--config=my config.py"])
     run = open_run(tmp_path / "runs" / "a", CONFIG)
     assert not run.resumed and run.path == tmp_path / "runs" / "a"
     assert json.loads((run.path / "config.json").read_text())["network"] == {"multipliers": [1, 2], "extra": {}}
     (start,) = json.loads((run.path / "environment.json").read_text())
-    assert start["packages"]["jax"] and start["devices"]["count"] == 1 and "pytest" in start["command"]
+    assert start["packages"]["jax"] and start["devices"]["count"] == 1
+    assert start["command"] == "python -m diffusion.main '--config=my config.py'"
     assert {"git", "python", "platform", "time", "host"} <= start.keys()
     readme = (run.path / "README.md").read_text()
     assert "# Run `a`" in readme and start["command"] in readme and "--mode=sample" in readme
