@@ -5,7 +5,6 @@ import json
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -19,6 +18,7 @@ from diffusion.io.files import atomic_write
 from diffusion.io.processes import is_primary
 from diffusion.io.progress import Progress
 from diffusion.metrics.frechet import Statistics, frechet_distance, pooled_pixels, statistics
+from diffusion.train import sharding
 
 SHOWN = 25  # images of a cell's picture
 
@@ -54,7 +54,7 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
     longest = getattr(model.process, "t_max", 1.0)
     finest = int(longest) if config.process.name in build.SCHEDULES else 1000
     reference, (grid,) = build_cell(config_lib.override(config, {"sample.eta": 0.0}), model, "ddim", [finest])
-    rows = -(-num_samples // jax.device_count()) * jax.device_count()
+    rows = sharding.fill(num_samples, model.mesh)
     indices = np.arange(rows, dtype=np.int32)
     cond = indices % model.num_classes if model.num_classes else None
     draw = lambda sampler, grid, scale: sampler(  # noqa: E731

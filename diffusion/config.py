@@ -142,6 +142,9 @@ def base() -> ConfigDict:
     c.mesh = ConfigDict()
     c.mesh.data = -1                   # devices that share the batch; -1: all that remain
     c.mesh.fsdp = 1                    # devices that share the parameters too
+    c.mesh.tensor = 1                  # devices that share the work of an image, by the network's own rules
+    c.mesh.rules = ()                  # before those: "REGEX: AXES", AXES of the last axes of the parameters whose path
+                                       # has REGEX in it, such as "attention.*/[qkv]/kernel: fsdp, tensor"; -: not cut
 
     c.sample = s = ConfigDict()
     s.solver = "ancestral"             # ancestral (Ho et al. 2020), ddim (Song et al. 2021), euler_ancestral;

@@ -16,6 +16,7 @@ from diffusion.data.sources import take
 from diffusion.errors import ConfigError, DataError
 from diffusion.io import images, pictures
 from diffusion.io.progress import Progress
+from diffusion.train import sharding
 
 MEASURED = ("inpaint", "colorise", "upscale")  # a part of the image is known
 INVERTED = ("reconstruct", "interpolate")      # by way of the noise that DDIM makes the image of
@@ -71,7 +72,7 @@ def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settin
     with Progress(-(-num_samples // batch), unit="batch", images_per_unit=batch) as progress:
         for first in range(0, num_samples, batch):
             count = min(batch, num_samples - first)
-            rows = -(-count // jax.device_count()) * jax.device_count()
+            rows = sharding.fill(count, model.mesh)
             x, *sides = draw(np.arange(first, first + rows, dtype=np.int32))
             results.append(images.to_uint8(x[:count]))
             if first < SHOWN:
@@ -163,9 +164,7 @@ def check(settings: Settings, shape: tuple[int, int, int]) -> None:
 def step_table(config: ConfigDict, model: build.Model, settings: Settings) -> np.ndarray:
     """The steps of config.sample, cut or with returns as the task has them."""
     c, steps = config.sample, build.grid(config.sample, model.process)
-    if c.batch_size < 1 or c.batch_size % jax.device_count():
-        raise ConfigError(f"config.sample.batch_size = {c.batch_size} must be a positive multiple of the "
-                          f"{jax.device_count()} devices.")
+    build.check_sample_batch(c, model)
     if settings.task == "vary":
         steps = tasks.last_part(steps, settings.strength)
         if not len(steps):

@@ -56,9 +56,9 @@ class Sampler:
                  report: Callable[[int], None] | None = None) -> Drawn:
         """The images `indices` [B] int32 of the seed, by the steps [S, 2].
 
-        B is a multiple of the devices. cond: labels int32 [B]. noise: x at the first time instead of the drawn one. The
-        chain is one call of the device, or up to CHUNKS of them if `report` is to hear after each how many more steps
-        are done.
+        B is a multiple of `sharding.batch_shards`. cond: labels int32 [B]. noise: x at the first time instead of the
+        drawn one. The chain is one call of the device, or up to CHUNKS of them if `report` is to hear after each how
+        many more steps are done.
         """
         everywhere = lambda value: jax.device_put(value, sharding.replicated(self.mesh))  # noqa: E731
         seed = everywhere(np.uint32(seed))
@@ -111,7 +111,7 @@ def make_generate(sampler: Sampler, steps: np.ndarray, *, num_classes: int, batc
     i % num_classes. The last batch is filled up and cut, so that nothing compiles twice."""
     def generate(params: Params, seed: int, first: int, count: int,
                  report: Callable[[int], None] | None = None) -> Iterator[np.ndarray]:
-        rows = min(batch_size, -(-count // jax.device_count()) * jax.device_count())
+        rows = min(batch_size, sharding.fill(count, sampler.mesh))
         for start in range(first, first + count, rows):
             indices = np.arange(start, start + rows, dtype=np.int32)
             cond = indices % num_classes if num_classes else None

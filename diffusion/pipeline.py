@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
@@ -23,6 +22,7 @@ from diffusion.errors import ConfigError
 from diffusion.interop import folder, scheduler, unet2d
 from diffusion.io.images import picture, to_uint8
 from diffusion.io.progress import Progress
+from diffusion.train import sharding
 
 # What of config.sample only makes the time grid: the compiled sampler serves all values.
 GRID_KEYS = {"steps", "spacing", "offset", "constant_stride", "end", "rho", "given", "t_min", "between_times",
@@ -102,7 +102,7 @@ class DiffusionPipeline:
         run = self._sampler(config, model, guidance_scale, unconditional_label)
         steps = build.grid(config.sample, model.process)
         # The chains are cut over the devices: what fills up the last piece is thrown away.
-        rows = -(-batch_size // jax.device_count()) * jax.device_count()
+        rows = sharding.fill(batch_size, model.mesh)
         cond = self._labels(class_labels, batch_size, rows, model.num_classes)
         noise = self._noise(initial_noise, (batch_size, *model.shape), rows)
         given = {"scale": guidance_scale} if guidance_scale != 1.0 else {}

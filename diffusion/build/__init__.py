@@ -6,9 +6,9 @@ from diffusion.build.likelihood import evaluator, likelihood_chain
 from diffusion.build.models import PREDICTIONS, Model, model
 from diffusion.build.networks import network
 from diffusion.build.processes import SCHEDULES, betas, process
-from diffusion.build.sampling import SOLVERS, Sampler, along, generate, grid, sampler, solver
+from diffusion.build.sampling import SOLVERS, Sampler, along, check_sample_batch, generate, grid, sampler, solver
 from diffusion.build.training import RESUMABLE_KEYS, Training, training, training_images
 
 __all__ = ["PREDICTIONS", "RESUMABLE_KEYS", "SCHEDULES", "SOLVERS", "Model", "Sampler", "Training", "along", "betas",
-           "evaluator", "generate", "grid", "likelihood_chain", "model", "network", "process", "sampler", "solver",
-           "training", "training_images"]
+           "check_sample_batch", "evaluator", "generate", "grid", "likelihood_chain", "model", "network", "process",
+           "sampler", "solver", "training", "training_images"]

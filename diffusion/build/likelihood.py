@@ -1,5 +1,4 @@
 """The estimator of config.likelihood, ready to go over a data set."""
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -28,7 +27,7 @@ def evaluator(config: ConfigDict, model: Model, seed: int) -> Evaluator:
     clip = config.sample.clip and c.estimator == "vlb"  # the bound is of the sampler's own chain; an ODE has no kinks
     transform = (lambda d: parameterization.clip_x0(d, config.sample.clip_range)) if clip else (lambda d: d)
     return make_evaluator(estimator(config, model), model.denoiser, mesh=model.mesh, seed=seed, to_float=to_float,
-                          batch_size=-(-c.batch_size // jax.device_count()) * jax.device_count(),
+                          batch_size=c.batch_size,
                           conditional=model.num_classes > 0, transform=transform)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffusion.build.networks import network
+from diffusion.build.networks import SHARDING, network
 from diffusion.build.processes import learned_schedule, process
 from diffusion.build.rules import choose, need
 from diffusion.core import parameterization, preconditioning, processes
@@ -42,6 +42,7 @@ class Model:
     shape: tuple[int, int, int]       # of an image: H, W, C
     num_classes: int                  # 0: unconditional
     null_label: int | None            # what training had for "no class", if it hid labels
+    rules: tuple[sharding.Rule, ...] = ()  # of the sharding of parameters
     guide: "Model | None" = None      # the worse model of autoguidance, with parameters params["guide"]
 
 
@@ -60,7 +61,7 @@ def model(config: ConfigDict, guide: ConfigDict | None = None) -> Model:
     denoiser = parameterization.make_denoiser(
         process_of, PREDICTIONS["eps" if both else c.prediction](c),
         lambda params, *args: net.apply({"params": params["params"]}, *args), both=both, learned_range=c.learned_range)
-    mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp)
+    mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
 
     def init(key):
         cond = jnp.zeros((1,), jnp.int32) if c.network.num_classes else None
@@ -72,12 +73,25 @@ def model(config: ConfigDict, guide: ConfigDict | None = None) -> Model:
         return params
 
     shapes = jax.eval_shape(init, jax.random.key(0))
+    rules = sharding_rules(c, shapes)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
-                            sharding.of_state(shapes, mesh))
+                            sharding.of_state(shapes, mesh, rules))
     return Model(mesh=mesh, process=proc, denoiser=denoiser, init=init, abstract_params=abstract, shape=shape,
                  num_classes=c.network.num_classes,
-                 null_label=c.network.num_classes if c.network.label_dropout else None,
+                 null_label=c.network.num_classes if c.network.label_dropout else None, rules=rules,
                  guide=guide and beside(guide, c, proc))
+
+
+def sharding_rules(c: ConfigDict, params: Any) -> tuple[sharding.Rule, ...]:
+    """Those of config.mesh.rules, and then the network's own. Raises ConfigError for one that fits no parameter."""
+    given = []
+    for text in c.mesh.rules:
+        pattern, colon, axes = text.rpartition(":")
+        need(colon and pattern and axes.strip(), "mesh.rules", text, "is not a rule: write \"REGEX: AXES\", such as "
+             "\"attention.*/[qkv]/kernel: fsdp, tensor\".")
+        given.append((pattern, tuple(None if axis.strip() == "-" else axis.strip() for axis in axes.split(","))))
+    sharding.check_rules(given, params, "config.mesh.rules")
+    return (*given, *SHARDING[c.network.name])
 
 
 def beside(guide: ConfigDict, config: ConfigDict, proc: processes.Process) -> Model:

@@ -3,10 +3,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from diffusion.build.rules import choose, need
+from diffusion.networks import unet
 from diffusion.networks.layers import ACTIVATIONS
-from diffusion.networks.unet import UNet
 
-NETWORKS = {"unet": UNet}
+NETWORKS = {"unet": unet.UNet}
+SHARDING = {"unet": unet.SHARDING}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 RESAMPLERS = {"conv", "resblock"}
 MIDDLES = {"attention", "plain", "none"}

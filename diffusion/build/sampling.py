@@ -26,6 +26,7 @@ from diffusion.samplers.pndm import PNDM
 from diffusion.samplers.sa_solver import SASolver
 from diffusion.samplers.sde import EulerMaruyama, PredictorCorrector, ReverseDiffusion
 from diffusion.samplers.unipc import UniPC
+from diffusion.train import sharding
 
 
 def _heun(c: ConfigDict, order: int) -> Heun:
@@ -236,7 +237,12 @@ def float_grid(c: ConfigDict, proc: processes.Process, discrete: bool) -> np.nda
 def generate(config: ConfigDict, model: Model) -> Generate:
     """Draws with the sampler and grid of config.sample."""
     c = config.sample
-    need(c.batch_size >= 1 and c.batch_size % jax.device_count() == 0, "sample.batch_size", c.batch_size,
-         f"must be a positive multiple of the {jax.device_count()} devices.")
+    check_sample_batch(c, model)
     return make_generate(sampler(config, model), grid(c, model.process), num_classes=model.num_classes,
                          batch_size=c.batch_size)
+
+
+def check_sample_batch(c: ConfigDict, model: Model) -> None:
+    shards = sharding.batch_shards(model.mesh)
+    need(c.batch_size >= 1 and c.batch_size % shards == 0, "sample.batch_size", c.batch_size,
+         f"must be a positive multiple of {shards}, the devices that share it (mesh.data x mesh.fsdp).")

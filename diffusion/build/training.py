@@ -52,7 +52,7 @@ def training(config: ConfigDict, model: Model) -> Training:
     need(c.seed >= 0, "seed", c.seed, "must not be negative.")
     check_times(c)
     loss, density, effective_weight = objective(c, model)
-    check_batch(c.train)
+    check_batch(c.train, sharding.batch_shards(model.mesh))
     source = training_images(c)
     need(c.network.num_classes in (0, source.num_classes), "network.num_classes", c.network.num_classes,
          f"the data has labels of {source.num_classes} classes; it is that, or 0 for an unconditional model.")
@@ -87,7 +87,7 @@ def training(config: ConfigDict, model: Model) -> Training:
         label_dropout=c.network.label_dropout, accumulate=c.train.accumulate,
         log_snr_edges=edges)
     create, abstract = step.create_state(lambda key: init_state(model.init(key), optim, density.init()),
-                                         mesh=model.mesh, seed=c.seed)
+                                         mesh=model.mesh, rules=model.rules, seed=c.seed)
 
     shards = dict(batch_size=c.train.batch_size, seed=c.seed, shard_index=jax.process_index(),
                   shard_count=jax.process_count())
@@ -111,11 +111,11 @@ def training_images(config: ConfigDict):
     return source
 
 
-def check_batch(c: ConfigDict) -> None:
-    devices, pieces = jax.device_count(), jax.device_count() * c.accumulate
+def check_batch(c: ConfigDict, shards: int) -> None:
+    pieces = shards * c.accumulate
     need(c.accumulate >= 1, "train.accumulate", c.accumulate, "must be 1 (no accumulation) or more.")
     need(c.batch_size >= 1 and c.batch_size % pieces == 0, "train.batch_size", c.batch_size,
-         f"must be a multiple of {pieces} = {devices} devices x config.train.accumulate. The nearest are "
+         f"must be a multiple of {pieces} = {shards} devices that share it x config.train.accumulate. The nearest are "
          f"{c.batch_size // pieces * pieces or pieces} and {math.ceil((c.batch_size + 1) / pieces) * pieces}.")
     need(c.keep_checkpoints >= 1, "train.keep_checkpoints", c.keep_checkpoints, "must be 1 or more.")
 

@@ -73,7 +73,7 @@ def make_evaluator(estimator: Estimator, denoiser: Denoiser, *, mesh: Mesh, batc
     """An evaluator of `denoiser`'s models, `transform` (such as clip_x0) applied to what it binds.
 
     Example i is estimated with keys of (seed, i) alone, whatever the batch size and the devices. to_float: bytes to
-    [-1, 1]. batch_size is rounded up to a multiple of the devices.
+    [-1, 1]. batch_size is rounded up to what the mesh can share.
     """
     def run(params, image, label, index):
         keys = example_keys(jax.random.key(seed), "likelihood", 0, index)
@@ -81,9 +81,8 @@ def make_evaluator(estimator: Estimator, denoiser: Denoiser, *, mesh: Mesh, batc
         values = {"bits_per_dim": estimate.bits_per_dim, **estimate.terms}
         return jax.tree.map(lambda x: jnp.asarray(x, float), values)
 
-    devices = jax.device_count()
     return Evaluator(run=jax.jit(run, out_shardings=sharding.replicated(mesh)), mesh=mesh,
-                     batch_size=-(-batch_size // devices) * devices)
+                     batch_size=sharding.fill(batch_size, mesh))
 
 
 @dataclass(frozen=True)

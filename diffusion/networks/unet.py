@@ -17,6 +17,13 @@ from diffusion.networks.layers import (
 )
 from diffusion.typing import Array, Cond, Image, Keys
 
+# How parameters are cut over a mesh, by their paths: of a pair of layers the first over its outputs and the second over
+# its inputs, so that one sum over the tensor axis serves both (Shoeybi et al. 2019, "Megatron-LM").
+SHARDING = (
+    (r"/(conv1|emb|emb1|q|k|v)/kernel$", ("fsdp", "tensor")),
+    (r"/(conv2|emb2|out)/kernel$", ("tensor", "fsdp")),
+)
+
 
 class UNet(nn.Module):
     """F(x, c_noise, cond): [B,H,W,C_in] -> [B,H,W,out_channels], float32 at least.

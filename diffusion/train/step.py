@@ -1,5 +1,5 @@
 """One optimizer step as a pure function, and its compilation over a mesh."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -134,13 +134,14 @@ def compile_train_step(train_step, *, mesh: Mesh, state_shardings, steps: int):
                    out_shardings=(state_shardings, sharding.replicated(mesh)))
 
 
-def create_state(make_state: Callable[[Array], State], *, mesh: Mesh, seed: int) -> tuple[Callable[[], State], State]:
+def create_state(make_state: Callable[[Array], State], *, mesh: Mesh, seed: int,
+                 rules: Sequence[sharding.Rule] = ()) -> tuple[Callable[[], State], State]:
     """(create, abstract): the state as shapes with shardings, and a function that makes it, sharded from the start.
 
-    `make_state(key)` builds the state; nothing is allocated until `create()` is called.
+    `make_state(key)` builds the state; nothing is allocated until `create()` is called. rules: as `sharding.of_state`.
     """
     key = jax.random.key(seed)
     shapes = jax.eval_shape(make_state, key)
-    shardings = sharding.of_state(shapes, mesh)
+    shardings = sharding.of_state(shapes, mesh, rules)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     return (lambda: jax.jit(make_state, out_shardings=shardings)(key)), abstract

@@ -1,0 +1,86 @@
+"""A program for test_meshes.py: the training step of each network on each mesh of 8 devices, beside one device."""
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from diffusion import build
+from diffusion import config as config_lib
+from diffusion.core import losses, time_densities, weightings
+from diffusion.core.parameterization import EPS
+from diffusion.train import sharding, step
+from diffusion.train.state import init_state
+
+MESHES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (1, 1, 8), "data x fsdp": (2, 4, 1),
+          "data x tensor": (4, 1, 2), "all": (2, 2, 2)}
+NETWORKS = {
+    "unet": {"network.dropout": 0.1},
+    "unet of ADM": {"network.scale_shift": True, "network.head_channels": 8, "network.downsample": ("resblock",),
+                    "network.upsample": ("resblock",), "network.num_classes": 10, "network.label_dropout": 0.1},
+}
+BATCH, SIZE = 16, 8
+
+
+def config_of(network, mesh):
+    return config_lib.override(config_lib.base(), {
+        "data.size": SIZE, "network.channels": 32, "network.multipliers": (1, 2), "network.blocks": 1,
+        "network.attention_resolutions": (4,), "network.groups": 8, "process.steps": 100,
+        **dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), mesh)), **NETWORKS[network]})
+
+
+def pieces(network, mesh, optimizer):
+    config = config_of(network, mesh)
+    model = build.model(config)
+    train_step = step.make_train_step(
+        loss=losses.make_denoising_loss(weightings.in_space(None, EPS)), denoiser=model.denoiser,
+        density=time_densities.UniformDiscrete(), stratified=False, optimizer=optimizer,
+        learning_rate=lambda n: jnp.float32(1e-3), ema_decay=lambda n: 0.9, seed=0, flip=True,
+        num_classes=config.network.num_classes, label_dropout=config.network.label_dropout, accumulate=1,
+        log_snr_edges=np.linspace(-10, 10, 6))
+
+    def make_state(key):  # no zeros: every parameter then has a gradient
+        params = model.init(key)
+        return init_state(jax.tree.map(lambda x: x + 0.02 * jax.random.normal(key, x.shape), params), optimizer)
+    return model, train_step, make_state
+
+
+def batch():
+    rng = np.random.default_rng(0)
+    return {"image": rng.integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8),
+            "label": rng.integers(0, 10, BATCH).astype(np.int32), "position": np.arange(BATCH, dtype=np.int32)}
+
+
+def largest(a, b):
+    """The largest difference of two trees' leaves, each relative to the largest number of the leaf."""
+    return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(np.abs(x - y).max() / np.abs(x).max()), a, b)))
+
+
+def main():
+    report, optimizer = {}, optax.adam(1e-3, eps=1e-3)
+    for network in NETWORKS:
+        model, train_step, make_state = pieces(network, (-1, 1, 1), optimizer)
+        start = jax.device_get(jax.jit(make_state)(jax.random.key(0)))
+        alone, told = jax.device_get(jax.jit(train_step)(start, batch()))
+        for name, mesh in MESHES.items():
+            model, train_step, make_state = pieces(network, mesh, optimizer)
+            create, abstract = step.create_state(make_state, mesh=model.mesh, seed=0, rules=model.rules)
+            compiled = step.compile_train_step(train_step, mesh=model.mesh, steps=1,
+                                               state_shardings=jax.tree.map(lambda x: x.sharding, abstract))
+            placed = sharding.place_batch(jax.tree.map(lambda x: x[None], batch()), model.mesh, leading=1)
+            state, metrics = compiled(create(), placed, None)
+            held = [x.addressable_shards[0].data.size for x in jax.tree.leaves(state.params)]
+            state = jax.device_get(state)
+            moved = [jax.tree.map(np.subtract, s.params, start.params) for s in (state, alone)]
+            report[f"{network}, {name}"] = {
+                "loss": abs(float(metrics.loss[0] / told.loss) - 1),
+                "gradient": largest(state.opt_state[0].mu, alone.opt_state[0].mu),  # 0.1 of it, after one step
+                "update": largest(*moved),
+                "held": sum(held) / sum(x.size for x in jax.tree.leaves(state.params))}
+    json.dump(report, open(sys.argv[1], "w"), indent=1)
+
+
+if __name__ == "__main__":
+    main()
