@@ -114,6 +114,8 @@ def base() -> ConfigDict:
     n.label_dropout = 0.0              # probability that training hides a label, for guidance (Ho & Salimans 2022): the
                                        # network then knows one label more, num_classes
     n.dtype = "float32"                # of the computation: float32, bfloat16; parameters are float32
+    n.remat = "none"                   # what the gradient computes again instead of keeping it: none, light (in each
+                                       # block all but convolutions and matrix products), full (each block)
 
     c.optimizer = o = ConfigDict()
     o.name = "adam"                    # adam
@@ -124,10 +126,12 @@ def base() -> ConfigDict:
     o.beta2 = 0.999                    # Adam
     o.epsilon = 1e-8                   # Adam
     o.clip_norm = 1.0                  # of the global gradient; 0: no clipping
+    o.mu_dtype = "float32"             # in which Adam's first moment is kept: float32, bfloat16
 
     c.ema = ConfigDict()
     c.ema.half_life = "887184 images"  # of the average of the parameters; decay 0.9999 a step at batch 128
     c.ema.warmup_ratio = 0.05          # half-life <= this * images seen (EDM's ramp-up); 0: full length at once
+    c.ema.dtype = "float32"            # in which it is kept: float32, bfloat16 (rounded up or down at random)
 
     c.train = t = ConfigDict()
     t.batch_size = 128                 # images a step, over all devices
@@ -137,7 +141,12 @@ def base() -> ConfigDict:
     t.log_every = "100 steps"          # a row of metrics.jsonl, means since the last one
     t.sample_every = "10k steps"       # a grid in samples/
     t.checkpoint_every = "10k steps"
-    t.keep_checkpoints = 3             # the newest are kept
+    t.keep_checkpoints = 3             # the newest are kept ...
+    t.keep_every = "never"             # ... and one each so often, such as "10M images" ...
+    t.keep_best = 0                    # ... and so many of the lowest train.best_metric, a number of metrics.jsonl
+    t.best_metric = "loss"
+    t.nonfinite = "stop"               # at a loss or gradient that is not: stop, or skip the step, and count
+    t.stall_seconds = 600.0            # a step or batch that takes longer is reported with all stacks; 0: never
 
     c.mesh = ConfigDict()
     c.mesh.data = -1                   # devices that share the batch; -1: all that remain

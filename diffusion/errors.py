@@ -20,5 +20,13 @@ class CheckpointError(DiffusionError):
     """A checkpoint or run folder that cannot be read, does not fit, or cannot be written."""
 
 
+class Interrupted(DiffusionError):
+    """A training that was asked to stop, and has saved what it had; `exit_code` tells a scheduler to start it again."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class DivergedError(DiffusionError):
     """The loss or the gradient became NaN or infinite."""

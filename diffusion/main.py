@@ -23,13 +23,14 @@ from absl import app, flags  # noqa: E402  (the clock starts before the imports)
 from ml_collections import config_flags  # noqa: E402
 
 from diffusion import config as config_lib  # noqa: E402
-from diffusion.errors import ConfigError, DiffusionError  # noqa: E402
+from diffusion.errors import ConfigError, DiffusionError, Interrupted  # noqa: E402
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, such as configs/cifar10.py.",
                                          lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder. Default: runs/NAME of the config file.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "sample", "likelihood", "compare"], "What to do: train, draw "
-                         "samples, estimate bits/dim on config.data, or compare samplers.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "sample", "likelihood", "compare", "verify_resume"], "What to "
+                         "do: train, draw samples, estimate bits/dim on config.data, compare samplers, or try whether "
+                         "a resumed training is the same, bit for bit.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "sample, compare: how many images.", lower_bound=1)
 NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "likelihood: how many images of the data. Default: all.",
                                     lower_bound=1)
@@ -58,9 +59,13 @@ FROM_PRETRAINED = flags.DEFINE_string(
 INIT_FROM = flags.DEFINE_string("init_from", None, "train: a model, as in --from_pretrained, whose weights a new run "
                                 "starts from. Its own config is used if --config is not given.")
 CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "All but train: the step of the checkpoint. Default: the newest.")
+VERIFY_STEPS = flags.DEFINE_integer("verify_steps", 20, "verify_resume: how many steps before the checkpoint, and "
+                                    "after it.", lower_bound=1)
 COORDINATOR = flags.DEFINE_string("coordinator", None, "Several processes: HOST:PORT of process 0.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.", lower_bound=1)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: which this one is, from 0.", lower_bound=0)
+CONNECT_SECONDS = flags.DEFINE_float("connect_seconds", 120.0, "Several processes: how long they wait for each other.",
+                                     lower_bound=1.0)
 
 
 def main(argv: list[str]) -> None:
@@ -73,10 +78,15 @@ def main(argv: list[str]) -> None:
         raise ConfigError("--init_from is for --mode=train; --from_pretrained samples from such a model.")
     file, *of = flags.FLAGS["config"].config_filename.split(":", 1)
     name = f"{Path(of[0]).name}-finetuned" if INIT_FROM.value and of else Path(file).stem
+    if WORKDIR.value and "://" in WORKDIR.value:
+        raise ConfigError(f"--workdir={WORKDIR.value} is a bucket. A run folder is on a file system: mount the bucket, "
+                          "by gcsfuse or s3fs with your credentials, and give the folder where it is mounted.")
     workdir = Path(WORKDIR.value or Path("runs") / name)
-    from diffusion import modes  # after the flags: --help and wrong flags answer at once, without JAX
-    modes.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    from diffusion import hosts, modes  # after the flags: --help and wrong flags answer at once, without JAX
+    hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, CONNECT_SECONDS.value)
+    hosts.check_same(CONFIG.value.to_dict(), MODE.value, str(workdir))
     here = workdir if source is None else Path("samples") / Path(source).name
+    modes.keep_compilations(here.parent)
     if MODE.value == "likelihood":
         name = f"likelihood_{CONFIG.value.likelihood.estimator}_{CONFIG.value.data.split}.json"
         modes.likelihood(CONFIG.value, workdir, source, num_examples=NUM_EXAMPLES.value, seed=SEED.value,
@@ -94,6 +104,9 @@ def main(argv: list[str]) -> None:
                             iterations=ITERATIONS.value)
         edit(CONFIG.value, workdir, source, settings, num_samples=NUM_SAMPLES.value, seed=SEED.value,
              out=Path(OUT.value or here / f"{TASK.value}_{SEED.value}"), checkpoint=CHECKPOINT.value)
+    elif MODE.value == "verify_resume":
+        from diffusion.verify import verify_resume
+        verify_resume(CONFIG.value, workdir, VERIFY_STEPS.value)
     elif train:
         modes.train(CONFIG.value, workdir, STARTED, INIT_FROM.value)
     else:
@@ -136,6 +149,9 @@ def run() -> None:
     """The command: exits with 1 and one message on an error that a user can mend."""
     try:
         app.run(main, flags_parser=parse_flags)
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr, flush=True)
+        sys.exit(stopped.exit_code)
     except DiffusionError as error:
         sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))
     except KeyboardInterrupt:

@@ -1,11 +1,12 @@
 """The programs that `main --mode=NAME` runs, put together from built parts, the run folder and the disk."""
 import collections
 import dataclasses
+import hashlib
 import json
+import platform
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -13,7 +14,7 @@ from diffusion import build, pretrained
 from diffusion import config as config_lib
 from diffusion.build import advice
 from diffusion.data.sources import take
-from diffusion.errors import ConfigError, DivergedError
+from diffusion.errors import DivergedError, Interrupted
 from diffusion.io import images, likelihood_plots, plots, run_folder
 from diffusion.io.checkpoint import Checkpoints
 from diffusion.io.files import atomic_write
@@ -23,18 +24,26 @@ from diffusion.io.run_folder import command_line, open_run
 from diffusion.io.writers import MetricsWriter, read_rows
 from diffusion.likelihood.vlb import rate_distortion
 from diffusion.train import loop
+from diffusion.train.interrupts import Interrupts
+from diffusion.train.state import average_of
+from diffusion.train.watchdog import Watchdog
 
 
-def start_processes(coordinator: str | None, count: int | None, index: int | None) -> None:
-    """Joins the processes of a run of several; without `coordinator` this one is alone."""
-    if coordinator is None:
-        if count is not None or index is not None:
-            raise ConfigError("--num_processes and --process_id need --coordinator=HOST:PORT, that of process 0.")
-        return
-    if count is None or index is None or index >= count:
-        raise ConfigError(f"--coordinator needs --num_processes and --process_id below it; got {count} and {index}.")
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(coordinator, num_processes=count, process_id=index)
+def keep_compilations(folder: Path) -> None:
+    """From now on keeps what is compiled in `folder`/.compiled, so that the next start is quick; if the user has not
+    named another place by JAX_COMPILATION_CACHE_DIR."""
+    if jax.config.jax_compilation_cache_dir is None:
+        # XLA compiles for the very CPU; a shared folder may be seen by several kinds.
+        cpu = hashlib.sha256(f"{platform.machine()} {cpu_flags()}".encode()).hexdigest()[:8]
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute() / ".compiled" / cpu))
+
+
+def cpu_flags() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
 def train(config: ConfigDict, workdir: Path, started: float, init_from: str | None = None) -> None:
@@ -55,17 +64,21 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
     if source is not None:
         weights = source.params(pretrained.shared(config, source.config, model.abstract_params))
     run = open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, defaults=config_lib.base().to_dict())
-    plan = parts.plan
-    with Checkpoints(run.checkpoints, keep=parts.keep_checkpoints) as checkpoints:
+    plan, interrupts = parts.plan, Interrupts()
+    with interrupts, Checkpoints(run.checkpoints, **parts.retention, say=say) as checkpoints:
         if checkpoints.steps():
             state, clock = checkpoints.restore(parts.abstract_state, parts.data)
-            clock = loop.Clock(**clock)
+            clock = loop.restored_clock(clock, plan.batch_size)
+            if clock.images != clock.step * plan.batch_size:
+                plan = plan.after(clock)
+                say(f"note: config.train.batch_size was another until now. The images that are done, {clock.images:,}, "
+                    "count as they were; the schedules of the learning rate go on in steps.")
             say(f"resuming {run.path} at step {clock.step:,}")
         else:
             state, clock = parts.create_state(), loop.Clock()
             if source is not None:
                 params = state.params | weights
-                state = dataclasses.replace(state, params=params, ema=jax.tree.map(jnp.copy, params))
+                state = dataclasses.replace(state, params=params, ema=average_of(params, config.ema.dtype))
                 say(f"starting from the weights of {init_from}")
                 for key in pretrained.differences(config, source.config, ("process", "prediction")):
                     say(f"note: {key} is not that of {init_from}: the network has to learn it anew")
@@ -75,21 +88,26 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
             return
 
         def draw_samples(step: int, state) -> None:
-            x = np.concatenate(list(generate(state.ema, config.seed, 0, config.sample.preview)))
+            x = np.concatenate(list(generate(average_of(state.ema, "float32"), config.seed, 0, config.sample.preview)))
             if is_primary():
                 images.save_png(run.samples / f"step_{step:08d}.png", images.grid(images.to_uint8(x)))
 
         with (MetricsWriter(run.metrics, run.tensorboard, from_step=clock.step) as writer,
-              Progress(plan.total, unit="step", initial=clock.step, images_per_unit=plan.batch_size) as progress):
+              Progress(plan.total, unit="step", initial=clock.step, images_per_unit=plan.batch_size) as progress,
+              Watchdog(config.train.stall_seconds) as watchdog):
             try:
                 loop.run(plan=plan, train_step=parts.train_step, state=state, clock=clock, data=parts.data,
                          dataset=parts.dataset, mesh=model.mesh, started=started, write_row=writer.write,
-                         draw_samples=draw_samples, progress=progress,
-                         save=lambda step, state, clock: checkpoints.save(step, state, parts.data,
-                                                                  dataclasses.asdict(clock)))
+                         draw_samples=draw_samples, progress=progress, interrupts=interrupts, watchdog=watchdog,
+                         examples_of=parts.examples_of,
+                         save=lambda step, state, clock: checkpoints.save(
+                             step, state, parts.data, dataclasses.asdict(clock), clock.score))
             except DivergedError as error:
                 checkpoints.wait()
                 raise DivergedError(f"{error} Last good checkpoint: {checkpoints.describe()}.") from None
+    if clock.step < plan.total:
+        raise Interrupted(f"stopped at step {clock.step:,} of {plan.total:,}, which is saved in {run.checkpoints}: the "
+                          "same command goes on from it", interrupts.exit_code)
     if is_primary():
         rows = read_rows(run.metrics)
         plots.plot_loss(rows, run.path / "loss.png")

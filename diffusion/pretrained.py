@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from diffusion import build
@@ -30,7 +31,7 @@ LAYOUTS = {
     "score_sde": (score_sde.read_settings, score_sde.read_checkpoint, score_sde.read_params),
 }
 NETWORK = ("network", "data.size", "data.channels", "learned_range")  # what makes the function of the weights
-FREE_KEYS = {"network.dropout", "network.dtype"}  # may differ between a model and a run that starts from its weights
+FREE_KEYS = {"network.dropout", "network.dtype", "network.remat"}  # need not be as they were when it was trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +58,11 @@ def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: st
     path = folder.find(source)
     if run_folder.is_run(path):
         def restore(abstract):
+            kept = jax.tree.map(lambda x: x.update(dtype=config.ema.dtype if x.dtype == jnp.float32 else x.dtype),
+                                abstract)
             with Checkpoints(path / "checkpoints", keep=None) as checkpoints:
-                return checkpoints.restore_part("ema", abstract, checkpoint)
+                average = checkpoints.restore_part("ema", kept, checkpoint)
+            return jax.tree.map(lambda value, wanted: value.astype(wanted.dtype), average, abstract)
 
         config = config_lib.from_dict(folder.read_json(path / "config.json"), str(path / "config.json"))
         return Pretrained(config=config, params=restore)

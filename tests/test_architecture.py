@@ -17,8 +17,10 @@ MODULES = sorted(FILES)
 # each imports what is below it. pipeline and interop.convert are programs, as modes is.
 BASE = ["diffusion.typing", "diffusion.errors", "diffusion.core.numerics"]
 MAY_IMPORT = {  # the most specific row counts; a family may import itself
-    "diffusion.main": ["diffusion.modes", "diffusion.compare", "diffusion.edit", "diffusion.config",
-                       "diffusion.errors"],
+    "diffusion.main": ["diffusion.hosts", "diffusion.modes", "diffusion.compare", "diffusion.edit",
+                       "diffusion.verify", "diffusion.config", "diffusion.errors"],
+    "diffusion.hosts": ["diffusion.errors"],
+    "diffusion.verify": ["diffusion"],
     "diffusion.modes": ["diffusion"],
     "diffusion.pipeline": ["diffusion"],
     "diffusion.pretrained": ["diffusion.build", "diffusion.config", "diffusion.errors", "diffusion.interop",
@@ -53,7 +55,8 @@ ONLY_IN = {  # library: where it may be imported
     "diffrax": ["diffusion.likelihood.ode", "diffusion.samplers.adaptive"],
     "absl": ["diffusion.main", "diffusion.io.checkpoint"],
     "ml_collections": ["diffusion.main", "diffusion.modes", "diffusion.build", "diffusion.config",
-                       "diffusion.pretrained", "diffusion.pipeline", "diffusion.compare", "diffusion.edit"],
+                       "diffusion.pretrained", "diffusion.pipeline", "diffusion.compare", "diffusion.edit",
+                       "diffusion.verify"],
     "safetensors": ["diffusion.interop"],
     "huggingface_hub": ["diffusion.interop"],
     "torch": ["diffusion.interop.convert"],

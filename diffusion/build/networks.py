@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from diffusion.build.rules import choose, need
 from diffusion.networks import unet
-from diffusion.networks.layers import ACTIVATIONS
+from diffusion.networks.layers import ACTIVATIONS, REMATS
 
 NETWORKS = {"unet": unet.UNet}
 SHARDING = {"unet": unet.SHARDING}
@@ -36,6 +36,7 @@ def network(c: ConfigDict, size: int, out_channels: int):
     need(c.middle_divisor > 0, "network.middle_divisor", c.middle_divisor, "must be positive; 1 changes nothing.")
     need(c.embedding_channels >= 0, "network.embedding_channels", c.embedding_channels, "must not be negative.")
     need(c.freq_shift < c.channels // 2, "network.freq_shift", c.freq_shift, "must be below half of network.channels.")
+    choose(REMATS, "network.remat", c.remat)
     choose(ACTIVATIONS, "network.activation", c.activation)
     choose(EMBEDDINGS, "network.embedding", c.embedding)
     choose(MIDDLES, "network.middle", c.middle)

@@ -1,7 +1,7 @@
 """The data, the objective and the optimizer: what training needs beside the model."""
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion.build.models import Model, check_times
+from diffusion.build.networks import DTYPES
 from diffusion.build.objective import objective
 from diffusion.build.rules import choose, need
 from diffusion.data import pipeline, sources
@@ -24,11 +25,13 @@ SOURCES = {
 }
 OPTIMIZERS = {"adam": optimizer.adam}
 DECAYS = {"constant", "cosine"}
+NONFINITE = {"stop", "skip"}
+SCORES = {"loss", "grad_norm"}  # columns of metrics.jsonl
 
 # Keys that a resumed run may change, since they do not change what the finished steps computed.
-RESUMABLE_KEYS = ("train.duration", "train.*_every", "train.keep_checkpoints", "train.steps_per_dispatch",
-                  "train.accumulate", "mesh.*", "sample.*", "likelihood.*", "data.dir", "data.on_device",
-                  "data.workers")
+RESUMABLE_KEYS = ("train.duration", "train.*_every", "train.keep_*", "train.best_metric", "train.batch_size",
+                  "train.steps_per_dispatch", "train.accumulate", "train.nonfinite", "train.stall_seconds",
+                  "network.remat", "mesh.*", "sample.*", "likelihood.*", "data.dir", "data.on_device", "data.workers")
 LOG_SNR_BINS = 10
 
 
@@ -43,7 +46,8 @@ class Training:
     dataset: dict | None              # arrays on the device, if the data lives there
     log_snr_edges: np.ndarray         # [LOG_SNR_BINS + 1]
     effective_weight: Callable | None  # as in Objective
-    keep_checkpoints: int
+    examples_of: Callable             # (images, positions) -> the examples there, as loop.run has it
+    retention: dict                   # keyword arguments of Checkpoints
 
 
 def training(config: ConfigDict, model: Model) -> Training:
@@ -64,8 +68,12 @@ def training(config: ConfigDict, model: Model) -> Training:
     need(o.clip_norm >= 0, "optimizer.clip_norm", o.clip_norm, "must not be negative; 0 turns clipping off.")
     rate = optimizer.learning_rate(o.learning_rate, decay=o.decay, total_steps=plan.total,
                                    warmup_steps=in_steps(o.warmup, key="optimizer.warmup"))
+    choose(DTYPES, "optimizer.mu_dtype", o.mu_dtype)
+    choose(DTYPES, "ema.dtype", c.ema.dtype)
+    choose(NONFINITE, "train.nonfinite", c.train.nonfinite)
+    need(c.train.stall_seconds >= 0, "train.stall_seconds", c.train.stall_seconds, "must not be negative; 0: never.")
     optim = choose(OPTIMIZERS, "optimizer.name", o.name)(
-        rate, beta1=o.beta1, beta2=o.beta2, epsilon=o.epsilon, clip_norm=o.clip_norm)
+        rate, beta1=o.beta1, beta2=o.beta2, epsilon=o.epsilon, clip_norm=o.clip_norm, mu_dtype=o.mu_dtype)
     half_life = durations.to_images(c.ema.half_life, key="ema.half_life", batch_size=c.train.batch_size,
                                     epoch_size=len(source))
     need(half_life > 0, "ema.half_life", c.ema.half_life, "must be positive.")
@@ -85,9 +93,10 @@ def training(config: ConfigDict, model: Model) -> Training:
                           warmup_ratio=c.ema.warmup_ratio),
         seed=c.seed, flip=c.data.flip, num_classes=c.network.num_classes,
         label_dropout=c.network.label_dropout, accumulate=c.train.accumulate,
-        log_snr_edges=edges)
-    create, abstract = step.create_state(lambda key: init_state(model.init(key), optim, density.init()),
-                                         mesh=model.mesh, rules=model.rules, seed=c.seed)
+        log_snr_edges=edges, skip_nonfinite=c.train.nonfinite == "skip")
+    create, abstract = step.create_state(
+        lambda key: init_state(model.init(key), optim, density.init(), c.ema.dtype),
+        mesh=model.mesh, rules=model.rules, seed=c.seed)
 
     shards = dict(batch_size=c.train.batch_size, seed=c.seed, shard_index=jax.process_index(),
                   shard_count=jax.process_count())
@@ -98,7 +107,9 @@ def training(config: ConfigDict, model: Model) -> Training:
         data, dataset = pipeline.batches(source, workers=c.data.workers, **shards), None
     return Training(
         plan=plan, create_state=create, abstract_state=abstract, data=data, dataset=dataset, log_snr_edges=edges,
-        effective_weight=effective_weight, keep_checkpoints=c.train.keep_checkpoints,
+        effective_weight=effective_weight, retention=retention(c.train, in_steps),
+        examples_of=lambda images, positions: pipeline.examples(images + positions.astype(np.int64), size=len(source),
+                                                                seed=c.seed),
         train_step=step.compile_train_step(train_step, mesh=model.mesh, steps=plan.steps_per_dispatch,
                                            state_shardings=jax.tree.map(lambda x: x.sharding, abstract)))
 
@@ -117,14 +128,25 @@ def check_batch(c: ConfigDict, shards: int) -> None:
     need(c.batch_size >= 1 and c.batch_size % pieces == 0, "train.batch_size", c.batch_size,
          f"must be a multiple of {pieces} = {shards} devices that share it x config.train.accumulate. The nearest are "
          f"{c.batch_size // pieces * pieces or pieces} and {math.ceil((c.batch_size + 1) / pieces) * pieces}.")
+
+
+def retention(c: ConfigDict, in_steps) -> dict:
     need(c.keep_checkpoints >= 1, "train.keep_checkpoints", c.keep_checkpoints, "must be 1 or more.")
+    need(c.keep_best >= 0, "train.keep_best", c.keep_best, "must not be negative; 0 keeps none.")
+    every = 0 if c.keep_every == "never" else in_steps(c.keep_every, key="train.keep_every")
+    need(every % in_steps(c.checkpoint_every, key="train.checkpoint_every") == 0, "train.keep_every", c.keep_every,
+         f"must be a multiple of train.checkpoint_every ({c.checkpoint_every}), or \"never\".")
+    return {"keep": c.keep_checkpoints, "every": every, "best": c.keep_best}
 
 
 def make_plan(c: ConfigDict, in_steps) -> Plan:
     plan = Plan(batch_size=c.batch_size, steps_per_dispatch=c.steps_per_dispatch,
                 total=in_steps(c.duration, key="train.duration"),
+                score=choose(SCORES, "train.best_metric", c.best_metric),
                 **{name: in_steps(c[name], key=f"train.{name}")
                    for name in ("log_every", "sample_every", "checkpoint_every")})
+    if "step" not in c.duration:
+        plan = replace(plan, images=plan.total * c.batch_size)
     need(c.steps_per_dispatch >= 1, "train.steps_per_dispatch", c.steps_per_dispatch, "must be 1 or more.")
     for name, steps in (("duration", plan.total), ("log_every", plan.log_every), ("sample_every", plan.sample_every),
                         ("checkpoint_every", plan.checkpoint_every)):

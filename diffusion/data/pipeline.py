@@ -5,9 +5,9 @@ follow each other without a gap, so a batch may end one and begin the next, and 
 Host `shard_index` of `shard_count` gets rows [i b, (i + 1) b) of each global batch, b = batch_size / shard_count, and
 their `position`, the places 0..B-1 in the global batch: a step's random draws are keyed by it, whoever holds them.
 
-The iterators are Grain's. `it.get_state()` is {"global_next_index": k}, k = the number of the next batch, the same on
-every host and for any number of hosts and workers. `it.set_state(state)` continues from there, and so does loading an
-Orbax checkpoint that has the iterator among its checkpointables.
+`it.get_state()` is {"next_example": n}, n = the place of the next example in the endless stream, the same on every
+host. `it.set_state(state)` continues from there, on any number of hosts and workers and with any batch size: no example
+of an epoch is left out or comes twice.
 """
 import functools
 import sys
@@ -23,7 +23,7 @@ from diffusion.errors import ConfigError, DataError
 
 
 def batches(source: Source, *, batch_size: int, seed: int, shard_index: int = 0, shard_count: int = 1,
-            workers: int = 0) -> grain.DatasetIterator:
+            workers: int = 0) -> "Batches":
     """This host's rows of batches 0, 1, ...: {"image": uint8 [b, H, W, C], "label": int32 [b], "position": int32 [b]}.
 
     workers: processes that read and decode; 0 reads ahead in one thread. An `ArraySource` is one gather for a batch: it
@@ -33,17 +33,27 @@ def batches(source: Source, *, batch_size: int, seed: int, shard_index: int = 0,
     """
     rows = _rows(len(source), batch_size, seed, shard_index, shard_count)
     in_memory = isinstance(source, ArraySource)
-    read = functools.partial(_read, source, rows)
-    return _iterate(read, ahead=0 if in_memory else 4, workers=0 if in_memory else workers)
+    return Batches(functools.partial(_read, source, rows), batch_size, ahead=0 if in_memory else 4,
+                   workers=0 if in_memory else workers)
 
 
 def index_batches(size: int, *, batch_size: int, seed: int, shard_index: int = 0,
-                  shard_count: int = 1) -> grain.DatasetIterator:
+                  shard_count: int = 1) -> "Batches":
     """What `batches` reads of a source of `size` examples: {"index": int32 [b], "position": int32 [b]}, in its order.
 
     For data that lives on the device whole. Raises as `batches` does.
     """
-    return _iterate(_rows(size, batch_size, seed, shard_index, shard_count), ahead=0, workers=0)
+    return Batches(_rows(size, batch_size, seed, shard_index, shard_count), batch_size, ahead=0, workers=0)
+
+
+def examples(places: np.ndarray, *, size: int, seed: int) -> np.ndarray:
+    """The examples of a set of `size` at these ascending places [B] int64 of the endless stream: int32 [B]."""
+    epoch, place = np.divmod(places, size)
+    index = np.empty(len(places), np.int32)
+    for e in range(epoch[0], epoch[-1] + 1) if len(places) else ():
+        here = epoch == e
+        index[here] = permutation(size, seed, e)[place[here]]
+    return index
 
 
 def to_arrays(source: Source) -> dict[str, np.ndarray]:
@@ -66,7 +76,7 @@ def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
 
 def _rows(size: int, batch_size: int, seed: int, shard_index: int,
           shard_count: int) -> Callable[[int], dict[str, np.ndarray]]:
-    """step -> {"index", "position"} of this host's rows of the global batch."""
+    """place -> {"index", "position"} of this host's rows of the global batch that begins there in the stream."""
     if size < 1:
         raise DataError("The data set has no examples.")
     if batch_size < 1 or batch_size % shard_count:
@@ -75,35 +85,59 @@ def _rows(size: int, batch_size: int, seed: int, shard_index: int,
     if not 0 <= shard_index < shard_count:
         raise ValueError(f"shard_index {shard_index} is not in 0..{shard_count - 1}")
     b = batch_size // shard_count
-    return functools.partial(_host_rows, size=size, seed=seed, batch_size=batch_size,
-                             positions=range(shard_index * b, (shard_index + 1) * b))
+    return functools.partial(_host_rows, size=size, seed=seed, positions=range(shard_index * b, (shard_index + 1) * b))
 
 
-def _host_rows(step: int, *, size: int, seed: int, batch_size: int, positions: range) -> dict[str, np.ndarray]:
+def _host_rows(first: int, *, size: int, seed: int, positions: range) -> dict[str, np.ndarray]:
     position = np.array(positions, np.int32)
-    epoch, place = np.divmod(step * batch_size + position.astype(np.int64), size)
-    index = np.empty_like(position)
-    for e in range(epoch[0], epoch[-1] + 1):
-        here = epoch == e
-        index[here] = permutation(size, seed, e)[place[here]]
-    return {"index": index, "position": position}
+    return {"index": examples(first + position.astype(np.int64), size=size, seed=seed), "position": position}
 
 
-def _read(source: Source, rows: Callable[[int], dict[str, np.ndarray]], step: int) -> dict[str, np.ndarray]:
-    at = rows(step)
+def _read(source: Source, rows: Callable[[int], dict[str, np.ndarray]], first: int) -> dict[str, np.ndarray]:
+    at = rows(first)
     return take(source, at["index"]) | {"position": at["position"]}
 
 
-def _iterate(batch: Callable[[int], dict[str, Any]], *, ahead: int, workers: int) -> grain.DatasetIterator:
-    """Yields batch(0), batch(1), ..., up to `ahead` of them read before they are asked for.
+class Batches:
+    """batch(0), batch(B), batch(2B), ... of a batch size B, up to `ahead` of them read before they are asked for.
 
     An element of the Grain data set is a whole batch, since Grain's cost for each element (some 20 us) would exceed
-    that of reading from memory. ElasticIterator is there for its state, which does not depend on `workers`; it adds an
-    axis of length 1, which is taken off again.
+    that of reading from memory; its ElasticIterator then reads in the same order with any number of workers.
     """
-    # One thread: more of them are slower, since decoding small images mostly holds Python's lock.
-    read = grain.ReadOptions(num_threads=min(ahead, 1), prefetch_buffer_size=max(ahead, 1))
-    processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2) if workers else None
-    steps = ElasticIterator(grain.MapDataset.range(sys.maxsize).map(batch), 1, grain.sharding.ShardOptions(0, 1),
-                            read_options=read, multiprocessing_options=processes)
-    return iter(steps.map(lambda one: {key: value[0] for key, value in one.items()}))
+
+    def __init__(self, batch: Callable[[int], dict[str, Any]], batch_size: int, *, ahead: int, workers: int):
+        self._batch, self._size, self._ahead, self._workers = batch, batch_size, ahead, workers
+        self._steps = None
+        self._next = 0
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._steps is None:
+            self._steps = self._read_from(self._next)
+        one = next(self._steps)  # a batch of one batch
+        self._next += self._size
+        return {key: value[0] for key, value in one.items()}
+
+    def get_state(self) -> dict[str, int]:
+        return {"next_example": self._next}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.close()
+        # Until November 2026 the state was the number of the next batch.
+        self._next = state["global_next_index"] * self._size if "global_next_index" in state else state["next_example"]
+
+    def close(self) -> None:
+        """Ends the workers; another `next` starts them again."""
+        if self._steps is not None:
+            self._steps.close()
+        self._steps = None
+
+    def _read_from(self, first: int) -> grain.DatasetIterator:
+        # One thread: more of them are slower, since decoding small images mostly holds Python's lock.
+        read = grain.ReadOptions(num_threads=min(self._ahead, 1), prefetch_buffer_size=max(self._ahead, 1))
+        processes = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
+        begins = grain.MapDataset.range(first, sys.maxsize, self._size)
+        return iter(ElasticIterator(begins.map(self._batch), 1, grain.sharding.ShardOptions(0, 1), read_options=read,
+                                    multiprocessing_options=processes if self._workers else None))

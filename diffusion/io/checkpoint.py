@@ -3,6 +3,7 @@
     folder/12000/           a finished checkpoint, named by its step; Orbax renames it to this when all is written
         state/              the arrays, as Orbax lays them out (OCDBT, Zarr 3), each process writing its own shards
         progress/           JSON: {"clock": ..., "data": the state of the data iterator}
+        score.json          the number it is compared with others by, or null
         SHA256SUMS          digests of the files above, for `sha256sum -c`; written last
 
 Orbax does not notice a flipped bit in an array: it restores other numbers without a word. The digests catch that.
@@ -11,10 +12,14 @@ They are written after the commit: a checkpoint without them (the program was ki
 This is the only file that imports Orbax, whose v1 interface may still move.
 """
 import hashlib
+import json
 import logging
+import math
 import re
 import shutil
+import time
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,9 +32,10 @@ from diffusion.errors import CheckpointError
 from diffusion.io.files import atomic_write, cause, remedy
 from diffusion.io.processes import is_primary, primary_says
 
-_DIGESTS = "SHA256SUMS"
+_DIGESTS, _SCORE = "SHA256SUMS", "score.json"
 _LEFTOVERS = ("*.orbax-checkpoint-tmp*", "*.deleting")
 _SHOWN = 5  # leaves named in a message
+_SLOW = 10.0  # seconds of waiting for a disk, from which it is worth a word
 
 
 class DataIterator(Protocol):
@@ -41,16 +47,20 @@ class DataIterator(Protocol):
 
 
 class Checkpoints:
-    """The checkpoints in one folder; of them the newest `keep` stay, or all if None. All processes call alike.
+    """The checkpoints in one folder. All processes call alike.
+
+    Of them stay: the newest `keep`, or all if None; those of steps that `every` divides (0: none); and the `best` of
+    lowest score. say: prints a line.
 
     Used as a context manager, it waits at the end for what is still being written. Opening and reading change nothing
     on the disk, so a second program may read while a run writes.
     """
 
-    def __init__(self, folder: str | Path, *, keep: int | None = 3):
+    def __init__(self, folder: str | Path, *, keep: int | None = 3, every: int = 0, best: int = 0,
+                 say: Callable[[str], None] = print):
         if keep is not None and keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
-        self.folder, self.keep = Path(folder).absolute(), keep
+        self.folder, self.keep, self.every, self.best, self.say = Path(folder).absolute(), keep, every, best, say
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future] | None = None
         _silence_repeated_errors()
@@ -79,26 +89,31 @@ class Checkpoints:
         there = self.steps()
         return f"{there[-1]} in {self.folder}" if there else f"none in {self.folder}"
 
-    def save(self, step: int, state: Any, data: DataIterator, clock: dict) -> None:
+    def save(self, step: int, state: Any, data: DataIterator, clock: dict, score: float | None = None) -> None:
         """Takes a snapshot and returns; it is written in the background. Waits first for the one before.
 
         state: pytree of jax arrays, sharded or not; they may be donated at once. clock: JSON, floats return exactly.
         A step that is already there is left as it is: a resumed run arrives at the same state again.
         Raises CheckpointError if this or the checkpoint before cannot be written.
         """
+        before = self._pending and self._pending[0]
+        began = time.monotonic()
         self.wait()
+        if (waited := time.monotonic() - began) > _SLOW:
+            self.say(f"step {step} has waited {waited:.0f} s for the checkpoint of step {before}: the disk is slower "
+                     "than config.train.checkpoint_every")
         if is_primary():
             self._remove_leftovers()
         if primary_says(step in self.steps()):
             return
         progress = {"clock": clock, "data": data.get_state()}
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)  # not its parents: a run folder that is gone was on a disk that is gone
             with _context():
                 response = ocp.save_checkpointables_async(self._path(step), {"state": state, "progress": progress})
         except Exception as error:
             raise self._failed(step, error) from error
-        self._pending = step, self._writer.submit(self._finish, step, response)
+        self._pending = step, self._writer.submit(self._finish, step, response, score)
 
     def wait(self) -> None:
         """Returns when the last save is on the disk. Raises CheckpointError if it could not be written."""
@@ -134,15 +149,30 @@ class Checkpoints:
     def _path(self, step: int) -> Path:
         return self.folder / str(step)
 
-    def _finish(self, step: int, response) -> None:
+    def _finish(self, step: int, response, score: float | None) -> None:
         """In the background: waits for the commit, then writes the digests and removes old checkpoints."""
         response.result()
         if is_primary():
+            atomic_write(self._path(step) / _SCORE, json.dumps(score))
             atomic_write(self._path(step) / _DIGESTS, _digests(self._path(step)))
-            for old in self.steps()[:-self.keep] if self.keep else []:
+            for old in self._superfluous():
                 # Renamed first: a checkpoint half deleted must not look finished.
                 doomed = self._path(old).rename(self.folder / f"{old}.deleting")
                 shutil.rmtree(doomed, ignore_errors=True)
+
+    def _superfluous(self) -> list[int]:
+        steps = self.steps()
+        if self.keep is None:
+            return []
+        scores = {step: score for step in steps if math.isfinite(score := self._score(step))} if self.best else {}
+        stay = {*steps[-self.keep:], *sorted(scores, key=scores.get)[:self.best]}
+        return [step for step in steps if step not in stay and not (self.every and step % self.every == 0)]
+
+    def _score(self, step: int) -> float:
+        try:
+            return float(json.loads((self._path(step) / _SCORE).read_text()))
+        except (OSError, TypeError, ValueError):  # none, or the program was killed before it was written
+            return math.inf
 
     def _remove_leftovers(self) -> None:
         for pattern in _LEFTOVERS:

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from diffusion.typing import Array, Keys
 
+REMATS = {"none", "light", "full"}
+_COSTLY = {"conv_general_dilated", "dot_general"}
 ACTIVATIONS = {"swish": nn.swish, "relu": nn.relu, "gelu": lambda x: nn.gelu(x, approximate=False), "mish": jax.nn.mish}
 
 
@@ -19,6 +21,15 @@ def ddpm_init(scale: float = 1.0) -> nn.initializers.Initializer:
     if scale == 0.0:
         return nn.initializers.zeros_init()
     return nn.initializers.variance_scaling(scale, "fan_avg", "uniform")
+
+
+def rematerialised(block: type[nn.Module], remat: str) -> type[nn.Module]:
+    """The block, of whose values the gradient keeps all (`remat` none), or computes again all but the results of
+    convolutions and matrix products (light), or all (full). Values, gradients and parameters are the same."""
+    if remat == "none":
+        return block
+    policy = None if remat == "full" else lambda primitive, *_, **__: primitive.name in _COSTLY
+    return nn.remat(block, policy=policy)
 
 
 def sinusoidal_embedding(c_noise: Array, dim: int, *, freq_shift: float = 1.0, cos_first: bool = False,

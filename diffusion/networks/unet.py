@@ -13,6 +13,7 @@ from diffusion.networks.layers import (
     Upsample,
     double,
     halve,
+    rematerialised,
     sinusoidal_embedding,
 )
 from diffusion.typing import Array, Cond, Image, Keys
@@ -61,6 +62,7 @@ class UNet(nn.Module):
     num_classes: int = 0                        # 0: unconditional; else cond is [B] int32 labels below it
     out_channels: int = 3
     dtype: Any = jnp.float32                    # of the computation; parameters are float32
+    remat: str = "none"                         # what the gradient computes again: none, light, full
 
     @nn.compact
     def __call__(self, x: Image, c_noise: Array, cond: Cond = None, keys: Keys | None = None) -> Array:
@@ -71,41 +73,43 @@ class UNet(nn.Module):
         down_attends = self.attention_resolutions
         up_attends = down_attends if self.up_attention_resolutions is None else self.up_attention_resolutions
 
+        res_block, attention = (rematerialised(block, self.remat) for block in (ResBlock, Attention))
+
         def attend(h, name, **kwargs):
             heads = h.shape[-1] // self.head_channels if self.head_channels else self.heads
-            return Attention(heads, style, **kwargs, name=name)(h)
+            return attention(heads, style, **kwargs, name=name)(h)
 
         emb = self.embed(c_noise, cond, style)
         h = style.conv(self.channels, "conv_in")((2 * x - 1 if self.center_input else x).astype(self.dtype))
         skips = [h]
         for level, width in enumerate(widths):
             for block in range(self.blocks):
-                h = ResBlock(width, style, name=f"down{level}_block{block}")(h, emb, keys)
+                h = res_block(width, style, name=f"down{level}_block{block}")(h, emb, keys)
                 if h.shape[1] in down_attends:
                     h = attend(h, f"down{level}_attention{block}")
                 skips.append(h)
             if level < levels - 1:
                 if downs[level] == "resblock":
-                    h = ResBlock(width, style, halve, name=f"down{level}_downsample")(h, emb, keys)
+                    h = res_block(width, style, halve, name=f"down{level}_downsample")(h, emb, keys)
                 else:
                     h = Downsample(style, self.pad_around, name=f"down{level}_downsample")(h)
                 skips.append(h)
 
         if self.middle != "none":
-            h = ResBlock(widths[-1], style, divisor=self.middle_divisor, name="middle_block0")(h, emb, keys)
+            h = res_block(widths[-1], style, divisor=self.middle_divisor, name="middle_block0")(h, emb, keys)
             if self.middle == "attention":
                 h = attend(h, "middle_attention", groups=self.middle_groups, divisor=self.middle_divisor)
-            h = ResBlock(widths[-1], style, divisor=self.middle_divisor, name="middle_block1")(h, emb, keys)
+            h = res_block(widths[-1], style, divisor=self.middle_divisor, name="middle_block1")(h, emb, keys)
 
         for level, width in reversed(list(enumerate(widths))):
             for block in range(self.blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = ResBlock(width, style, name=f"up{level}_block{block}")(h, emb, keys)
+                h = res_block(width, style, name=f"up{level}_block{block}")(h, emb, keys)
                 if h.shape[1] in up_attends:
                     h = attend(h, f"up{level}_attention{block}")
             if level > 0:
                 if ups[level] == "resblock":
-                    h = ResBlock(width, style, double, name=f"up{level}_upsample")(h, emb, keys)
+                    h = res_block(width, style, double, name=f"up{level}_upsample")(h, emb, keys)
                 else:
                     h = Upsample(style, name=f"up{level}_upsample")(h)
 

@@ -18,6 +18,20 @@ def decay(step: Array, *, batch_size: int, half_life: float, warmup_ratio: float
     return jnp.exp2(-batch_size / half_life)
 
 
-def update(ema: Params, params: Params, decay: Array) -> Params:
-    """decay * ema + (1 - decay) * params, leaf by leaf."""
-    return jax.tree.map(lambda e, p: p + decay * (e - p), ema, params)
+def update(ema: Params, params: Params, decay: Array, key: Array | None = None) -> Params:
+    """decay * ema + (1 - decay) * params, leaf by leaf, in float32. An average kept in bfloat16 is rounded by `key`."""
+    leaves, tree = jax.tree.flatten(ema)
+    new = [p + decay * (e.astype(p.dtype) - p) for e, p in zip(leaves, tree.flatten_up_to(params))]
+    return tree.unflatten([n if e.dtype == n.dtype else stochastic_round(n, jax.random.fold_in(key, i))
+                           for i, (e, n) in enumerate(zip(leaves, new))])
+
+
+def stochastic_round(x: Array, key: Array) -> Array:
+    """float32 to one of the two bfloat16 beside it, so that the mean over keys is x.
+
+    Rounded to the nearest, an average would stand still: at a decay of 0.9999 its steps are far below the 2^-9 of
+    bfloat16's rounding.
+    """
+    # A bfloat16 is the upper half of a float32: a random lower half carries over into it as often as it should.
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+    return jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32).astype(jnp.bfloat16)

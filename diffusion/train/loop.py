@@ -7,7 +7,7 @@ has gathered since its last row; so a resumed run repeats the uninterrupted one 
 """
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 import numpy as np
@@ -15,12 +15,15 @@ from jax.sharding import Mesh
 
 from diffusion.errors import DivergedError
 from diffusion.train import sharding
+from diffusion.train.interrupts import Interrupts
 from diffusion.train.state import State
-from diffusion.train.step import StepMetrics
+from diffusion.train.step import BAD, StepMetrics
+from diffusion.train.watchdog import Watchdog
 
-_SUMS = ("steps", "loss", "grad_norm", "seconds", "timed_steps")
+_SUMS = ("steps", "loss", "grad_norm", "skipped", "seconds", "timed_steps")
 _BINNED = ("bin_loss", "bin_count", "bin_weight")
 _IN_FLIGHT = 2  # dispatches queued ahead of the device: it never waits for the host, and progress stays true
+_HOPELESS = 10  # steps skipped one after the other, with which training stops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,40 +35,74 @@ class Plan:
     checkpoint_every: int
     batch_size: int
     steps_per_dispatch: int = 1
+    images: int | None = None  # how long, where the duration is in images or epochs; total is then of this batch size
+    score: str = "loss"        # of a row of the log: what checkpoints are compared by
+
+    def after(self, clock: "Clock") -> "Plan":
+        """With the steps that are left of `images`, if the batch size was another until now."""
+        if self.images is None or clock.images == clock.step * self.batch_size:
+            return self
+        dispatches = -(-max(self.images - clock.images, 0) // (self.batch_size * self.steps_per_dispatch))
+        return replace(self, total=clock.step + dispatches * self.steps_per_dispatch)
 
 
 @dataclass
 class Clock:
     """Progress that is not in the state: JSON-able, saved with each checkpoint, its floats returning exactly."""
     step: int = 0
+    images: int = 0
     seconds: float = 0.0  # of training, without compilation, sampling and checkpoints
+    score: float | None = None  # of the last row of the log, of Plan.score
+    skipped_in_a_row: int = 0
     window: dict = field(default_factory=lambda: dict.fromkeys(_SUMS, 0.0))
     bin_loss: list = field(default_factory=list)   # [K] sums since the last row
     bin_count: list = field(default_factory=list)  # [K]
     bin_weight: list = field(default_factory=list)  # [K]
 
 
+def restored_clock(saved: dict, batch_size: int) -> Clock:
+    """The clock of a checkpoint; what one of an older version has not, as that version had it."""
+    filled = {"images": saved["step"] * batch_size} | saved
+    return Clock(**filled | {"window": Clock().window | saved["window"]})
+
+
 class Window:
     """Gathers the metrics of steps on the host until a row of the log is due."""
 
-    def __init__(self, clock: Clock, batch_size: int):
-        self.clock, self.batch_size, self.pending, self.learning_rate = clock, batch_size, [], 0.0
+    def __init__(self, clock: Clock, plan: Plan, examples_of: Callable, report: Callable[[str], None]):
+        self.clock, self.batch_size, self.score, self.report = clock, plan.batch_size, plan.score, report
+        self.examples_of, self.pending, self.learning_rate = examples_of, [], 0.0
 
-    def add(self, first_step: int, metrics: StepMetrics) -> None:
-        """Takes the metrics of the steps from `first_step` on, still on the device."""
-        self.pending.append((first_step, metrics))
+    def add(self, metrics: StepMetrics) -> None:
+        """Takes the metrics of the steps after the clock's, still on the device."""
+        self.pending.append((self.clock.step, self.clock.images, metrics))
         if len(self.pending) > _IN_FLIGHT:
-            jax.block_until_ready(self.pending[-1 - _IN_FLIGHT][1].loss)
+            jax.block_until_ready(self.pending[-1 - _IN_FLIGHT][2].loss)
 
     def fetch(self) -> None:
         """Waits for the device and adds up what is pending. Raises DivergedError at the first bad step."""
-        for first, metrics in jax.device_get(self.pending):
+        for first, images, metrics in jax.device_get(self.pending):
             for i in range(len(metrics.loss)):
-                if not np.isfinite(metrics.loss[i] + metrics.grad_norm[i]):
-                    raise DivergedError(_diverged(first + i + 1, metrics.loss[i], metrics.grad_norm[i],
-                                                  metrics.bad_log_snr[i]))
-                self._add_step(jax.tree.map(lambda x: x[i], metrics))
+                m = jax.tree.map(lambda x: x[i], metrics)
+                if np.isfinite(m.loss + m.grad_norm):
+                    self.clock.skipped_in_a_row = 0
+                    self._add_step(m)
+                else:
+                    self._bad_step(first + i + 1, images + i * self.batch_size, m)
         self.pending.clear()
+
+    def _bad_step(self, step: int, images: int, m: StepMetrics) -> None:
+        clock, bad = self.clock, m.bad_position >= 0
+        examples = self.examples_of(images, m.bad_position[bad])
+        what = _describe_bad(m, examples, m.bad_log_snr[bad])
+        clock.skipped_in_a_row += 1
+        if not m.skipped:
+            raise DivergedError(f"Training stopped at step {step}: {what} {_REMEDY}")
+        if clock.skipped_in_a_row == _HOPELESS:
+            raise DivergedError(f"Training stopped at step {step}, the {_HOPELESS}th one after the other to be skipped "
+                                f"(config.train.nonfinite=skip): {what} {_REMEDY}")
+        clock.window["skipped"] += 1
+        self.report(f"step {step} is skipped: {what}")
 
     def _add_step(self, m: StepMetrics) -> None:
         clock, window = self.clock, self.clock.window
@@ -82,38 +119,43 @@ class Window:
         clock, window = self.clock, self.clock.window
         n = max(window["steps"], 1)
         row = {
-            "step": clock.step, "images": clock.step * self.batch_size,
+            "step": clock.step, "images": clock.images,
             "loss": window["loss"] / n, "grad_norm": window["grad_norm"] / n, "learning_rate": self.learning_rate,
             "images_per_second": round(window["timed_steps"] * self.batch_size / max(window["seconds"], 1e-9), 1),
-            "seconds": round(clock.seconds, 3),
+            "seconds": round(clock.seconds, 3), "skipped": int(window["skipped"]),
             "loss_by_log_snr": [a / b if b else None for a, b in zip(clock.bin_loss, clock.bin_count)],
             "effective_weight_by_log_snr": [a / n for a in clock.bin_weight],
         }
-        clock.window = Clock().window
+        clock.window, clock.score = Clock().window, row[self.score]
         for name in _BINNED:
             setattr(clock, name, [])
         return row
 
 
-def _diverged(step: int, loss: float, grad_norm: float, log_snr: float) -> str:
-    where = f" The first example with a bad loss was at log-SNR {log_snr:.2f}." if np.isfinite(log_snr) else (
-        " The loss of every example was finite: the gradient overflowed.")
-    return (f"Training stopped at step {step}: the loss is {loss} and the gradient norm {grad_norm}.{where} Nothing "
-            "was saved after the last checkpoint. Rerunning repeats the same steps; lower "
-            "config.optimizer.learning_rate, lengthen config.optimizer.warmup or use config.network.dtype=float32, "
-            "with a new --workdir.")
+_REMEDY = ("Nothing was saved after the last checkpoint. Rerunning repeats the same steps; lower "
+           "config.optimizer.learning_rate, lengthen config.optimizer.warmup, use config.network.dtype=float32 or "
+           "leave such steps out, config.train.nonfinite=skip, with a new --workdir.")
+
+
+def _describe_bad(m: StepMetrics, examples: np.ndarray, log_snr: np.ndarray) -> str:
+    where = "The loss of every example was finite: the gradient overflowed." if not len(examples) else (
+        "The loss was not finite for the " + ("first such " if len(examples) == BAD else "") + "examples of the data "
+        + ", ".join(f"{i} (log-SNR {x:.2f})" for i, x in zip(examples, log_snr)) + ".")
+    return f"the loss is {m.loss} and the gradient norm {m.grad_norm}. {where}"
 
 
 def run(*, plan: Plan, train_step: Callable, state: State, clock: Clock, data: Iterator, dataset: dict | None,
-        mesh: Mesh, started: float, write_row: Callable[[dict], None], draw_samples: Callable[[int, State], None],
-        save: Callable[[int, State, Clock], None], progress) -> State:
-    """Trains from clock.step to plan.total and returns the last state, saved.
+        mesh: Mesh, started: float, examples_of: Callable[[int, np.ndarray], np.ndarray],
+        write_row: Callable[[dict], None], draw_samples: Callable[[int, State], None],
+        save: Callable[[int, State, Clock], None], progress, interrupts: Interrupts, watchdog: Watchdog) -> State:
+    """Trains from clock.step to plan.total, or until `interrupts` says to stop, and returns the last state, saved.
 
     `train_step` comes from `compile_train_step`; `data` yields this process's rows of each batch; `started` is the
-    time.perf_counter() of the program's start, for the time to first step. Raises DivergedError at a loss or gradient
-    that is not finite; then nothing since the last checkpoint has been saved.
+    time.perf_counter() of the program's start, for the time to first step; `examples_of(images, positions)` names the
+    examples at these places of the batch after so many images. Raises DivergedError at a loss or gradient that is not
+    finite, if that step was not skipped; then nothing since the last checkpoint has been saved.
     """
-    window, k = Window(clock, plan.batch_size), plan.steps_per_dispatch
+    window, k = Window(clock, plan, examples_of, progress.message), plan.steps_per_dispatch
     first_step, since, booked = clock.step + k, time.perf_counter(), clock.step
 
     def account():
@@ -127,31 +169,43 @@ def run(*, plan: Plan, train_step: Callable, state: State, clock: Clock, data: I
         booked = clock.step
 
     while clock.step < plan.total:
+        watchdog("the next batch of data")
         # The transfers below are meant; the guard makes any other one an error instead of a slow step.
         batch = sharding.place_batch(jax.tree.map(lambda *rows: np.stack(rows), *(next(data) for _ in range(k))),
                                      mesh, leading=1)
+        watchdog(f"step {clock.step + 1}")
         with jax.transfer_guard("disallow"):
             state, metrics = train_step(state, batch, dataset)
-        window.add(clock.step, metrics)
+        window.add(metrics)
         clock.step += k
+        clock.images += k * plan.batch_size
         if clock.step == first_step:
             jax.block_until_ready(metrics)
+            interrupts.begin()
             since, booked = time.perf_counter(), first_step  # compilation is not training
             progress.message(f"first step after {since - started:.1f} s (start-up and compilation)")
         progress.update(k)
 
-        last = clock.step == plan.total
+        last, stop = clock.step == plan.total, interrupts()
         if last or clock.step % plan.log_every == 0:
             account()
             row = window.row()
             write_row(row)
             progress.log(row)
-        if last or clock.step % plan.sample_every == 0:
+        draw = last or clock.step % plan.sample_every == 0
+        if draw and not stop:
             account()
+            watchdog(None)
             draw_samples(clock.step, state)
             since = time.perf_counter()
-        if last or clock.step % plan.checkpoint_every == 0:
+        if last or stop or clock.step % plan.checkpoint_every == 0:
             account()
+            watchdog(f"the checkpoint of step {clock.step}")
             save(clock.step, state, clock)
             since = time.perf_counter()
+        if stop:
+            watchdog(None)
+            if draw:  # what is saved comes first, since there may be no time for more
+                draw_samples(clock.step, state)
+            break
     return state

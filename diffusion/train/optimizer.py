@@ -18,8 +18,12 @@ def learning_rate(peak: float, *, warmup_steps: int, decay: Literal["constant", 
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps)
 
 
-def adam(schedule: optax.Schedule, *, beta1: float, beta2: float, epsilon: float,
-         clip_norm: float) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015) behind clipping of the global gradient norm at `clip_norm`; 0 does not clip."""
+def adam(schedule: optax.Schedule, *, beta1: float, beta2: float, epsilon: float, clip_norm: float,
+         mu_dtype: str = "float32") -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015) behind clipping of the global gradient norm at `clip_norm`; 0 does not clip.
+
+    mu_dtype: of the first moment; the second is always kept in the parameters' float32, which it needs (its square root
+    divides).
+    """
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    return optax.chain(clip, optax.adam(schedule, b1=beta1, b2=beta2, eps=epsilon))
+    return optax.chain(clip, optax.adam(schedule, b1=beta1, b2=beta2, eps=epsilon, mu_dtype=mu_dtype))

@@ -15,12 +15,18 @@ class State:
     """Randomness is not in it: draws are functions of the seed and the step (core/streams.py)."""
     step: Array                 # int32 scalar, updates done
     params: Params              # float32
-    ema: Params                 # float32, like params; what samples are drawn with
+    ema: Params                 # like params, perhaps in bfloat16; what samples are drawn with
     opt_state: optax.OptState
     density: Any = ()           # what the time density has learned of the losses, () if nothing
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation, density: Any = ()) -> State:
+def init_state(params: Params, optimizer: optax.GradientTransformation, density: Any = (),
+               ema_dtype: str = "float32") -> State:
     """The state before the first step; the moving average starts at the parameters. density: `TimeDensity.init()`."""
-    return State(step=jnp.zeros((), jnp.int32), params=params, ema=jax.tree.map(jnp.copy, params),
+    return State(step=jnp.zeros((), jnp.int32), params=params, ema=average_of(params, ema_dtype),
                  opt_state=optimizer.init(params), density=density)
+
+
+def average_of(params: Params, dtype: str) -> Params:
+    """A copy in the dtype an average is kept in."""
+    return jax.tree.map(lambda x: jnp.array(x, dtype), params)

@@ -1,5 +1,6 @@
 """One optimizer step as a pure function, and its compilation over a mesh."""
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -17,13 +18,17 @@ from diffusion.train import ema, sharding
 from diffusion.train.state import State
 from diffusion.typing import Array
 
+BAD = 8  # examples that the report of a bad step names
+
 
 class StepMetrics(NamedTuple):
     """What one step reports, as arrays that stay on the device until the log is written."""
     loss: Array           # scalar, mean over the global batch
     grad_norm: Array      # scalar, before clipping
     learning_rate: Array  # scalar
-    bad_log_snr: Array    # scalar, log-SNR of the first example whose loss is not finite; NaN where there is none
+    bad_position: Array   # [BAD] int32, of the first examples whose loss is not finite in the batch; -1 after them
+    bad_log_snr: Array    # [BAD] of those, NaN after them
+    skipped: Array        # scalar, 1 where the step was left out
     bin_loss: Array       # [K] sum of the losses of the examples in each log-SNR bin
     bin_count: Array      # [K] number of those examples
     bin_weight: Array     # [K] w(lambda) p(lambda) in each bin, of the squared error in eps, by those examples
@@ -32,7 +37,8 @@ class StepMetrics(NamedTuple):
 def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.TimeDensity, stratified: bool,
                     optimizer: optax.GradientTransformation, learning_rate: optax.Schedule,
                     ema_decay: Callable[[Array], Array], seed: int, flip: bool, num_classes: int,
-                    label_dropout: float = 0.0, accumulate: int, log_snr_edges: np.ndarray):
+                    label_dropout: float = 0.0, accumulate: int, log_snr_edges: np.ndarray,
+                    skip_nonfinite: bool = False):
     """train_step(state, batch, dataset) -> (state, StepMetrics); pure, to be compiled by `compile_train_step`.
 
     batch: image uint8 [B,H,W,C], label int32 [B], position int32 [B]; or index int32 [B] and position, to be looked up
@@ -43,6 +49,7 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
     density: of the times t, which are drawn for each example alone or, if `stratified`, evenly over the whole batch.
     num_classes: 0 for an unconditional model. label_dropout: the probability that an example's label becomes
     num_classes, which says that there is none (Ho & Salimans 2022, "Classifier-Free Guidance", Algorithm 1).
+    skip_nonfinite: a step whose loss or gradient is not finite changes nothing but `step`.
     """
     # XLA's CPU backend runs the gradient of a convolution inside a loop about 12 times slower than outside of it.
     unroll = jax.default_backend() == "cpu"
@@ -101,17 +108,26 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
         grad = jax.tree.map(lambda g: g / size, grad)
         updates, opt_state = optimizer.update(grad, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        average = ema.update(state.ema, params, ema_decay(state.step + 1))
+        average = ema.update(state.ema, params, ema_decay(state.step + 1),
+                             step_key(jax.random.key(seed), "ema", state.step))
         learned = state.density
         if jax.tree.leaves(learned):
             order = jnp.argsort(batch["position"])  # what is kept must not depend on the rows' order
             learned = density.update(learned, aux.t[order], aux.term[order])
 
-        bad = ~jnp.isfinite(per_example)
+        new = State(step=state.step + 1, params=params, ema=average, opt_state=opt_state, density=learned)
+        mean, norm = jnp.mean(per_example), optax.tree.norm(grad)
+        skipped = ~jnp.isfinite(mean + norm) if skip_nonfinite else jnp.zeros((), bool)
+        if skip_nonfinite:
+            old = replace(state, step=new.step)
+            new = jax.tree.map(lambda o, n: jnp.where(skipped, o, n), old, new)
+
+        (bad,) = jnp.nonzero(~jnp.isfinite(per_example), size=BAD, fill_value=size)
         metrics = StepMetrics(
-            loss=jnp.mean(per_example), grad_norm=optax.tree.norm(grad), learning_rate=learning_rate(state.step),
-            bad_log_snr=jnp.where(bad.any(), aux.log_snr[jnp.argmax(bad)], jnp.nan), **binned(per_example, aux))
-        return State(step=state.step + 1, params=params, ema=average, opt_state=opt_state, density=learned), metrics
+            loss=mean, grad_norm=norm, learning_rate=learning_rate(state.step), skipped=skipped.astype(jnp.int32),
+            bad_position=jnp.take(batch["position"], bad, mode="fill", fill_value=-1),
+            bad_log_snr=jnp.take(aux.log_snr, bad, mode="fill", fill_value=jnp.nan), **binned(per_example, aux))
+        return new, metrics
 
     return train_step
 

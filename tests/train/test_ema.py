@@ -78,3 +78,23 @@ def test_an_average_of_one_value_is_that_value():
     for _ in range(10):
         average = ema.update(average, params, 0.9999)
     np.testing.assert_array_equal(average["w"], params["w"])
+
+
+def test_stochastic_rounding_keeps_the_mean_and_takes_a_neighbour():
+    x = jnp.float32(1.0) + jnp.float32(2**-7) * jnp.linspace(0, 1, 11)  # between two neighbours in bfloat16
+    keys = jax.random.split(jax.random.key(0), 4096)
+    rounded = np.asarray(jax.vmap(lambda key: ema.stochastic_round(x, key))(keys), np.float32)
+    assert set(np.unique(rounded)) == {1.0, np.float32(1 + 2**-7)}
+    np.testing.assert_allclose(rounded.mean(0), x, atol=5 * 2**-7 * 0.5 / 64)  # five standard errors
+    exact = jnp.float32([0.0, -1.5, 2.0**-100])
+    np.testing.assert_array_equal(ema.stochastic_round(exact, keys[0]), exact)
+
+
+def test_an_average_in_bfloat16_follows():
+    """Rounded to the nearest it would never leave its start: the first step is 1e-4 of the way."""
+    params = jnp.ones(4096)
+    average = jax.lax.fori_loop(0, 5000, lambda n, e: ema.update(e, params, 0.9999, jax.random.key(n)),
+                                jnp.zeros(4096, jnp.bfloat16))
+    assert average.dtype == jnp.bfloat16
+    # The noise of rounding is averaged over 4096 numbers and over the length of the average.
+    np.testing.assert_allclose(np.asarray(average, np.float32).mean(), 1 - 0.9999**5000, atol=1e-3)

@@ -138,11 +138,28 @@ def test_metrics_say_where_the_loss_is_bad(state):
         return jnp.where(c_noise[:, None, None, None] > 60, jnp.nan, NETWORK.apply(params, x, c_noise, cond, keys))
 
     _, good = jitted()(state, batch())
-    assert np.isnan(good.bad_log_snr) and np.isfinite(good.loss)
+    assert np.isnan(good.bad_log_snr).all() and (good.bad_position == -1).all() and np.isfinite(good.loss)
     assert good.bin_count.sum() == BATCH
     np.testing.assert_allclose(good.bin_loss.sum() / BATCH, good.loss, rtol=1e-6)
     _, bad = jitted(network=broken)(state, batch())
-    assert np.isnan(bad.loss) and float(bad.bad_log_snr) < float(PROCESS.log_snr(60))
+    assert np.isnan(bad.loss) and not bad.skipped
+    named = np.asarray(bad.bad_position >= 0)
+    assert 0 < named.sum() < BATCH and (np.diff(bad.bad_position[named]) > 0).all()
+    assert (bad.bad_log_snr[named] < float(PROCESS.log_snr(60))).all() and np.isnan(bad.bad_log_snr[~named]).all()
+
+
+def test_a_step_that_is_not_finite_is_skipped_if_asked(state):
+    def overflowing(params, x, c_noise, cond, keys):
+        return tiny(params, x, c_noise, cond, keys) + jnp.where(params["b"] > 0, jnp.inf, 0)
+
+    train_step = jax.jit(make(network=overflowing, skip_nonfinite=True))
+    for b, skipped in ((-0.2, 0), (0.2, 1)):
+        start = init_state(jax.tree.map(jnp.asarray, TINY | {"b": np.float32(b)}), OPTIMIZER)
+        new, metrics = train_step(start, batch())
+        assert metrics.skipped == skipped and new.step == 1
+        same = [np.array_equal(x, y) for x, y in zip(jax.tree.leaves(start.params), jax.tree.leaves(new.params))]
+        assert all(same) if skipped else not any(same)
+        assert new.opt_state[0].count == 1 - skipped
 
 
 def test_several_steps_in_one_dispatch_equal_single_ones(state):

@@ -1,0 +1,125 @@
+"""`main --mode=verify_resume`: that a run which is stopped and resumed ends exactly where an undisturbed one does."""
+import contextlib
+import dataclasses
+import hashlib
+import shutil
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from diffusion import build
+from diffusion.errors import CheckpointError
+from diffusion.io.checkpoint import Checkpoints
+from diffusion.io.processes import is_primary
+from diffusion.io.progress import Progress
+from diffusion.modes import say
+from diffusion.train import loop
+from diffusion.train.watchdog import Watchdog
+
+_SHOWN = 8  # arrays named in a message
+_TIMES = ("seconds", "images_per_second", "timed_steps")
+
+
+class Undisturbed:
+    """Interrupts that do not come."""
+
+    def begin(self) -> None:
+        pass
+
+    def __call__(self) -> bool:
+        return False
+
+
+def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
+    """Trains 2 x `steps` from the newest checkpoint of `workdir`, or from the start; restores what was saved after the
+    first half, repeats the second, and compares all arrays of the state, the clock and the rows of the log.
+
+    The run itself is left as it is. Raises CheckpointError where anything differs, in any process.
+    """
+    model = build.model(config)
+    parts = build.training(config, model)
+    k = parts.plan.steps_per_dispatch
+    steps = -(-steps // k) * k
+    folder = workdir / "verify_resume"
+    with contextlib.ExitStack() as stack:
+        stack.callback(remove, folder, workdir, made=not workdir.exists())
+        if is_primary():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        saved = stack.enter_context(Checkpoints(folder / "checkpoints", keep=None))
+        run = Checkpoints(workdir / "checkpoints", keep=None)
+        if run.steps():
+            state, clock = run.restore(parts.abstract_state, parts.data)
+            clock = loop.restored_clock(clock, parts.plan.batch_size)
+        else:
+            state, clock = parts.create_state(), loop.Clock()
+        start = clock.step
+
+        def train(state, clock, data):
+            """`steps` more, saved; and the rows of the log."""
+            plan = dataclasses.replace(parts.plan, total=clock.step + steps, log_every=k, sample_every=2**31,
+                                       checkpoint_every=2**31)
+            rows = []
+            with (Progress(plan.total, unit="step", initial=clock.step, images_per_unit=plan.batch_size) as progress,
+                  Watchdog(config.train.stall_seconds) as watchdog):
+                state = loop.run(plan=plan, train_step=parts.train_step, state=state, clock=clock, data=data,
+                                 dataset=parts.dataset, mesh=model.mesh, started=time.perf_counter(),
+                                 examples_of=parts.examples_of, write_row=rows.append,
+                                 draw_samples=lambda step, state: None, progress=progress, interrupts=Undisturbed(),
+                                 watchdog=watchdog, save=lambda step, state, clock: saved.save(
+                                     step, state, data, dataclasses.asdict(clock)))
+            return state, rows
+
+        state, _ = train(state, clock, parts.data)
+        middle = clock.step
+        straight, rows = train(state, clock, parts.data)
+        expected = digests(straight, clock, rows, parts.data)
+        saved.wait()
+        state, resumed = saved.restore(parts.abstract_state, parts.data, middle)
+        resumed = loop.restored_clock(resumed, parts.plan.batch_size)
+        state, rows = train(state, resumed, parts.data)
+        found = digests(state, resumed, rows, parts.data)
+
+    differing = [name for name in expected if found[name] != expected[name]]
+    wrong = np.array(len(differing))
+    if (multihost_utils.process_allgather(wrong) if jax.process_count() > 1 else wrong).any():
+        named = ", ".join(differing[:_SHOWN]) + (", ..." if len(differing) > _SHOWN else "")
+        raise CheckpointError(f"Steps {middle + 1:,} to {clock.step:,}, repeated from the checkpoint of step "
+                              f"{middle:,}, gave another result: {named or 'in another process'}. On NVIDIA's GPUs sums "
+                              "in no fixed order may be the cause: XLA_FLAGS=--xla_gpu_deterministic_ops=true.")
+    whole = hashlib.sha256("".join(expected.values()).encode()).hexdigest()
+    say(f"resume is exact: {steps:,} steps from {start:,}, saved, then steps {middle + 1:,} to {clock.step:,} twice. "
+        f"{len(expected) - 3} arrays, the clock, the place in the data and {len(rows)} rows of the log are equal, bit "
+        f"for bit (SHA-256 of all: {whole[:16]}...)")
+
+
+def digests(state, clock: loop.Clock, rows: list[dict], data) -> dict[str, str]:
+    """SHA-256 of each array (of this process's shards), the clock, the log and the place in the data, but for times."""
+    def of_array(x) -> str:
+        digest = hashlib.sha256()
+        for shard in sorted(x.addressable_shards, key=lambda shard: shard.device.id):
+            digest.update(np.ascontiguousarray(shard.data).tobytes())
+        return digest.hexdigest()
+
+    def of_values(value) -> str:
+        return hashlib.sha256(repr(value).encode()).hexdigest()
+
+    clock = dataclasses.asdict(clock)
+    window = {name: value for name, value in clock.pop("window").items() if name not in _TIMES}
+    found = {jax.tree_util.keystr(path, simple=True, separator="."): of_array(x)
+             for path, x in jax.tree_util.tree_flatten_with_path(state)[0]}
+    return found | {
+        "the clock": of_values([{name: clock[name] for name in clock if name not in _TIMES}, window]),
+        "the log": of_values([{name: row[name] for name in row if name not in _TIMES} for row in rows]),
+        "the place in the data": of_values(data.get_state())}
+
+
+def remove(folder: Path, workdir: Path, made: bool) -> None:
+    if is_primary():
+        shutil.rmtree(folder, ignore_errors=True)
+        if made and not any(workdir.iterdir()):
+            workdir.rmdir()
