@@ -66,8 +66,8 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
     run = open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, defaults=config_lib.base().to_dict())
     plan, interrupts = parts.plan, Interrupts()
     with interrupts, Checkpoints(run.checkpoints, **parts.retention, say=say) as checkpoints:
-        if checkpoints.steps():
-            state, clock = checkpoints.restore(parts.abstract_state, parts.data)
+        if (restored := checkpoints.restore_newest(parts.abstract_state, parts.data)) is not None:
+            state, clock = restored
             clock = loop.restored_clock(clock, plan.batch_size)
             if clock.images != clock.step * plan.batch_size:
                 plan = plan.after(clock)

@@ -89,8 +89,8 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
     if (multihost_utils.process_allgather(wrong) if jax.process_count() > 1 else wrong).any():
         named = ", ".join(differing[:_SHOWN]) + (", ..." if len(differing) > _SHOWN else "")
         raise CheckpointError(f"Steps {middle + 1:,} to {clock.step:,}, repeated from the checkpoint of step "
-                              f"{middle:,}, gave another result: {named or 'in another process'}. On NVIDIA's GPUs sums "
-                              "in no fixed order may be the cause: XLA_FLAGS=--xla_gpu_deterministic_ops=true.")
+                              f"{middle:,}, gave another result: {named or 'in another process'}. On NVIDIA's GPUs "
+                              "sums in no fixed order may be the cause: XLA_FLAGS=--xla_gpu_deterministic_ops=true.")
     whole = hashlib.sha256("".join(expected.values()).encode()).hexdigest()
     say(f"resume is exact: {steps:,} steps from {start:,}, saved, then steps {middle + 1:,} to {clock.step:,} twice. "
         f"{len(expected) - 3} arrays, the clock, the place in the data and {len(rows)} rows of the log are equal, bit "

@@ -145,17 +145,18 @@ def test_sampling_without_a_run(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_a_damaged_checkpoint_is_named_and_the_older_ones_are_offered(trained, tmp_path):
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_goes_on(trained, tmp_path):
     import shutil
     workdir = tmp_path / "damaged"
     shutil.copytree(trained[0], workdir)
     newest = workdir / "checkpoints" / "30"
     victim = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
-    says([f"--workdir={workdir}", "--config.train.duration=40 steps"], str(newest), "10, 20")
-    newest.rename(tmp_path / "aside")  # what the message says to do
-    program.run(f"--workdir={workdir}")
-    assert [r["step"] for r in program.rows(workdir)] == [10, 20, 30]
+    says([f"--workdir={workdir}", "--mode=sample"], str(newest), "truncated", "10, 20")
+    done = program.run(f"--workdir={workdir}")
+    assert "30.damaged" in done.stdout and "at step 20" in done.stdout
+    assert program.rows(workdir) == program.rows(trained[0])
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["10", "20", "30", "30.damaged"]
 
 
 def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(tmp_path):
@@ -164,6 +165,80 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").glob("[0-9]*"))
     stopped = int(done.stderr.split("stopped at step ")[1].split(":")[0])
     assert kept and kept[-1] == stopped - 1 and f"checkpoint: {kept[-1]}" in done.stderr
+
+
+LONG = ["--config.train.duration=100k steps", "--config.train.checkpoint_every=100k steps",
+        "--config.train.sample_every=100k steps"]
+
+
+def start(*flags):
+    return subprocess.Popen(program.command(*flags), cwd=program.ROOT, env=program.environment(), text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def until(line, stream):
+    for text in stream:
+        if line in text:
+            return
+    raise AssertionError(f"it ended without saying {line!r}")
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_exit_code_says_which(tmp_path, number, code):
+    process = start(f"--workdir={tmp_path}/run", *LONG)
+    until("first step after", process.stderr)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == code, err
+    stopped = int(err.split("stopped at step ")[1].split(" of")[0].replace(",", ""))
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == [str(stopped)]
+    resumed = program.run(f"--workdir={tmp_path}/run", *LONG, f"--config.train.duration={stopped + 10} steps")
+    assert f"at step {stopped}" in resumed.stdout.replace(",", "") and "trained" in resumed.stdout
+
+
+def test_a_signal_before_the_first_step_leaves_at_once_and_a_second_program_is_refused(tmp_path):
+    process = start(f"--workdir={tmp_path}/run", *LONG, "--config.train.accumulate=16")  # long to compile
+    while not (tmp_path / "run" / "config.json").exists():
+        time.sleep(0.05)
+        assert process.poll() is None, process.stderr.read()
+    says([f"--workdir={tmp_path}/run", *LONG, "--config.train.accumulate=16"], "Another program trains in",
+         f"process {process.pid}")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 75 and ("the last checkpoint is kept" in err or "stopped at step" in err)
+
+
+def test_retention_keeps_the_newest_some_for_good_and_the_best(tmp_path):
+    program.run(f"--workdir={tmp_path}", "--config.train.duration=60 steps", "--config.train.keep_checkpoints=1",
+                "--config.train.keep_every=320 images", "--config.train.keep_best=1")
+    loss = {r["step"]: r["loss"] for r in program.rows(tmp_path)}
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert set(kept) == {20, 40, 60, min(loss, key=loss.get)}
+
+
+def test_resume_is_verified(tmp_path):
+    done = program.run(f"--workdir={tmp_path}/run", "--mode=verify_resume", "--verify_steps=5",
+                       "--config.network.dropout=0.1", "--config.data.flip=True")
+    assert "resume is exact" in done.stdout and not (tmp_path / "run").exists()
+
+
+def test_another_batch_size_goes_on_where_the_images_are(trained, tmp_path):
+    import shutil
+    workdir = tmp_path / "batch"
+    shutil.copytree(trained[0], workdir)
+    program.run(f"--workdir={workdir}", "--config.train.duration=800 images", "--config.train.batch_size=32",
+                "--config.train.log_every=5 steps")
+    assert [(r["step"], r["images"]) for r in program.rows(workdir)] == [
+        (10, 160), (20, 320), (30, 480), (35, 640), (40, 800)]
+
+
+def test_bfloat16_average_and_moment_and_remat_train_and_sample(tmp_path):
+    flags = [f"--workdir={tmp_path}/run", "--config.ema.dtype=bfloat16", "--config.optimizer.mu_dtype=bfloat16",
+             "--config.network.remat=light"]
+    program.run(*flags)
+    rows = program.rows(tmp_path / "run")
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    program.run(*flags, "--mode=sample", "--num_samples=2", f"--out={tmp_path}/out")
 
 
 def test_likelihood_of_held_out_images(trained):

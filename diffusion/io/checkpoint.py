@@ -46,6 +46,14 @@ class DataIterator(Protocol):
     def set_state(self, state: dict) -> None: ...
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint of which files are missing or altered; `fault` says which."""
+
+    def __init__(self, fault: str, message: str):
+        super().__init__(message)
+        self.fault = fault
+
+
 class Checkpoints:
     """The checkpoints in one folder. All processes call alike.
 
@@ -141,6 +149,27 @@ class Checkpoints:
         data.set_state(found["progress"]["data"])
         return found["state"], found["progress"]["clock"]
 
+    def restore_newest(self, abstract_state: Any, data: DataIterator) -> tuple[Any, dict] | None:
+        """As `restore`, of the newest checkpoint that is whole; None if there is none.
+
+        A damaged one is renamed to STEP.damaged, and said: what a requeued run can do without its user. Raises
+        CheckpointError if one does not fit.
+        """
+        while primary_says(bool(self.steps())):
+            step = self._choose(None)
+            try:
+                return self.restore(abstract_state, data, step)
+            except DamagedError as error:
+                if is_primary():
+                    try:
+                        self._path(step).rename(self.folder / f"{step}.damaged")
+                    except OSError as failure:
+                        raise error from failure
+                self.say(f"warning: the checkpoint {self._path(step)} cannot be used and is now called {step}.damaged: "
+                         f"{error.fault}")
+                primary_says(0)  # nobody looks for the next one before it is renamed
+        return None
+
     def restore_part(self, name: str, abstract: Any, step: int | None = None) -> Any:
         """One top-level field of the state, such as "ema", or of its parts those that `abstract` has, such as "params".
         The others are not read into memory. Raises as `restore`."""
@@ -218,12 +247,12 @@ class Checkpoints:
         except Exception as error:
             raise self._damaged(step, cause(error)) from error
 
-    def _damaged(self, step: int, fault: str) -> CheckpointError:
+    def _damaged(self, step: int, fault: str) -> DamagedError:
         others = [s for s in self.steps() if s != step]
         then = (f"the newest of the other steps there ({', '.join(map(str, others))}) is then used" if others else
                 "there is no other one, so training then starts from the beginning")
-        return CheckpointError(f"The checkpoint {self._path(step)} is damaged: {fault}. Delete or move that folder and "
-                               f"run the same command again; {then}.")
+        return DamagedError(fault, f"The checkpoint {self._path(step)} is damaged: {fault}. Delete or move that folder "
+                            f"and run the same command again; {then}.")
 
 
 def _context(partial: bool = False) -> ocp.Context:

@@ -7,6 +7,7 @@
     checkpoints/  samples/  metrics.jsonl  tensorboard/     written by the run
 """
 import datetime
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -18,14 +19,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import IO
 
 import jax
 
-from diffusion.errors import ConfigError, DiffusionError
-from diffusion.io.files import atomic_write, cause
+from diffusion.errors import CheckpointError, ConfigError, DiffusionError
+from diffusion.io.files import atomic_write, cannot_write, cause
 from diffusion.io.processes import is_primary, primary_says
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+_LOCK = ".lock"
 _SHOWN = 8  # keys named in a message
 _ABSENT = object()
 
@@ -35,6 +38,12 @@ class RunFolder:
     """Where the parts of a run are. `resumed`: the folder held this run already."""
     path: Path
     resumed: bool
+    lock: IO | None = None  # held open by the process that writes here
+
+    def release(self) -> None:
+        """Lets another program write here."""
+        if self.lock is not None:
+            self.lock.close()
 
     @property
     def checkpoints(self) -> Path:
@@ -66,23 +75,45 @@ def open_run(folder: str | os.PathLike, config: dict, *, resumable_keys: Sequenc
     differ from the run's; their new values are written down. defaults: the values of keys that the run's config does
     not have, since it was made before they were. read_only: the run must be there, and nothing is written.
     Raises ConfigError if the folder is another config's run or holds something else, CheckpointError if it cannot be
-    written. Never deletes anything.
+    written. Never deletes anything. Unless read_only, no other program can open it so until this one ends.
     """
-    path, resumed, failure = Path(folder), False, None
+    path, resumed, failure, lock = Path(folder), False, None, None
     if is_primary():
         try:
             plain = [json.loads(json.dumps(values)) for values in (config, defaults or {})]
-            resumed = _open(path, *plain, resumable_keys, read_only)
+            resumed, lock = _open(path, *plain, resumable_keys, read_only)
         except DiffusionError as error:
             failure = error
     # The others must not look for themselves: the first one may be writing just now.
     if primary_says(failure is not None):
         raise failure or ConfigError(f"The run folder {path} cannot be used, see the message of process 0.")
-    return RunFolder(path=path, resumed=bool(primary_says(resumed)))
+    return RunFolder(path=path, resumed=bool(primary_says(resumed)), lock=lock)
 
 
-def _open(path: Path, config: dict, defaults: dict, resumable_keys: Sequence[str], read_only: bool) -> bool:
-    """Returns whether the folder held this run already."""
+def _lock(path: Path) -> IO:
+    """An open file that no other program can lock; the system frees it when this one ends, however it does."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / _LOCK, "a+")
+    except OSError as error:
+        raise CheckpointError(cannot_write(path, error)) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise ConfigError(f"Another program trains in {path}: {file.read().strip() or 'unknown'}. Two would spoil each "
+                          "other's files. Wait for it or stop it, or give another --workdir.") from None
+    except OSError:  # some network file systems have no locks
+        return file
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}\n")
+    file.flush()
+    return file
+
+
+def _open(path: Path, config: dict, defaults: dict, resumable_keys: Sequence[str],
+          read_only: bool) -> tuple[bool, IO | None]:
+    """Returns whether the folder held this run already, and its lock."""
     config_file, environment_file = path / "config.json", path / "environment.json"
     resumed = is_run(path)  # the config comes last when a folder is made
     if resumed:
@@ -93,7 +124,9 @@ def _open(path: Path, config: dict, defaults: dict, resumable_keys: Sequence[str
     elif (found := _strangers(path)) is not None:
         raise ConfigError(f"{path} {found}, and is not a run folder. Nothing was changed. Give another --workdir, new "
                           "or empty.")
+    lock = None
     if not read_only:
+        lock = _lock(path)
         starts = _read(environment_file) if environment_file.is_file() else []
         diff_name = f"code.{len(starts) + 1}.diff" if starts else "code.diff"
         environment, diff = describe_environment()
@@ -104,7 +137,7 @@ def _open(path: Path, config: dict, defaults: dict, resumable_keys: Sequence[str
         if not (path / "README.md").exists():
             atomic_write(path / "README.md", _readme(path, environment["command"]))
         atomic_write(config_file, _dump(config))
-    return resumed
+    return resumed, lock
 
 
 def _strangers(path: Path) -> str | None:
@@ -113,7 +146,8 @@ def _strangers(path: Path) -> str | None:
         return None
     if not path.is_dir():
         return "is a file"
-    ours = {"environment.json", "README.md", "code.diff"} if (path / "environment.json").is_file() else set()
+    begun = (path / "environment.json").is_file()
+    ours = {_LOCK, "environment.json", "README.md", "code.diff"} if begun else {_LOCK}
     names = sorted(p.name for p in path.iterdir() if p.name not in ours and not fnmatchcase(p.name, ".*.tmp"))
     return f"holds other files ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else None
 
