@@ -1,11 +1,11 @@
 """Runs of several processes: how they find each other, and that they are about to run the same thing."""
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,11 +20,12 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax")
 _COMPARED = ("config, mode or --workdir", "code of diffusion/", f"Python and {', '.join(_PACKAGES)}")
 
 
-def join(coordinator: str | None, count: int | None, index: int | None, seconds: float) -> None:
+def join(coordinator: str | None, count: int | None, index: int | None, *, seconds: float, heartbeat: float) -> None:
     """Joins the processes of a run of several, or leaves this one alone.
 
     coordinator: HOST:PORT of process 0, with `count` and `index`; if None, what the environment says, where one of
     `cluster` started several. Raises ConfigError where they contradict each other or do not meet within `seconds`.
+    heartbeat: seconds of silence after which one counts as dead, and the others abort.
     """
     if coordinator is None:
         if count is not None or index is not None:
@@ -38,12 +39,13 @@ def join(coordinator: str | None, count: int | None, index: int | None, seconds:
             raise ConfigError("--coordinator needs --num_processes, and --process_id below it; got "
                               f"{count} and {index}.")
         where = f"the {count} processes at --coordinator={coordinator}"
-        _reach(coordinator, index, seconds)
+        _meet(coordinator, count, index, seconds)
         arguments = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     began = time.monotonic()
     try:
-        jax.distributed.initialize(**arguments, initialization_timeout=max(int(seconds), 1))
+        jax.distributed.initialize(**arguments, initialization_timeout=max(int(seconds), 1),
+                                   heartbeat_timeout_seconds=int(heartbeat))
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"This process could not join {where} within {time.monotonic() - began:.0f} s "
                           f"(--connect_seconds={seconds:g}): {str(error).splitlines()[0]}. Are all of them "
@@ -66,33 +68,61 @@ def cluster(environment: Mapping[str, str]) -> str | None:
     return None
 
 
-def _reach(coordinator: str, index: int, seconds: float) -> None:
-    """Raises ConfigError unless process 0 can listen at the address, and the others reach it within `seconds`."""
+def _meet(coordinator: str, count: int, index: int, seconds: float) -> None:
+    """Returns when all processes are there, or raises ConfigError that says who is missing.
+
+    JAX's own coordination aborts the program in this case, without a word on the address.
+    """
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ConfigError(f"--coordinator={coordinator} is not an address: write HOST:PORT, such as 10.0.0.2:1234.")
+    deadline = time.monotonic() + seconds
     if index == 0:
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind(("", int(port)))
-            except OSError as error:
-                raise ConfigError(f"Process 0 cannot listen at --coordinator={coordinator}: {error.strerror}. Give "
-                                  "another port.") from error
+        _gather(coordinator, int(port), set(range(1, count)), deadline, seconds)
         return
-    began, told, failure = time.monotonic(), False, None
-    while time.monotonic() - began < seconds:
+    failure = "no answer"
+    while (left := deadline - time.monotonic()) > 0:
         try:
-            socket.create_connection((host, int(port)), timeout=5).close()
-            return
+            with socket.create_connection((host, int(port)), timeout=min(left, 5.0)) as connection:
+                connection.settimeout(left)
+                connection.sendall(f"{index} ".encode())
+                if connection.recv(2) == b"go":
+                    return
         except OSError as error:
             failure = error.strerror or error
-        if not told and time.monotonic() - began > 5:
-            told = True
-            print(f"waiting for process 0 at {coordinator}: {failure}", file=sys.stderr, flush=True)
         time.sleep(0.2)
-    raise ConfigError(f"There is no process 0 at --coordinator={coordinator} ({failure}) after {seconds:g} s "
-                      "(--connect_seconds). Was it started, and does a firewall let that port through?")
+    raise ConfigError(f"Process {index} found no process 0 at --coordinator={coordinator} within {seconds:g} s "
+                      f"(--connect_seconds): {failure}. Was it started, and does a firewall let that port through?")
+
+
+def _gather(coordinator: str, port: int, missing: set[int], deadline: float, seconds: float) -> None:
+    """Process 0: waits until all of the others have called, and lets them go."""
+    connections = []
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", port))
+        except OSError as error:
+            raise ConfigError(f"Process 0 cannot listen at --coordinator={coordinator}: {error.strerror}. Give another "
+                              "port.") from error
+        listener.listen(len(missing) + 1)
+        while missing and (left := deadline - time.monotonic()) > 0:
+            listener.settimeout(left)
+            try:
+                connection, _ = listener.accept()
+                connection.settimeout(5.0)
+                missing.discard(int(connection.recv(8)))
+                connections.append(connection)
+            except (OSError, ValueError):  # nobody came, or a stranger, or one that gave up
+                continue
+    if missing:
+        raise ConfigError(f"Process {', '.join(map(str, sorted(missing)))} did not come to --coordinator={coordinator} "
+                          f"within {seconds:g} s (--connect_seconds). Were all started, with the same address and "
+                          "--num_processes?")
+    for connection in connections:
+        with contextlib.suppress(OSError):
+            connection.sendall(b"go")
+        connection.close()
 
 
 def check_same(*settings: object) -> None:

@@ -66,6 +66,8 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: 
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: which this one is, from 0.", lower_bound=0)
 CONNECT_SECONDS = flags.DEFINE_float("connect_seconds", 120.0, "Several processes: how long they wait for each other.",
                                      lower_bound=1.0)
+HEARTBEAT_SECONDS = flags.DEFINE_float("heartbeat_seconds", 100.0, "Several processes: how long one may be silent "
+                                       "before the others give up.", lower_bound=10.0)
 
 
 def main(argv: list[str]) -> None:
@@ -83,7 +85,8 @@ def main(argv: list[str]) -> None:
                           "by gcsfuse or s3fs with your credentials, and give the folder where it is mounted.")
     workdir = Path(WORKDIR.value or Path("runs") / name)
     from diffusion import hosts, modes  # after the flags: --help and wrong flags answer at once, without JAX
-    hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, CONNECT_SECONDS.value)
+    hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, seconds=CONNECT_SECONDS.value,
+               heartbeat=HEARTBEAT_SECONDS.value)
     hosts.check_same(CONFIG.value.to_dict(), MODE.value, str(workdir))
     here = workdir if source is None else Path("samples") / Path(source).name
     modes.keep_compilations(here.parent)

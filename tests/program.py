@@ -2,9 +2,12 @@
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from typing import IO
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = ["--config.network.channels=8", "--config.network.multipliers=(1,)",
@@ -38,6 +41,41 @@ def execute(arguments: list[str], devices: int = 1, check: bool = True) -> subpr
 def run(*flags: str, config: str = "digits", **kwargs) -> subprocess.CompletedProcess:
     """`execute` of the tiny model."""
     return execute(command(*flags, config=config), **kwargs)
+
+
+def start(*flags: str, devices: int = 1) -> subprocess.Popen:
+    """The tiny model's program, running."""
+    return subprocess.Popen(command(*flags), cwd=ROOT, env=environment(devices), text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)
+
+
+def start_processes(count: int, devices: int, *flags: str, of: Callable[[int], list[str]] = lambda i: []
+                    ) -> list[subprocess.Popen]:
+    """`count` of them that share a run, on as many devices each. of: flags of process i alone."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    return [start(*flags, f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}", f"--process_id={i}", *of(i),
+                  devices=devices) for i in range(count)]
+
+
+def until(text: str, stream: IO[str]) -> None:
+    """Reads lines until one has `text` in it."""
+    lines = []
+    for line in stream:
+        lines.append(line)
+        if text in line:
+            return
+    raise AssertionError(f"it ended without saying {text!r}:\n{''.join(lines)}")
+
+
+def finish(processes: list[subprocess.Popen], timeout: float = 300) -> list[tuple[int, str, str]]:
+    """(exit code, stdout, stderr) of each; none is left running."""
+    try:
+        return [(p.returncode, *out) for p, out in [(p, p.communicate(timeout=timeout)) for p in processes]]
+    finally:
+        for p in processes:
+            p.kill()
 
 
 def rows(workdir: pathlib.Path) -> list[dict]:

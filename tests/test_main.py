@@ -1,7 +1,6 @@
 """The program as a user runs it: train, resume, sample, and what it says when something is wrong."""
 import json
 import signal
-import subprocess
 import time
 
 import numpy as np
@@ -94,8 +93,7 @@ def test_kill_9_and_rerun_equals_an_uninterrupted_run_bit_for_bit(tmp_path):
              "--config.network.num_classes=10"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     program.run(f"--workdir={whole}", *flags)
-    process = subprocess.Popen(program.command(f"--workdir={killed}", *flags), cwd=program.ROOT,
-                               env=program.environment(), stdout=subprocess.DEVNULL)
+    process = program.start(f"--workdir={killed}", *flags)
     deadline = time.time() + 200
     while not any((killed / "checkpoints").glob("[3-9]0*")) and process.poll() is None and time.time() < deadline:
         time.sleep(0.005)
@@ -171,22 +169,10 @@ LONG = ["--config.train.duration=100k steps", "--config.train.checkpoint_every=1
         "--config.train.sample_every=100k steps"]
 
 
-def start(*flags):
-    return subprocess.Popen(program.command(*flags), cwd=program.ROOT, env=program.environment(), text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def until(line, stream):
-    for text in stream:
-        if line in text:
-            return
-    raise AssertionError(f"it ended without saying {line!r}")
-
-
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_exit_code_says_which(tmp_path, number, code):
-    process = start(f"--workdir={tmp_path}/run", *LONG)
-    until("first step after", process.stderr)
+    process = program.start(f"--workdir={tmp_path}/run", *LONG)
+    program.until("first step after", process.stderr)
     process.send_signal(number)
     _, err = process.communicate(timeout=100)
     assert process.returncode == code, err
@@ -197,7 +183,7 @@ def test_a_signal_saves_and_the_exit_code_says_which(tmp_path, number, code):
 
 
 def test_a_signal_before_the_first_step_leaves_at_once_and_a_second_program_is_refused(tmp_path):
-    process = start(f"--workdir={tmp_path}/run", *LONG, "--config.train.accumulate=16")  # long to compile
+    process = program.start(f"--workdir={tmp_path}/run", *LONG, "--config.train.accumulate=16")  # long to compile
     while not (tmp_path / "run" / "config.json").exists():
         time.sleep(0.05)
         assert process.poll() is None, process.stderr.read()

@@ -1,7 +1,5 @@
 """The same run on 1 device, on 8, sharded, with accumulation, and on 2 processes: one loss curve, to float32
 rounding."""
-import socket
-import subprocess
 
 import numpy as np
 import program
@@ -53,24 +51,10 @@ def test_devices(tmp_path, one_device, name, devices, flags):
 
 
 def run_processes(workdir, count, devices, *flags):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    processes = [subprocess.Popen(
-        program.command(f"--workdir={workdir}", *FLAGS, *flags, f"--coordinator=127.0.0.1:{port}",
-                        f"--num_processes={count}", f"--process_id={i}"),
-        cwd=program.ROOT, env=program.environment(devices), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for i in range(count)]
-    outputs = []
-    try:
-        for p in processes:
-            outputs.append(p.communicate(timeout=300))
-    finally:
-        for p in processes:
-            p.kill()
-    for p, (out, err) in zip(processes, outputs):
-        assert p.returncode == 0, out + err
-    return outputs
+    outputs = program.finish(program.start_processes(count, devices, f"--workdir={workdir}", *FLAGS, *flags))
+    for code, out, err in outputs:
+        assert code == 0, out + err
+    return [(out, err) for _, out, err in outputs]
 
 
 def test_two_processes(tmp_path, one_device):
@@ -80,3 +64,17 @@ def test_two_processes(tmp_path, one_device):
     # Its checkpoint is restored by one process, which goes on.
     program.run(f"--workdir={tmp_path}", *FLAGS, "--config.train.duration=22 steps")
     assert [r["step"] for r in program.rows(tmp_path)] == list(range(1, 23))
+
+
+def test_four_processes_of_which_one_is_killed_go_on_as_two(tmp_path, one_device):
+    flags = [f"--workdir={tmp_path}/run", *FLAGS, "--config.mesh.fsdp=2", "--config.train.checkpoint_every=5 steps"]
+    processes = program.start_processes(4, 2, *flags, "--heartbeat_seconds=10")
+    program.until("first step after", processes[0].stderr)
+    while not (tmp_path / "run" / "checkpoints" / "5").exists():
+        assert processes[0].poll() is None, processes[0].stderr.read()
+    processes[2].kill()  # the others wait for it in a sum that never ends, until its heartbeats are missed
+    for code, out, err in program.finish(processes):
+        assert code != 0
+    assert len(curve(tmp_path / "run")) < 20, "it ended before one was killed"
+    run_processes(tmp_path / "run", 2, 2, "--config.mesh.fsdp=4", "--config.train.checkpoint_every=5 steps")
+    close(tmp_path / "run", one_device)
