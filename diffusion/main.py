@@ -28,9 +28,9 @@ from diffusion.errors import ConfigError, DiffusionError, Interrupted  # noqa: E
 CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, such as configs/cifar10.py.",
                                          lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder. Default: runs/NAME of the config file.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "sample", "likelihood", "compare", "verify_resume"], "What to "
-                         "do: train, draw samples, estimate bits/dim on config.data, compare samplers, or try whether "
-                         "a resumed training is the same, bit for bit.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "sample", "likelihood", "compare", "verify_resume", "plan"],
+                         "What to do: train, draw samples, estimate bits/dim on config.data, compare samplers, try "
+                         "whether a resumed training is the same, bit for bit, or plan for a --topology.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "sample, compare: how many images.", lower_bound=1)
 NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "likelihood: how many images of the data. Default: all.",
                                     lower_bound=1)
@@ -50,8 +50,8 @@ REPEATS = flags.DEFINE_integer("repeats", 1, "... and how often each place is pa
 STRENGTH = flags.DEFINE_float("strength", 0.5, "vary: the share of the steps that are taken.")
 ITERATIONS = flags.DEFINE_integer("iterations", 3, "reconstruct, interpolate: of the inversion of each step.")
 SEED = flags.DEFINE_integer("seed", 0, "sample: image i is a function of this and i.", lower_bound=0)
-OUT = flags.DEFINE_string("out", None, "sample, compare: the folder to write; likelihood: the file. Default: in the "
-                          "run folder, or samples/ for a pretrained model.")
+OUT = flags.DEFINE_string("out", None, "sample, compare: the folder to write; likelihood, plan: the file. Default: in "
+                          "the run folder (plan: none), or samples/ for a pretrained model.")
 FROM_PRETRAINED = flags.DEFINE_string(
     "from_pretrained", None, "All but train: a model to draw from instead of the run in --workdir: a folder in "
     "diffusers' layout, a name on the Hugging Face hub, or a run folder. Its own config is used if --config is not "
@@ -61,6 +61,8 @@ INIT_FROM = flags.DEFINE_string("init_from", None, "train: a model, as in --from
 CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "All but train: the step of the checkpoint. Default: the newest.")
 VERIFY_STEPS = flags.DEFINE_integer("verify_steps", 20, "verify_resume: how many steps before the checkpoint, and "
                                     "after it.", lower_bound=1)
+TOPOLOGY = flags.DEFINE_string("topology", "local", "plan: the devices to compile for, such as v5e:4x4 or v5p:2x2x4; "
+                               "local: those at hand.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "Several processes: HOST:PORT of process 0.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.", lower_bound=1)
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: which this one is, from 0.", lower_bound=0)
@@ -84,6 +86,9 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"--workdir={WORKDIR.value} is a bucket. A run folder is on a file system: mount the bucket, "
                           "by gcsfuse or s3fs with your credentials, and give the folder where it is mounted.")
     workdir = Path(WORKDIR.value or Path("runs") / name)
+    if MODE.value == "plan" and TOPOLOGY.value != "local":
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there may be no metadata server to ask
     from diffusion import hosts, modes  # after the flags: --help and wrong flags answer at once, without JAX
     hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, seconds=CONNECT_SECONDS.value,
                heartbeat=HEARTBEAT_SECONDS.value)
@@ -107,6 +112,9 @@ def main(argv: list[str]) -> None:
                             iterations=ITERATIONS.value)
         edit(CONFIG.value, workdir, source, settings, num_samples=NUM_SAMPLES.value, seed=SEED.value,
              out=Path(OUT.value or here / f"{TASK.value}_{SEED.value}"), checkpoint=CHECKPOINT.value)
+    elif MODE.value == "plan":
+        from diffusion.plan import plan
+        plan(CONFIG.value, TOPOLOGY.value, Path(OUT.value) if OUT.value else None)
     elif MODE.value == "verify_resume":
         from diffusion.verify import verify_resume
         verify_resume(CONFIG.value, workdir, VERIFY_STEPS.value)

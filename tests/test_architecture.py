@@ -18,7 +18,9 @@ MODULES = sorted(FILES)
 BASE = ["diffusion.typing", "diffusion.errors", "diffusion.core.numerics"]
 MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.main": ["diffusion.hosts", "diffusion.modes", "diffusion.compare", "diffusion.edit",
-                       "diffusion.verify", "diffusion.config", "diffusion.errors"],
+                       "diffusion.plan", "diffusion.verify", "diffusion.config", "diffusion.errors"],
+    "diffusion.plan": ["diffusion"],
+    "diffusion.planning": BASE,
     "diffusion.hosts": ["diffusion.errors"],
     "diffusion.verify": ["diffusion"],
     "diffusion.modes": ["diffusion"],
@@ -56,7 +58,7 @@ ONLY_IN = {  # library: where it may be imported
     "absl": ["diffusion.main", "diffusion.io.checkpoint"],
     "ml_collections": ["diffusion.main", "diffusion.modes", "diffusion.build", "diffusion.config",
                        "diffusion.pretrained", "diffusion.pipeline", "diffusion.compare", "diffusion.edit",
-                       "diffusion.verify"],
+                       "diffusion.plan", "diffusion.verify"],
     "safetensors": ["diffusion.interop"],
     "huggingface_hub": ["diffusion.interop"],
     "torch": ["diffusion.interop.convert"],

@@ -7,8 +7,8 @@ from diffusion.build.models import PREDICTIONS, Model, model
 from diffusion.build.networks import network
 from diffusion.build.processes import SCHEDULES, betas, process
 from diffusion.build.sampling import SOLVERS, Sampler, along, check_sample_batch, generate, grid, sampler, solver
-from diffusion.build.training import RESUMABLE_KEYS, Training, training, training_images
+from diffusion.build.training import RESUMABLE_KEYS, Training, training, training_images, training_step
 
 __all__ = ["PREDICTIONS", "RESUMABLE_KEYS", "SCHEDULES", "SOLVERS", "Model", "Sampler", "Training", "along", "betas",
            "check_sample_batch", "evaluator", "generate", "grid", "likelihood_chain", "model", "network", "process",
-           "sampler", "solver", "training", "training_images"]
+           "sampler", "solver", "training", "training_images", "training_step"]

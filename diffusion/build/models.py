@@ -1,5 +1,5 @@
 """What training and sampling share: process, network and denoiser."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,7 +46,7 @@ class Model:
     guide: "Model | None" = None      # the worse model of autoguidance, with parameters params["guide"]
 
 
-def model(config: ConfigDict, guide: ConfigDict | None = None) -> Model:
+def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence | None = None) -> Model:
     """The model that the config describes, and the one that may guide it. Raises ConfigError before anything is
     compiled."""
     c, shape = config, (config.data.size, config.data.size, config.data.channels)
@@ -61,7 +61,7 @@ def model(config: ConfigDict, guide: ConfigDict | None = None) -> Model:
     denoiser = parameterization.make_denoiser(
         process_of, PREDICTIONS["eps" if both else c.prediction](c),
         lambda params, *args: net.apply({"params": params["params"]}, *args), both=both, learned_range=c.learned_range)
-    mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+    mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor, devices)
 
     def init(key):
         cond = jnp.zeros((1,), jnp.int32) if c.network.num_classes else None

@@ -36,31 +36,53 @@ LOG_SNR_BINS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """What training needs beside the model."""
+class TrainingStep:
+    """The step and how often it is made: all of training but the data."""
     plan: Plan
     train_step: Callable              # compiled at its first call
     create_state: Callable[[], State]
     abstract_state: State
-    data: Any                         # Grain iterator over this process's rows
-    dataset: dict | None              # arrays on the device, if the data lives there
     log_snr_edges: np.ndarray         # [LOG_SNR_BINS + 1]
     effective_weight: Callable | None  # as in Objective
-    examples_of: Callable             # (images, positions) -> the examples there, as loop.run has it
     retention: dict                   # keyword arguments of Checkpoints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(TrainingStep):
+    """All that training needs beside the model."""
+    data: Any                         # iterator over this process's rows
+    dataset: dict | None              # arrays on the device, if the data lives there
+    examples_of: Callable             # (images, positions) -> the examples there, as loop.run has it
 
 
 def training(config: ConfigDict, model: Model) -> Training:
     """Opens the data and builds the step. Raises ConfigError or DataError before anything is compiled."""
-    c, o = config, config.optimizer
+    c = config
     need(c.seed >= 0, "seed", c.seed, "must not be negative.")
+    check_batch(c.train, sharding.batch_shards(model.mesh))
+    source = training_images(c)
+    size = len(source)
+    need(c.network.num_classes in (0, source.num_classes), "network.num_classes", c.network.num_classes,
+         f"the data has labels of {source.num_classes} classes; it is that, or 0 for an unconditional model.")
+    built = training_step(c, model, size)
+    shards = dict(batch_size=c.train.batch_size, seed=c.seed, shard_index=jax.process_index(),
+                  shard_count=jax.process_count())
+    if c.data.on_device:
+        data, dataset = pipeline.index_batches(size, **shards), jax.device_put(
+            pipeline.to_arrays(source), sharding.replicated(model.mesh))
+    else:
+        data, dataset = pipeline.batches(source, workers=c.data.workers, **shards), None
+    return Training(**vars(built), data=data, dataset=dataset, examples_of=lambda images, positions: pipeline.examples(
+        images + positions.astype(np.int64), size=size, seed=c.seed))
+
+
+def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> TrainingStep:
+    """The step for data of `epoch_size` examples; None: not known, so that nothing may be given in epochs."""
+    c, o = config, config.optimizer
     check_times(c)
     loss, density, effective_weight = objective(c, model)
     check_batch(c.train, sharding.batch_shards(model.mesh))
-    source = training_images(c)
-    need(c.network.num_classes in (0, source.num_classes), "network.num_classes", c.network.num_classes,
-         f"the data has labels of {source.num_classes} classes; it is that, or 0 for an unconditional model.")
-    in_steps = partial(durations.to_steps, batch_size=c.train.batch_size, epoch_size=len(source))
+    in_steps = partial(durations.to_steps, batch_size=c.train.batch_size, epoch_size=epoch_size)
     plan = make_plan(c.train, in_steps)
 
     choose(DECAYS, "optimizer.decay", o.decay)
@@ -75,7 +97,7 @@ def training(config: ConfigDict, model: Model) -> Training:
     optim = choose(OPTIMIZERS, "optimizer.name", o.name)(
         rate, beta1=o.beta1, beta2=o.beta2, epsilon=o.epsilon, clip_norm=o.clip_norm, mu_dtype=o.mu_dtype)
     half_life = durations.to_images(c.ema.half_life, key="ema.half_life", batch_size=c.train.batch_size,
-                                    epoch_size=len(source))
+                                    epoch_size=epoch_size)
     need(half_life > 0, "ema.half_life", c.ema.half_life, "must be positive.")
     need(c.ema.warmup_ratio >= 0, "ema.warmup_ratio", c.ema.warmup_ratio, "must not be negative.")
     images = plan.total * c.train.batch_size
@@ -93,23 +115,14 @@ def training(config: ConfigDict, model: Model) -> Training:
                           warmup_ratio=c.ema.warmup_ratio),
         seed=c.seed, flip=c.data.flip, num_classes=c.network.num_classes,
         label_dropout=c.network.label_dropout, accumulate=c.train.accumulate,
-        log_snr_edges=edges, skip_nonfinite=c.train.nonfinite == "skip")
+        log_snr_edges=edges, skip_nonfinite=c.train.nonfinite == "skip", unroll=sharding.on_cpu(model.mesh))
     create, abstract = step.create_state(
         lambda key: init_state(model.init(key), optim, density.init(), c.ema.dtype),
         mesh=model.mesh, rules=model.rules, seed=c.seed)
 
-    shards = dict(batch_size=c.train.batch_size, seed=c.seed, shard_index=jax.process_index(),
-                  shard_count=jax.process_count())
-    if c.data.on_device:
-        data, dataset = pipeline.index_batches(len(source), **shards), jax.device_put(
-            pipeline.to_arrays(source), sharding.replicated(model.mesh))
-    else:
-        data, dataset = pipeline.batches(source, workers=c.data.workers, **shards), None
-    return Training(
-        plan=plan, create_state=create, abstract_state=abstract, data=data, dataset=dataset, log_snr_edges=edges,
+    return TrainingStep(
+        plan=plan, create_state=create, abstract_state=abstract, log_snr_edges=edges,
         effective_weight=effective_weight, retention=retention(c.train, in_steps),
-        examples_of=lambda images, positions: pipeline.examples(images + positions.astype(np.int64), size=len(source),
-                                                                seed=c.seed),
         train_step=step.compile_train_step(train_step, mesh=model.mesh, steps=plan.steps_per_dispatch,
                                            state_shardings=jax.tree.map(lambda x: x.sharding, abstract)))
 

@@ -23,24 +23,30 @@ _MIN_SHARDED = 2**12  # smaller arrays cost more to gather than they save
 Rule = tuple[str, tuple[str | None, ...]]
 
 
-def make_mesh(data: int, fsdp: int, tensor: int = 1) -> Mesh:
-    """A mesh of all devices of all processes. One of the sizes may be -1: all that remain.
+def make_mesh(data: int, fsdp: int, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of `devices`, by default all of all processes. One of the sizes may be -1: all that remain.
 
     Raises ConfigError where the sizes do not multiply to the number of devices, or tensor would span processes.
     """
-    devices, sizes = jax.device_count(), [data, fsdp, tensor]
+    devices, sizes = list(devices or jax.devices()), [data, fsdp, tensor]
     known = math.prod(s for s in sizes if s != -1)
-    if sizes.count(-1) == 1 and known > 0 and devices % known == 0:
-        sizes[sizes.index(-1)] = devices // known
-    if min(sizes) < 1 or math.prod(sizes) != devices:
+    if sizes.count(-1) == 1 and known > 0 and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if min(sizes) < 1 or math.prod(sizes) != len(devices):
         given = ", ".join(f"config.mesh.{name} = {size}" for name, size in zip(AXES, (data, fsdp, tensor)))
-        raise ConfigError(f"{given} do not make up the {devices} devices. Their product must be that number; one of "
-                          "them may be -1, all that remain.")
-    if jax.local_device_count() % sizes[2]:
-        raise ConfigError(f"config.mesh.tensor = {sizes[2]} does not divide the {jax.local_device_count()} devices of "
-                          "a process: a row of the batch would belong to two.")
+        raise ConfigError(f"{given} do not make up the {len(devices)} devices. Their product must be that number; one "
+                          "of them may be -1, all that remain.")
+    local = sum(device.process_index == devices[0].process_index for device in devices)
+    if local % sizes[2]:
+        raise ConfigError(f"config.mesh.tensor = {sizes[2]} does not divide the {local} devices of a process: a row of "
+                          "the batch would belong to two.")
     # The default of axis_types became Explicit in JAX 0.9, under which Flax's layers and table look-ups fail.
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3)
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def on_cpu(mesh: Mesh) -> bool:
+    """Where XLA runs the gradient of a convolution inside a loop about 12 times slower than outside of it."""
+    return mesh.devices.flat[0].platform == "cpu"
 
 
 def batch_shards(mesh: Mesh) -> int:

@@ -38,7 +38,7 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
                     optimizer: optax.GradientTransformation, learning_rate: optax.Schedule,
                     ema_decay: Callable[[Array], Array], seed: int, flip: bool, num_classes: int,
                     label_dropout: float = 0.0, accumulate: int, log_snr_edges: np.ndarray,
-                    skip_nonfinite: bool = False):
+                    skip_nonfinite: bool = False, unroll: bool = False):
     """train_step(state, batch, dataset) -> (state, StepMetrics); pure, to be compiled by `compile_train_step`.
 
     batch: image uint8 [B,H,W,C], label int32 [B], position int32 [B]; or index int32 [B] and position, to be looked up
@@ -49,11 +49,9 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
     density: of the times t, which are drawn for each example alone or, if `stratified`, evenly over the whole batch.
     num_classes: 0 for an unconditional model. label_dropout: the probability that an example's label becomes
     num_classes, which says that there is none (Ho & Salimans 2022, "Classifier-Free Guidance", Algorithm 1).
-    skip_nonfinite: a step whose loss or gradient is not finite changes nothing but `step`.
+    skip_nonfinite: a step whose loss or gradient is not finite changes nothing but `step`. unroll: micro-batches one
+    after the other and not in a loop, see `sharding.on_cpu`.
     """
-    # XLA's CPU backend runs the gradient of a convolution inside a loop about 12 times slower than outside of it.
-    unroll = jax.default_backend() == "cpu"
-
     def draw_u(step, positions, size):
         if stratified:
             return time_densities.stratified(step_key(jax.random.key(seed), "time", step), positions, size)
@@ -137,7 +135,7 @@ def compile_train_step(train_step, *, mesh: Mesh, state_shardings, steps: int):
 
     Its metrics have a leading axis [steps].
     """
-    unroll = jax.default_backend() == "cpu"  # as in make_train_step
+    unroll = sharding.on_cpu(mesh)
 
     def dispatch(state, batches, dataset):
         return jax.lax.scan(lambda s, b: train_step(s, b, dataset), state, batches, unroll=unroll)

@@ -1,0 +1,212 @@
+"""`main --mode=plan`: what a config takes of each device of a topology, found by compiling its train and sample steps.
+
+Nothing runs and no data is read, so that the topology need not be there: libtpu compiles for TPUs on any machine.
+"""
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from diffusion import build
+from diffusion import config as config_lib
+from diffusion.errors import ConfigError
+from diffusion.io.files import atomic_write
+from diffusion.modes import say
+from diffusion.planning import roofline
+from diffusion.planning.chips import Chip, chip_of, devices_of
+from diffusion.planning.collectives import collectives
+from diffusion.train import sharding
+
+_TRIES = 6  # settings that are compiled in search of one that fits
+
+
+class TooLarge(Exception):
+    """The compiler found no room; the message is its own."""
+
+
+def plan(config: ConfigDict, topology: str, out: Path | None) -> dict:
+    """Prints the table, and what to change where it does not fit; writes both as JSON to `out`. Returns them.
+
+    topology: such as v5e:16x16, or local. Raises ConfigError for one that is not known.
+    """
+    devices = jax.devices() if topology == "local" else devices_of(topology)
+    chip = chip_of(devices[0].device_kind)
+    say(f"compiling for {len(devices)} x {devices[0].device_kind}: a few minutes for a large network")
+    report = {"topology": topology, "devices": len(devices), "kind": devices[0].device_kind,
+              "chip": chip and vars(chip), **measure(config, devices, chip)}
+    say(table(report))
+    if not report["fits"]:
+        report["instead"] = instead = nearest_that_fits(config, devices, chip)
+        say("warning: this does not fit. " + ("Nor did anything that was tried: " + "; ".join(
+            words(changes) for changes, _ in instead["tried"]) if instead["found"] is None else
+            f"This does: {words(instead['found'])}"))
+        if instead["found"] is not None:
+            say(table(instead["report"] | {name: report[name] for name in ("topology", "devices", "kind", "chip")}))
+    if out is not None:
+        atomic_write(out, json.dumps(report, indent=1) + "\n")
+        say(f"the same as JSON: {out}")
+    return report
+
+
+def measure(config: ConfigDict, devices: Sequence, chip: Chip | None, sample: bool = True) -> dict:
+    """Costs of the train and the sample step on one device, their times at the least, and whether they fit."""
+    model = build.model(config, devices=devices)
+    parts = build.training_step(config, model, None)
+    state = parts.abstract_state
+    report = {"mesh": dict(model.mesh.shape), "batch_size": config.train.batch_size, "sizes": {
+        "parameters": size_of(state.params), "optimizer": size_of(state.opt_state), "average": size_of(state.ema)}}
+    step = {"train": lambda: train_costs(config, model, parts)}
+    if sample:
+        step["sample"] = lambda: sample_costs(config, model)
+    fits = True
+    for name, find in step.items():
+        try:
+            found, images, repeats = find()
+        except TooLarge as error:
+            report[name] = {"too_large": str(error)}
+            fits = False
+            continue
+        report[name] = row = roofline.as_dict(found) | {"images": images}
+        if chip is not None:
+            row["seconds"] = times = roofline.seconds(found, chip)
+            row["images_per_second"] = images / (times["step"] * repeats)
+            row["mfu_bound"] = times["compute"] / times["step"]
+            fits = fits and found.memory <= chip.memory
+            if name == "train":
+                row["days"] = times["step"] * parts.plan.total / 86400
+    return report | {"fits": fits}
+
+
+def train_costs(config: ConfigDict, model: build.Model, parts) -> tuple[roofline.Costs, int, int]:
+    """Costs of one step, its images, 1."""
+    k, b = parts.plan.steps_per_dispatch, config.train.batch_size
+    placed = NamedSharding(model.mesh, P(None, *sharding.over_batch(model.mesh).spec))
+    batch = {name: jax.ShapeDtypeStruct((k, b, *shape), dtype, sharding=placed) for name, shape, dtype in (
+        ("image", model.shape, jnp.uint8), ("label", (), jnp.int32), ("position", (), jnp.int32))}
+    compiled = compile_for(parts.train_step, parts.abstract_state, batch, None)
+    loops = 1 if sharding.on_cpu(model.mesh) else config.train.accumulate
+    return roofline.costs(compiled, collectives(compiled.as_text()), repeats=loops), b, 1
+
+
+def sample_costs(config: ConfigDict, model: build.Model) -> tuple[roofline.Costs, int, int]:
+    """Costs of one step of a chain, the images of the chain, and its steps. Of its loop XLA counts one round."""
+    sampler, steps = build.sampler(config, model), build.grid(config.sample, model.process)
+    rows = sharding.fill(config.sample.batch_size, model.mesh)
+    everywhere, over = sharding.replicated(model.mesh), sharding.over_batch(model.mesh)
+    shape = lambda shape, dtype, where: jax.ShapeDtypeStruct(shape, dtype, sharding=where)  # noqa: E731
+    x, indices = shape((rows, *model.shape), jnp.float32, over), shape((rows,), jnp.int32, over)
+    number, seed = shape((), jnp.int32, everywhere), shape((), jnp.uint32, everywhere)
+    cond = indices if model.num_classes else None
+    times = shape((1024, 2), np.asarray(steps).dtype, everywhere)
+    carry = jax.eval_shape(sampler.begin, model.abstract_params, {}, x)
+    compiled = compile_for(sampler.advance, model.abstract_params, {}, seed, indices, cond, times, number, number,
+                           carry, x)
+    return roofline.costs(compiled, collectives(compiled.as_text())), rows, len(steps)
+
+
+def compile_for(function, *arguments):
+    """The compiled program. Raises TooLarge where the compiler finds no room for it."""
+    try:
+        return function.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
+            raise
+        used = re.search(r"Used [\d.]+[KMGT]? of [\d.]+[KMGT]? \w+", str(error))
+        raise TooLarge(used[0] if used else str(error).splitlines()[0]) from error
+
+
+def size_of(tree) -> int:
+    """Bytes of a tree of abstract arrays on one device."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def nearest_that_fits(config: ConfigDict, devices: Sequence, chip: Chip | None) -> dict:
+    """Tries settings that need less memory, those first that change least: what is computed stays the same but for the
+    last ones, which halve the batch."""
+    tried = []
+    for changes in smaller(config, len(devices)):
+        try:
+            report = measure(config_lib.override(config, changes), devices, chip, sample=False)
+        except ConfigError:  # a batch that so many micro-batches do not divide
+            continue
+        say(f"  {words(changes)}: {'fits' if report['fits'] else 'does not fit'}")
+        tried.append((changes, report["fits"]))
+        if report["fits"]:
+            return {"found": changes, "tried": tried, "report": report}
+        if len(tried) == _TRIES:
+            break
+    return {"found": None, "tried": tried}
+
+
+def smaller(config: ConfigDict, devices: int):
+    """Settings in the order of `nearest_that_fits`."""
+    light, full = {"network.remat": "light"}, {"network.remat": "full"}
+    if config.network.remat == "none":
+        yield light
+    if config.network.remat != "full":
+        yield full
+    if config.mesh.fsdp == 1 and devices > 1:
+        yield full | {"mesh.data": 1, "mesh.fsdp": devices // config.mesh.tensor}
+    for factor in (2, 4, 8):
+        yield full | {"train.accumulate": config.train.accumulate * factor}
+    for factor in (2, 4, 8):
+        yield full | {"train.batch_size": config.train.batch_size // factor}
+
+
+def words(changes: dict) -> str:
+    return " ".join(f"--config.{key}={value}" for key, value in changes.items())
+
+
+def table(report: dict) -> str:
+    """The report for a person."""
+    chip, lines = report["chip"], []
+    mesh = " x ".join(f"{name} {size}" for name, size in report["mesh"].items() if size > 1) or "one device"
+    lines.append(f"{report['devices']} x {chip['name'] if chip else report['kind']} ({report['topology']}), mesh "
+                 f"{mesh}, batch {report['batch_size']:,}. Per device:")
+    sizes = report["sizes"]
+    lines.append("  " + ", ".join(f"{name} {amount(size)}B" for name, size in sizes.items()))
+    for name in ("train", "sample"):
+        if (row := report.get(name)) is None:
+            continue
+        title = f"  {'training step' if name == 'train' else 'sampling step'}, {row.get('images', 0):,} images:"
+        if "too_large" in row:
+            lines.append(f"{title} the compiler finds no room for it ({row['too_large']})")
+            continue
+        of = f" of {amount(chip['memory'])}B ({row['memory'] / chip['memory']:.0%})" if chip else ""
+        lines += [title,
+                  f"    memory        {amount(row['memory'])}B{of}: arguments {amount(row['arguments'])}B, activations "
+                  f"and other temporaries {amount(row['temporaries'])}B",
+                  f"    work          {amount(row['flops'])}FLOP, {amount(row['bytes'])}B read and written"]
+        for kind, found in row["collectives"].items():
+            lines.append(f"    {kind:<19} {found['count']}, of {amount(found['bytes'])}B; {amount(found['moved'])}B "
+                         "sent")
+        if chip:
+            t = row["seconds"]
+            lines.append(f"    time at least {t['step'] * 1e3:.3g} ms = max(compute {t['compute'] * 1e3:.3g}, memory "
+                         f"{t['memory'] * 1e3:.3g}) + links {t['links'] * 1e3:.3g}; {t['communication']:.1%} "
+                         "communication")
+            days = f", {row['days']:.3g} days for the config's duration" if "days" in row else ""
+            lines.append(f"    at most       {row['images_per_second']:,.4g} images/s, MFU {row['mfu_bound']:.0%}"
+                         f"{days}")
+    if chip:
+        lines.append(f"  {chip['name']}: {amount(chip['flops'])}FLOP/s (bfloat16), {amount(chip['bandwidth'])}B/s, "
+                     f"{amount(chip['link'])}B/s a link and way ({chip['source']})")
+    else:
+        lines.append(f"  What {report['kind']} can do is not known here: no times.")
+    return "\n".join(lines)
+
+
+def amount(number: float) -> str:
+    """With a decimal prefix: 1.12 T, 431 M."""
+    for power, prefix in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if number >= 10**power:
+            return f"{number / 10**power:.3g} {prefix}"
+    return f"{number:.3g} "

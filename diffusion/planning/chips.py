@@ -1,0 +1,52 @@
+"""What accelerators can do at most, as their makers state it, and the topologies of TPUs."""
+import re
+from dataclasses import dataclass
+
+from diffusion.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Chip:
+    """Of one device as JAX counts them."""
+    name: str
+    flops: float      # a second, bfloat16 matrix products
+    memory: float     # bytes
+    bandwidth: float  # bytes a second, of that memory
+    link: float       # bytes a second, one way, of one link to a neighbour
+    source: str
+
+
+_CLOUD = "docs.cloud.google.com/tpu/docs/"
+# Two of a chip's links are along one axis of the torus, one each way. JAX counts the two cores of a v4 chip as devices.
+CHIPS = {
+    "v4": Chip("TPU v4 core", 275e12 / 2, 32e9 / 2, 1228e9 / 2, 50e9 / 2, _CLOUD + "v4"),
+    "v5e": Chip("TPU v5e", 197e12, 16e9, 819e9, 50e9, _CLOUD + "v5e"),
+    "v5p": Chip("TPU v5p", 459e12, 95e9, 2765e9, 100e9, _CLOUD + "v5p"),
+    "v6e": Chip("TPU v6e", 918e12, 32e9, 1640e9, 100e9, _CLOUD + "v6e"),
+}
+KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p",
+         "TPU v6 lite": "v6e", "TPU v6e": "v6e"}
+FORMS = {"v4": "v4:2x2x2, v4:2x2x4, v4:4x4x4 ...", "v5e": "v5e:2x2, v5e:2x4, v5e:4x4, v5e:4x8 ... v5e:16x16",
+         "v5p": "v5p:2x2x1, v5p:2x2x2, v5p:2x2x4, v5p:4x4x4 ...", "v6e": "v6e:2x2, v6e:2x4, v6e:4x4 ... v6e:16x16"}
+
+
+def chip_of(kind: str) -> Chip | None:
+    """The chip of a device_kind; None for one that is not in the table, such as a CPU."""
+    return CHIPS.get(KINDS.get(kind))
+
+
+def devices_of(topology: str):
+    """The devices of a TPU slice that need not be there, to compile for. Raises ConfigError for what is not one."""
+    known = "; ".join(FORMS.values()) + "; or local, the devices at hand"
+    name, _, size = topology.partition(":")
+    if name not in CHIPS or not re.fullmatch(r"\d+x\d+(x\d+)?", size):
+        raise ConfigError(f"--topology={topology} is not known. It can be one of: {known}.")
+    from jax.experimental import topologies
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except Exception as error:  # libtpu is loaded here, and says what it likes
+        if "libtpu" in str(error).lower() or isinstance(error, (ImportError, NotImplementedError)):
+            raise ConfigError("Planning for a TPU needs its compiler, not a TPU: pip install -e .[tpu]. "
+                              f"({str(error).splitlines()[0]})") from error
+        raise ConfigError(f"--topology={topology} is not one of its kind: {str(error).splitlines()[0]}. Known are: "
+                          f"{known}.") from error
