@@ -2,6 +2,7 @@
 # Usage: ./launch.sh [train] [CONFIG] [FLAGS]    train; CONFIG is configs/digits.py where none is named
 #        ./launch.sh sample [CONFIG] [FLAGS]     draw images from what was trained
 #        ./launch.sh test [PYTEST ARGS]          run the tests
+#        ./launch.sh slurm | tpu | gke ...       train on a cluster: add --help for the uses, --dry_run to see the commands
 #        ./launch.sh install                     make the environment, say how to use it without this file
 #
 # Each use first makes a virtual environment in .venv and installs the package there, in the versions of
@@ -28,10 +29,10 @@ usable() { "$1" -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/nul
 
 # ---- The command line ------------------------------------------------------------------------------------------------
 case "${1:-}" in
-  train | sample | test | install) use=$1; shift ;;
+  train | sample | test | install | slurm | tpu | gke) use=$1; shift ;;
   -h | --help | help) sed -n "2,/^set /{/^set /d; s/^# \{0,1\}//; p;}" "$(basename "${BASH_SOURCE[0]}")"; exit ;;
   "" | -* | *.py | *.py:*) use=train ;;
-  *) fail "unknown command '$1'. It is train, sample, test, install, or a config such as configs/digits.py: see \
+  *) fail "unknown command '$1'. It is train, sample, test, install, slurm, tpu, gke, or a config such as configs/digits.py: see \
 ./launch.sh --help" ;;
 esac
 
@@ -115,6 +116,11 @@ fi
 if [ "$use" = test ]; then
   exec "$python" -m pytest -n auto --dist=loadfile "$@"
 fi
+
+
+# ---- Clusters --------------------------------------------------------------------------------------------------------
+# Each is a file of experiments/launchers/, over the engine's own commands.
+case "$use" in slurm | tpu | gke) exec "$python" -m "experiments.launchers.$use" "$@" ;; esac
 
 
 # ---- Plain use -------------------------------------------------------------------------------------------------------

@@ -87,8 +87,11 @@ def main(argv: list[str]) -> None:
                           "by gcsfuse or s3fs with your credentials, and give the folder where it is mounted.")
     workdir = Path(WORKDIR.value or Path("runs") / name)
     if MODE.value == "plan" and TOPOLOGY.value != "local":
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there may be no metadata server to ask
+        # libtpu is to compile, and not to look for a TPU, or for a server that tells of one.
+        for name, value in {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
+                            "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_STDERR_LOG_LEVEL": "3",
+                            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}.items():
+            os.environ.setdefault(name, value)
     from diffusion import hosts, modes  # after the flags: --help and wrong flags answer at once, without JAX
     hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, seconds=CONNECT_SECONDS.value,
                heartbeat=HEARTBEAT_SECONDS.value)

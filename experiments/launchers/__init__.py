@@ -1,0 +1,51 @@
+"""Commands for clusters, made of the engines' own: sbatch and srun, gcloud, xpk. --dry_run prints them all."""
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+Command = list[str]
+
+
+class LaunchError(Exception):
+    """What a user can mend; printed as one message."""
+
+
+def training(config: str, flags: list[str], python: str = "python") -> str:
+    """The shell command of a training."""
+    return shlex.join([python, "-m", "diffusion.main", f"--config={config}", *flags])
+
+
+def run(commands: list[Command], dry_run: bool, install: str) -> None:
+    """Runs them one after the other, each printed before, or only prints them. install: how to get the program.
+
+    Raises LaunchError at the first that fails or is not there.
+    """
+    for command in commands:
+        print(shlex.join(command), flush=True)
+        if dry_run:
+            continue
+        if shutil.which(command[0]) is None:
+            raise LaunchError(f"There is no {command[0]} here. {install}")
+        if code := subprocess.run(command, cwd=ROOT).returncode:
+            raise LaunchError(f"{command[0]} failed with exit code {code}; its message is above. Nothing after it was "
+                              "done.")
+
+
+def name(text: str) -> str:
+    """A name that all of them take (RFC 1035): what argparse needs for its `type`."""
+    if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", text):
+        raise ValueError
+    return text
+
+
+def main(program) -> None:
+    """Runs a launcher's main with the command line; an error is one message and exit code 1."""
+    try:
+        program(sys.argv[1:])
+    except LaunchError as error:
+        sys.exit(f"error: {error}")

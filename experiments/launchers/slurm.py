@@ -1,0 +1,81 @@
+"""Trains under Slurm: one sbatch script, whose tasks are the processes of a run; it requeues itself when preempted.
+
+  ./launch.sh slurm configs/cifar10.py --gpus_per_task=1 --tasks_per_node=8 --nodes=2 --time=1-00:00:00
+  ./launch.sh slurm configs/digits.py --array=0-4 --dry_run       # five seeds, each with a run folder of its own
+  ./launch.sh slurm configs/digits.py --sbatch="--partition=debug --mem=8G" --config.train.duration="600 steps"
+
+What is not an option here goes to diffusion/main.py. The repository and --workdir must be on a disk that all nodes see.
+"""
+import argparse
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+from experiments.launchers import ROOT, main, run, training
+
+_INSTALL = "Run this on a login node of a cluster with Slurm."
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="./launch.sh slurm", description=__doc__, allow_abbrev=False,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("config", nargs="?", default="configs/digits.py", help="the config file (%(default)s)")
+    p.add_argument("--nodes", type=int, default=1, help="(%(default)s)")
+    p.add_argument("--tasks_per_node", type=int, default=1, help="processes on a node: one for each GPU (%(default)s)")
+    p.add_argument("--gpus_per_task", type=int, default=0, help="(%(default)s)")
+    p.add_argument("--cpus_per_task", type=int, default=0, help="0: Slurm's default")
+    p.add_argument("--time", default="1-00:00:00", help="limit of a job; one that reaches it is requeued (%(default)s)")
+    p.add_argument("--array", default="", help="seeds, such as 0-4 or 1,5,7: one job each, in WORKDIR_seedN")
+    p.add_argument("--workdir", default="", help="the run folder (runs/NAME of the config)")
+    p.add_argument("--sbatch", default="", help="more options of sbatch, in one string")
+    p.add_argument("--dry_run", action="store_true", help="print the script and the command, and do nothing")
+    return p
+
+
+def script(args: argparse.Namespace, flags: list[str], python: str) -> str:
+    """The batch script. Slurm tells each task its number; diffusion/hosts.py reads it."""
+    name = Path(args.config).stem
+    workdir = args.workdir or f"runs/{name}"
+    options = [f"--job-name={name}", f"--nodes={args.nodes}", f"--ntasks-per-node={args.tasks_per_node}",
+               f"--time={args.time}", "--requeue", "--open-mode=append",
+               f"--output={workdir}{'_seed%a' if args.array else ''}.slurm.log",
+               "--signal=TERM@120"]  # to the tasks, 120 s before the time limit
+    options += [f"--gpus-per-task={args.gpus_per_task}"] if args.gpus_per_task else []
+    options += [f"--cpus-per-task={args.cpus_per_task}"] if args.cpus_per_task else []
+    options += [f"--array={args.array}"] if args.array else []
+    options += shlex.split(args.sbatch)
+    command = training(args.config, flags, python)
+    if args.array:  # the shell fills in the element's number
+        command += f' --config.seed="$SLURM_ARRAY_TASK_ID" --workdir={shlex.quote(workdir)}_seed"$SLURM_ARRAY_TASK_ID"'
+    else:
+        command += f" --workdir={shlex.quote(workdir)}"
+    lines = "".join(f"#SBATCH {option}\n" for option in options)
+    return f"""#!/bin/bash
+{lines}
+cd {shlex.quote(str(ROOT))} || exit 1
+srun --kill-on-bad-exit=1 {command}
+code=$?
+# 75: a signal stopped it, and it has saved: it goes on in the queue.
+if [ "$code" = 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$code"
+"""
+
+
+def launch(argv: list[str], python: str = sys.executable) -> None:
+    args, flags = parser().parse_known_args(argv)
+    text = script(args, flags, python)
+    log = ROOT / (args.workdir or f"runs/{Path(args.config).stem}")
+    if args.dry_run:
+        print(text)
+        run([["sbatch", "FILE"]], True, _INSTALL)
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)  # Slurm does not make the folder of its log, and then drops the job
+    with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file:
+        file.write(text)
+        file.flush()
+        run([["sbatch", file.name]], False, _INSTALL)
+
+
+if __name__ == "__main__":
+    main(launch)
