@@ -86,8 +86,13 @@ def base() -> ConfigDict:
     o.hybrid_scale = 1e-3              # hybrid: of L_vlb (Nichol & Dhariwal 2021, Eq. 16)
 
     c.network = n = ConfigDict()
-    n.name = "unet"                    # unet (Ho et al. 2020, and its variants by the keys below)
-    n.channels = 128                   # of the first level
+    n.name = "unet"                    # unet (Ho et al. 2020, and its variants by the keys below); dit (Peebles & Xie
+                                       # 2023), which has channels, heads, the next three keys, num_classes and what
+                                       # follows it
+    n.depth = 12                       # dit: blocks
+    n.patch = 2                        # dit: height and width of the image under a token, pixels
+    n.mlp_ratio = 4.0                  # dit: width of the MLPs / network.channels
+    n.channels = 128                   # of the first level; dit: of a token
     n.multipliers = (1, 2, 2, 2)       # channels of each level / network.channels; each further level halves H and W
     n.blocks = 2                       # residual blocks of a level
     n.attention_resolutions = (16,)    # heights of the feature maps that get attention

@@ -107,10 +107,11 @@ def check(c: ConfigDict, proc: processes.Process) -> None:
          c.prediction, f"cannot be: with {cause} nothing of the data is left in x at the last time, and the noise says "
          "nothing of it either. Predict v, velocity or x0 (Lin et al. 2024, Section 3.1).")
     need(c.sigma_data > 0, "sigma_data", c.sigma_data, "must be positive (Karras et al. 2022: 0.5).")
-    need(c.prediction == "x0" or c.data.channels <= c.network.channels, "prediction",
-         c.prediction, f"has noise in it, {c.data.channels} numbers for each patch (config.data.channels), which "
-         f"{c.network.channels} (config.network.channels) cannot carry: such a network can only predict x0, which lies "
-         "near a manifold of few dimensions (Li & He 2025, \"JiT\", Table 2: FID 372 for eps, 8.6 for x0).")
+    patch = c.data.channels * (c.network.patch**2 if c.network.name == "dit" else 1)
+    need(c.prediction == "x0" or patch <= c.network.channels, "prediction",
+         c.prediction, f"has noise in it, {patch} numbers for each patch (config.data.channels, config.network.patch), "
+         f"which {c.network.channels} (config.network.channels) cannot carry: such a network can only predict x0, "
+         "which lies near a manifold of few dimensions (Li & He 2025, \"JiT\", Table 2: FID 372 for eps, 8.6 for x0).")
 
 
 def check_times(c: ConfigDict) -> None:

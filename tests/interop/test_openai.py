@@ -228,3 +228,19 @@ def test_the_network_is_told_rescaled_times_where_the_codebase_does(codebase, sc
     config = config_lib.from_dict(sections, "flags")
     process = build.process(config.process)
     np.testing.assert_allclose(process.label(np.array([1, 2, 4000])), np.array([0, 1, 3999]) * scale)
+
+
+def test_the_config_of_imagenet_64_is_that_of_its_flags():
+    """Those of guided-diffusion's README for 64 x 64, without the sampler's."""
+    from configs import imagenet64_adm
+    theirs = openai.read_settings(dict(
+        image_size=64, attention_resolutions="32,16,8", class_cond=True, diffusion_steps=1000, dropout=0.1,
+        learn_sigma=True, noise_schedule="cosine", num_channels=192, num_head_channels=64, num_res_blocks=3,
+        resblock_updown=True, use_new_attention_order=True, use_fp16=True, use_scale_shift_norm=True), "flags",
+        codebase="guided-diffusion")
+    ours = imagenet64_adm.get_config().to_dict()
+    for key, value in theirs["network"].items():
+        found = ours["network"][key]
+        assert (tuple(found) if isinstance(found, (list, tuple)) else found) == (
+            tuple(value) if isinstance(value, (list, tuple)) else value), key
+    assert ours["process"]["name"] == theirs["process"]["name"] and ours["learned_range"]

@@ -20,6 +20,8 @@ NETWORKS = {
     "unet": {"network.dropout": 0.1},
     "unet of ADM": {"network.scale_shift": True, "network.head_channels": 8, "network.downsample": ("resblock",),
                     "network.upsample": ("resblock",), "network.num_classes": 10, "network.label_dropout": 0.1},
+    "dit": {"network.name": "dit", "network.depth": 2, "network.heads": 8, "network.num_classes": 10,
+            "network.label_dropout": 0.1, "network.channels": 64},
 }
 BATCH, SIZE = 16, 8
 

@@ -1,0 +1,20 @@
+"""8x8 digits by a transformer: DiT (Peebles & Xie 2023) in small, on the images themselves.
+
+    python -m diffusion.main --config=configs/digits_dit.py
+
+0.6M parameters, a few minutes on a CPU.
+"""
+from configs import digits
+
+
+def get_config():
+    c = digits.get_config()
+    n = c.network
+    n.name = "dit"
+    n.channels = 96
+    n.depth = 4
+    n.heads = 4
+    n.patch = 2
+    n.dropout = 0.0
+    c.optimizer.learning_rate = 1e-3
+    return c

@@ -1,0 +1,117 @@
+"""DiT, the transformer with adaLN-Zero (Peebles & Xie 2023, "Scalable Diffusion Models with Transformers")."""
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.networks.layers import rematerialised, sinusoidal_embedding
+from diffusion.typing import Array, Cond, Image, Keys
+
+FREQUENCIES = 256  # of the embedding of the time, sines and cosines
+
+# As networks/unet.SHARDING: queries, keys, values and the first layer of the MLP by their outputs, so by heads.
+SHARDING = (
+    (r"/(q|k|v|mlp1|modulation|time1)/kernel$", ("fsdp", "tensor")),
+    (r"/(out|mlp2|time2)/kernel$", ("tensor", "fsdp")),
+)
+
+
+class DiT(nn.Module):
+    """F(x, c_noise, cond): [B,H,W,C_in] -> [B,H,W,out_channels], float32 at least.
+
+    The defaults are DiT-S/2's. As in the authors' code (facebookresearch/DiT), the image is cut into patches with fixed
+    positions, each block is modulated by the time and the label, and what adds to the image's features starts at zero,
+    as does the output.
+    """
+    channels: int = 384                         # of a token
+    depth: int = 12                             # blocks
+    heads: int = 6                              # of attention
+    patch: int = 2                              # height and width of the image under a token, pixels
+    mlp_ratio: float = 4.0                      # width of the MLPs / channels
+    num_classes: int = 0                        # 0: unconditional; else cond is [B] int32 labels below it
+    out_channels: int = 3
+    dtype: Any = jnp.float32                    # of the computation; parameters are float32
+    remat: str = "none"                         # what the gradient computes again: none, light, full
+
+    @nn.compact
+    def __call__(self, x: Image, c_noise: Array, cond: Cond = None, keys: Keys | None = None) -> Array:
+        b, height, width, _ = x.shape
+        p, rows, columns = self.patch, height // self.patch, width // self.patch
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
+        small = nn.initializers.normal(0.02)
+
+        h = x.astype(self.dtype).reshape(b, rows, p, columns, p, -1).transpose(0, 1, 3, 2, 4, 5)
+        h = dense(self.channels, name="patches")(h.reshape(b, rows * columns, -1))
+        h += positions(self.channels, rows, columns).astype(self.dtype)
+
+        emb = sinusoidal_embedding(c_noise, FREQUENCIES, freq_shift=0.0, cos_first=True).astype(self.dtype)
+        emb = nn.swish(dense(self.channels, kernel_init=small, name="time1")(emb))
+        emb = dense(self.channels, kernel_init=small, name="time2")(emb)
+        if self.num_classes:
+            emb += nn.Embed(self.num_classes, self.channels, dtype=self.dtype, embedding_init=small,
+                            name="labels")(cond)
+
+        block = rematerialised(Block, self.remat)
+        for i in range(self.depth):
+            h = block(self.heads, self.mlp_ratio, self.dtype, name=f"block{i}")(h, emb)
+
+        shift, scale = modulation(emb, 2, self.dtype)
+        h = modulated(normalised(h, self.dtype, "norm_out"), shift, scale)
+        h = dense(p * p * self.out_channels, kernel_init=nn.initializers.zeros_init(), name="pixels")(h)
+        h = h.reshape(b, rows, columns, p, p, -1).transpose(0, 1, 3, 2, 4, 5).reshape(b, height, width, -1)
+        return h.astype(jnp.promote_types(h.dtype, jnp.float32))
+
+
+class Block(nn.Module):
+    """Attention and an MLP, each behind a normalisation that the embedding scales and shifts, and gated by it; at the
+    start the gates are zero (adaLN-Zero, Figure 3)."""
+    heads: int
+    mlp_ratio: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, emb: Array) -> Array:
+        b, tokens, c = x.shape
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
+        # The authors draw queries, keys and values as one matrix: its fan-out is three times as large.
+        of_three = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation(emb, 6, self.dtype)
+
+        h = modulated(normalised(x, self.dtype, "norm1"), shift1, scale1)
+        q, k, v = (dense(c, kernel_init=of_three, name=name)(h).reshape(b, tokens, self.heads, c // self.heads)
+                   for name in "qkv")
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
+        weights = nn.softmax(logits / np.sqrt(c // self.heads), axis=-1).astype(v.dtype)
+        h = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, tokens, c)
+        x = x + gate1 * dense(c, name="out")(h)
+
+        h = modulated(normalised(x, self.dtype, "norm2"), shift2, scale2)
+        h = nn.gelu(dense(round(c * self.mlp_ratio), name="mlp1")(h), approximate=True)
+        return x + gate2 * dense(c, name="mlp2")(h)
+
+
+def modulation(emb: Array, parts: int, dtype: Any) -> list[Array]:
+    """[B, C] -> `parts` times [B, 1, C]; a layer of the module that calls it."""
+    layer = nn.Dense(parts * emb.shape[-1], dtype=dtype, kernel_init=nn.initializers.zeros_init(), name="modulation")
+    return jnp.split(layer(nn.swish(emb))[:, None], parts, axis=-1)
+
+
+def modulated(x: Array, shift: Array, scale: Array) -> Array:
+    return x * (1 + scale) + shift
+
+
+def normalised(x: Array, dtype: Any, name: str) -> Array:
+    return nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=dtype, name=name)(x)
+
+
+def positions(channels: int, rows: int, columns: int) -> np.ndarray:
+    """[rows * columns, channels]: sines and cosines of the column in the first half, of the row in the second."""
+    def of(places: np.ndarray) -> np.ndarray:
+        angles = places[:, None] / 10_000.0 ** (np.arange(channels // 4) / (channels / 4))
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+    row, column = (grid.ravel().astype(float) for grid in np.meshgrid(np.arange(rows), np.arange(columns),
+                                                                      indexing="ij"))
+    return np.concatenate([of(column), of(row)], axis=1)
