@@ -50,7 +50,7 @@ def script(args: argparse.Namespace, flags: list[str], python: str) -> str:
         command += f' --config.seed="$SLURM_ARRAY_TASK_ID" --workdir={shlex.quote(workdir)}_seed"$SLURM_ARRAY_TASK_ID"'
     else:
         command += f" --workdir={shlex.quote(workdir)}"
-    lines = "".join(f"#SBATCH {option}\n" for option in options)
+    lines = "".join(f"#SBATCH {quoted(option)}\n" for option in options)
     return f"""#!/bin/bash
 {lines}
 cd {shlex.quote(str(ROOT))} || exit 1
@@ -60,6 +60,12 @@ code=$?
 if [ "$code" = 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$code"
 """
+
+
+def quoted(option: str) -> str:
+    """As Slurm reads it in a script: only the value may be in quotes."""
+    key, equals, value = option.partition("=")
+    return f'{key}="{value}"' if set(value) & set(" ;'") else f"{key}{equals}{value}"
 
 
 def launch(argv: list[str], python: str = sys.executable) -> None:

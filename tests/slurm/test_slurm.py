@@ -40,7 +40,7 @@ def wait(condition, log, seconds: float = 200) -> None:
 
 
 def test_two_tasks_are_one_run(tmp_path):
-    workdir, log = tmp_path / "run", tmp_path / "run.slurm.log"
+    workdir, log = tmp_path / "my run", tmp_path / "my run.slurm.log"
     job = submit(workdir, tasks=2)
     wait(lambda: told(job)["JobState"] in ("COMPLETED", "FAILED"), log)
     assert told(job)["JobState"] == "COMPLETED", log.read_text()
