@@ -124,7 +124,7 @@ def test_mistakes_in_flags(tmp_path):
     says(["--confg=x"], "confg", "config")
     says(["train"], "'train'", "--help")
     says(["--mode=evaluate"], "mode", "train|sample")
-    says([f"--workdir={tmp_path}/x", "--config.network.name=dit"], "network.name", "unet")
+    says([f"--workdir={tmp_path}/x", "--config.network.name=transformer"], "network.name", "unet", "dit")
     says(["--num_processes=2"], "--coordinator")
     assert not (tmp_path / "x").exists()  # nothing is written before the config is known to be good
     broken = tmp_path / "broken.py"
@@ -225,6 +225,12 @@ def test_bfloat16_average_and_moment_and_remat_train_and_sample(tmp_path):
     rows = program.rows(tmp_path / "run")
     assert rows[-1]["loss"] < rows[0]["loss"]
     program.run(*flags, "--mode=sample", "--num_samples=2", f"--out={tmp_path}/out")
+
+
+def test_steps_that_are_not_finite_are_skipped_if_asked_until_that_is_hopeless(tmp_path):
+    done = says([f"--workdir={tmp_path}", "--config.optimizer.learning_rate=1e20", "--config.optimizer.clip_norm=0.0",
+                 "--config.train.nonfinite=skip"], "the 10th one after the other", "examples of the data", "log-SNR")
+    assert done.stderr.count("is skipped: the loss is") == 9
 
 
 def test_likelihood_of_held_out_images(trained):

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import grain
 import jax
@@ -382,3 +383,52 @@ def test_saved_by_two_processes_restored_by_one_and_by_two(tmp_path):
             process.kill()
     state, _ = restore(tmp_path, 2)
     assert_same(state, make_state(4))
+
+
+def test_what_stays_newest_every_so_often_and_best(tmp_path):
+    scores = {1: 5.0, 2: 0.5, 3: 4.0, 4: float("nan"), 5: 1.0, 6: 3.0, 7: None, 8: 2.0}
+    with Checkpoints(tmp_path / "c", keep=2, every=4, best=2) as checkpoints:
+        for step, score in scores.items():
+            checkpoints.save(step, make_state(), make_data(), {}, score)
+    assert checkpoints.steps() == [2, 4, 5, 7, 8]
+    with Checkpoints(tmp_path / "c", keep=1, every=4, best=2) as again:  # another program knows the scores too
+        again.save(9, make_state(), make_data(), {}, 0.1)
+    assert again.steps() == [2, 4, 8, 9]
+
+
+def test_a_run_folder_that_is_gone_is_not_made_anew(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        checkpoints.save(1, make_state(), make_data(), {})
+        checkpoints.wait()
+        run.rename(tmp_path / "unmounted")
+        with pytest.raises(CheckpointError, match="checkpoint of step 2 could not be written to .*Check the folder"):
+            checkpoints.save(2, make_state(), make_data(), {})
+    assert not run.exists() and (tmp_path / "unmounted" / "checkpoints" / "1").exists()
+
+
+def test_a_disk_that_is_too_slow_is_said(tmp_path, monkeypatch):
+    from diffusion.io import checkpoint
+    said = []
+    monkeypatch.setattr(checkpoint, "_SLOW", 0.2)
+    monkeypatch.setattr(checkpoint, "_digests", lambda path: time.sleep(0.5) or "")
+    with Checkpoints(tmp_path / "c", say=said.append) as checkpoints:
+        checkpoints.save(1, make_state(), make_data(), {})
+        checkpoints.save(2, make_state(), make_data(), {})
+    assert len(said) == 1 and "step 2 has waited" in said[0] and "checkpoint of step 1" in said[0]
+
+
+def test_the_newest_that_is_whole(tmp_path):
+    assert Checkpoints(tmp_path / "none").restore_newest(abstract(make_state()), make_data()) is None
+    save(tmp_path / "c", [1, 2, 3])
+    for step in (2, 3):
+        path = victim(tmp_path / "c" / str(step))
+        path.write_bytes(path.read_bytes()[:-1])
+    said = []
+    found, clock = Checkpoints(tmp_path / "c", say=said.append).restore_newest(abstract(make_state()), make_data())
+    assert clock == {"step": 1} and len(said) == 2 and "3.damaged" in said[0] and "truncated" in said[0]
+    assert_same(found, make_state(1))
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["1", "2.damaged", "3.damaged"]
+    with pytest.raises(CheckpointError, match="does not fit"):  # that is no damage: nothing is put aside
+        Checkpoints(tmp_path / "c").restore_newest(abstract(make_state(size=8)), make_data())

@@ -41,7 +41,7 @@ def launch(engine: str, *flags: str) -> subprocess.CompletedProcess:
 def dry_run(name: str) -> str:
     done = launch(*CASES[name], "--dry_run")
     assert done.returncode == 0, done.stderr
-    return done.stdout.replace(str(ROOT), "ROOT").replace(sys.executable, "PYTHON")
+    return done.stdout.replace(sys.executable, "PYTHON").replace(str(ROOT), "ROOT")  # it may lie in the root's .venv
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -208,3 +208,19 @@ def test_sizes_that_do_not_divide_fail_when_shapes_are_worked_out(change, error,
     """`build` says it in the config's terms first; here it must only not pass in silence."""
     with pytest.raises(error, match=message):
         jax.eval_shape(SMALL.clone(**change).init, jax.random.key(0), *case(SMALL)[1:])
+
+
+@pytest.mark.parametrize("remat", ["light", "full"])
+def test_remat_changes_no_gradient(remat):
+    """What is computed again is the same: in float32 up to the order of fused sums."""
+    small = UNet(channels=8, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), groups=4, dropout=0.2)
+    x, t = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 3)), jnp.float32), jnp.ones(2)
+    params = jax.tree.map(lambda p: p + 0.05, small.init(jax.random.key(0), x, t)["params"])
+    keys = jax.random.split(jax.random.key(1), 2)
+
+    def grad(network):
+        return jax.jit(jax.grad(lambda p: jnp.mean(network.apply({"params": p}, x, t, None, keys) ** 2)))(params)
+
+    plain, again = grad(small), grad(small.clone(remat=remat))
+    top = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * top), plain, again)
