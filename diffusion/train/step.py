@@ -122,7 +122,8 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
 
         (bad,) = jnp.nonzero(~jnp.isfinite(per_example), size=BAD, fill_value=size)
         metrics = StepMetrics(
-            loss=mean, grad_norm=norm, learning_rate=learning_rate(state.step), skipped=skipped.astype(jnp.int32),
+            loss=mean, grad_norm=norm, skipped=skipped.astype(jnp.int32),
+            learning_rate=jnp.asarray(learning_rate(state.step)),  # a constant schedule gives a plain number
             bad_position=jnp.take(batch["position"], bad, mode="fill", fill_value=-1),
             bad_log_snr=jnp.take(aux.log_snr, bad, mode="fill", fill_value=jnp.nan), **binned(per_example, aux))
         return new, metrics

@@ -167,7 +167,7 @@ def test_several_steps_in_one_dispatch_equal_single_ones(state):
     create, abstract = step.create_state(lambda key: init_state(init(key), OPTIMIZER), mesh=mesh, seed=0)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     stacked = jax.tree.map(lambda *b: np.stack(b), batch(0), batch(1))
-    compiled = {k: step.compile_train_step(jitted(), mesh=mesh, state_shardings=shardings, steps=k) for k in (1, 2)}
+    compiled = {k: step.compile_train_step(make(), mesh=mesh, state_shardings=shardings, steps=k) for k in (1, 2)}
     at_once, m = compiled[2](create(), stacked, None)
     single, losses_ = create(), []
     for i in range(2):
