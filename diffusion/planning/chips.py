@@ -18,7 +18,7 @@ class Chip:
 
 
 _CLOUD = "docs.cloud.google.com/tpu/docs/"
-# Two of a chip's links are along one axis of the torus, one each way. JAX counts the two cores of a v4 chip as devices.
+# Two of a chip's links are along one axis of the torus, one each way. Of a v4 chip, topologies list the two cores.
 CHIPS = {
     "v4": Chip("TPU v4 core", 275e12 / 2, 32e9 / 2, 1228e9 / 2, 50e9 / 2, _CLOUD + "v4"),
     "v5e": Chip("TPU v5e", 197e12, 16e9, 819e9, 50e9, _CLOUD + "v5e"),
