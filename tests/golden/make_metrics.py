@@ -1,6 +1,6 @@
-"""Makes metrics.npz: torch-fidelity's Inception-v3 and metrics, pytorch-fid's Frechet distance and clean-fid's resizing.
+"""Makes metrics.npz: torch-fidelity's Inception-v3 and metrics, clean-fid's and PyTorch's resizing.
 
-    pip install torch; pip install --no-deps torch-fidelity==0.4.0 pytorch-fid==0.3.0 clean-fid==0.1.35
+    pip install torch; pip install --no-deps torch-fidelity==0.4.0 clean-fid==0.1.35
     python tests/golden/make_metrics.py
 
 With a mock of torchvision, which they import and none of this uses. Inception in float32; the metrics on
@@ -18,7 +18,6 @@ import torch
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent)]
 from metrics import golden_metrics as case  # noqa: E402
-
 
 for name in ("", ".datasets", ".models", ".transforms", ".transforms.functional"):
     sys.modules[f"torchvision{name}"] = mock.MagicMock(CIFAR10=object, CIFAR100=object, STL10=object)
@@ -82,7 +81,7 @@ def main() -> None:
     out["precision_recall"] = np.array([prc["precision"], prc["recall"]])
     from importlib.metadata import version
     out["made_with"] = np.array([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in (
-        "torch", "torch-fidelity", "pytorch-fid", "clean-fid", "numpy", "pillow"))])
+        "torch", "torch-fidelity", "clean-fid", "numpy", "pillow"))])
     np.savez_compressed(HERE / "metrics.npz", **out)
 
 

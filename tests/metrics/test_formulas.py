@@ -1,4 +1,4 @@
-"""The metrics on given features: against torch-fidelity's (tests/golden/metrics.npz), by definition, and in known cases."""
+"""The metrics on given features: against torch-fidelity's (golden/metrics.npz), by definition, in known cases."""
 import pathlib
 
 import jax
