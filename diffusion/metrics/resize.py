@@ -41,7 +41,8 @@ def bicubic(size: int, new: int) -> np.ndarray:
     return matrix / matrix.sum(1, keepdims=True)
 
 
-MODES: dict[str, Callable[[int, int], np.ndarray]] = {"tensorflow": tensorflow, "bilinear": bilinear, "clean": bicubic}
+MODES: dict[str, Callable[[int, int], np.ndarray]] = {"tensorflow": tensorflow, "bilinear": bilinear, "clean": bicubic,
+                                                         "bicubic": bicubic}
 
 
 def resize(images: Array, new: int, mode: str) -> Array:
@@ -49,4 +50,4 @@ def resize(images: Array, new: int, mode: str) -> Array:
     rows, columns = (jnp.asarray(MODES[mode](n, new), jnp.float32) for n in images.shape[1:3])
     x = jnp.einsum("hH,bHWc->bhWc", rows, images.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
     x = jnp.einsum("wW,bhWc->bhwc", columns, x, precision=jax.lax.Precision.HIGHEST)
-    return jnp.clip(x, 0.0, 255.0)  # the cubic overshoots
+    return jnp.clip(x, 0.0, 255.0) if mode == "clean" else x  # the cubic overshoots

@@ -44,7 +44,7 @@ def values(names: Sequence[str], called: Callable[[str], str], fake: Collected, 
     if "sfid" in names and fake.spatial and reference.spatial:
         found[called("sfd")] = Value(
             value=frechet_distance(fake.spatial, reference.spatial), images=fake.count)
-    if "is" in names:
+    if "is" in names and fake.score:
         mean, std = fake.score
         found[called("score")] = Value(
             value=mean, error=std, error_is="standard deviation over 10 parts", images=fake.count)

@@ -1,7 +1,8 @@
-"""Makes metrics.npz: torch-fidelity's Inception-v3 and metrics, clean-fid's and PyTorch's resizing.
+"""Makes metrics.npz: torch-fidelity's Inception-v3 and metrics, DINOv2, clean-fid's and PyTorch's resizing.
 
     pip install torch; pip install --no-deps torch-fidelity==0.4.0 clean-fid==0.1.35
-    python tests/golden/make_metrics.py
+    git clone https://github.com/facebookresearch/dinov2      # at commit b8931f7bf91576930313be2c6d6af376033b35f0
+    python tests/golden/make_metrics.py dinov2
 
 With a mock of torchvision, which they import and none of this uses. Inception in float32; the metrics on
 given features, in float64 where theirs are.
@@ -62,6 +63,21 @@ def main() -> None:
             out[f"clean_{size}"] = np.stack([clean(image) for image in images])[corner]
             out[f"bilinear_{size}"] = torch.nn.functional.interpolate(
                 x.float(), size=(299, 299), mode="bilinear", align_corners=False).permute(0, 2, 3, 1).numpy()[corner]
+
+    sys.path.insert(0, sys.argv[1])
+    from dinov2.models.vision_transformer import DinoVisionTransformer  # with its attention's plain form, on the CPU
+    vit = DinoVisionTransformer(img_size=518, patch_size=14, embed_dim=case.DINO["width"], depth=case.DINO["depth"],
+                                num_heads=case.DINO["heads"], init_values=1.0, block_chunks=0).eval()
+    shapes = {name: tuple(x.shape) for name, x in vit.state_dict().items()}
+    vit.load_state_dict({name: torch.from_numpy(case.dino_tensor(name, shape)) for name, shape in shapes.items()})
+    out["dino_names"] = np.array(list(shapes))
+    out["dino_shapes"] = np.array([" ".join(map(str, shape)) for shape in shapes.values()])
+    for size in (32, 400):
+        x = torch.from_numpy(case.images(size)).permute(0, 3, 1, 2).float()
+        x = torch.nn.functional.interpolate(x, size=(224, 224), mode="bicubic", antialias=True) / 255
+        for channel, (mean, std) in enumerate(((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))):
+            x[:, channel] = (x[:, channel] - mean) / std
+        out[f"dino_{size}"] = vit(x).detach().numpy()
 
     fake, real = case.features(1, case.FAKE), case.features(2, case.REAL)
     fid = module("torch_fidelity", "metric_fid")

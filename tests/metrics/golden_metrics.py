@@ -28,6 +28,17 @@ def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.float32(0.1) * u
 
 
+DINO = dict(width=48, depth=2, heads=4)
+
+
+def dino_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A tensor of DINOv2 in PyTorch's layout."""
+    u = unit(f"dinov2 {name}", shape, EXTRACTOR_SEED)
+    if "norm" in name and name.endswith("weight") or name.endswith("gamma"):
+        return 1 + np.float32(0.25) * u
+    return u / np.float32(np.sqrt(np.prod(shape[1:]))) if name.endswith("weight") else np.float32(0.25) * u
+
+
 def features(seed: int, count: int, dimension: int = 48) -> np.ndarray:
     """float32 [count, dimension]: correlated, positive, as pooled features are."""
     mix = np.random.RandomState(0).random_sample((6, dimension))

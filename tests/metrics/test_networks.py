@@ -1,4 +1,5 @@
 """The extractors' networks and resizings against their authors' (tests/golden/metrics.npz)."""
+import dataclasses
 import hashlib
 import importlib.util
 import pathlib
@@ -10,7 +11,7 @@ from metrics import golden_metrics as case
 
 from diffusion.errors import CheckpointError, ConfigError
 from diffusion.metrics import extractors
-from diffusion.metrics.networks import inception
+from diffusion.metrics.networks import dinov2, inception
 from diffusion.metrics.resize import resize
 
 GOLDEN = np.load(pathlib.Path(__file__).parent.parent / "golden" / "metrics.npz")
@@ -36,6 +37,22 @@ def test_inception_equals_torch_fidelitys(features, size):
     for name in ("pool", "logits", "spatial"):
         expected = GOLDEN[f"{name}_{size}"]
         assert np.abs(found[name] - expected).max() < 3e-6 * np.abs(expected).max(), name
+
+
+@pytest.mark.parametrize("size", [32, 400])
+def test_dinov2_equals_its_authors(size):
+    """In small, behind NVlabs/edm2's preprocessing; the table of positions is cut from 37 x 37 to 16 x 16."""
+    given = {str(name): case.dino_tensor(str(name), tuple(map(int, str(shape).split())))
+             for name, shape in zip(GOLDEN["dino_names"], GOLDEN["dino_shapes"])}
+    network = dinov2.DINOv2(**case.DINO)
+    kind = dataclasses.replace(extractors.KINDS["dinov2"], network=network)
+    extractor = extractors.Extractor(name="dinov2", weights="", resize="bicubic", published=True, kind=kind,
+                                     params=dinov2.from_torch(given, "golden", network))
+    found = jax.jit(extractor.features)(extractor.params, case.images(size))["pool"]
+    assert np.abs(found - GOLDEN[f"dino_{size}"]).max() < 1e-5 * np.abs(GOLDEN[f"dino_{size}"]).max()
+    del given["blocks.1.ls2.gamma"]
+    with pytest.raises(CheckpointError, match="DINOv2 of depth 2 .*lacks 'blocks.1.ls2.gamma'"):
+        dinov2.from_torch(given, "FILE", network)
 
 
 @pytest.mark.parametrize("mode", ["tensorflow", "clean", "bilinear"])
