@@ -240,6 +240,7 @@ def base() -> ConfigDict:
     v.resize = ""                      # tensorflow, clean, bilinear, bicubic; empty: the extractor's own
     v.metrics = ("fd", "is", "kid", "prdc", "duplicates")  # also sfd (inception), memorisation
     v.images = 50_000                  # samples that are drawn; papers take 50,000
+    v.reference_images = 0             # of config.data they are compared with, from the first on; 0: all
     v.keep = 10_000                    # of them, and of the data, for kid, prdc, duplicates, memorisation
     v.held_out = ""                    # memorisation: the split of the data that was not trained on
 

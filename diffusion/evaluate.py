@@ -84,16 +84,22 @@ class Drawing:
             yield images.to_uint8(drawn.images[:number])
 
 
-def prepare(config: ConfigDict, model: build.Model, cache: Path) -> Evaluation:
-    """Reads the weights and the data, and takes the features of the data, or those that `cache` keeps of the very same
-    images. Raises ConfigError, DataError or CheckpointError before anything is sampled."""
+def load_extractor(config: ConfigDict) -> extractors.Extractor:
+    """That of config.evaluate. Raises ConfigError for any key of that which cannot be."""
     c = config.evaluate
     need(c.images >= values.MINIMUM, "evaluate.images", c.images, f"must be {values.MINIMUM} or more; papers take "
          "50,000.")
+    need(c.reference_images >= 0, "evaluate.reference_images", c.reference_images, "must not be negative; 0: all.")
     need(c.keep >= 2, "evaluate.keep", c.keep, "must be 2 or more.")
     values.check_names(c.metrics)
-    extractor = extractors.load(c.extractor, Path(c.weights) if c.weights else None, mode=c.resize,
-                                other_weights=c.other_weights)
+    return extractors.load(c.extractor, Path(c.weights) if c.weights else None, mode=c.resize,
+                           other_weights=c.other_weights)
+
+
+def prepare(config: ConfigDict, model: build.Model, extractor: extractors.Extractor, cache: Path) -> Evaluation:
+    """Reads the data and takes its features, or those that `cache` keeps of the very same images. Raises ConfigError or
+    DataError before anything is sampled."""
+    c = config.evaluate
     source = build.training_images(config)
     found = features_of(config, model, extractor, source, cache)
     held_out = None
@@ -108,19 +114,21 @@ def prepare(config: ConfigDict, model: build.Model, cache: Path) -> Evaluation:
 
 def features_of(config: ConfigDict, model: build.Model, extractor: extractors.Extractor, source: Source,
                 cache: Path) -> Reference:
-    """Of all images of the source."""
-    def batches():
-        return ahead(take(source, range(i, min(i + BATCH, len(source))))["image"]
-                     for i in range(0, len(source), BATCH))
+    """Of config.evaluate.reference_images of the source, kept in `cache` with a digest of those images."""
+    c = config.evaluate
+    count = min(c.reference_images or len(source), len(source))
 
-    key = hashlib.sha256(json.dumps([config.data.to_dict(), extractor.weights, extractor.resize,
-                                     config.evaluate.keep]).encode()).hexdigest()[:12]
+    def batches():
+        return ahead(take(source, range(i, min(i + BATCH, count)))["image"] for i in range(0, count, BATCH))
+
+    key = hashlib.sha256(json.dumps([config.data.to_dict(), count, extractor.weights, extractor.resize,
+                                     c.keep]).encode()).hexdigest()[:12]
     file = cache / f"{extractor.name}_{key}.npz"
-    if file.exists() and (kept := Reference.read(file, extractor)).digest == digest_of(batches(), len(source)):
+    if file.exists() and (kept := Reference.read(file, extractor)).digest == digest_of(batches(), count):
         return kept
-    say(f"features of the {len(source):,} images of {config.data.split} by {extractor.name}")
-    with Progress(len(source), unit="image") as progress:
-        found = Reference.of(collect(extractor, batches(), len(source), mesh=model.mesh, keep=config.evaluate.keep,
+    say(f"features of {count:,} images of {config.data.split} by {extractor.name}")
+    with Progress(count, unit="image") as progress:
+        found = Reference.of(collect(extractor, batches(), count, mesh=model.mesh, keep=c.keep,
                                      report=progress.update))
     if is_primary():
         atomic_write(file, lambda out: found.write(out, extractor))
@@ -143,7 +151,7 @@ def evaluate(config: ConfigDict, workdir: Path, source: str | None, *, seed: int
         model, read = pretrained.open_model(config, source or workdir, checkpoint=at)
         if evaluation is None:
             build.sampler(config, model)  # raises what is wrong with it first
-            evaluation = prepare(config, model, out.parent / ".features")
+            evaluation = prepare(config, model, load_extractor(config), out.parent / ".features")
         number = at if at is not None or source else Checkpoints(workdir / "checkpoints").steps()[-1]
         params, what = read(), sampling(config, source or workdir, number)
         write(out, together([evaluation(params, seed + i, what) for i in range(seeds)]))

@@ -64,9 +64,7 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
         say(note)
     if source is not None:
         weights = source.params(pretrained.shared(config, source.config, model.abstract_params))
-    evaluator = None
-    if parts.plan.evaluate_every:  # before the run begins: weights or images may be missing
-        evaluator = evaluation.prepare(config, model, workdir / "evaluations" / ".features")
+    extractor = evaluation.load_extractor(config) if parts.plan.evaluate_every else None
     run = open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, defaults=config_lib.base().to_dict())
     plan, interrupts = parts.plan, Interrupts()
     with interrupts, Checkpoints(run.checkpoints, **parts.retention, say=say) as checkpoints:
@@ -95,6 +93,8 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
             x = np.concatenate(list(generate(average_of(state.ema, "float32"), config.seed, 0, config.sample.preview)))
             if is_primary():
                 images.save_png(run.samples / f"step_{step:08d}.png", images.grid(images.to_uint8(x)))
+
+        evaluator = extractor and evaluation.prepare(config, model, extractor, run.path / ".features")
 
         def evaluate(step: int, state) -> None:
             evaluation.write(run.path / "evaluations", evaluator(average_of(state.ema, "float32"), config.seed,

@@ -52,51 +52,55 @@ def collect(extractor: Extractor, images: Iterable[np.ndarray], count: int, *, m
     are given the same images. Raises DataError for images of another kind or too few of them; DivergedError for
     features that are not finite.
     """
-    step, spatial = compile_step(extractor, mesh), "spatial" in extractor.kind.limits
+    of_images, add = compile_steps(extractor, mesh)
     params = jax.device_put(extractor.params, sharding.replicated(mesh))
     rows = ROWS * sharding.batch_shards(mesh)
-    watch, kept, score, groups, whole = Seen(count), [], None, [], None
-    stream = Stream(watch.through(images))
+    seen, kept, score, groups, spatial = Seen(count), [], None, [], None
+    stream = Stream(seen.through(images))
     pending: list = []  # a dispatch runs while the host looks at the one before
 
     def settle():
         nonlocal score
         while pending:
-            first, number, out = pending.pop()
-            ok, features, *logits = (np.asarray(x)[:number] for x in out)
+            first, number, ok, features, logits = pending.pop()
+            ok, features = np.asarray(ok)[:number], np.asarray(features)[:number]
             if not ok.all():
                 raise DivergedError(f"The features of image {first + int(np.argmin(ok))} are not finite, or far beyond "
                                     f"what {extractor.name} gives: are its weights damaged?")
             if first < keep:
                 kept.append(features[:keep - first])
-            for rows_of in logits:
-                score = score or Score(count, rows_of.shape[1])
-                score.add(rows_of)
+            if logits is not None:
+                score = score or Score(count, logits.shape[1])
+                score.add(np.asarray(logits)[:number])
             report(number)
 
-    ends = [(g + 1) * count // GROUPS for g in range(GROUPS)]
-    first, total = 0, None
-    for end in ends:
-        total = zeros(extractor, mesh)
-        while first < end:
-            number = min(rows, end - first)
-            batch = stream.take(number)
-            if len(batch) < number:
-                raise DataError(f"There are {watch.count} images where {count} were to be evaluated.")
-            batch = np.concatenate([batch, np.zeros((rows - number, *batch.shape[1:]), np.uint8)])
-            total, out = step(params, total, sharding.put_rows(batch, mesh),
-                              sharding.put_rows(np.arange(rows) < number, mesh))
-            settle()
-            pending.append((first, number, out))
-            first += number
-        sums = {name: moments.Sums.of(one, extractor.kind.limits[name]) for name, one in total.items()}
-        groups.append(sums["pool"])
-        if spatial:
-            whole = sums["spatial"] if whole is None else whole + sums["spatial"]
+    ends, begin, total = [(g + 1) * count // GROUPS for g in range(GROUPS)], 0, zeros(extractor, mesh)
+    for first in range(0, count, rows):
+        number = min(rows, count - first)
+        batch = stream.take(number)
+        if len(batch) < number:
+            raise DataError(f"There are {seen.count} images where {count} were to be evaluated.")
+        batch = np.concatenate([batch, np.zeros((rows - number, *batch.shape[1:]), np.uint8)])
+        found, ok = of_images(params, sharding.put_rows(batch, mesh))
+        settle()
+        pending.append((first, number, ok, found["pool"], found.get("logits")))
+        index = np.arange(first, first + rows)
+        while True:  # the parts of the set that these images belong to
+            end = ends[len(groups)]
+            total = add(total, found, (index >= begin) & (index < end))
+            if first + number < end:
+                break
+            sums = {name: moments.Sums.of(one, extractor.kind.limits[name]) for name, one in total.items()}
+            groups.append(sums["pool"])
+            if "spatial" in sums:
+                spatial = sums["spatial"] + spatial if spatial else sums["spatial"]
+            begin, total = end, zeros(extractor, mesh)
+            if first + number == end:
+                break
     settle()
-    return Collected(count=count, shape=watch.shape, groups=groups, spatial=whole and whole.statistics(),
+    return Collected(count=count, shape=seen.shape, groups=groups, spatial=spatial and spatial.statistics(),
                      kept=np.concatenate(kept) if kept else np.zeros((0, 0), np.float32),
-                     score=score and score.result(), digest=watch.digest(), repeated=watch.repeated)
+                     score=score and score.result(), digest=seen.digest(), repeated=seen.repeated)
 
 
 def zeros(extractor: Extractor, mesh: Mesh) -> dict:
@@ -112,23 +116,24 @@ def placed(shape: tuple[int, ...], mesh: Mesh):
     return sharding.over_batch(mesh, 2) if fits else sharding.replicated(mesh)
 
 
-def compile_step(extractor: Extractor, mesh: Mesh):
-    """step(params, total, images uint8 [B,H,W,C], valid [B]) -> (total, (ok [B], pool [B,D], logits [B,K] if any))."""
-    limits = extractor.kind.limits
+def compile_steps(extractor: Extractor, mesh: Mesh):
+    """(params, images uint8 [B,H,W,C]) -> (features by name, ok [B]: whether all are finite and in their limits); and
+    (sums, features, valid [B]) -> sums."""
+    limits, everywhere = extractor.kind.limits, sharding.replicated(mesh)
 
-    def step(params, total, images, valid):
-        found = extractor.features(params, images)
+    def of_images(params, images):
         # Each device computes the features of its images, whatever the others do; then all rows go to all devices, each
         # of which sums its rows of the matrices.
-        for where in (sharding.over_batch(mesh), sharding.replicated(mesh)):
-            found = {name: jax.lax.with_sharding_constraint(x, where) for name, x in found.items()}
-        total = {name: moments.add(total[name], found[name], valid, limit) for name, limit in limits.items()}
+        found = jax.lax.with_sharding_constraint(extractor.features(params, images), sharding.over_batch(mesh))
         fine = [jnp.all(jnp.abs(found[name]) < limit, 1) for name, limit in limits.items()]  # false for NaN too
-        return total, (~valid | jnp.all(jnp.stack(fine), 0), found["pool"],
-                       *([found["logits"]] if "logits" in found else []))
+        return found, jnp.all(jnp.stack(fine), 0)
+
+    def add(total, found, valid):
+        return {name: moments.add(total[name], found[name], valid, limit) for name, limit in limits.items()}
 
     shardings = jax.tree.map(lambda x: x.sharding, zeros(extractor, mesh))
-    return jax.jit(step, donate_argnums=1, out_shardings=(shardings, sharding.replicated(mesh)))
+    return (jax.jit(of_images, out_shardings=everywhere),
+            jax.jit(add, donate_argnums=0, out_shardings=shardings))
 
 
 def digest_of(images: Iterable[np.ndarray], count: int) -> str:
