@@ -24,8 +24,10 @@ def tensorflow(size: int, new: int) -> np.ndarray:
 
 
 def bilinear(size: int, new: int) -> np.ndarray:
-    """[new, size]: bilinear between the pixels' centres, without a low-pass filter, as pytorch-fid does it."""
-    at = np.maximum((np.arange(new) + 0.5) * size / new - 0.5, 0)
+    """[new, size]: bilinear between the pixels' centres, without a low-pass filter, as pytorch-fid does it, with the
+    places in float32 as PyTorch has them."""
+    half = np.float32(0.5)
+    at = np.maximum(np.float32(size / new) * (np.arange(new, dtype=np.float32) + half) - half, 0)
     low = np.minimum(at.astype(int), size - 1)
     matrix = np.zeros((new, size))
     np.add.at(matrix, (np.arange(new), low), 1.0 - (at - low))

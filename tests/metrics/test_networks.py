@@ -58,9 +58,10 @@ def test_dinov2_equals_its_authors(size):
 @pytest.mark.parametrize("mode", ["tensorflow", "clean", "bilinear"])
 @pytest.mark.parametrize("size", [32, 75, 400])
 def test_resizing_equals_theirs(mode, size):
-    """TensorFlow 1's by torch-fidelity, Pillow's by clean-fid, PyTorch's: to the rounding of float32 at 255."""
+    """TensorFlow 1's by torch-fidelity, Pillow's by clean-fid, PyTorch's: to the rounding of float32 at 255; where
+    PyTorch rounds a place once and we twice, that of a place near 32 times a difference of 255."""
     found = np.asarray(resize(case.images(size), 299, mode))[:, ::13, ::17]
-    assert np.abs(found - GOLDEN[f"{mode}_{size}"]).max() < 1e-4
+    assert np.abs(found - GOLDEN[f"{mode}_{size}"]).max() < (3e-4 if mode == "bilinear" else 6e-5)
 
 
 def test_modes_of_resizing_are_not_the_same():
