@@ -17,8 +17,8 @@ from diffusion.errors import DataError, DiffusionError
 from diffusion.io.files import atomic_write
 from diffusion.io.progress import Progress
 from diffusion.metrics import extractors, record, values
+from diffusion.metrics import images as image_sets
 from diffusion.metrics.features import Collected, collect
-from diffusion.metrics.images import npz, open_images
 from diffusion.metrics.reference import Reference
 from diffusion.metrics.resize import MODES
 from diffusion.train.sharding import make_mesh
@@ -59,15 +59,17 @@ def main(args: argparse.Namespace) -> None:
     mesh = make_mesh(-1, 1)
 
     def found(path: Path, what: str) -> Collected:
-        count, batches = open_images(path)
+        count, batches = image_sets.open_images(path)
         count = min(count, args.images or count)
         print(f"features of the {count:,} {what} images in {path}", file=sys.stderr)
         with Progress(count, unit="image") as progress:
             return collect(extractor, batches, count, mesh=mesh, keep=args.keep, report=progress.update)
 
-    statistics = args.reference.suffix == ".npz" and args.reference.exists() and "mu" in npz(args.reference)
-    reference = Reference.read(args.reference, extractor) if statistics else Reference.of(
-        found(args.reference, "reference"))
+    is_file = args.reference.suffix == ".npz" and args.reference.is_file()
+    if is_file and "mu" in image_sets.names(args.reference):
+        reference = Reference.read(args.reference, extractor)
+    else:
+        reference = Reference.of(found(args.reference, "reference"))
     if args.save_reference:
         atomic_write(args.save_reference, lambda file: reference.write(file, extractor))
     held_out = found(args.held_out, "held-out").kept if args.held_out else None

@@ -26,10 +26,41 @@ def open_images(path: Path) -> tuple[int, Iterator[np.ndarray]]:
     if path.suffix != ".npz":
         raise DataError(f"{path} is not there." if not path.exists() else
                         f"{path} is neither a folder of images nor an npz of them.")
-    array = npz(path).get("arr_0")
-    if array is None:
-        raise DataError(f"{path} has no arr_0, uint8 [N, H, W, C]. It has: {', '.join(npz(path))}.")
-    return len(array), (array[i:i + BATCH] for i in range(0, len(array), BATCH))
+    if "arr_0" not in names(path):
+        raise DataError(f"{path} has no arr_0, uint8 [N, H, W, C]. It has: {', '.join(names(path))}.")
+    shape = next(stream := parts(path))
+    return shape[0], stream
+
+
+def names(path: Path) -> list[str]:
+    """Of the arrays of an npz. Raises DataError where it is none."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return [name.removesuffix(".npy") for name in file.namelist()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as an npz of plain arrays: {error}.") from error
+
+
+def parts(path: Path) -> Iterator:
+    """The shape of arr_0, then its batches uint8 [b, H, W, C], of which one is in memory at a time."""
+    try:
+        with zipfile.ZipFile(path) as file, file.open("arr_0.npy") as array:
+            version = np.lib.format.read_magic(array)
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, fortran, dtype = read_header[version](array)
+            if dtype != np.uint8 or len(shape) != 4 or fortran:
+                raise DataError(f"arr_0 in {path} must be uint8 [N, H, W, C], got {dtype} {list(shape)}"
+                                f"{', by columns' if fortran else ''}.")
+            yield shape
+            size = int(np.prod(shape[1:]))
+            for first in range(0, shape[0], BATCH):
+                number = min(BATCH, shape[0] - first)
+                content = array.read(number * size)
+                if len(content) < number * size:
+                    raise DataError(f"{path} ends before image {first + len(content) // size} of {shape[0]}.")
+                yield np.frombuffer(content, np.uint8).reshape(number, *shape[1:])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} cannot be read as an npz of plain arrays: {error}.") from error
 
 
 def npz(path: Path) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from diffusion.metrics.kernel import kernel_distance
 from diffusion.metrics.neighbours import duplicates, manifolds, memorisation
 from diffusion.metrics.reference import Reference
 
-NAMES = ("fd", "sfid", "is", "kid", "prdc", "duplicates", "memorisation")
+NAMES = ("fd", "sfd", "is", "kid", "prdc", "duplicates", "memorisation")
 MINIMUM = 2 * GROUPS  # images: two in each part
 KERNEL_ROWS = 1000    # of a subset, as KID is usually taken
 
@@ -41,7 +41,7 @@ def values(names: Sequence[str], called: Callable[[str], str], fake: Collected, 
                         f"than the {len(reference.statistics.mean)} features to mean anything.")
     if "fd" in names:
         found[called("fd")] = distance(fake, reference.statistics)
-    if "sfid" in names and fake.spatial and reference.spatial:
+    if "sfd" in names and fake.spatial and reference.spatial:
         found[called("sfd")] = Value(
             value=frechet_distance(fake.spatial, reference.spatial), images=fake.count)
     if "is" in names and fake.score:

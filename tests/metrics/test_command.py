@@ -156,6 +156,15 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     np.savez(tmp_path / "x.npz", other=DIGITS[:2])
     with pytest.raises(DataError, match="has no arr_0"):
         open_images(tmp_path / "x.npz")
+    np.savez(tmp_path / "z.npz", arr_0=DIGITS[:300] / 2)
+    with pytest.raises(DataError, match=r"must be uint8 \[N, H, W, C\], got float64 \[300, 8, 8, 1\]"):
+        open_images(tmp_path / "z.npz")
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "good.npz", arr_0=DIGITS[:450])
+        count, batches = open_images(tmp_path / "good.npz")
+        batches = list(batches)
+        assert count == 450 and [len(b) for b in batches] == [200, 200, 50]
+        np.testing.assert_array_equal(np.concatenate(batches), DIGITS[:450])
     with pytest.raises(DataError, match="is not there"):
         open_images(tmp_path / "nothing")
     (tmp_path / "y.npz").write_bytes(b"PK")
