@@ -17,7 +17,7 @@ from diffusion.errors import CheckpointError, ConfigError
 from diffusion.io import evaluation_plots, images
 from diffusion.io.checkpoint import Checkpoints
 from diffusion.io.files import atomic_write
-from diffusion.io.processes import is_primary, say
+from diffusion.io.processes import is_primary, primary_says, say
 from diffusion.io.progress import Progress
 from diffusion.metrics import extractors, record, values
 from diffusion.metrics.features import ROWS, collect, digest_of
@@ -45,7 +45,7 @@ class Evaluation:
         extracted = time.perf_counter()
         found = values.values(c.metrics, self.extractor.called, fake, self.reference,
                               self.held_out and self.held_out.kept)
-        seconds = {"sampling": round(drawn.seconds, 1), "features": round(extracted - began - drawn.seconds, 1),
+        seconds = {"sampling and features": round(extracted - began, 1),  # the device does both in turns
                    "metrics": round(time.perf_counter() - extracted, 1)}
         return {"metrics": values.as_json(found), "protocol": self.protocol(),
                 "samples": {"seed": seed, "evaluations": drawn.evaluations, "sha256": fake.digest, **sampling},
@@ -68,19 +68,17 @@ class Drawing:
     def __init__(self, config: ConfigDict, model: build.Model):
         self.sampler, self.model = build.sampler(config, model), model
         self.steps = build.grid(config.sample, model.process)
-        self.seconds, self.evaluations = 0.0, 0.0
+        self.evaluations = 0.0
 
     def batches(self, params: Any, seed: int, count: int) -> Iterator[np.ndarray]:
         rows, total = ROWS * sharding.batch_shards(self.model.mesh), 0.0
         for first in range(0, count, rows):
-            began = time.perf_counter()
             indices = np.arange(first, first + rows, dtype=np.int32)
             cond = indices % self.model.num_classes if self.model.num_classes else None
             drawn = self.sampler(params, self.steps, seed, indices, cond=cond)
             number = min(rows, count - first)
             total += drawn.evaluations * number
             self.evaluations = total / (first + number)
-            self.seconds += time.perf_counter() - began
             yield images.to_uint8(drawn.images[:number])
 
 
@@ -124,8 +122,9 @@ def features_of(config: ConfigDict, model: build.Model, extractor: extractors.Ex
     key = hashlib.sha256(json.dumps([config.data.to_dict(), count, extractor.weights, extractor.resize,
                                      c.keep]).encode()).hexdigest()[:12]
     file = cache / f"{extractor.name}_{key}.npz"
-    if file.exists() and (kept := Reference.read(file, extractor)).digest == digest_of(batches(), count):
-        return kept
+    kept = Reference.read(file, extractor) if file.exists() else None
+    if primary_says(kept is not None and kept.digest == digest_of(batches(), count)):
+        return kept or Reference.read(file, extractor)
     say(f"features of {count:,} images of {config.data.split} by {extractor.name}")
     with Progress(count, unit="image") as progress:
         found = Reference.of(collect(extractor, batches(), count, mesh=model.mesh, keep=c.keep,
