@@ -151,6 +151,7 @@ def base() -> ConfigDict:
     t.keep_best = 0                    # ... and so many of the lowest train.best_metric, a number of metrics.jsonl
     t.best_metric = "loss"
     t.nonfinite = "stop"               # at a loss or gradient that is not: stop, or skip the step, and count
+    t.evaluate_every = "never"         # by config.evaluate, into evaluations/
     t.stall_seconds = 600.0            # a step or batch that takes longer is reported with all stacks; 0: never
 
     c.mesh = ConfigDict()
@@ -231,6 +232,17 @@ def base() -> ConfigDict:
     k.dequantisation = "uniform"       # ode: uniform, truncated_normal
     k.samples = 1                      # ode: K of the importance-weighted bound (Burda et al. 2016)
     k.batch_size = 64                  # images at a time, over all devices
+
+    c.evaluate = v = ConfigDict()
+    v.extractor = "efficientnet_lite0"  # whose features are compared: inception (FID), dinov2, efficientnet_lite0
+    v.weights = ""                     # the file of its weights; empty: that of its package, where there is one
+    v.other_weights = False            # allow weights that are not the published ones
+    v.resize = ""                      # tensorflow, clean, bilinear, bicubic; empty: the extractor's own
+    v.metrics = ("fd", "is", "kid", "prdc", "duplicates")  # also sfd (inception), memorisation
+    v.images = 50_000                  # samples that are drawn; papers take 50,000
+    v.reference_images = 0             # of config.data they are compared with, from the first on; 0: all
+    v.keep = 10_000                    # of them, and of the data, for kid, prdc, duplicates, memorisation
+    v.held_out = ""                    # memorisation: the split of the data that was not trained on
 
     return c.lock()
 

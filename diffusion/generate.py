@@ -62,8 +62,9 @@ class Sampler:
         """
         everywhere = lambda value: jax.device_put(value, sharding.replicated(self.mesh))  # noqa: E731
         seed = everywhere(np.uint32(seed))
-        indices, cond, noise = (None if x is None else self.over_batch(x) for x in (indices, cond, noise))
-        given = {name: self.over_batch(x) if np.ndim(x) else everywhere(np.float32(x))
+        put = lambda x: None if x is None else sharding.put_rows(x, self.mesh)  # noqa: E731
+        indices, cond, noise = put(indices), put(cond), put(noise)
+        given = {name: put(x) if np.ndim(x) else everywhere(np.float32(x))
                  for name, x in (given or {}).items()}
         x = self.prior(params, given, seed, indices, everywhere(steps[0, 0])) if noise is None else noise
         table = everywhere(np.resize(steps, (-(-len(steps) // ROWS) * ROWS, 2)))
@@ -78,10 +79,6 @@ class Sampler:
                 report(int(last - first))
         x, carry = self.gather((x, jax.tree.map(lambda a: a if a.ndim < 2 else (), carry)))
         return Drawn(np.asarray(x), self.evaluations(steps, jax.device_get(carry)))
-
-    def over_batch(self, x: np.ndarray) -> jax.Array:
-        """Each process puts its devices' rows there."""
-        return jax.make_array_from_callback(x.shape, sharding.over_batch(self.mesh), lambda rows: x[rows])
 
 
 def make_sampler(chain: Chain, shape: tuple[int, int, int], mesh: Mesh, evaluations: Callable[..., float]) -> Sampler:

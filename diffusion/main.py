@@ -4,6 +4,7 @@
   python -m diffusion.main --config=configs/digits.py --mode=sample --num_samples=64 --out=samples
   python -m diffusion.main --config=configs/cifar10.py --config.train.batch_size=64 --workdir=runs/small_batch
   python -m diffusion.main --config=configs/digits.py --mode=sample --task=inpaint --num_samples=8
+  python -m diffusion.main --config=configs/digits.py --mode=evaluate --config.evaluate.images=5000
   python -m diffusion.main --config=configs/digits.py --mode=likelihood --config.data.split=test
   python -m diffusion.main --config=configs/digits.py --mode=compare --solvers=ddim,unipc --steps=5,10,20
   python -m diffusion.main --mode=sample --from_pretrained=google/ddpm-cifar10-32 --num_samples=16 --out=samples
@@ -28,9 +29,11 @@ from diffusion.errors import ConfigError, DiffusionError, Interrupted  # noqa: E
 CONFIG = config_flags.DEFINE_config_file("config", None, "The config file, such as configs/cifar10.py.",
                                          lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder. Default: runs/NAME of the config file.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "sample", "likelihood", "compare", "verify_resume", "plan"],
-                         "What to do: train, draw samples, estimate bits/dim on config.data, compare samplers, try "
-                         "whether a resumed training is the same, bit for bit, or plan for a --topology.")
+MODES = ["train", "sample", "evaluate", "likelihood", "compare", "verify_resume", "plan"]
+MODE = flags.DEFINE_enum("mode", "train", MODES,
+                         "What to do: train, draw samples, evaluate them against config.data by config.evaluate (FID "
+                         "and the like), estimate bits/dim on config.data, compare samplers, try whether a resumed "
+                         "training is the same, bit for bit, or plan for a --topology.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "sample, compare: how many images.", lower_bound=1)
 NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "likelihood: how many images of the data. Default: all.",
                                     lower_bound=1)
@@ -59,6 +62,9 @@ FROM_PRETRAINED = flags.DEFINE_string(
 INIT_FROM = flags.DEFINE_string("init_from", None, "train: a model, as in --from_pretrained, whose weights a new run "
                                 "starts from. Its own config is used if --config is not given.")
 CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "All but train: the step of the checkpoint. Default: the newest.")
+ALL_CHECKPOINTS = flags.DEFINE_bool("all_checkpoints", False, "evaluate: every checkpoint of the run.")
+NUM_SEEDS = flags.DEFINE_integer("num_seeds", 1, "evaluate: with so many seeds, from --seed on; the record "
+                                   "has all, their mean and the best.", lower_bound=1)
 VERIFY_STEPS = flags.DEFINE_integer("verify_steps", 20, "verify_resume: how many steps before the checkpoint, and "
                                     "after it.", lower_bound=1)
 TOPOLOGY = flags.DEFINE_string("topology", "local", "plan: the devices to compile for, such as v5e:4x4 or v5p:2x2x4; "
@@ -118,6 +124,10 @@ def main(argv: list[str]) -> None:
     elif MODE.value == "plan":
         from diffusion.plan import plan
         plan(CONFIG.value, TOPOLOGY.value, Path(OUT.value) if OUT.value else None)
+    elif MODE.value == "evaluate":
+        from diffusion.evaluate import evaluate
+        evaluate(CONFIG.value, workdir, source, seed=SEED.value, seeds=NUM_SEEDS.value, step=CHECKPOINT.value,
+                 all_checkpoints=ALL_CHECKPOINTS.value, out=Path(OUT.value or here / "evaluations"))
     elif MODE.value == "verify_resume":
         from diffusion.verify import verify_resume
         verify_resume(CONFIG.value, workdir, VERIFY_STEPS.value)

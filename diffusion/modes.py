@@ -12,13 +12,14 @@ from ml_collections import ConfigDict
 
 from diffusion import build, pretrained
 from diffusion import config as config_lib
+from diffusion import evaluate as evaluation
 from diffusion.build import advice
 from diffusion.data.sources import take
 from diffusion.errors import DivergedError, Interrupted
 from diffusion.io import images, likelihood_plots, plots, run_folder
 from diffusion.io.checkpoint import Checkpoints
 from diffusion.io.files import atomic_write
-from diffusion.io.processes import is_primary
+from diffusion.io.processes import is_primary, say
 from diffusion.io.progress import Progress, duration
 from diffusion.io.run_folder import command_line, open_run
 from diffusion.io.writers import MetricsWriter, read_rows
@@ -63,6 +64,7 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
         say(note)
     if source is not None:
         weights = source.params(pretrained.shared(config, source.config, model.abstract_params))
+    extractor = evaluation.load_extractor(config) if parts.plan.evaluate_every else None
     run = open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, defaults=config_lib.base().to_dict())
     plan, interrupts = parts.plan, Interrupts()
     with interrupts, Checkpoints(run.checkpoints, **parts.retention, say=say) as checkpoints:
@@ -92,6 +94,12 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
             if is_primary():
                 images.save_png(run.samples / f"step_{step:08d}.png", images.grid(images.to_uint8(x)))
 
+        evaluator = extractor and evaluation.prepare(config, model, extractor, run.path / ".features")
+
+        def evaluate(step: int, state) -> None:
+            evaluation.write(run.path / "evaluations", evaluator(average_of(state.ema, "float32"), config.seed,
+                                                                 evaluation.sampling(config, workdir, step)))
+
         with (MetricsWriter(run.metrics, run.tensorboard, from_step=clock.step) as writer,
               Progress(plan.total, unit="step", initial=clock.step, images_per_unit=plan.batch_size) as progress,
               Watchdog(config.train.stall_seconds) as watchdog):
@@ -99,7 +107,7 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
                 loop.run(plan=plan, train_step=parts.train_step, state=state, clock=clock, data=parts.data,
                          dataset=parts.dataset, mesh=model.mesh, started=started, write_row=writer.write,
                          draw_samples=draw_samples, progress=progress, interrupts=interrupts, watchdog=watchdog,
-                         examples_of=parts.examples_of,
+                         examples_of=parts.examples_of, evaluate=evaluate,
                          save=lambda step, state, clock: checkpoints.save(
                              step, state, parts.data, dataclasses.asdict(clock), clock.score))
             except DivergedError as error:
@@ -176,9 +184,3 @@ def likelihood(config: ConfigDict, workdir: Path, source: str | None = None, *, 
     error = "?" if count == 1 else f"{found['standard_error']:.4f}"
     say(f"{found['bits_per_dim']:.4f} +- {error} bits/dim over {count:,} images of "
         f"{config.data.split} (standard error), by {config.likelihood.estimator}; its terms are in {out}")
-
-
-def say(text: str) -> None:
-    """Prints a line once, whatever the number of processes."""
-    if is_primary():
-        print(text, flush=True)

@@ -19,7 +19,7 @@ from diffusion import build
 from diffusion import config as config_lib
 from diffusion.errors import ConfigError
 from diffusion.io.files import atomic_write
-from diffusion.modes import say
+from diffusion.io.processes import say
 from diffusion.planning import roofline
 from diffusion.planning.chips import Chip, chip_of, devices_of
 from diffusion.planning.collectives import collectives

@@ -14,9 +14,8 @@ from ml_collections import ConfigDict
 from diffusion import build
 from diffusion.errors import CheckpointError
 from diffusion.io.checkpoint import Checkpoints
-from diffusion.io.processes import is_primary
+from diffusion.io.processes import is_primary, say
 from diffusion.io.progress import Progress
-from diffusion.modes import say
 from diffusion.train import loop
 from diffusion.train.watchdog import Watchdog
 

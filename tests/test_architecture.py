@@ -18,7 +18,8 @@ MODULES = sorted(FILES)
 BASE = ["diffusion.typing", "diffusion.errors", "diffusion.core.numerics"]
 MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.main": ["diffusion.hosts", "diffusion.modes", "diffusion.compare", "diffusion.edit",
-                       "diffusion.plan", "diffusion.verify", "diffusion.config", "diffusion.errors"],
+                       "diffusion.evaluate", "diffusion.plan", "diffusion.verify", "diffusion.config",
+                       "diffusion.errors"],
     "diffusion.plan": ["diffusion"],
     "diffusion.planning": BASE,
     "diffusion.hosts": ["diffusion.errors"],
@@ -30,7 +31,9 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.guidance": [*BASE, "diffusion.core", "diffusion.samplers.base"],  # of a solver around a solver
     "diffusion.tasks": [*BASE, "diffusion.core", "diffusion.samplers.base"],
     "diffusion.likelihood": [*BASE, "diffusion.core", "diffusion.train.sharding"],
-    "diffusion.metrics": BASE,
+    "diffusion.metrics": [*BASE, "diffusion.interop.tensor_files", "diffusion.train.sharding"],
+    "diffusion.metrics.__main__": ["diffusion"],
+    "diffusion.evaluate": ["diffusion"],
     "diffusion.compare": ["diffusion"],
     "diffusion.edit": ["diffusion"],
     "diffusion.interop": [*BASE, "diffusion.io.files"],
@@ -48,7 +51,8 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.io": BASE,
 }
 ONLY_IN = {  # library: where it may be imported
-    "flax": ["diffusion.networks", "diffusion.interop.score_sde"],  # which reads its file format
+    "flax": ["diffusion.networks", "diffusion.metrics.networks", "diffusion.metrics.extractors",
+             "diffusion.interop.score_sde"],  # which reads its file format
     "orbax": ["diffusion.io.checkpoint"],
     "grain": ["diffusion.data"],
     "tensorflow_datasets": ["diffusion.data"],
@@ -58,7 +62,7 @@ ONLY_IN = {  # library: where it may be imported
     "absl": ["diffusion.main", "diffusion.io.checkpoint"],
     "ml_collections": ["diffusion.main", "diffusion.modes", "diffusion.build", "diffusion.config",
                        "diffusion.pretrained", "diffusion.pipeline", "diffusion.compare", "diffusion.edit",
-                       "diffusion.plan", "diffusion.verify"],
+                       "diffusion.plan", "diffusion.verify", "diffusion.evaluate"],
     "safetensors": ["diffusion.interop"],
     "huggingface_hub": ["diffusion.interop"],
     "torch": ["diffusion.interop.convert"],

@@ -31,7 +31,8 @@ SCORES = {"loss", "grad_norm"}  # columns of metrics.jsonl
 # Keys that a resumed run may change, since they do not change what the finished steps computed.
 RESUMABLE_KEYS = ("train.duration", "train.*_every", "train.keep_*", "train.best_metric", "train.batch_size",
                   "train.steps_per_dispatch", "train.accumulate", "train.nonfinite", "train.stall_seconds",
-                  "network.remat", "mesh.*", "sample.*", "likelihood.*", "data.dir", "data.on_device", "data.workers")
+                  "network.remat", "mesh.*", "sample.*", "likelihood.*", "evaluate.*", "data.dir", "data.on_device",
+                  "data.workers")
 LOG_SNR_BINS = 10
 
 
@@ -158,11 +159,15 @@ def make_plan(c: ConfigDict, in_steps) -> Plan:
                 score=choose(SCORES, "train.best_metric", c.best_metric),
                 **{name: in_steps(c[name], key=f"train.{name}")
                    for name in ("log_every", "sample_every", "checkpoint_every")})
+    if c.evaluate_every != "never":
+        plan = replace(plan, evaluate_every=in_steps(c.evaluate_every, key="train.evaluate_every"))
     if "step" not in c.duration:
         plan = replace(plan, images=plan.total * c.batch_size)
     need(c.steps_per_dispatch >= 1, "train.steps_per_dispatch", c.steps_per_dispatch, "must be 1 or more.")
     for name, steps in (("duration", plan.total), ("log_every", plan.log_every), ("sample_every", plan.sample_every),
-                        ("checkpoint_every", plan.checkpoint_every)):
+                        ("checkpoint_every", plan.checkpoint_every), ("evaluate_every", plan.evaluate_every)):
+        if steps is None:
+            continue
         need(steps >= 1, f"train.{name}", c[name], "must be one step or more.")
         need(steps % c.steps_per_dispatch == 0, f"train.{name}", c[name],
              f"is {steps} steps, which config.train.steps_per_dispatch = {c.steps_per_dispatch} does not divide: "

@@ -11,6 +11,12 @@ def is_primary() -> bool:
     return jax.process_index() == 0
 
 
+def say(text: str) -> None:
+    """Prints a line once, whatever the number of processes."""
+    if is_primary():
+        print(text, flush=True)
+
+
 def primary_says(value: Any) -> Any:
     """The number that the first process has, in all: a shared disk may show the others an older listing.
 

@@ -57,14 +57,10 @@ class Evaluator:
         for first in range(0, count, self.batch_size):
             index = np.minimum(np.arange(first, first + self.batch_size), count - 1).astype(np.int32)
             batch = read(index)
-            placed = [self.over_batch(x) for x in (batch["image"], batch["label"], index)]
+            placed = [sharding.put_rows(x, self.mesh) for x in (batch["image"], batch["label"], index)]
             number = min(self.batch_size, count - first)
             out = jax.device_get(self.run(params, *placed))
             yield first, {name: np.asarray(value[:number], np.float64) for name, value in out.items()}
-
-    def over_batch(self, x: np.ndarray) -> jax.Array:
-        """Each process puts its devices' rows there."""
-        return jax.make_array_from_callback(x.shape, sharding.over_batch(self.mesh), lambda rows: x[rows])
 
 
 def make_evaluator(estimator: Estimator, denoiser: Denoiser, *, mesh: Mesh, batch_size: int, seed: int,

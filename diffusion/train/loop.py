@@ -1,6 +1,6 @@
 """The training loop. It is boring, and its order is fixed:
 
-    restore (state, data iterator, clock) -> [next batch -> step -> log -> sample -> checkpoint] -> plots
+    restore (state, data iterator, clock) -> [next batch -> step -> log -> sample -> evaluate -> checkpoint] -> plots
 
 A checkpoint of step k holds the state after k steps, the iterator before batch k + 1, and the clock with what the log
 has gathered since its last row; so a resumed run repeats the uninterrupted one bit for bit, log included.
@@ -35,6 +35,7 @@ class Plan:
     checkpoint_every: int
     batch_size: int
     steps_per_dispatch: int = 1
+    evaluate_every: int | None = None  # never
     images: int | None = None  # how long, where the duration is in images or epochs; total is then of this batch size
     score: str = "loss"        # of a row of the log: what checkpoints are compared by
 
@@ -147,7 +148,8 @@ def _describe_bad(m: StepMetrics, examples: np.ndarray, log_snr: np.ndarray) -> 
 def run(*, plan: Plan, train_step: Callable, state: State, clock: Clock, data: Iterator, dataset: dict | None,
         mesh: Mesh, started: float, examples_of: Callable[[int, np.ndarray], np.ndarray],
         write_row: Callable[[dict], None], draw_samples: Callable[[int, State], None],
-        save: Callable[[int, State, Clock], None], progress, interrupts: Interrupts, watchdog: Watchdog) -> State:
+        save: Callable[[int, State, Clock], None], progress, interrupts: Interrupts, watchdog: Watchdog,
+        evaluate: Callable[[int, State], None] = lambda step, state: None) -> State:
     """Trains from clock.step to plan.total, or until `interrupts` says to stop, and returns the last state, saved.
 
     `train_step` comes from `compile_train_step`; `data` yields this process's rows of each batch; `started` is the
@@ -197,6 +199,11 @@ def run(*, plan: Plan, train_step: Callable, state: State, clock: Clock, data: I
             account()
             watchdog(None)
             draw_samples(clock.step, state)
+            since = time.perf_counter()
+        if plan.evaluate_every and clock.step % plan.evaluate_every == 0 and not stop:
+            account()
+            watchdog(None)
+            evaluate(clock.step, state)
             since = time.perf_counter()
         if last or stop or clock.step % plan.checkpoint_every == 0:
             account()

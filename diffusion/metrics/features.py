@@ -1,0 +1,191 @@
+"""Features of a stream of images, and what is gathered of them: exact sums, some of the features, class probabilities.
+
+Memory does not grow with the number of images. Nothing depends on how the stream is cut into batches, nor on the number
+of devices: each device gets ROWS images at a time, always the same ones together, and the sums are exact.
+"""
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from diffusion.errors import DataError, DivergedError
+from diffusion.metrics import moments
+from diffusion.metrics.extractors import Extractor
+from diffusion.metrics.frechet import Statistics
+from diffusion.metrics.inception_score import Score
+from diffusion.train import sharding
+
+ROWS = 32     # images of a device at a time
+GROUPS = 10   # parts of the set whose sums are kept apart, for error bars
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """Of one set of images."""
+    count: int
+    shape: tuple[int, ...]                     # of an image, [H, W, C]
+    groups: list[moments.Sums]                 # of "pool", in GROUPS parts of the set in their order
+    spatial: Statistics | None                 # where the extractor has such features
+    kept: np.ndarray                           # float32 [K, D]: the features of the first K images
+    score: tuple[float, float] | None = None   # the Inception Score
+    digest: str = ""                           # SHA-256 of all images
+    repeated: int = 0                          # images that are another one, byte for byte
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def sums(self) -> moments.Sums:
+        return sum(self.groups[1:], self.groups[0])
+
+    def statistics(self) -> Statistics:
+        return self.sums.statistics()
+
+
+def collect(extractor: Extractor, images: Iterable[np.ndarray], count: int, *, mesh: Mesh, keep: int,
+            report: Callable[[int], None] = lambda n: None) -> Collected:
+    """Of the first `count` images, given as uint8 [b, H, W, 1 or 3] in batches of any sizes.
+
+    keep: how many of the features stay, from the first on. report: told how many images more are done. All processes
+    are given the same images. Raises DataError for images of another kind or too few of them; DivergedError for
+    features that are not finite.
+    """
+    of_images, add = compile_steps(extractor, mesh)
+    params = jax.device_put(extractor.params, sharding.replicated(mesh))
+    rows = ROWS * sharding.batch_shards(mesh)
+    seen, kept, score, groups, spatial = Seen(count), [], None, [], None
+    stream = Stream(seen.through(images))
+    pending: list = []  # a dispatch runs while the host looks at the one before
+
+    def settle():
+        nonlocal score
+        while pending:
+            first, number, ok, features, logits = pending.pop()
+            ok, features = np.asarray(ok)[:number], np.asarray(features)[:number]
+            if not ok.all():
+                raise DivergedError(f"The features of image {first + int(np.argmin(ok))} are not finite, or far beyond "
+                                    f"what {extractor.name} gives: are its weights damaged?")
+            if first < keep:
+                kept.append(features[:keep - first])
+            if logits is not None:
+                score = score or Score(count, logits.shape[1])
+                score.add(np.asarray(logits)[:number])
+            report(number)
+
+    ends, begin, total = [(g + 1) * count // GROUPS for g in range(GROUPS)], 0, zeros(extractor, mesh)
+    for first in range(0, count, rows):
+        number = min(rows, count - first)
+        batch = stream.take(number)
+        if len(batch) < number:
+            raise DataError(f"There are {seen.count} images where {count} were to be evaluated.")
+        batch = np.concatenate([batch, np.zeros((rows - number, *batch.shape[1:]), np.uint8)])
+        found, ok = of_images(params, sharding.put_rows(batch, mesh))
+        settle()
+        pending.append((first, number, ok, found["pool"], found.get("logits")))
+        index = np.arange(first, first + rows)
+        while True:  # the parts of the set that these images belong to
+            end = ends[len(groups)]
+            total = add(total, found, (index >= begin) & (index < end))
+            if first + number < end:
+                break
+            sums = {name: moments.Sums.of(one, extractor.kind.limits[name]) for name, one in total.items()}
+            groups.append(sums["pool"])
+            if "spatial" in sums:
+                spatial = sums["spatial"] + spatial if spatial else sums["spatial"]
+            begin, total = end, zeros(extractor, mesh)
+            if first + number == end:
+                break
+    settle()
+    return Collected(count=count, shape=seen.shape, groups=groups, spatial=spatial and spatial.statistics(),
+                     kept=np.concatenate(kept) if kept else np.zeros((0, 0), np.float32),
+                     score=score and score.result(), digest=seen.digest(), repeated=seen.repeated)
+
+
+def zeros(extractor: Extractor, mesh: Mesh) -> dict:
+    """Sums of nothing, of the outputs that the extractor has limits for; on the mesh cut by rows where they divide."""
+    shapes = jax.eval_shape(extractor.features, extractor.params, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.uint8))
+    make = lambda: {name: moments.zeros(shapes[name].shape[-1]) for name in extractor.kind.limits}  # noqa: E731
+    return jax.jit(make, out_shardings=jax.tree.map(lambda x: placed(x.shape, mesh), jax.eval_shape(make)))()
+
+
+def placed(shape: tuple[int, ...], mesh: Mesh):
+    """The rows of a matrix of sums over all devices of the batch, if they divide; else whole on each."""
+    fits = len(shape) == 4 and shape[2] % sharding.batch_shards(mesh) == 0
+    return sharding.over_batch(mesh, 2) if fits else sharding.replicated(mesh)
+
+
+def compile_steps(extractor: Extractor, mesh: Mesh):
+    """(params, images uint8 [B,H,W,C]) -> (features by name, ok [B]: whether all are finite and in their limits); and
+    (sums, features, valid [B]) -> sums."""
+    limits, everywhere = extractor.kind.limits, sharding.replicated(mesh)
+
+    def of_images(params, images):
+        # Each device computes the features of its images, whatever the others do; then all rows go to all devices, each
+        # of which sums its rows of the matrices.
+        found = jax.lax.with_sharding_constraint(extractor.features(params, images), sharding.over_batch(mesh))
+        fine = [jnp.all(jnp.abs(found[name]) < limit, 1) for name, limit in limits.items()]  # false for NaN too
+        return found, jnp.all(jnp.stack(fine), 0)
+
+    def add(total, found, valid):
+        return {name: moments.add(total[name], found[name], valid, limit) for name, limit in limits.items()}
+
+    shardings = jax.tree.map(lambda x: x.sharding, zeros(extractor, mesh))
+    return (jax.jit(of_images, out_shardings=everywhere),
+            jax.jit(add, donate_argnums=0, out_shardings=shardings))
+
+
+def digest_of(images: Iterable[np.ndarray], count: int) -> str:
+    """`Collected.digest` of the first `count` images, without their features."""
+    seen = Seen(count)
+    for _ in seen.through(images):
+        pass
+    return seen.digest()
+
+
+class Stream:
+    """Batches of any sizes as batches of the sizes that are asked for."""
+
+    def __init__(self, batches: Iterable[np.ndarray]):
+        self.batches, self.rest = iter(batches), []
+
+    def take(self, number: int) -> np.ndarray:
+        """The next `number` images, fewer at the end."""
+        while sum(map(len, self.rest)) < number and (batch := next(self.batches, None)) is not None:
+            self.rest.append(batch)
+        together = np.concatenate(self.rest) if self.rest else np.zeros((0,), np.uint8)
+        self.rest = [together[number:]]
+        return together[:number]
+
+
+class Seen:
+    """What passes through: its number, shape, digest, and how many images came before."""
+
+    def __init__(self, limit: int):
+        self.limit, self.count, self.repeated, self.shape = limit, 0, 0, ()
+        self._sha256, self._images, self._hash = hashlib.sha256(), set(), hashlib.blake2b
+
+    def through(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """The batches up to `limit` images. Raises DataError for what is no uint8 [b, H, W, 1 or 3], or of another size
+        than the first."""
+        for batch in batches:
+            batch = np.asarray(batch)[:self.limit - self.count]
+            if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[-1] not in (1, 3):
+                raise DataError(f"Images must be uint8 [N, H, W, 3] (or 1: grey), got {batch.dtype} "
+                                f"{list(batch.shape)}.")
+            self.shape = self.shape or batch.shape[1:]
+            if batch.shape[1:] != self.shape:
+                raise DataError(f"Image {self.count} is {batch.shape[1:]}, those before it {self.shape}.")
+            self._sha256.update(np.ascontiguousarray(batch).tobytes())
+            for image in batch:
+                key = self._hash(np.ascontiguousarray(image).tobytes(), digest_size=16).digest()
+                self.repeated += key in self._images
+                self._images.add(key)
+            self.count += len(batch)
+            yield batch
+            if self.count == self.limit:
+                return
+
+    def digest(self) -> str:
+        return self._sha256.hexdigest()

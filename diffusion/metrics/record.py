@@ -1,0 +1,47 @@
+"""The metric record: a number together with all that it depends on, and which numbers may be compared."""
+import importlib.metadata
+import platform
+from typing import Any
+
+from diffusion.errors import ConfigError
+
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow")
+ROUNDING = "uint8: rint((clip(x, -1, 1) + 1) 127.5)"
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    out = {}
+    for key, value in tree.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
+def differences(a: dict, b: dict) -> dict[str, tuple]:
+    """Where the protocols of two records differ: key -> (of a, of b). What is sampled may differ, how it is measured
+    not."""
+    a, b = flat(a["protocol"]), flat(b["protocol"])
+    return {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)}
+
+
+def check_same_protocol(a: dict, b: dict) -> None:
+    """Raises ConfigError that lists where they differ."""
+    if found := differences(a, b):
+        raise ConfigError("These two were not measured alike, so their numbers do not compare: " + "; ".join(
+            f"{key} is {x} and {y}" for key, (x, y) in found.items()) + ". --force shows them side by side all the "
+            "same.")
+
+
+def side_by_side(a: dict, b: dict) -> str:
+    """The metrics that both have, in lines."""
+    rows = [f"{'':<28}{'first':>14}{'second':>14}"]
+    for name in [name for name in a["metrics"] if name in b["metrics"]]:
+        x, y = a["metrics"][name], b["metrics"][name]
+        rows.append(f"{name:<28}{x['value']:>14.6g}{y['value']:>14.6g}")
+        if "error" in x and "error" in y:
+            rows.append(f"{'  +/-':<28}{x['error']:>14.2g}{y['error']:>14.2g}")
+    return "\n".join(rows)

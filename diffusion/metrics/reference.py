@@ -1,0 +1,63 @@
+"""What samples are compared with: what was collected of a set of images, kept in an npz, or published statistics."""
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from diffusion.errors import ConfigError, DataError
+from diffusion.metrics.extractors import Extractor
+from diffusion.metrics.features import Collected
+from diffusion.metrics.frechet import Statistics
+from diffusion.metrics.images import npz
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    statistics: Statistics
+    spatial: Statistics | None = None
+    kept: np.ndarray | None = None      # float32 [K, D]
+    count: int | None = None            # None: published statistics do not say
+    digest: str = ""                    # SHA-256 of the images, or of the published file
+    shape: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, found: Collected) -> "Reference":
+        return cls(statistics=found.statistics(), spatial=found.spatial, kept=found.kept, count=found.count,
+                   digest=found.digest, shape=found.shape)
+
+    def write(self, file: IO[bytes], extractor: Extractor) -> None:
+        """An npz with mu and sigma, as others read them, and the rest."""
+        about = {"extractor": extractor.name, "weights": extractor.weights, "resize": extractor.resize,
+                 "count": self.count, "digest": self.digest, "shape": self.shape}
+        spatial = {} if self.spatial is None else {"spatial_mu": self.spatial.mean,
+                                                   "spatial_sigma": self.spatial.covariance}
+        np.savez(file, mu=self.statistics.mean, sigma=self.statistics.covariance, kept=self.kept,
+                 about=np.array(json.dumps(about)), **spatial)
+
+    @classmethod
+    def read(cls, path: Path, extractor: Extractor) -> "Reference":
+        """Of `write`, or mu and sigma as NVlabs/edm, pytorch-fid and the TTUR authors publish them. Raises DataError
+        where it is neither; ConfigError where it is of another extractor."""
+        arrays = npz(path)
+        if "mu" not in arrays or "sigma" not in arrays:
+            raise DataError(f"{path} has no mu and sigma. It has: {', '.join(arrays)}.")
+        mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
+        dimension = extractor.dimension
+        if mean.shape != (dimension,) or covariance.shape != (dimension, dimension):
+            raise ConfigError(f"{path} has statistics of {mean.shape[0] if mean.ndim else 0} features, and "
+                              f"{extractor.name} has {dimension}: they are of another extractor.")
+        if "about" not in arrays:
+            with open(path, "rb") as file:
+                return cls(statistics=Statistics(mean, covariance),
+                           digest=hashlib.file_digest(file, "sha256").hexdigest())
+        about = json.loads(str(arrays["about"]))
+        for name, ours in (("extractor", extractor.name), ("weights", extractor.weights), ("resize", extractor.resize)):
+            if about[name] != ours:
+                raise ConfigError(f"{path} was made with the {name} {about[name]}, not {ours}: its numbers would not "
+                                  "compare.")
+        spatial = Statistics(arrays["spatial_mu"], arrays["spatial_sigma"]) if "spatial_mu" in arrays else None
+        return cls(statistics=Statistics(mean, covariance), spatial=spatial, kept=arrays["kept"], count=about["count"],
+                   digest=about["digest"], shape=tuple(about["shape"]))

