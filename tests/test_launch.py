@@ -265,7 +265,7 @@ def test_the_constraints_hold_every_requirement_above_its_lower_bound():
 
 
 def test_cpu_installs_stay_cpu():
-    accelerators = re.compile("nvidia|cuda|rocm|tpu|plugin|triton|torch|^tensorflow$")
+    accelerators = re.compile("nvidia|cuda|rocm|tpu|plugin|triton|^torch|^tensorflow$")
     assert not [name for name in constraints() if accelerators.search(name)]
     for extra in ("", "digits", "hub", "test"):
         assert not any(r.extras or accelerators.search(r.name) for r in requirements()[extra])
