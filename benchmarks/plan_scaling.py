@@ -73,10 +73,10 @@ def plot(rows: list[dict], path: Path) -> None:
         ax.set(xlabel="chips", title=title, xscale="log")
         ax.set_xticks([16, 64, 256], ["16", "64", "256"])
         ax.minorticks_off()
-        ax.set_ylim(bottom=0)
         ax.grid(alpha=0.3)
     axes[0].set_yscale("log")
-    axes[0].set_ylim(bottom=None)
+    for ax in axes[1:]:
+        ax.set_ylim(bottom=0)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     figure.savefig(path, dpi=110)
 
