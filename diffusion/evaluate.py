@@ -11,10 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion import build, pretrained
+from diffusion import config as config_lib
 from diffusion.build.rules import need
 from diffusion.data.sources import Source, take
 from diffusion.errors import CheckpointError, ConfigError
-from diffusion.io import evaluation_plots, images
+from diffusion.io import evaluation_plots, images, run_folder
 from diffusion.io.checkpoint import Checkpoints
 from diffusion.io.files import atomic_write
 from diffusion.io.processes import is_primary, primary_says, say
@@ -138,6 +139,9 @@ def evaluate(config: ConfigDict, workdir: Path, source: str | None, *, seed: int
              all_checkpoints: bool, out: Path) -> None:
     """Evaluates a run, or `source`, with so many `seeds` from `seed` on; one record for each checkpoint
     in the folder `out`, and a picture over all that are there."""
+    if source is None:
+        run_folder.open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, read_only=True,
+                            defaults=config_lib.base().to_dict())
     steps: list[int | None] = [step]
     if all_checkpoints:
         if source is not None:

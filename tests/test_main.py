@@ -123,7 +123,7 @@ def test_mistakes_in_flags(tmp_path):
     says(["--config=configs/nothing.py"], "configs/nothing.py")
     says(["--confg=x"], "confg", "config")
     says(["train"], "'train'", "--help")
-    says(["--mode=evaluate"], "mode", "train|sample")
+    says(["--mode=dream"], "mode", "train|sample|evaluate")
     says([f"--workdir={tmp_path}/x", "--config.network.name=transformer"], "network.name", "unet", "dit")
     says(["--num_processes=2"], "--coordinator")
     assert not (tmp_path / "x").exists()  # nothing is written before the config is known to be good

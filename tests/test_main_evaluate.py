@@ -55,6 +55,11 @@ def test_all_checkpoints_and_several_seeds(run, tmp_path):
         assert r["samples"]["seed"] == [0, 1] and len(set(r["samples"]["sha256"])) == 2
 
 
+def test_a_run_that_is_not_there(tmp_path):
+    done = program.run(f"--workdir={tmp_path}/none", "--mode=evaluate", check=False)
+    assert done.returncode == 1 and "none" in done.stderr and "rain" in done.stderr and not (tmp_path / "none").exists()
+
+
 def test_mistakes_come_before_anything_is_sampled(run):
     for flags, words in (
             (["--config.evaluate.extractor=vgg"], "no extractor 'vgg'"),
