@@ -235,7 +235,7 @@ def base() -> ConfigDict:
 
     c.evaluate = v = ConfigDict()
     v.extractor = "efficientnet_lite0"  # whose features are compared: inception (FID), dinov2, efficientnet_lite0
-    v.weights = ""                     # the file of its weights; empty: that of its package, where there is one
+    v.weights = ""                     # the file of its weights or its URL; empty: that of its package, if there is one
     v.other_weights = False            # allow weights that are not the published ones
     v.resize = ""                      # tensorflow, clean, bilinear, bicubic; empty: the extractor's own
     v.metrics = ("fd", "is", "kid", "prdc", "duplicates")  # also sfd (inception), memorisation

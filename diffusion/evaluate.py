@@ -91,8 +91,7 @@ def load_extractor(config: ConfigDict) -> extractors.Extractor:
     need(c.reference_images >= 0, "evaluate.reference_images", c.reference_images, "must not be negative; 0: all.")
     need(c.keep >= 2, "evaluate.keep", c.keep, "must be 2 or more.")
     values.check_names(c.metrics)
-    return extractors.load(c.extractor, Path(c.weights) if c.weights else None, mode=c.resize,
-                           other_weights=c.other_weights)
+    return extractors.load(c.extractor, c.weights, mode=c.resize, other_weights=c.other_weights)
 
 
 def prepare(config: ConfigDict, model: build.Model, extractor: extractors.Extractor, cache: Path) -> Evaluation:

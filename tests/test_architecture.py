@@ -31,7 +31,7 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.guidance": [*BASE, "diffusion.core", "diffusion.samplers.base"],  # of a solver around a solver
     "diffusion.tasks": [*BASE, "diffusion.core", "diffusion.samplers.base"],
     "diffusion.likelihood": [*BASE, "diffusion.core", "diffusion.train.sharding"],
-    "diffusion.metrics": [*BASE, "diffusion.interop.tensor_files", "diffusion.train.sharding"],
+    "diffusion.metrics": [*BASE, "diffusion.interop.tensor_files", "diffusion.io.download", "diffusion.train.sharding"],
     "diffusion.metrics.__main__": ["diffusion"],
     "diffusion.evaluate": ["diffusion"],
     "diffusion.compare": ["diffusion"],
@@ -48,6 +48,7 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.core": ["diffusion.typing"],
     "diffusion.networks": BASE,
     "diffusion.data": BASE,
+    "diffusion.data.prepare": [*BASE, "diffusion.data", "diffusion.io.download"],
     "diffusion.io": BASE,
 }
 ONLY_IN = {  # library: where it may be imported

@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("samples", type=Path, help="a folder or an npz; with --compare a record")
     p.add_argument("reference", type=Path, help="a folder, an npz or statistics; with --compare a record")
     p.add_argument("--extractor", default="inception", help=f"{', '.join(extractors.KINDS)} (%(default)s)")
-    p.add_argument("--weights", type=Path, help="their file; default: that of an installed package")
+    p.add_argument("--weights", default="", help="their file or its URL; default: that of an installed package")
     p.add_argument("--other_weights", action="store_true", help="allow weights that are not the published ones")
     p.add_argument("--resize", default="", help=f"{', '.join(MODES)}; default: the extractor's own")
     p.add_argument("--metrics", default="fd,is,kid,prdc,duplicates", help=f"of {', '.join(values.NAMES)} (%(default)s)")

@@ -17,10 +17,12 @@ import numpy as np
 
 from diffusion.errors import ConfigError
 from diffusion.interop.tensor_files import read_tensors
+from diffusion.io import download
 from diffusion.metrics.networks import dinov2, efficientnet, inception
 from diffusion.metrics.resize import MODES, resize
 from diffusion.typing import Array
 
+CACHE = Path("~/.cache/diffusion").expanduser()
 _TORCH_FIDELITY = ("https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
                    "weights-inception-2015-12-05-6726825d.pth")
 
@@ -92,34 +94,41 @@ class Extractor:
                                            self.kind.scale(resize(images, self.kind.size, self.resize)))
 
 
-def load(name: str, weights: Path | None = None, *, mode: str = "", other_weights: bool = False) -> Extractor:
-    """The extractor `name` with the weights of a file, or of their package if None.
+def load(name: str, weights: str = "", *, mode: str = "", other_weights: bool = False) -> Extractor:
+    """The extractor `name` with the weights of a file or a URL, or else of their package.
 
     mode: of the resizing; default: what the published numbers were made with. Raises ConfigError for an unknown name or
-    mode, weights that are not at hand, or that are not the published ones (by SHA-256) unless other_weights.
-    CheckpointError: the file does not hold this network.
+    mode, weights that are not at hand, or that are not the published ones (by SHA-256) unless other_weights;
+    CheckpointError where the file does not hold this network; DataError where a download fails.
     """
     if name not in KINDS:
         raise ConfigError(f"There is no extractor {name!r}. Choose one of: {', '.join(KINDS)}.")
     kind = KINDS[name]
     if mode and mode not in MODES:
         raise ConfigError(f"There is no resizing {mode!r}. Choose one of: {', '.join(MODES)}.")
-    if weights is None:
-        weights = in_package(kind)
-        if weights is None:
-            raise ConfigError(f"The weights of {name} are not here. Give their file by --weights: {kind.where}.")
-    if not weights.is_file():
-        raise ConfigError(f"--weights={weights} is not a file. The weights of {name} are in {kind.where}.")
-    with open(weights, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    path = file_of(kind, weights, other_weights)
+    if path is None or not path.is_file():
+        raise ConfigError((f"--weights={weights} is not a file." if weights else f"The weights of {name} are not here.")
+                          + f" Give their file or its URL by --weights: {kind.where}.")
+    digest = download.of_file(path, "sha256")
     published = digest.startswith(kind.sha256)
     if not published and not other_weights:
-        raise ConfigError(f"{weights} is not the published file of {name}: its SHA-256 begins with {digest[:8]}, not "
+        raise ConfigError(f"{path} is not the published file of {name}: its SHA-256 begins with {digest[:8]}, not "
                           f"{kind.sha256}. It may be damaged; numbers of other weights compare with nothing. Fetch "
                           f"{kind.where}, or allow them by --other_weights.")
-    params = kind.from_torch(read_tensors(weights), str(weights))
+    params = kind.from_torch(read_tensors(path), str(path))
     return Extractor(name=name, weights=digest, resize=mode or kind.resize, published=published, kind=kind,
                      params=params)
+
+
+def file_of(kind: Kind, weights: str, other_weights: bool = False) -> Path | None:
+    """The file at a path, of a URL (downloaded once, into ~/.cache/diffusion), or in the extractor's package."""
+    if not download.is_url(weights):
+        return Path(weights).expanduser() if weights else in_package(kind)
+    folder = CACHE / hashlib.sha256(weights.encode()).hexdigest()[:8]  # two URLs may end in the same name
+    digest = f"sha256:{kind.sha256}" if kind.sha256 and not other_weights else ""
+    there = folder / download.file_name(weights)
+    return there if there.is_file() and not digest else download.fetch(weights, folder, digest=digest)
 
 
 def in_package(kind: Kind) -> Path | None:

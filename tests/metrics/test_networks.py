@@ -1,15 +1,17 @@
 """The extractors' networks and resizings against their authors' (tests/golden/metrics.npz)."""
 import dataclasses
 import hashlib
+import http.server
 import importlib.util
 import pathlib
+import threading
 
 import jax
 import numpy as np
 import pytest
 from metrics import golden_metrics as case
 
-from diffusion.errors import CheckpointError, ConfigError
+from diffusion.errors import CheckpointError, ConfigError, DataError
 from diffusion.metrics import extractors
 from diffusion.metrics.networks import dinov2, inception
 from diffusion.metrics.resize import resize
@@ -85,17 +87,42 @@ def test_what_is_not_the_published_file_is_refused_unless_asked_for(tmp_path):
     from safetensors.numpy import save_file
     save_file(tensors(), tmp_path / "w.safetensors")
     with pytest.raises(ConfigError, match="not the published file of inception.*6726825d.*--other_weights"):
-        extractors.load("inception", tmp_path / "w.safetensors")
-    found = extractors.load("inception", tmp_path / "w.safetensors", other_weights=True)
+        extractors.load("inception", str(tmp_path / "w.safetensors"))
+    found = extractors.load("inception", str(tmp_path / "w.safetensors"), other_weights=True)
     assert found.called("fd") == "fd_inception_other_weights"  # never FID
     assert found.weights == hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
+
+
+def test_weights_by_url_are_checked_and_fetched_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(extractors, "CACHE", tmp_path / "cache")
+    (tmp_path / "w.safetensors").write_bytes(b"weights")
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(tmp_path))
+
+        def log_message(self, *args):
+            asked.append(self.path)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        url, kind = f"http://127.0.0.1:{server.server_port}/w.safetensors", extractors.KINDS["inception"]
+        with pytest.raises(DataError, match="has the sha256 .*, not 6726825d"):
+            extractors.load("inception", url)
+        known = dataclasses.replace(kind, sha256=hashlib.sha256(b"weights").hexdigest())
+        for i in range(2):
+            assert extractors.file_of(known, url).read_bytes() == b"weights"
+            assert extractors.file_of(kind, url, other_weights=True).read_bytes() == b"weights"
+        server.shutdown()
+    assert len(asked) == 2, asked  # the refused file, and once for all four
 
 
 @pytest.mark.parametrize("arguments, words", [
     (dict(name="inception"), "weights of inception are not here.*pytorch-fid"),
     (dict(name="vgg"), "no extractor 'vgg'.*efficientnet_lite0"),
     (dict(name="inception", mode="nearest"), "no resizing 'nearest'.*tensorflow"),
-    (dict(name="inception", weights=pathlib.Path("none.pth")), "none.pth is not a file"),
+    (dict(name="inception", weights="none.pth"), "none.pth is not a file"),
 ])
 def test_mistakes(arguments, words):
     with pytest.raises(ConfigError, match=words):

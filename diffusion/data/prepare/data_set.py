@@ -6,16 +6,16 @@ import hashlib
 import os
 import pathlib
 import shutil
-import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from diffusion.data.pipeline import to_arrays
-from diffusion.data.prepare import download, readers, writer
+from diffusion.data.prepare import readers, writer
 from diffusion.data.prepare.readers import Splits
 from diffusion.data.sources import tfds_source
 from diffusion.errors import DataError
+from diffusion.io import download
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,9 +90,9 @@ def _only_one(folder: pathlib.Path) -> Iterator[None]:
 
 def _read(data_set: DataSet, source: str, data_dir: pathlib.Path) -> tuple[Splits, bool]:
     """The splits, and whether they come in the form in which the data set is published."""
-    if urllib.parse.urlsplit(source).scheme in ("http", "https"):
-        file_name = pathlib.PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(source).path)).name
-        path = download.fetch(source, data_dir / "downloads", md5=data_set.archives.get(file_name))
+    if download.is_url(source):
+        md5 = data_set.archives.get(download.file_name(source))
+        path = download.fetch(source, data_dir / "downloads", digest=f"md5:{md5}" if md5 else "")
     else:
         path = pathlib.Path(source).expanduser()
     if not path.exists():

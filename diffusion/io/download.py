@@ -3,6 +3,7 @@ import hashlib
 import http.client
 import os
 import pathlib
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -12,32 +13,48 @@ from tqdm import tqdm
 from diffusion.errors import DataError
 
 
-def fetch(url: str, folder: pathlib.Path, *, md5: str | None = None, timeout: float = 60.0) -> pathlib.Path:
+def is_url(source: str) -> bool:
+    return urllib.parse.urlsplit(source).scheme in ("http", "https")
+
+
+def file_name(url: str) -> str:
+    """The last part of its path; "download" where there is none."""
+    return pathlib.PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name or "download"
+
+
+def fetch(url: str, folder: pathlib.Path, *, digest: str = "", timeout: float = 60.0) -> pathlib.Path:
     """The path of the file at `url`, downloaded into `folder`.
 
-    With an md5, a finished file that has it is used as it is, and an interrupted download continues; without, neither.
-    Raises DataError if the server cannot be reached, the transfer breaks off, or the md5 differs.
+    digest: what the file is known to have, as "md5:" or "sha256:" and its first hexadecimal digits or all. With it, a
+    finished file that has it is used as it is, and an interrupted download continues; without, neither. Raises
+    DataError if the server cannot be reached, the transfer breaks off, or the digest differs.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    name = pathlib.PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name or "download"
-    path, part = folder / name, folder / f"{name}.part"
-    if md5 and path.is_file() and _md5(path) == md5:
-        print(f"Using {path}, which is already downloaded.")
+    path, part = folder / (name := file_name(url)), folder / f"{name}.part"
+    algorithm, _, expected = digest.partition(":")
+    if digest and path.is_file() and of_file(path, algorithm).startswith(expected):
+        print(f"Using {path}, which is already downloaded.", file=sys.stderr)
         return path
-    if not md5:
+    if not digest:
         part.unlink(missing_ok=True)
     try:
         _transfer(url, part, timeout)
     except (OSError, http.client.HTTPException, ValueError) as e:  # URLError and timeouts are OSErrors
-        again = ", which continues where this stopped," if md5 else ""
+        again = ", which continues where this stopped," if digest else ""
         raise DataError(f"Downloading {url} failed: {e}. Run the same command again{again} or download the file by "
-                        "other means and give its path as --source.") from e
-    if md5 and (found := _md5(part)) != md5:
+                        "other means and give its path instead of the URL.") from e
+    if digest and not (found := of_file(part, algorithm)).startswith(expected):
         part.unlink()
-        raise DataError(f"The file at {url} has the md5 {found}, not {md5}: it is damaged or another file, and was "
-                        "deleted. Run the same command again, or give another URL or a path as --source.")
+        raise DataError(f"The file at {url} has the {algorithm} {found}, not {expected}: it is damaged or another "
+                        "file, and was deleted. Run the same command again, or give another URL or a path.")
     os.replace(part, path)
     return path
+
+
+def of_file(path: pathlib.Path, algorithm: str) -> str:
+    """Its digest, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _transfer(url: str, part: pathlib.Path, timeout: float) -> None:
@@ -48,7 +65,7 @@ def _transfer(url: str, part: pathlib.Path, timeout: float) -> None:
         response = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as e:
         if e.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
-            return  # nothing is left to send: the md5 tells whether the file is whole
+            return  # nothing is left to send: the digest tells whether the file is whole
         raise
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
@@ -62,8 +79,3 @@ def _transfer(url: str, part: pathlib.Path, timeout: float) -> None:
                 progress.update(len(block))
     if total is not None and part.stat().st_size < total:
         raise ConnectionError(f"the connection ended after {part.stat().st_size} of {total} bytes")
-
-
-def _md5(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()

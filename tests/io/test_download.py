@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
-from diffusion.data.prepare import download
 from diffusion.errors import DataError
+from diffusion.io import download
 
 CONTENT = bytes(range(256)) * 2000
-MD5 = hashlib.md5(CONTENT).hexdigest()
+MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
 
 
 class Server:
@@ -51,34 +51,34 @@ def server():
 
 
 def test_downloads_and_does_not_do_so_again(tmp_path, server, capsys):
-    path = download.fetch(server.url, tmp_path, md5=MD5)
+    path = download.fetch(server.url, tmp_path, digest=MD5)
     assert path == tmp_path / "set.tar.gz" and path.read_bytes() == CONTENT
     assert [p.name for p in tmp_path.iterdir()] == ["set.tar.gz"]
-    assert download.fetch(server.url, tmp_path, md5=MD5) == path
+    assert download.fetch(server.url, tmp_path, digest=MD5) == path
     assert server.ranges == [None]
     path.write_bytes(b"damaged since")
-    assert download.fetch(server.url, tmp_path, md5=MD5).read_bytes() == CONTENT
+    assert download.fetch(server.url, tmp_path, digest=MD5).read_bytes() == CONTENT
 
 
 def test_a_broken_transfer_is_continued(tmp_path, server):
     server.breaks_after = 100_000
     with pytest.raises(DataError, match="connection ended after 100000 of 512000 bytes.*continues where this stopped"):
-        download.fetch(server.url, tmp_path, md5=MD5)
+        download.fetch(server.url, tmp_path, digest=MD5)
     assert not (tmp_path / "set.tar.gz").exists()
-    assert download.fetch(server.url, tmp_path, md5=MD5).read_bytes() == CONTENT
+    assert download.fetch(server.url, tmp_path, digest=MD5).read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=100000-"]
 
 
 def test_a_server_without_ranges_sends_all_of_it(tmp_path, server):
     server.knows_ranges = False
     (tmp_path / "set.tar.gz.part").write_bytes(CONTENT[:5000])
-    assert download.fetch(server.url, tmp_path, md5=MD5).read_bytes() == CONTENT
+    assert download.fetch(server.url, tmp_path, digest=MD5).read_bytes() == CONTENT
     assert server.ranges == ["bytes=5000-"]
 
 
 def test_a_part_that_is_complete_needs_nothing_more(tmp_path, server):
     (tmp_path / "set.tar.gz.part").write_bytes(CONTENT)
-    assert download.fetch(server.url, tmp_path, md5=MD5).read_bytes() == CONTENT
+    assert download.fetch(server.url, tmp_path, digest=MD5).read_bytes() == CONTENT
 
 
 def test_without_a_digest_it_starts_anew(tmp_path, server):
@@ -90,13 +90,13 @@ def test_without_a_digest_it_starts_anew(tmp_path, server):
 
 def test_another_content_is_refused_and_deleted(tmp_path, server):
     server.content = b"<html>we have moved</html>"
-    with pytest.raises(DataError, match=f"has the md5 .*, not {MD5}.*deleted"):
-        download.fetch(server.url, tmp_path, md5=MD5)
+    with pytest.raises(DataError, match=f"has the md5 .*, not {MD5[4:]}:.*deleted"):
+        download.fetch(server.url, tmp_path, digest=MD5)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("end", ["/absent", None])
 def test_a_server_that_does_not_answer_is_named(tmp_path, server, end):
     url = server.url.replace("/set.tar.gz", end) if end else "http://127.0.0.1:1/set.tar.gz"
-    with pytest.raises(DataError, match="Downloading http://127.0.0.1.* failed: .*(404|refused).*--source"):
-        download.fetch(url, tmp_path, md5=MD5)
+    with pytest.raises(DataError, match="Downloading http://127.0.0.1.* failed: .*(404|refused).*give its path"):
+        download.fetch(url, tmp_path, digest=MD5)
