@@ -58,7 +58,8 @@ def base() -> ConfigDict:
     p.rescale_times = False            # the network is told (t - 1) 1000 / T, as in improved-diffusion, not t - 1
     p.zero_terminal_snr = False        # rescale so that nothing of the data is left at T (Lin et al. 2024)
 
-    c.prediction = "eps"               # what the network predicts: eps, x0, v, score, velocity, x0_and_eps (two heads);
+    c.prediction = "eps"               # what the network predicts: eps, x0, v, score, velocity, mean (of x_{t-1}, for
+                                       # tables: Ho et al. 2020, Section 3.2), x0_and_eps (two heads);
                                        # with preconditioning (Karras et al. 2022, Table 1): edm, edm_vp, edm_ve,
                                        # edm_iddpm
     c.sigma_data = 0.5                 # edm, prediction and weighting: the standard deviation of the data

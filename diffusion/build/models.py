@@ -23,6 +23,7 @@ PREDICTIONS = {
     "v": lambda c: parameterization.V,
     "score": lambda c: parameterization.SCORE,
     "velocity": lambda c: parameterization.VELOCITY,
+    "mean": lambda c: parameterization.MEAN,
     "edm": lambda c: preconditioning.edm(c.sigma_data),
     "edm_vp": lambda c: preconditioning.vp(),
     "edm_ve": lambda c: preconditioning.ve(),
@@ -106,6 +107,9 @@ def check(c: ConfigDict, proc: processes.Process) -> None:
     need(c.prediction in ("x0", "v", "velocity") or np.isfinite(float(proc.log_snr(proc.t_max))), "prediction",
          c.prediction, f"cannot be: with {cause} nothing of the data is left in x at the last time, and the noise says "
          "nothing of it either. Predict v, velocity or x0 (Lin et al. 2024, Section 3.1).")
+    for key, name in (("prediction", c.prediction), ("loss.space", c.loss.space)):
+        need(name != "mean" or isinstance(proc.t_max, int), key, name, "is the mean of x_{t-1} given x_t and x_0 "
+             f"(Ho et al. 2020, Section 3.2), and process.name={c.process.name} has no such step: it takes a table.")
     need(c.sigma_data > 0, "sigma_data", c.sigma_data, "must be positive (Karras et al. 2022: 0.5).")
     patch = c.data.channels * (c.network.patch**2 if c.network.name == "dit" else 1)
     need(c.prediction == "x0" or patch <= c.network.channels, "prediction",

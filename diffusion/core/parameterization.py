@@ -79,6 +79,8 @@ V = Parameterization(coefficients=lambda process, t: (-process.sigma(t), process
 SCORE = Parameterization(coefficients=lambda process, t: (0, -1 / process.sigma(t)))
 # dx_t / dt = alpha' x_0 + sigma' eps (Lipman et al. 2023; Ma et al. 2024, "SiT"); eps - x_0 for the flow process.
 VELOCITY = Parameterization(coefficients=lambda process, t: process.slopes(t))
+# The mean of q(x_{t-1} | x_t, x_0), of a table (Ho et al. 2020, Section 3.2 and Table 2, there found worse).
+MEAN = Parameterization(coefficients=lambda process, t: process.posterior_of(t - 1, t))
 
 
 def x0_and_eps(process: Process, f: Array, x_t: Image, t: Time) -> Prediction:

@@ -99,10 +99,17 @@ class Process(ABC):
     def posterior(self, x_t: Image, x0: Image, s: Time, t: Time) -> Gaussian:
         """q(x_s | x_t, x_0) for s < t (VDM, Eqs. 31-32; Ho et al. 2020, Eqs. 6-7 for s = t - 1)."""
         removed = self.removed(s, t)
-        sigma_s = self.sigma(s)
-        from_x_t = self.alpha(t) / self.alpha(s) * (sigma_s / self.sigma(t)) ** 2
-        mean = expand(from_x_t, x_t) * x_t + expand(self.alpha(s) * removed, x_t) * x0
-        return Gaussian(mean, expand(sigma_s**2 * removed, x_t))
+        mean = expand(self.from_x_t(s, t), x_t) * x_t + expand(self.alpha(s) * removed, x_t) * x0
+        return Gaussian(mean, expand(self.sigma(s)**2 * removed, x_t))
+
+    def from_x_t(self, s: Time, t: Time) -> Array:
+        """What the mean of q(x_s | x_t, x_0) has of x_t."""
+        return self.alpha(t) / self.alpha(s) * (self.sigma(s) / self.sigma(t)) ** 2
+
+    def posterior_of(self, s: Time, t: Time) -> tuple[Array, Array]:
+        """(a, b): the mean of q(x_s | x_t, x_0) is a x_0 + b eps."""
+        of_x_t = self.from_x_t(s, t)
+        return self.alpha(s) * self.removed(s, t) + of_x_t * self.alpha(t), of_x_t * self.sigma(t)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,7 +6,7 @@ import pytest
 
 from diffusion.core import parameterization, schedules
 from diffusion.core.continuous import VE, VP, Flow, VarianceExploding
-from diffusion.core.parameterization import EPS, SCORE, VELOCITY, X0, Diffusion, Prediction, V, make_denoiser
+from diffusion.core.parameterization import EPS, MEAN, SCORE, VELOCITY, X0, Diffusion, Prediction, V, make_denoiser
 from diffusion.core.preconditioning import edm, iddpm, ve, vp
 from diffusion.core.processes import DiscreteProcess
 
@@ -92,6 +92,20 @@ def test_targets_are_the_papers(x64, values):
     np.testing.assert_allclose(target(V), 0.6 * eps - 0.8 * x0, rtol=1e-15)
     np.testing.assert_allclose(target(SCORE), -eps / 0.8, rtol=1e-15)
     np.testing.assert_allclose(VELOCITY.target(Flow(), x0, eps, np.full(50, 0.3)), eps - x0, atol=1e-14)
+
+
+@pytest.mark.parametrize("betas", BETAS.values(), ids=BETAS)
+def test_the_mean_of_the_step_before_is_a_prediction(x64, betas):
+    """mu_tilde of Ho et al. (2020), Eq. 7; x_0 comes back, to the amplification 1 / (what the mean has of x_0)."""
+    process = DiscreteProcess(betas=betas)
+    t = np.unique(np.linspace(1, len(betas), 20).astype(int))
+    x0, eps = np.random.default_rng(0).normal(size=(2, len(t), 4))
+    x_t = process.diffuse(x0, t, eps)
+    f = MEAN.target(process, x0, eps, t)
+    np.testing.assert_allclose(f, process.posterior(x_t, x0, t - 1, t).mean, rtol=1e-12, atol=1e-12)
+    found = MEAN.predict(process, f, x_t, t)
+    np.testing.assert_allclose(found.x0, x0, atol=1e-10)
+    np.testing.assert_allclose(found.eps, eps, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", PAIRS)
