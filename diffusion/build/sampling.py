@@ -63,7 +63,7 @@ SOLVERS = {
 }
 ORDERS = {"dpm_solver": (2, 1, 3), "dpm_solver++": (2, 1, 3), "dpm_solver++m": (2, 1, 3), "dpm_solver++sde": (2, 1, 3),
           "unipc": (2, 1, 3), "deis": (3, 1, 2, 4), "lms": (4, 1, 2, 3), "sa_solver": (2, 1, 3)}
-CORRECTABLE = ("ancestral", "ddim", "euler_ancestral", "euler_maruyama", "reverse_diffusion")
+CORRECTABLE = ("ancestral", "ddim", "euler", "euler_ancestral", "euler_maruyama", "reverse_diffusion")
 CORRECTORS = {"none", "langevin", "annealed_langevin"}
 ALONG = {"model", "linear", "vp", "ve"}
 SCALINGS = {"none", "vp"}
