@@ -61,7 +61,7 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)  # equal to none but itself: its weights are large
 class Extractor:
     """features(params, images uint8 [B,H,W,1 or 3]) -> {"pool" [B,D]}, and "logits" [B,K], "spatial" [B,S] where it has
     them."""

@@ -3,6 +3,7 @@
 Memory does not grow with the number of images. Nothing depends on how the stream is cut into batches, nor on the number
 of devices: each device gets ROWS images at a time, always the same ones together, and the sums are exact.
 """
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -116,6 +117,7 @@ def placed(shape: tuple[int, ...], mesh: Mesh):
     return sharding.over_batch(mesh, 2) if fits else sharding.replicated(mesh)
 
 
+@functools.lru_cache(maxsize=2)  # evaluations of one program share them
 def compile_steps(extractor: Extractor, mesh: Mesh):
     """(params, images uint8 [B,H,W,C]) -> (features by name, ok [B]: whether all are finite and in their limits); and
     (sums, features, valid [B]) -> sums."""
