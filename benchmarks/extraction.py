@@ -1,0 +1,108 @@
+"""Features in images/s beside the PyTorch originals, with the same weights, and what an evaluation adds to them.
+
+    pip install torch efficientnet-lite-pytorch; pip install --no-deps torch-fidelity
+    python -m benchmarks.extraction --extractor=inception --images=128
+    python -m benchmarks.extraction --extractor=efficientnet_lite0 --images=1024
+
+Ours, theirs and `collect` (ours with digests, exact sums and checks) alternate in one process on the same images; the
+ratio of each round is taken, and its median over the rounds is the figure. Inception's weights are random.
+"""
+import argparse
+import sys
+import time
+from unittest import mock
+
+import jax
+import numpy as np
+
+from diffusion.metrics import extractors
+from diffusion.metrics.features import ROWS, collect
+from diffusion.train.sharding import make_mesh
+
+
+def inception():
+    """torch-fidelity's network, images uint8 -> features, and ours with its weights."""
+    import torch
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):  # its network needs none of it
+        for name in ("", ".datasets", ".models", ".transforms", ".transforms.functional"):
+            sys.modules[f"torchvision{name}"] = mock.MagicMock(CIFAR10=object, CIFAR100=object, STL10=object)
+    with (mock.patch("torch.load", return_value={}),
+          mock.patch.object(torch.nn.Module, "load_state_dict")):  # the published weights need not be here
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path="none").eval()
+    kind = extractors.KINDS["inception"]
+    params = kind.from_torch({name: x.numpy() for name, x in network.state_dict().items()}, "torch-fidelity")
+    ours = extractors.Extractor(name="inception", weights="", resize=kind.resize, published=False, kind=kind,
+                                params=params)
+
+    def theirs(images):
+        return network(torch.from_numpy(images).permute(0, 3, 1, 2))[0]
+
+    return ours, theirs
+
+
+def efficientnet_lite0():
+    """efficientnet-lite-pytorch's network, images uint8 -> features, resized by PyTorch, and ours; the real weights."""
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+    kind = extractors.KINDS["efficientnet_lite0"]
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(extractors.in_package(kind))).eval()
+
+    def theirs(images):
+        x = torch.nn.functional.interpolate(torch.from_numpy(images).permute(0, 3, 1, 2).float(), kind.size,
+                                            mode="bicubic", antialias=True).clamp(0, 255)
+        return network.extract_features((x - 127) / 128).mean((2, 3))
+
+    return extractors.load("efficientnet_lite0"), theirs
+
+
+def timed(call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.extraction", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    originals = {"inception": inception, "efficientnet_lite0": efficientnet_lite0}
+    parser.add_argument("--extractor", choices=originals, default="inception")
+    parser.add_argument("--images", type=int, default=128, help=f"of a round, in batches of {ROWS}")
+    parser.add_argument("--size", type=int, default=32, help="of the images, in pixels")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    import torch
+    extractor, original = originals[args.extractor]()
+    shape = (args.images // ROWS, ROWS, args.size, args.size, 3)
+    batches = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    features, mesh = jax.jit(extractor.features), make_mesh(-1, 1)
+
+    def ours():
+        for batch in batches:
+            np.asarray(features(extractor.params, batch)["pool"])
+
+    def theirs():
+        with torch.inference_mode():
+            for batch in batches:
+                original(batch)
+
+    def gathered():
+        collect(extractor, batches, batches.shape[0] * ROWS, mesh=mesh, keep=10_000)
+
+    with torch.inference_mode():
+        a, b = np.asarray(features(extractor.params, batches[0])["pool"]), original(batches[0]).numpy()
+    print(f"largest difference of the features: {np.abs(a - b).max() / np.abs(b).max():.1e} of the largest")
+    calls, count = {"ours": ours, "theirs": theirs, "collect": gathered}, batches.shape[0] * ROWS
+    print("first round, compilation included: " + ", ".join(f"{k} {timed(call):.1f} s" for k, call in calls.items()))
+    found = np.array([[timed(call) for call in calls.values()] for _ in range(args.rounds)])
+    for name, seconds in zip(calls, found.T):
+        print(f"{name}: {count / np.median(seconds):.1f} images/s "
+              f"({count / seconds.max():.1f} to {count / seconds.min():.1f})")
+    for name, ratio in (("theirs / ours", found[:, 1] / found[:, 0]), ("collect / ours", found[:, 2] / found[:, 0])):
+        print(f"{name}: {np.median(ratio):.3f} ({ratio.min():.3f} to {ratio.max():.3f})")
+
+
+if __name__ == "__main__":
+    main()
