@@ -1,0 +1,146 @@
+"""The pictures of a report, as PNG bytes: the paper's numbers and ours side by side, never on one axis."""
+import io
+import json
+from collections.abc import Callable
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from diffusion import config as config_lib
+from diffusion.io.plots import BLUE, STYLE
+from experiments.gather import Ours, Report, RowReport, log
+
+_GREY = "#777777"
+_MOST_CURVES = 12
+
+
+def png(draw: Callable[[Figure], None], size: tuple[float, float]) -> bytes:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()
+
+
+def colours(number: int) -> list:
+    return [BLUE, *matplotlib.colormaps["tab10"].colors[1:], *matplotlib.colormaps["tab20b"].colors][:number]
+
+
+def has_paper(report: Report, column: Ours) -> bool:
+    return any((cell := row.paper[column.column.name]) and cell.value is not None for row in report.rows)
+
+
+def quality(report: Report, column: Ours) -> bytes | None:
+    """Of one column of ours, with the paper's beside it; None while nothing is measured."""
+    if not any(row.ours[column].values for row in report.rows):
+        return None
+    return against_x(report, column) if report.sweep.table.x else by_row(report, column)
+
+
+def by_row(report: Report, column: Ours) -> bytes:
+    rows, paper = report.rows, has_paper(report, column)
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(1, 1 + paper, sharey=True, squeeze=False)[0]
+        y = np.arange(len(rows))[::-1]
+        for at, row in zip(y, rows):
+            values = row.ours[column]
+            if values.values:
+                panels[0].plot(values.values, [at] * len(values.values), "o", color=BLUE, alpha=0.3, markersize=5)
+                panels[0].errorbar([values.mean], [at], xerr=[values.error or 0], fmt="|", color=BLUE, markersize=12,
+                                   capsize=3, markeredgewidth=2)
+        panels[0].set(title=f"ours: {column.called}", yticks=y, yticklabels=[row.name for row in rows])
+        if paper:
+            for at, row in zip(y, rows):
+                if (cell := row.paper[column.column.name]) and cell.value is not None:
+                    panels[1].errorbar([cell.value], [at], xerr=[cell.error or 0], fmt="s", color=_GREY, capsize=3)
+            panels[1].set(title=f"paper: {column.column.name}")
+    return png(draw, (9, 1.2 + 0.32 * len(rows)))
+
+
+def series(report: Report) -> dict[str, list[tuple[float, RowReport]]]:
+    """Rows that differ in table.x alone, by the name that they share."""
+    table, found = report.sweep.table, {}
+    for row in report.rows:
+        config = config_lib.keys(table.config(report.sweep.scale, table.row(row.name)))
+        rest = json.dumps({k: v for k, v in table.row(row.name).overrides.items() if k != table.x}, default=str)
+        found.setdefault(rest, []).append((float(config[table.x]), row))
+    return {curve[0][1].name.rsplit(", ", 1)[0] if len(curve) > 1 or len(found) > 1 else "": sorted(
+        curve, key=lambda point: point[0]) for curve in found.values()}
+
+
+def against_x(report: Report, column: Ours) -> bytes:
+    curves, paper = series(report), has_paper(report, column)
+    label = report.sweep.table.x.removeprefix("sample.")
+
+    def points(curve, of):
+        found = [(x, *of(row)) for x, row in curve if of(row)[0] is not None]
+        return list(zip(*found)) if found else ([], [], [])
+
+    def ours(row):
+        return row.ours[column].mean, row.ours[column].error or 0
+
+    def theirs(row):
+        cell = row.paper[column.column.name]
+        return (cell.value, cell.error or 0) if cell else (None, 0)
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(1, 1 + paper, squeeze=False)[0]
+        for panel, of, title in zip(panels, (ours, theirs), (f"ours: {column.called}", f"paper: {column.column.name}")):
+            low, high = [], []
+            for (name, curve), colour in zip(curves.items(), colours(len(curves))):
+                x, y, error = points(curve, of)
+                if x:
+                    panel.errorbar(x, y, error, marker="o", markersize=4, capsize=3, color=colour, label=name)
+                    low.append(min(y))
+                    high.append(max(y))
+            panel.set(title=title, xlabel=label)
+            if low and min(low) > 0 and max(high) > 8 * min(low):
+                panel.set_yscale("log")
+            xs = [x for curve in curves.values() for x, _ in curve]
+            if min(xs) > 0 and max(xs) >= 8 * min(xs):
+                panel.set_xscale("log")
+                panel.set_xticks(sorted(set(xs)), [f"{x:g}" for x in sorted(set(xs))])
+                panel.minorticks_off()
+        if list(curves) != [""]:
+            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False,
+                          fontsize=9)
+    return png(draw, (9, 4.2 + 0.12 * len(curves)))
+
+
+def losses(report: Report) -> bytes | None:
+    """The training loss of each row, its mean over the seeds with a band of one standard deviation; None where there
+    are too many different ones, or none. Rows of other objectives are not on one scale."""
+    trained: dict[str, tuple[str, list]] = {}
+    for member in report.sweep.members:
+        name, runs = trained.setdefault(member.training.rsplit("_s", 1)[0], (member.row.name, []))
+        run = report.sweep.folder / "runs" / member.training
+        if run not in runs:
+            runs.append(run)
+    curves = {}
+    for name, runs in trained.values():
+        logs = [[(r["images"], r["loss"]) for r in log(run) if r.get("loss") is not None] for run in runs]
+        length = min((len(rows) for rows in logs if rows), default=0)
+        if length > 1:
+            curves[name] = np.array([rows[:length] for rows in logs if rows])
+    if not curves or len(curves) > _MOST_CURVES:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for (name, found), colour in zip(curves.items(), colours(len(curves))):
+            x, y = found[0, :, 0], found[:, :, 1]
+            axes.plot(x, y.mean(0), color=colour, label=name, linewidth=1.5)
+            axes.fill_between(x, y.mean(0) - y.std(0), y.mean(0) + y.std(0), color=colour, alpha=0.2, linewidth=0)
+        axes.set(xlabel="images", ylabel="training loss")
+        values = np.concatenate([found[:, :, 1].ravel() for found in curves.values()])
+        if values.min() > 0:
+            axes.set_yscale("log")
+        if len(curves) > 1:
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False,
+                          fontsize=8)
+    return png(draw, (9, 4.0 + 0.15 * len(curves)))

@@ -1,0 +1,151 @@
+"""Runs the jobs of a sweep on this machine: so many at a time, trainings before what needs them."""
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from experiments.ledger import Ledger, State
+from experiments.sweep import Job, Sweep
+from experiments.table import ROOT
+
+SAVED = (75, 130)   # exit codes of a training that was stopped and has saved
+_TAIL = 4_000       # bytes of a log in which the error is looked for
+
+
+class Stopped(Exception):
+    """The sweep was asked to stop."""
+
+
+class Runner:
+    """Of one sweep. `states` and `running` are there to be shown while it runs."""
+
+    def __init__(self, sweep: Sweep, *, workers: int = 1, retries: int = 1, python: str = sys.executable):
+        self.sweep, self.workers, self.retries, self.python = sweep, workers, retries, python
+        self.ledger = Ledger(sweep.folder / "ledger.jsonl")
+        self.states = self.ledger.states()
+        self.running: dict[str, tuple[Job, float]] = {}
+        self.blocked: set[str] = set()          # jobs whose training failed
+        self._children: set[subprocess.Popen] = set()
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+
+    def state(self, job: Job) -> State:
+        return self.states.get(job.key, State())
+
+    def is_done(self, job: Job) -> bool:
+        return self.state(job).done and job.is_there()
+
+    def run(self, report: Callable[[str], None] = lambda line: None) -> bool:
+        """All that is not done. Returns whether everything is done now. report: told of each end of a job."""
+        waiting = {job.key: job for job in self.sweep.jobs if not self.is_done(job)}
+        trainings = {job.id for job in waiting.values() if job.mode == "train"}
+        ready = [job for job in waiting.values() if job.mode == "train" or job.after not in trainings]
+        with ThreadPoolExecutor(self.workers) as pool:
+            futures: dict[Future, Job] = {pool.submit(self.complete, job): job for job in ready}
+            try:
+                while futures:
+                    finished, _ = wait(futures, return_when=FIRST_COMPLETED, timeout=1.0)
+                    for future in finished:
+                        job, done = futures.pop(future), future.result()
+                        report(f"{job.mode} of {job.what}: " + ("done" if done else "stopped" if self._stop.is_set()
+                                                                else f"FAILED: {self.state(job).error}"))
+                        if job.mode != "train":
+                            continue
+                        for next_job in (j for j in waiting.values() if j.after == job.id):
+                            if done:
+                                futures[pool.submit(self.complete, next_job)] = next_job
+                            else:
+                                self.blocked.add(next_job.key)
+            except BaseException:
+                self.stop()
+                raise
+        if self._stop.is_set():
+            raise Stopped
+        return all(self.is_done(job) for job in self.sweep.jobs)
+
+    def stop(self) -> None:
+        """Asks the programs to save and leave."""
+        self._stop.set()
+        with self._lock:
+            for child in self._children:
+                child.terminate()
+
+    def complete(self, job: Job) -> bool:
+        """Runs the job until it is there, or has failed too often. Returns whether it is there."""
+        self.wait_for_another(job)
+        tries = 0
+        while not self._stop.is_set() and tries <= self.retries:
+            code = self.once(job)
+            if code == 0 and job.is_there():
+                return True
+            tries += code not in SAVED
+        return False
+
+    def once(self, job: Job) -> int:
+        command = [self.python, "-m", "diffusion.main", *job.flags]
+        log = self.log(job)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        began = time.perf_counter()
+        with open(log, "ab") as out:
+            with self._lock:
+                if self._stop.is_set():
+                    return SAVED[0]
+                child = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT,
+                                         stdin=subprocess.DEVNULL, start_new_session=True)
+                self._children.add(child)
+            self.ledger.add(job.key, "started", pid=child.pid, what=job.what)
+            self.running[job.key] = (job, time.time())
+            code = child.wait()
+        with self._lock:
+            self._children.discard(child)
+        self.running.pop(job.key, None)
+        seconds = round(time.perf_counter() - began, 1)
+        if code == 0 and job.is_there():
+            self.ledger.add(job.key, "done", seconds=seconds, commit=commit())
+        elif code in SAVED or self._stop.is_set():
+            self.ledger.add(job.key, "stopped", seconds=seconds)
+        else:
+            self.ledger.add(job.key, "failed", seconds=seconds, error=last_error(log, code))
+        self.states = self.ledger.states()
+        return code
+
+    def log(self, job: Job) -> Path:
+        return self.sweep.folder / "logs" / f"{job.id}_{job.mode}.log"
+
+    def wait_for_another(self, job: Job) -> None:
+        """If a sweep that was killed has left this job's program behind, lets it finish: two would share a folder."""
+        pid = self.state(job).pid
+        while pid is not None and not self._stop.is_set() and runs(pid, job):
+            time.sleep(0.5)
+
+
+def runs(pid: int, job: Job) -> bool:
+    """Whether the process is a program for this job."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return all(flag.encode() in words for flag in job.flags if flag.startswith(("--workdir=", "--out=", "--mode=")))
+
+
+def last_error(log: Path, code: int) -> str:
+    """The program's message, or the last line of what it said."""
+    with open(log, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+        lines = file.read().decode(errors="replace").replace("\r", "\n").splitlines()
+    lines = [line.strip() for line in lines if line.strip()]
+    said = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "nothing")
+    return f"exit code {code}: {said.removeprefix('error: ')}"
+
+
+def commit() -> str:
+    """Of the code here; "+" where it was changed since; "" outside a repository."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    head = git("rev-parse", "--short=10", "HEAD")
+    return head + "+" if head and git("status", "--porcelain", "--untracked-files=no") else head

@@ -1,0 +1,49 @@
+"""Runs a training again from its run folder, and says whether it comes out the same.
+
+  python -m experiments.reproduce runs/digits
+  python -m experiments.reproduce runs/digits --steps=200 --workdir=runs/digits_again
+
+The same config in a new folder; where the code is another commit it says so and stops, unless --any_code. Exits with 0
+if all rows of the log that both have are equal, bit for bit.
+"""
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from diffusion.errors import ConfigError
+from experiments.diff import check_run, code, curves, environment, in_words
+from experiments.jobs import commit
+from experiments.run import command
+from experiments.table import ROOT
+
+
+def main(argv: list[str]) -> int:
+    p = argparse.ArgumentParser(prog="python -m experiments.reproduce", description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("run", type=Path)
+    p.add_argument("--steps", type=int, help="only so many (all)")
+    p.add_argument("--workdir", type=Path, help="default: RUN-again")
+    p.add_argument("--any_code", action="store_true", help="also if the code is not that of the run")
+    args = p.parse_args(argv)
+    run = check_run(args.run).resolve()
+    ran, here = code(environment(run)), commit()
+    if not here or not ran.startswith(here.removesuffix("+")) or here.endswith("+") or ran.endswith("changes"):
+        note = f"The run is of commit {ran}, the code here is {here or 'of no repository'} (+: with changes)."
+        if not args.any_code:
+            raise ConfigError(f"{note} Check out that commit, and apply {run}/code.diff where there is one; or give "
+                              "--any_code.")
+        print(f"note: {note}", file=sys.stderr)
+    again = (args.workdir or run.with_name(f"{run.name}-again")).resolve()
+    flags = [f"--config={ROOT}/diffusion/pretrained.py:{run}", f"--workdir={again}"]
+    if args.steps:
+        flags += [f"--config.train.duration={args.steps} steps"]
+    if failed := subprocess.run([sys.executable, "-m", "diffusion.main", *flags], cwd=ROOT).returncode:
+        return failed
+    found = curves(run, again)
+    print(f"{run} and {again}: {in_words(found)}")
+    return int(found.first is not None or not found.rows)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,77 @@
+"""What the jobs of a sweep have found, gathered: values by row and seed, with how each was measured."""
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.sweep import Member, Sweep
+from experiments.table import Column
+
+_PREFIXES = {"fd": ("fid", "fd_"), "sfd": ("sfid", "sfd_"), "score": ("inception_score", "score_"),
+             "kd": ("kid", "kd_")}  # Extractor.called
+
+
+@dataclass(frozen=True, kw_only=True)
+class Values:
+    """Of one column for one row."""
+    called: str = ""            # what our metric is called: its extractor is part of it
+    values: tuple[float, ...] = ()  # by seed, of those that are there
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def error(self) -> float | None:
+        """Standard error over the seeds; None for fewer than two."""
+        return statistics.stdev(self.values) / len(self.values) ** 0.5 if len(self.values) > 1 else None
+
+
+def record(sweep: Sweep, member: Member) -> dict | None:
+    """The metric record of an evaluation."""
+    files = sorted((sweep.folder / "evaluate" / member.measurement).glob("*.json"))
+    return read(files[-1]) if files else None
+
+
+def likelihood(sweep: Sweep, member: Member) -> dict | None:
+    return read(sweep.folder / "likelihood" / f"{member.measurement}.json")
+
+
+def read(file: Path) -> dict | None:
+    """Its JSON; None where it is not there, or not whole."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):  # being written, or damaged: its job will make it again
+        return None
+
+
+def value(sweep: Sweep, member: Member, column: Column) -> tuple[str, float] | None:
+    """(what it is called, the number) of the column, if it has been measured."""
+    if column.ours == "bits_per_dim":
+        found = likelihood(sweep, member)
+        return (f"bits_per_dim ({found['estimator']['estimator']})", found["bits_per_dim"]) if found else None
+    found = record(sweep, member)
+    prefixes = _PREFIXES.get(column.ours, (column.ours,))
+    for name, row in (found or {"metrics": {}})["metrics"].items():
+        if name.startswith(prefixes):
+            return name, row["value"]
+    return None
+
+
+def values(sweep: Sweep, row: str, column: Column) -> Values:
+    found = [found for member in sweep.of(row) if (found := value(sweep, member, column))]
+    return Values(called=found[0][0], values=tuple(v for _, v in found)) if found else Values()
+
+
+def rows(sweep: Sweep) -> list[str]:
+    return list(dict.fromkeys(member.row.name for member in sweep.members))
+
+
+def best_row(sweep: Sweep) -> str:
+    """"row: number" of the first column; "" while there is none."""
+    column = sweep.table.columns[0]
+    found = [(v.mean, name, v.called) for name in rows(sweep) if (v := values(sweep, name, column)).values]
+    if not found:
+        return ""
+    mean, name, called = (min if column.lower_is_better else max)(found)
+    return f"{name}: {called} {mean:.4g}"

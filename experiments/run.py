@@ -1,0 +1,152 @@
+"""Runs a table of a paper, or a sweep of your own.
+
+  python -m experiments.run                                      # the tables that are there
+  python -m experiments.run ddim_table1 --scale=mini --seeds=3
+  python -m experiments.run ddim_table1 --rows="eta 0, 10 steps;eta 1, 10 steps" --launcher=print
+  python -m experiments.run mysweep.py                           # a file with TABLE = Table(...)
+  python -m experiments.run --config=configs/digits.py --sweep.optimizer.learning_rate=1e-3,3e-3 \\
+      --sweep.process.name=linear,cosine --config.train.duration="600 steps"
+
+The same command goes on where it was stopped, skips what is done, and tries again what failed. Ctrl-C saves and leaves.
+What is found goes to sweeps/TABLE-SCALE; python -m experiments.report TABLE --scale=SCALE makes a page of it.
+"""
+import argparse
+import fcntl
+import shlex
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from diffusion.errors import ConfigError, DiffusionError
+from experiments import overview
+from experiments.jobs import Runner, Stopped
+from experiments.sweep import Sweep, expand, read_json, write_down
+from experiments.table import find, names
+from experiments.user_sweep import USER_FLAGS, table_of_flags
+
+_DRAW_SECONDS = 2.0
+
+
+def parser(program: str, description: str) -> argparse.ArgumentParser:
+    """With what run and report share."""
+    p = argparse.ArgumentParser(prog=f"python -m experiments.{program}", description=description, allow_abbrev=False,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("table", nargs="?", help="its name, or a file")
+    p.add_argument("--scale", default="mini", help="paper, small or mini (%(default)s)")
+    p.add_argument("--seeds", type=int, default=1, help="how many, from 0 on (%(default)s)")
+    p.add_argument("--rows", default="", help="only these, between semicolons")
+    p.add_argument("--folder", type=Path, help="default: sweeps/TABLE-SCALE")
+    return p
+
+
+def listed() -> str:
+    return "\n".join(f"{name:<24} {(table := find(name)).title} ({', '.join(table.scales)})" for name in names())
+
+
+def parse(p: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The arguments, and the flags of a sweep of the user's own."""
+    own = [word for word in argv if word.startswith(USER_FLAGS)]  # argparse takes one with a space for a table
+    return p.parse_args([word for word in argv if word not in own]), own
+
+
+def sweep_of(args: argparse.Namespace, flags: list[str]) -> Sweep:
+    """Of the command line; of --folder alone, the sweep that is there. Raises ConfigError for what is wrong with it."""
+    if args.seeds < 1:
+        raise ConfigError(f"--seeds={args.seeds} must be 1 or more.")
+    if args.table and flags:
+        raise ConfigError(f"Either the table {args.table!r} or --config and --sweep.KEY=VALUES, not both.")
+    named_by, scale = [args.table] if args.table else flags, args.scale
+    if not named_by:
+        last = read_json(args.folder / "sweep.json")[-1]
+        named_by, scale = last["named_by"], last["scale"]
+    table = table_of_flags(named_by) if named_by[0].startswith("--") else find(named_by[0])
+    if scale not in table.scales and len(table.scales) == 1:
+        (scale,) = table.scales
+    folder = args.folder or Path("sweeps") / f"{table.name}-{scale}"
+    only = [name.strip() for name in args.rows.split(";") if name]
+    return replace(expand(table, scale, args.seeds, folder.resolve(), only=only), named_by=tuple(named_by))
+
+
+def lock(sweep: Sweep):
+    """An open file that no other sweep can lock. Raises ConfigError if one has."""
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    file = open(sweep.folder / ".lock", "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(f"Another program runs the sweep in {sweep.folder}. Wait for it or stop it.") from None
+    return file
+
+
+def local(runner: Runner) -> bool:
+    """With the live picture; returns whether all is done. Raises Stopped."""
+    screen, began, over = overview.Screen(), time.time(), threading.Event()
+    at_start = sum(runner.is_done(job) for job in runner.sweep.jobs)
+    screen.say(f"{len(runner.sweep.jobs)} jobs, {at_start} done before; logs in {runner.sweep.folder / 'logs'}")
+
+    def stop(*_):
+        screen.say("stopping: what trains saves first")
+        runner.stop()
+
+    def watch():
+        while not over.wait(_DRAW_SECONDS):
+            screen.draw(overview.lines(runner, began, at_start))
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        return runner.run(report=screen.say)
+    finally:
+        over.set()
+        screen.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main(argv: list[str]) -> int:
+    p = parser("run", __doc__)
+    p.add_argument("--launcher", choices=("local", "print"), default="local",
+                   help="where (%(default)s); print: the commands, and nothing is done")
+    p.add_argument("--jobs", type=int, default=1, help="programs at a time (%(default)s)")
+    p.add_argument("--retries", type=int, default=1, help="of a job that fails (%(default)s)")
+    args, flags = parse(p, argv)
+    if not args.table and not flags and not args.folder:
+        print(f"Tables:\n{listed()}\n\npython -m experiments.run TABLE --scale=mini; see --help.")
+        return 0
+    sweep = sweep_of(args, flags)
+    if args.launcher == "print":
+        for job in sweep.jobs:
+            print(shlex.join(["python", "-m", "diffusion.main", *job.flags]))
+        return 0
+    held = lock(sweep)
+    for change in write_down(sweep):
+        print(f"note: changed since the sweep was started; what was found before is kept. {change}", file=sys.stderr)
+    runner = Runner(sweep, workers=args.jobs, retries=args.retries)
+    try:
+        done = local(runner)
+    except Stopped:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 75
+    finally:
+        held.close()
+    for job in sweep.jobs:
+        if not runner.is_done(job) and job.key not in runner.blocked:
+            print(f"failed: {job.mode} of {job.what}: {runner.state(job).error}; its log is {runner.log(job)}",
+                  file=sys.stderr)
+    print(f"next: python -m experiments.report --folder={sweep.folder} --seeds={sweep.seeds}")
+    return 0 if done else 1
+
+
+def command(program) -> None:
+    """Runs a main with the command line; what a user can mend is one message and exit code 1."""
+    try:
+        sys.exit(program(sys.argv[1:]))
+    except DiffusionError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    command(main)

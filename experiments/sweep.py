@@ -1,0 +1,162 @@
+"""A table at a scale, with its seeds, as jobs: trainings, shared by the rows that can, and each row's measurements.
+
+    FOLDER/sweep.json           the rows as they were resolved, each time they changed
+    FOLDER/ledger.jsonl         what was started, finished and failed (ledger.py)
+    FOLDER/runs/ID              the run folder of a training
+    FOLDER/evaluate/ID/         the metric record of a row and seed
+    FOLDER/likelihood/ID.json   its bits per dimension
+    FOLDER/plan/ID.json         what a step of a training, and of its sampling, costs
+
+An ID is the digest of the resolved config, as far as it matters there: what was done under another config stays, under
+its own ID.
+"""
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusion import config as config_lib
+from diffusion.errors import ConfigError, DataError
+from diffusion.io.files import atomic_write
+from experiments.table import Row, Table
+
+_OF_MEASUREMENTS = ("sample.", "evaluate.", "likelihood.")
+_OF_THE_MACHINE = ("mesh.", "data.dir", "data.workers", "data.on_device", "train.stall_seconds", "train.steps_per_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A program to run. Its results are in `out`, and there when it has ended well."""
+    id: str                   # of the training or of the measurement
+    mode: str                 # of diffusion/main.py: train, evaluate, likelihood, plan
+    flags: tuple[str, ...]    # of diffusion/main.py
+    out: Path
+    after: str | None = None  # the id of the training that it needs
+    what: str                 # for people: row and seed
+
+    @property
+    def key(self) -> str:
+        return f"{self.id}/{self.mode}"
+
+    def is_there(self) -> bool:
+        if self.mode == "train":
+            return any((self.out / "checkpoints").glob("[0-9]*"))
+        return any(self.out.glob("*.json")) if self.mode == "evaluate" else self.out.is_file()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A row with a seed."""
+    row: Row
+    seed: int
+    training: str
+    measurement: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    table: Table
+    scale: str
+    seeds: int
+    folder: Path
+    members: tuple[Member, ...]
+    jobs: tuple[Job, ...]     # trainings before what needs them
+    named_by: tuple[str, ...] = ()  # the arguments that name its table: one word, or the flags of a user's own
+
+    def of(self, row: str) -> list[Member]:
+        return [member for member in self.members if member.row.name == row]
+
+
+def expand(table: Table, scale: str, seeds: int, folder: Path, *, only: Sequence[str] = ()) -> Sweep:
+    """All jobs. only: names of rows. Raises ConfigError for overrides that are wrong, or rows that are the same."""
+    rows = [table.row(name) for name in only] or [row for row in table.rows
+                                                  if row.name not in table.scale(scale).leaves_out]
+    members, jobs, same = [], {}, {}
+    for row in rows:
+        config = table.config(scale, row)
+        measured = digest(config_lib.keys(config))
+        if measured in same:
+            raise ConfigError(f"{table.name}: the rows {same[measured]!r} and {row.name!r} resolve to one config at "
+                              f"{scale}. A row must change something.")
+        same[measured] = row.name
+        for seed in range(seeds):
+            member = Member(row=row, seed=seed, training=f"{digest(of_training(config_lib.keys(config)))}_s{seed}",
+                            measurement=f"{measured}_s{seed}")
+            members.append(member)
+            for job in jobs_of(table, scale, member, folder):
+                jobs.setdefault(job.key, job)
+    ordered = sorted(jobs.values(), key=lambda job: job.mode != "train")
+    return Sweep(table=table, scale=scale, seeds=seeds, folder=folder, members=tuple(members), jobs=tuple(ordered))
+
+
+def jobs_of(table: Table, scale: str, member: Member, folder: Path) -> list[Job]:
+    s, row = table.scale(scale), member.row
+    overrides = {**s.overrides, **row.overrides, "seed": member.seed}
+    run = folder / "runs" / member.training
+    flags = [f"--config={s.config}", f"--workdir={run}"]
+    jobs = [Job(id=member.training, mode="train", out=run, what=f"{row.name}, seed {member.seed}", flags=(
+        *flags, "--mode=train", *config_flags(of_training(overrides))))]
+    if member.seed == 0:
+        out = folder / "plan" / f"{member.training}.json"
+        jobs.append(Job(id=member.training, mode="plan", after=member.training, out=out, what=row.name, flags=(
+            flags[0], "--mode=plan", f"--out={out}", *config_flags(of_training(overrides)))))
+    for mode in table.modes:
+        out = folder / mode / (member.measurement + (".json" if mode == "likelihood" else ""))
+        more = [f"--mode={mode}", f"--seed={member.seed}", f"--out={out}"]
+        values = overrides
+        if mode == "likelihood":
+            values = {**overrides, "data.split": s.likelihood_split}
+            more += [f"--num_examples={s.examples}"] if s.examples else []
+        jobs.append(Job(id=member.measurement, mode=mode, after=member.training, out=out,
+                        what=f"{row.name}, seed {member.seed}", flags=(*flags, *more, *config_flags(values))))
+    return jobs
+
+
+def of_training(values: dict) -> dict:
+    """Without the keys that do not change what is trained, so that rows which differ in those share a run."""
+    return {key: value for key, value in values.items() if not key.startswith(_OF_MEASUREMENTS)}
+
+
+def digest(values: dict) -> str:
+    """Of the keys of a config but the seed and those of the machine."""
+    kept = {key: value for key, value in values.items() if key != "seed" and not key.startswith(_OF_THE_MACHINE)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=list).encode()).hexdigest()[:10]
+
+
+def config_flags(overrides: dict) -> list[str]:
+    """As the command line has them."""
+    return [f"--config.{key}={value!r}" if isinstance(value, (tuple, list)) else f"--config.{key}={value}"
+            for key, value in overrides.items()]
+
+
+def resolved(sweep: Sweep) -> dict[str, dict]:
+    """Row -> the keys of its config that are not the base's."""
+    base = config_lib.keys(config_lib.base())
+    return {row.name: {key: value for key, value in config_lib.keys(sweep.table.config(sweep.scale, row)).items()
+                       if value != base[key]} for row in dict.fromkeys(member.row.name for member in sweep.members)
+            for row in [sweep.table.row(row)]}
+
+
+def write_down(sweep: Sweep) -> list[str]:
+    """Keeps the rows in sweep.json; returns what has changed in rows that were there before, a line each."""
+    file = sweep.folder / "sweep.json"
+    now = json.loads(json.dumps(resolved(sweep)))
+    history = read_json(file) if file.exists() else []
+    before = {name: row for past in history for name, row in past["rows"].items()}
+    changed = []
+    for name, row in now.items():
+        if name in before and (keys := [k for k in {**before[name], **row} if before[name].get(k) != row.get(k)]):
+            changed.append(f"{name}: " + ", ".join(f"{k} was {before[name].get(k, 'the default')}, is "
+                                                   f"{row.get(k, 'the default')}" for k in keys))
+    if {**before, **now} != before or not history:
+        entry = {"named_by": sweep.named_by, "scale": sweep.scale, "rows": now}
+        atomic_write(file, json.dumps([*history, entry], indent=1) + "\n")
+    return changed
+
+
+def read_json(file: Path):
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read: {error}. Move it away to start anew.") from error

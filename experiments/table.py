@@ -1,0 +1,157 @@
+"""A table of a paper: rows as overrides of a config, its cells, what they are said to show, and the sizes to run it.
+
+A table is a file of experiments/tables/ (or one of your own) that ends in `TABLE = Table(...)`.
+"""
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from diffusion import config as config_lib
+from diffusion.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+TABLES = Path(__file__).parent / "tables"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A published number."""
+    value: float | None       # None: the paper has none there, and the note says why
+    error: float | None = None
+    note: str = ""            # such as "diverges"
+    checked: bool = True      # against the paper; False: recalled, and marked so wherever it is shown
+
+
+@dataclass(frozen=True)
+class Column:
+    """What the paper measures, and which of our metrics stands beside it, never in the same column."""
+    name: str                 # as the paper has it
+    ours: str                 # fd, score, kd, precision ...: of an evaluation (Extractor.called); bits_per_dim
+    lower_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    overrides: Mapping[str, object]
+    paper: Mapping[str, Cell | float] = field(default_factory=dict)  # by Column.name
+
+    def cell(self, column: str) -> Cell | None:
+        cell = self.paper.get(column)
+        return Cell(cell) if isinstance(cell, (int, float)) else cell
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the paper concludes: in each pair, the first row's number of the column is better than the second's."""
+    text: str
+    column: str
+    better: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Scale:
+    config: str                     # the file, or a path
+    overrides: Mapping[str, object]
+    about: str                      # what it can show, and what it cannot
+    examples: int | None = None     # images whose likelihood is taken, of config.data with split `likelihood_split`
+    likelihood_split: str = "test"
+    leaves_out: Sequence[str] = ()  # rows that take too long here
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    title: str
+    source: str                     # paper, arXiv number, table
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    scales: Mapping[str, Scale]     # paper, small, mini
+    findings: Sequence[Finding] = ()
+    x: str = ""                     # the key that quality is drawn against, such as sample.steps; "": rows side by side
+    name: str = ""                  # of the file
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The programs whose records the columns need."""
+        likelihood = any(column.ours == "bits_per_dim" for column in self.columns)
+        evaluate = any(column.ours != "bits_per_dim" for column in self.columns)
+        return ("evaluate",) * evaluate + ("likelihood",) * likelihood
+
+    def row(self, name: str) -> Row:
+        for row in self.rows:
+            if row.name == name:
+                return row
+        there = [row.name for row in self.rows]
+        raise ConfigError(f"{self.name} has no row {name!r}.{config_lib.nearest(name, there)} Its rows: "
+                          f"{'; '.join(there)}.")
+
+    def scale(self, name: str) -> Scale:
+        if name not in self.scales:
+            raise ConfigError(f"{self.name} has no scale {name!r}; it has {', '.join(self.scales)}.")
+        return self.scales[name]
+
+    def config(self, scale: str, row: Row) -> ConfigDict:
+        """The resolved config of a row. Raises ConfigError for an override that names no key, or of another type."""
+        s = self.scale(scale)
+        try:
+            return config_lib.override(load_config(s.config), {**s.overrides, **row.overrides})
+        except ConfigError as error:
+            raise ConfigError(f"{self.name}, row {row.name!r} at {scale}: {error}") from None
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in TABLES.glob("*.py") if path.stem != "__init__")
+
+
+def find(name: str) -> Table:
+    """The table of that name, or of a file. Raises ConfigError where there is none, or it contradicts itself."""
+    path = Path(name) if name.endswith(".py") else TABLES / f"{name}.py"
+    if not path.is_file():
+        raise ConfigError(f"There is no table {name!r}.{config_lib.nearest(name, names())} Tables: "
+                          f"{', '.join(names())}; or the path of a file with TABLE = Table(...).")
+    spec = importlib.util.spec_from_file_location(f"experiments_table_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        table = module.TABLE
+    except (AttributeError, ImportError, NameError, SyntaxError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} is not a table: {type(error).__name__}: {error}.") from error
+    if not isinstance(table, Table):
+        raise ConfigError(f"{path} is not a table: its TABLE is {table!r}.")
+    table = Table(**{**vars(table), "name": path.stem})
+    check(table)
+    return table
+
+
+def check(table: Table) -> None:
+    """Raises ConfigError for rows of one name, cells of no column, or findings about rows that are not there."""
+    seen: set[str] = set()
+    columns = {column.name for column in table.columns}
+    for row in table.rows:
+        if row.name in seen:
+            raise ConfigError(f"{table.name} has two rows {row.name!r}.")
+        seen.add(row.name)
+        if strange := set(row.paper) - columns:
+            raise ConfigError(f"{table.name}, row {row.name!r} has a cell of {strange.pop()!r}, which is no column: "
+                              f"{', '.join(sorted(columns))}.")
+    for finding in table.findings:
+        if finding.column not in columns:
+            raise ConfigError(f"{table.name}: the finding {finding.text!r} is about {finding.column!r}, no column.")
+        for name in {name for pair in finding.better for name in pair}:
+            table.row(name)
+
+
+def load_config(file: str) -> ConfigDict:
+    """What get_config() of the file gives. Raises ConfigError where it cannot be read."""
+    path = Path(file) if Path(file).is_absolute() else ROOT / file
+    if not path.is_file():
+        raise ConfigError(f"There is no config file {file}.")
+    spec = importlib.util.spec_from_file_location(f"experiments_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config_lib.check_loaded(config, file)
+    return config

@@ -1,0 +1,36 @@
+"""Flow matching (Lipman et al. 2023), Table 1: path and objective, by the probability flow. CIFAR-10.
+
+There sampled by an adaptive solver; the rows' evaluations are its own. Here every row takes as many.
+"""
+from experiments.proxies import mini, small
+from experiments.table import Cell, Column, Finding, Row, Table
+
+VP = {"process.name": "vp"}
+NLL = "NLL, bits/dim"
+
+
+def cells(nll: float, fid: float, evaluations: int) -> dict:
+    return {NLL: nll, "FID": Cell(fid, note=f"{evaluations} evaluations")}
+
+
+BASE = {"loss.name": "denoising", "loss.weighting": "simple", "loss.density": "uniform", "sample.solver": "heun",
+        "sample.spacing": "uniform", "sample.steps": 50, "sample.clip": False, "likelihood.estimator": "ode",
+        "likelihood.steps": 100}
+
+TABLE = Table(
+    title="Flow matching, Table 1: path and objective", source="Lipman et al. 2023, arXiv 2210.02747, Table 1",
+    columns=[Column("FID", "fd"), Column(NLL, "bits_per_dim")],
+    rows=[Row("DDPM", {**VP, "prediction": "eps", "loss.space": "eps"}, cells(3.12, 7.48, 274)),
+          Row("score matching", {**VP, "prediction": "score", "loss.space": "eps"}, cells(3.16, 19.94, 242)),
+          Row("ScoreFlow", {**VP, "prediction": "score", "loss.space": "eps", "loss.weighting": "likelihood"},
+              cells(3.09, 20.78, 428)),
+          Row("flow matching, diffusion path", {**VP, "prediction": "velocity", "loss.space": "velocity"},
+              cells(3.10, 8.06, 183)),
+          Row("flow matching, OT path", {"process.name": "flow", "prediction": "velocity", "loss.space": "velocity"},
+              cells(2.99, 6.35, 142))],
+    findings=[Finding("the OT path has the best samples", "FID", [
+        ("flow matching, OT path", other) for other in ("DDPM", "score matching", "ScoreFlow",
+                                                       "flow matching, diffusion path")]),
+              Finding("and the best likelihood", NLL, [("flow matching, OT path", other) for other in (
+                  "DDPM", "score matching", "ScoreFlow", "flow matching, diffusion path")])],
+    scales={"small": small(BASE, examples=256), "mini": mini(BASE, examples=64)})

@@ -1,0 +1,53 @@
+"""Improved DDPM (Nichol & Dhariwal 2021), Table 2: schedule, length and objective. CIFAR-10, 500,000 iterations."""
+from experiments.proxies import mini, paper, small
+from experiments.table import Cell, Column, Finding, Row, Table
+
+NLL = "NLL, bits/dim"
+SIMPLE = {"loss.name": "denoising"}
+HYBRID = {"loss.name": "hybrid", "learned_range": True, "sample.variance": "learned_range"}
+VLB = {"loss.name": "vlb", "learned_range": True, "sample.variance": "learned_range", "loss.density": "importance"}
+T4000 = {"process.steps": 4000, "likelihood.steps": 4000}
+LINEAR, COSINE = {"process.name": "linear"}, {"process.name": "cosine"}
+# beta_1 and beta_T / 4, as their code scales the linear schedule with T.
+LINEAR_4000 = {**LINEAR, **T4000, "process.beta_start": 2.5e-5, "process.beta_end": 0.005}
+BASE = {"prediction": "eps", "loss.space": "eps", "loss.weighting": "simple", "process.rescale_times": True,
+        "sample.solver": "ancestral", "sample.variance": "large"}
+NETWORK = {"network.blocks": 3, "network.attention_resolutions": (16, 8), "network.heads": 4, "network.dropout": 0.3,
+           "network.scale_shift": True, "optimizer.learning_rate": 1e-4, "optimizer.warmup": "0 steps",
+           "train.duration": "500k steps"}
+
+
+def recalled(nll: float, fid: float) -> dict:
+    return {NLL: Cell(nll, checked=False), "FID": Cell(fid, checked=False)}
+
+
+TABLE = Table(
+    title="Improved DDPM, Table 2: schedule and objective", source="Nichol & Dhariwal 2021, arXiv 2102.09672, Table 2",
+    columns=[Column("FID", "fd"), Column(NLL, "bits_per_dim")],
+    rows=[
+        Row("T 1000, linear, L_simple", {**LINEAR, **SIMPLE}, recalled(3.73, 3.29)),
+        Row("T 4000, linear, L_simple", {**LINEAR_4000, **SIMPLE}, recalled(3.37, 2.90)),
+        Row("T 4000, linear, L_hybrid", {**LINEAR_4000, **HYBRID}, recalled(3.26, 3.07)),
+        Row("T 4000, cosine, L_simple", {**COSINE, **T4000, **SIMPLE}, recalled(3.26, 3.05)),
+        Row("T 4000, cosine, L_hybrid", {**COSINE, **T4000, **HYBRID}, {NLL: 3.17, "FID": 3.19}),
+        Row("T 4000, cosine, L_vlb", {**COSINE, **T4000, **VLB}, {NLL: 2.94, "FID": 11.47}),
+    ],
+    findings=[
+        Finding("L_vlb has the best likelihood", NLL, [
+            ("T 4000, cosine, L_vlb", "T 4000, cosine, L_hybrid"),
+            ("T 4000, cosine, L_vlb", "T 4000, cosine, L_simple")]),
+        Finding("L_vlb has the worst samples", "FID", [
+            ("T 4000, cosine, L_hybrid", "T 4000, cosine, L_vlb"),
+            ("T 4000, linear, L_hybrid", "T 4000, cosine, L_vlb")]),
+        Finding("L_hybrid has a better likelihood than L_simple", NLL, [
+            ("T 4000, cosine, L_hybrid", "T 4000, cosine, L_simple"),
+            ("T 4000, linear, L_hybrid", "T 4000, linear, L_simple")]),
+        Finding("the cosine schedule has a better likelihood than the linear one", NLL, [
+            ("T 4000, cosine, L_simple", "T 4000, linear, L_simple"),
+            ("T 4000, cosine, L_hybrid", "T 4000, linear, L_hybrid")]),
+    ],
+    scales={"paper": paper({**BASE, **NETWORK, "sample.steps": 1000}, about="As in the paper, but samples are of 1,000 "
+                           "steps in every row."),
+            "small": small({**BASE, "sample.steps": 250}, examples=256),
+            "mini": mini({**BASE, "sample.steps": 250}, examples=64, about="Samples by 250 steps; likelihood of 64 "
+                         "held-out images by all T.")})

@@ -1,0 +1,48 @@
+"""Progressive distillation (Salimans & Ho 2022), Table 1: prediction and weighting of the teacher. CIFAR-10.
+
+Each model is sampled by the ancestral chain ("stochastic") and by DDIM. eps with the truncated SNR, which diverges
+there, is no row: such a config is refused, with that reason.
+"""
+from experiments.proxies import mini, paper, small
+from experiments.table import Cell, Column, Finding, Row, Table
+
+PREDICTIONS = {"(x, eps)": "x0_and_eps", "x": "x0", "eps": "eps", "v": "v"}
+WEIGHTINGS = {"SNR": "snr", "truncated SNR": "truncated_snr", "SNR + 1": "snr_plus_one"}
+CELLS = {  # (FID, IS) of the stochastic sampler, and of DDIM
+    ("(x, eps)", "SNR"): ((2.54, 9.88), (2.78, 9.56)), ("(x, eps)", "truncated SNR"): ((2.47, 9.85), (2.76, 9.49)),
+    ("(x, eps)", "SNR + 1"): ((2.52, 9.79), (2.87, 9.45)), ("x", "SNR"): ((2.65, 9.80), (2.75, 9.56)),
+    ("x", "truncated SNR"): ((2.53, 9.92), (2.51, 9.58)), ("x", "SNR + 1"): ((2.56, 9.84), (2.65, 9.52)),
+    ("eps", "SNR"): ((2.59, 9.84), (2.91, 9.52)), ("eps", "SNR + 1"): ((2.56, 9.77), (3.27, 9.41)),
+    ("v", "SNR"): ((2.65, 9.86), (3.05, 9.56)), ("v", "truncated SNR"): ((2.45, 9.80), (2.75, 9.52)),
+    ("v", "SNR + 1"): ((2.49, 9.77), (2.87, 9.43)),
+}
+SAMPLERS = {"stochastic": {"sample.solver": "ancestral", "sample.variance": "large"},
+            "DDIM": {"sample.solver": "ddim", "sample.eta": 0.0}}
+MODEL = {"process.name": "cosine", "loss.name": "denoising", "loss.space": "eps"}
+ROWS = [(prediction, weighting, sampler, cells)
+        for (prediction, weighting), both in CELLS.items() for sampler, cells in zip(SAMPLERS, both)]
+
+
+def name(prediction: str, weighting: str, sampler: str) -> str:
+    return f"{prediction}, {weighting}, {sampler}"
+
+
+TABLE = Table(
+    title="Progressive distillation, Table 1: prediction and weighting",
+    source="Salimans & Ho 2022, arXiv 2202.00512, Table 1 (3 seeds, +- 0.1)",
+    columns=[Column("FID", "fd"), Column("IS", "score", lower_is_better=False)],
+    rows=[Row(name(prediction, weighting, sampler), {"prediction": PREDICTIONS[prediction],
+                                                     "loss.weighting": WEIGHTINGS[weighting], **SAMPLERS[sampler]},
+              {"FID": Cell(fid, 0.1), "IS": score}) for prediction, weighting, sampler, (fid, score) in ROWS],
+    findings=[
+        Finding("x by the truncated SNR is best by DDIM", "FID", [
+            (name("x", "truncated SNR", "DDIM"), name(prediction, weighting, "DDIM"))
+            for prediction, weighting in CELLS if (prediction, weighting) != ("x", "truncated SNR")]),
+        Finding("eps by SNR + 1 is worst by DDIM", "FID", [
+            (name(prediction, "SNR + 1", "DDIM"), name("eps", "SNR + 1", "DDIM"))
+            for prediction in ("(x, eps)", "x", "v")]),
+    ],
+    scales={"paper": paper({**MODEL, "sample.steps": 1000}), "small": small({**MODEL, "sample.steps": 250}),
+            "mini": mini({**MODEL, "sample.steps": 100},
+                         leaves_out=[name(*row[:3]) for row in ROWS if row[2] == "stochastic"],
+                         about="By DDIM of 100 steps alone.")})

@@ -1,0 +1,42 @@
+"""Score SDE (Song et al. 2021), Table 1: predictor and corrector, for the VE and VP SDEs. CIFAR-10."""
+from experiments.proxies import mini, small
+from experiments.table import Cell, Column, Finding, Row, Table
+
+VE = {"process.name": "ve", "process.sigma_min": 0.01, "process.sigma_max": 50.0, "process.t_min": 1e-5,
+      "network.embedding": "fourier"}
+VP = {"process.name": "vp", "process.t_min": 1e-3}
+PREDICTORS = {"ancestral": "euler_ancestral", "reverse diffusion": "reverse_diffusion", "probability flow": "euler"}
+CELLS = {  # P1000, P2000, PC1000
+    ("VE", "ancestral"): ((4.98, .06), (4.88, .06), (3.62, .03)),
+    ("VE", "reverse diffusion"): ((4.79, .07), (4.74, .08), (3.60, .02)),
+    ("VE", "probability flow"): ((15.41, .15), (10.54, .08), (3.51, .04)),
+    ("VP", "ancestral"): ((3.24, .02), (3.24, .02), (3.21, .02)),
+    ("VP", "reverse diffusion"): ((3.21, .02), (3.19, .02), (3.18, .01)),
+    ("VP", "probability flow"): ((3.59, .04), (3.23, .03), (3.06, .03)),
+}
+SNR = {"VE": 0.16, "VP": 0.01}
+BUDGETS = ("P1000", "P2000", "PC1000")
+
+
+def rows(one: int) -> list[Row]:
+    """one: the steps that stand for 1,000."""
+    found = []
+    for (sde, predictor), cells in CELLS.items():
+        for budget, cell in zip(BUDGETS, cells):
+            found.append(Row(f"{sde}, {predictor}, {budget}", {
+                **(VE if sde == "VE" else VP), "sample.solver": PREDICTORS[predictor],
+                "sample.steps": one * (2 if budget == "P2000" else 1),
+                **({"sample.corrector": "langevin", "sample.corrector_snr": SNR[sde]} if budget == "PC1000" else {})},
+                {"FID": Cell(*cell)}))
+    return found
+
+
+BASE = {"prediction": "eps", "loss.space": "eps", "loss.weighting": "simple", "sample.spacing": "uniform"}
+
+TABLE = Table(
+    title="Score SDE, Table 1: predictor and corrector", source="Song et al. 2021, arXiv 2011.13456, Table 1",
+    columns=[Column("FID", "fd")], rows=rows(100),
+    findings=[Finding("a corrector is worth more than twice the predictor's steps", "FID", [
+        (f"{sde}, {predictor}, PC1000", f"{sde}, {predictor}, P2000") for sde, predictor in CELLS])],
+    scales={"small": small(BASE, about="100 steps stand for 1,000."),
+            "mini": mini(BASE, about="100 steps stand for 1,000.")})

@@ -1,0 +1,123 @@
+"""Reports: the paper's cells beside ours, verdicts and ranks, what is missing, and pages that hold what they need."""
+import html.parser
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from sweeps import fake
+
+from experiments import findings, report
+from experiments.figures import series
+from experiments.gather import gather
+from experiments.results import Values
+from experiments.table import Cell, Row
+
+
+@pytest.fixture(scope="module")
+def gathered(tmp_path_factory):
+    runner = fake.runner(tmp_path_factory.mktemp("sweep"), seeds=3)
+    assert runner.run()
+    return gather(runner.sweep)
+
+
+@pytest.mark.parametrize("better, worse, lower, word", [
+    ((1.0, 1.1, 0.9), (2.0, 2.1, 1.9), True, "reproduced"),
+    ((1.0, 1.1, 0.9), (2.0, 2.1, 1.9), False, "reversed"),
+    ((1.0, 2.0, 0.0), (1.1, 2.1, 0.1), True, "not resolved"),
+    ((1.0,), (2.0,), True, "in this direction"),
+    ((1.0,), (2.0,), False, "in the other direction"),
+    ((), (2.0,), True, "not measured"),
+])
+def test_a_finding_is_judged_by_its_errors(better, worse, lower, word):
+    assert findings.judge(Values(values=better), Values(values=worse), lower)[0] == word
+
+
+def test_the_standard_error_is_that_over_the_seeds():
+    values = Values(values=(1.0, 2.0, 4.0))
+    assert values.mean == pytest.approx(7 / 3) and values.error == pytest.approx(np.std([1, 2, 4], ddof=1) / 3**0.5)
+    assert Values(values=(1.0,)).error is None and Values().mean is None
+
+
+def test_ranks_are_kendalls():
+    rows = [*(Row(str(i), {}, {"FID": float(i)}) for i in range(6)), Row("none", {}, {"FID": Cell(None)})]
+    table, ours = fake.table([Row("five", {}), Row("ten", {}), Row("no cell", {}), *rows]), [0, 2, 1, 3, 4, 5]
+    of = lambda name: Values(values=(float(ours[int(name)]),)) if name.isdigit() else Values(values=(9.0,))  # noqa: E731
+    found = findings.ranks(table, table.columns[0], of, [row.name for row in rows])
+    assert found.rows == 6 and found.tau == pytest.approx(1 - 2 * 1 / 15)  # one of 15 pairs is the other way round
+    assert found.p == pytest.approx(2 * (1 + 5) / math.factorial(6))       # orders with at most one such, on both sides
+    assert "is reproduced" in findings.in_words(found)
+    assert findings.ranks(table, table.columns[0], of, ["0", "1"]) is None
+
+
+def test_the_table_has_the_papers_cells_and_ours(gathered):
+    head, body = report.head(gathered), report.body(gathered)
+    assert head == ["row", "paper: FID", "ours: fd_small", "device hours", "training FLOP"]
+    cells = {row[0]: row for row in body}
+    assert cells["ten"][1] == "4 ± 0.1" and cells["ten, linear"][1] == "9 (unchecked)" and cells["no cell"][1] == ""
+    row = next(row for row in gathered.rows if row.name == "five")
+    values = row.ours[gathered.columns[0]]
+    assert len(values.values) == 3 and cells["five"][2] == f"{values.mean:.4g} ± {values.error:.2g}"
+    assert cells["five"][4] == "15 G" and row.train_flops == 1e9 * 5 * 3  # flops of a step, 5 steps, 3 seeds
+
+
+def test_the_verdicts_are_plain(gathered):
+    said = {text: verdict for text, verdict, _ in report.conclusions(gathered)}
+    assert said["fewer steps are better"] == "reproduced (all 2 pairs)"
+    assert said["the wrong way round"] == "reversed"
+    assert any("Kendall's tau" in verdict for verdict in said.values())
+
+
+def test_markdown_and_page_hold_all_and_nothing_from_outside(gathered):
+    text, files = report.markdown(gathered, "out")
+    assert set(re.findall(r"\]\((.*?)\)", text)) == set(files) and len(files) == 2
+    assert all(content.startswith(b"\x89PNG") for content in files.values())
+    assert "unchecked\": recalled" in text and "experiments.run  --scale=mini" not in text
+
+    class Parser(html.parser.HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.open, self.sources = [], []
+
+        def handle_starttag(self, tag, attributes):
+            self.sources += [value for name, value in attributes if name in ("src", "href")]
+            if tag not in ("meta", "img"):
+                self.open.append(tag)
+
+        def handle_endtag(self, tag):
+            assert self.open.pop() == tag
+
+    parser = Parser()
+    parser.feed(report.page(gathered))
+    assert not parser.open and len(parser.sources) >= 2
+    assert all(source.startswith("data:image/png;base64,") for source in parser.sources)
+
+
+def test_rows_along_an_axis_are_curves(tmp_path):
+    rows = [Row(f"{name}, {n} steps", {"sample.solver": name, "sample.steps": n}, {"FID": 100.0 / n})
+            for name in ("ddim", "heun") for n in (40, 10, 20)]
+    runner = fake.runner(tmp_path, seeds=2, of=fake.table(
+        [*fake.ROWS[:2], fake.ROWS[3], *rows], x="sample.steps"))
+    assert runner.run()
+    found = gather(runner.sweep)
+    curves = series(found)
+    assert [x for x, _ in curves["ddim"]] == [10, 20, 40] and "heun" in curves
+    assert report.pictures(found)[0][2].startswith(b"\x89PNG")
+
+
+def test_what_is_not_done_is_said(tmp_path):
+    runner = fake.runner(tmp_path, retries=0)
+    (tmp_path / "trouble").write_text("process.name=linear")
+    assert not runner.run()
+    found = gather(runner.sweep)
+    facts = " ".join(report.facts(found))
+    assert f"{found.done} of {len(runner.sweep.jobs)} jobs are done" in facts
+    assert "Failed: ten, linear: exit code 1: there is trouble" in facts
+    assert {row[0]: row[2] for row in report.body(found)}["ten, linear"] == "failed"
+
+
+def test_a_log_that_is_being_written_is_read_up_to_there(tmp_path):
+    from experiments.gather import log
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1}) + "\n{\"step\": 2, \"lo")
+    assert log(tmp_path) == [{"step": 1}]

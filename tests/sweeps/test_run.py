@@ -1,0 +1,189 @@
+"""Sweeps: jobs and their order, what is done again and what not, kills, failures, and the command."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import program
+import pytest
+from sweeps import fake
+
+from diffusion.errors import ConfigError
+from experiments import results, sweep, user_sweep
+from experiments.gather import gather
+from experiments.jobs import Stopped
+from experiments.table import Column, Row
+
+
+def numbers(of):
+    """All values of a sweep."""
+    return {name: results.values(of, name, of.table.columns[0]).values for name in results.rows(of)}
+
+
+def starts(runner) -> list[str]:
+    return [row["job"] for row in runner.ledger.rows() if row["event"] == "started"]
+
+
+def test_rows_that_differ_in_sampling_share_a_training(tmp_path):
+    of = sweep.expand(fake.table(), "mini", 3, tmp_path)
+    by_mode = [job.mode for job in of.jobs]
+    assert by_mode.count("train") == 2 * 3 and by_mode.count("evaluate") == 4 * 3 and by_mode.count("plan") == 2
+    assert by_mode[:6] == ["train"] * 6
+    assert len({m.training for m in of.members}) == 6 and len({m.measurement for m in of.members}) == 12
+    (flags,) = {job.flags for job in of.jobs if job.mode == "train" and "linear, seed 1" in job.what}
+    assert "--config.seed=1" in flags and not any("sample" in flag for flag in flags)
+
+
+def test_everything_runs_once_and_only_once(tmp_path):
+    first = fake.runner(tmp_path, workers=2)
+    assert first.run() and len(starts(first)) == len(set(starts(first))) == len(first.sweep.jobs)
+    again = fake.runner(tmp_path)
+    assert again.run() and len(starts(again)) == len(first.sweep.jobs)
+    shutil.rmtree(next(job for job in first.sweep.jobs if job.mode == "evaluate").out)  # what is lost is made again
+    assert fake.runner(tmp_path).run() and len(starts(again)) == len(first.sweep.jobs) + 1
+    assert numbers(first.sweep)["five"] == numbers(fake.runner(tmp_path).sweep)["five"]
+
+
+def test_more_seeds_and_rows_keep_what_is_there(tmp_path):
+    before = fake.runner(tmp_path, seeds=1)
+    assert before.run()
+    after = fake.runner(tmp_path, seeds=2, of=fake.table([*fake.ROWS, Row("more", {"sample.steps": 50})]))
+    assert after.run() and len(starts(after)) == len(after.sweep.jobs)
+
+
+def test_a_failed_row_is_tried_again_named_and_leaves_the_rest(tmp_path):
+    runner = fake.runner(tmp_path, retries=1)
+    (tmp_path / "trouble").write_text("process.name=linear")
+    said = []
+    assert not runner.run(report=said.append)
+    failed = [line for line in said if "FAILED" in line]
+    assert len(failed) == 2 and all("exit code 1: there is trouble" in line for line in failed)
+    assert [key for key in starts(runner)].count(failed and next(
+        job.key for job in runner.sweep.jobs if job.mode == "train" and "linear, seed 0" in job.what)) == 2
+    assert len(runner.blocked) == 3  # two evaluations and a plan
+    assert numbers(runner.sweep)["ten"] and not numbers(runner.sweep)["ten, linear"]
+    report = gather(runner.sweep)
+    assert {row.name: bool(row.failed) for row in report.rows} == {
+        "five": False, "ten": False, "ten, linear": True, "no cell": False}
+    (tmp_path / "trouble").unlink()
+    assert fake.runner(tmp_path).run()  # and is made up for
+
+
+def test_asked_to_stop_it_saves_and_the_next_goes_on(tmp_path):
+    runner = fake.runner(tmp_path, pause=0.2, seeds=1)
+    said = []
+
+    def stop_after_one(line):
+        said.append(line)
+        runner.stop()
+
+    with pytest.raises(Stopped):
+        runner.run(report=stop_after_one)
+    assert "failed" not in {row["event"] for row in runner.ledger.rows()}
+    assert fake.runner(tmp_path, seeds=1).run()
+
+
+KILLED = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+from sweeps import fake
+from pathlib import Path
+fake.runner(Path({folder!r}), pause=0.05, workers=2).run()
+"""
+
+
+def test_killed_five_times_the_table_is_the_same(tmp_path):
+    quiet = fake.runner(tmp_path / "quiet", workers=2)
+    assert quiet.run()
+    (tmp_path / "killed").mkdir()
+    code = KILLED.format(root=str(program.ROOT), tests=str(program.ROOT / "tests"), folder=str(tmp_path / "killed"))
+    for seconds in (0.9, 1.0, 1.1, 1.3, 1.5):
+        child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+        time.sleep(seconds)
+        os.kill(child.pid, signal.SIGKILL)  # its programs live on, as orphans do
+        child.wait()
+    last = fake.runner(tmp_path / "killed", workers=2)
+    assert last.run() and last.ledger.rows()
+    assert numbers(last.sweep) == numbers(quiet.sweep)
+    for member in last.sweep.members:  # no training was run by two programs at a time
+        log = (last.sweep.folder / "runs" / member.training / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in log] == [1, 2, 3, 4, 5]
+
+
+def test_two_rows_of_one_config_are_an_error(tmp_path):
+    rows = [Row("a", {"sample.steps": 5}), Row("b", {"sample.steps": 5})]
+    of = fake.table(rows=rows)
+    with pytest.raises(ConfigError, match="'a' and 'b' resolve to one config"):
+        sweep.expand(of, "mini", 1, tmp_path)
+    with pytest.raises(ConfigError, match="row 'c' at mini: Unknown config key 'sample.step'.*sample.steps"):
+        sweep.expand(fake.table(rows=[Row("c", {"sample.step": 5})]), "mini", 1, tmp_path)
+    with pytest.raises(ConfigError, match="no row 'fiv'. Did you mean 'five'"):
+        sweep.expand(fake.table(), "mini", 1, tmp_path, only=["fiv"])
+
+
+def test_an_edited_sweep_says_what_changed_and_keeps_the_old(tmp_path):
+    old = fake.runner(tmp_path, seeds=1)
+    assert sweep.write_down(old.sweep) == [] and old.run() and sweep.write_down(old.sweep) == []
+    rows = [Row("five", {"sample.steps": 6}), *fake.ROWS[1:]]
+    new = fake.runner(tmp_path, seeds=1, of=fake.table(rows))
+    (change,) = sweep.write_down(new.sweep)
+    assert change == "five: sample.steps was 5, is 6"
+    assert new.run() and len(starts(new)) == len(old.sweep.jobs) + 1  # the other rows stand
+    assert all(job.is_there() for job in old.sweep.jobs)
+    assert numbers(old.sweep)["five"] != numbers(new.sweep)["five"]
+
+
+def test_a_sweep_of_flags():
+    of = user_sweep.table_of_flags(["--config=configs/digits.py", "--sweep.optimizer.learning_rate=1e-4,2e-4",
+                                    "--sweep.network.multipliers=(1, 2),(2,)", "--config.train.duration=50 steps",
+                                    "--metrics=fd,likelihood"])
+    assert [row.name for row in of.rows] == [f"learning_rate {a}, multipliers {b}" for a in (0.0001, 0.0002)
+                                             for b in ((1, 2), (2,))]
+    assert [c.ours for c in of.columns] == ["fd", "bits_per_dim"] and of.modes == ("evaluate", "likelihood")
+    assert of.config("own", of.rows[1]).network.multipliers == (2,)
+    assert of.config("own", of.rows[0]).train.duration == "50 steps"
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--sweep.seed=1,2"], "--config=FILE is missing"),
+    (["--config=configs/digits.py"], "Nothing is swept"),
+    (["--config=configs/digits.py", "--sweep.proces.name=linear"], "Unknown config key 'proces.name'"),
+    (["--config=configs/digits.py", "--sweep.seed=1", "--metrics=fid"], "no metric 'fid'"),
+    (["--config=configs/none.py", "--sweep.seed=1"], "no config file configs/none.py"),
+])
+def test_mistakes_in_a_sweep_of_flags(flags, words):
+    with pytest.raises(ConfigError, match=words):
+        user_sweep.table_of_flags(flags)
+
+
+def command(name: str, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", f"experiments.{name}", *words], cwd=program.ROOT, text=True,
+                          capture_output=True)
+
+
+def test_the_command_lists_prints_and_teaches(tmp_path):
+    assert "ddim_table1" in command("run").stdout
+    printed = command("run", "ddim_table1", "--launcher=print", "--rows=eta 0, 10 steps;eta 1, 10 steps").stdout
+    lines = printed.splitlines()
+    assert len(lines) == 4 and all(line.startswith("python -m diffusion.main --config=") for line in lines)
+    for words, said in ((["ddim_tabl1"], "no table 'ddim_tabl1'. Did you mean 'ddim_table1'"),
+                        (["ddim_table1", "--scale=huge"], "no scale 'huge'; it has paper, small, mini"),
+                        (["ddim_table1", "--seeds=0"], "must be 1 or more"),
+                        (["ddim_table1", "--sweep.seed=1"], "not both")):
+        done = command("run", *words, f"--folder={tmp_path}")
+        assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+    done = command("report", "ddim_table1", f"--folder={tmp_path}/none")
+    assert done.returncode == 1 and "Run it first" in done.stderr
+
+
+def test_columns_of_unlike_protocols_are_apart(tmp_path):
+    runner = fake.runner(tmp_path, seeds=1)
+    assert runner.run()
+    file = next(runner.sweep.folder.glob(f"evaluate/{runner.sweep.of('ten')[0].measurement}/*.json"))
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps(record | {"protocol": {"extractor": "small", "images": 5}}))
+    columns = gather(runner.sweep).columns
+    assert len(columns) == 2 and {c.column for c in columns} == {Column("FID", "fd")}

@@ -1,0 +1,54 @@
+"""The tables: every row resolves to a config that can be trained and sampled, and no two to the same one."""
+import pytest
+
+from diffusion import build
+from diffusion.errors import ConfigError
+from experiments import table
+from experiments.sweep import expand
+
+MADE = "from sweeps import fake\nfrom experiments.table import *\nTABLE = fake.table("
+SCALES = [(name, scale) for name in table.names() for scale in table.find(name).scales]
+
+
+@pytest.mark.parametrize("name, scale", SCALES)
+def test_rows_resolve_and_differ(tmp_path, name, scale):
+    found = table.find(name)
+    assert found.title and found.source and found.scale(scale).about
+    sweep = expand(found, scale, 1, tmp_path)  # raises where two are the same
+    assert len(sweep.members) == len(found.rows) - len(found.scale(scale).leaves_out)
+    assert set(found.scale(scale).leaves_out) <= {row.name for row in found.rows}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", table.names())
+def test_rows_can_be_built(name):
+    """All checks that come before a compilation, at the scale that runs anywhere."""
+    found = table.find(name)
+    for row in found.rows:
+        if row.name not in found.scale("mini").leaves_out:
+            config = found.config("mini", row)
+            model = build.model(config)
+            build.sampler(config, model)
+            build.training_step(config, model, 1437)
+            if "likelihood" in found.modes:
+                build.evaluator(config, model, 0)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("TABLE = 3", "is not a table"),
+    ("import nothing_such", "is not a table: ModuleNotFoundError"),
+    ("x", "is not a table: NameError"),
+    (f"{MADE}[Row('a', {{}}), Row('a', {{}})])", "two rows 'a'"),
+    (f"{MADE}[Row('a', {{}}, {{'IS': 1.0}})])", "cell of 'IS', which is no column: FID"),
+    (f"{MADE}[Row('a', {{}})])", "no row '(five|ten|no cell)'"),
+])
+def test_a_file_that_is_no_table_is_named(tmp_path, text, words):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        table.find(str(file))
+
+
+def test_an_unknown_table_lists_them():
+    with pytest.raises(ConfigError, match="no table 'ddim'.*Did you mean 'ddim_table1'.*iddpm_table2.*TABLE = Table"):
+        table.find("ddim")
