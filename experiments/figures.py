@@ -13,16 +13,18 @@ from diffusion.io.plots import BLUE, STYLE
 from experiments.gather import Ours, Report, RowReport, log
 
 _GREY = "#777777"
+_WIDTH = 5.0  # inches
 _MOST_CURVES = 12
 
 
-def png(draw: Callable[[Figure], None], size: tuple[float, float]) -> bytes:
+def png(draw: Callable[[Figure], None], height: float) -> bytes:
+    """As wide as a phone, so that letters are legible there."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)
         file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=120)
+        figure.savefig(file, format="png", dpi=180)
     return file.getvalue()
 
 
@@ -45,7 +47,7 @@ def by_row(report: Report, column: Ours) -> bytes:
     rows, paper = report.rows, has_paper(report, column)
 
     def draw(figure: Figure) -> None:
-        panels = figure.subplots(1, 1 + paper, sharey=True, squeeze=False)[0]
+        panels = figure.subplots(1 + paper, 1, squeeze=False)[:, 0]
         y = np.arange(len(rows))[::-1]
         for at, row in zip(y, rows):
             values = row.ours[column]
@@ -53,13 +55,16 @@ def by_row(report: Report, column: Ours) -> bytes:
                 panels[0].plot(values.values, [at] * len(values.values), "o", color=BLUE, alpha=0.3, markersize=5)
                 panels[0].errorbar([values.mean], [at], xerr=[values.error or 0], fmt="|", color=BLUE, markersize=12,
                                    capsize=3, markeredgewidth=2)
-        panels[0].set(title=f"ours: {column.called}", yticks=y, yticklabels=[row.name for row in rows])
+        for panel in panels:
+            panel.set_yticks(y, [row.name for row in rows], fontsize=8)
+            panel.set_ylim(-0.7, len(rows) - 0.3)
+        panels[0].set_title(f"ours: {column.called}")
         if paper:
             for at, row in zip(y, rows):
                 if (cell := row.paper[column.column.name]) and cell.value is not None:
                     panels[1].errorbar([cell.value], [at], xerr=[cell.error or 0], fmt="s", color=_GREY, capsize=3)
-            panels[1].set(title=f"paper: {column.column.name}")
-    return png(draw, (9, 1.2 + 0.32 * len(rows)))
+            panels[1].set_title(f"paper: {column.column.name}")
+    return png(draw, (0.9 + 0.26 * len(rows)) * (1 + paper))
 
 
 def series(report: Report) -> dict[str, list[tuple[float, RowReport]]]:
@@ -89,7 +94,7 @@ def against_x(report: Report, column: Ours) -> bytes:
         return (cell.value, cell.error or 0) if cell else (None, 0)
 
     def draw(figure: Figure) -> None:
-        panels = figure.subplots(1, 1 + paper, squeeze=False)[0]
+        panels = figure.subplots(1 + paper, 1, squeeze=False)[:, 0]
         for panel, of, title in zip(panels, (ours, theirs), (f"ours: {column.called}", f"paper: {column.column.name}")):
             low, high = [], []
             for (name, curve), colour in zip(curves.items(), colours(len(curves))):
@@ -108,8 +113,8 @@ def against_x(report: Report, column: Ours) -> bytes:
                 panel.minorticks_off()
         if list(curves) != [""]:
             figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False,
-                          fontsize=9)
-    return png(draw, (9, 4.2 + 0.12 * len(curves)))
+                          fontsize=8)
+    return png(draw, 3.2 * (1 + paper) + 0.12 * len(curves))
 
 
 def losses(report: Report) -> bytes | None:
@@ -143,4 +148,4 @@ def losses(report: Report) -> bytes | None:
         if len(curves) > 1:
             figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False,
                           fontsize=8)
-    return png(draw, (9, 4.0 + 0.15 * len(curves)))
+    return png(draw, 3.4 + 0.12 * len(curves))

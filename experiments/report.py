@@ -155,7 +155,7 @@ p, li { overflow-wrap: anywhere }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top }
 th:first-child, td:first-child { text-align: left; min-width: 9rem }
 th { border-bottom: 2px solid #888 } td.paper, th.paper { color: #666 }
-img { max-width: 100%; height: auto } figure { margin: 1rem 0 } figcaption { font-size: .9rem; color: #555 }
+img { max-width: min(100%, 38rem); height: auto } figure { margin: 1rem 0 } figcaption { font-size: .9rem; color: #555 }
 .grids { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: 1rem }
 .grids img { width: 100%; image-rendering: pixelated }
 .verdict { font-weight: 600 } details { color: #444; font-size: .9rem } code { font-size: .85rem }
