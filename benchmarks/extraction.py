@@ -2,14 +2,16 @@
 
     pip install torch efficientnet-lite-pytorch; pip install --no-deps torch-fidelity
     python -m benchmarks.extraction --extractor=inception --images=128
-    python -m benchmarks.extraction --extractor=efficientnet_lite0 --images=1024
+    python -m benchmarks.extraction --extractor=efficientnet_lite0 --images=1024 --photos=photos.npz
 
 Ours, theirs and `collect` (ours with digests, exact sums and checks) alternate in one process on the same images; the
-ratio of each round is taken, and its median over the rounds is the figure. Inception's weights are random.
+ratio of each round is taken, and its median over the rounds is the figure. Inception's weights are random. With photos,
+the classes that both give them are compared too.
 """
 import argparse
 import sys
 import time
+from pathlib import Path
 from unittest import mock
 
 import jax
@@ -17,11 +19,12 @@ import numpy as np
 
 from diffusion.metrics import extractors
 from diffusion.metrics.features import ROWS, collect
+from diffusion.metrics.images import open_images
 from diffusion.train.sharding import make_mesh
 
 
 def inception():
-    """torch-fidelity's network, images uint8 -> features, and ours with its weights."""
+    """Ours with the weights of torch-fidelity's network, and that: images uint8 -> (features, logits)."""
     import torch
     try:
         import torchvision  # noqa: F401
@@ -31,20 +34,21 @@ def inception():
     with (mock.patch("torch.load", return_value={}),
           mock.patch.object(torch.nn.Module, "load_state_dict")):  # the published weights need not be here
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-        network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path="none").eval()
+        network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"],
+                                              feature_extractor_weights_path="none").eval()
     kind = extractors.KINDS["inception"]
     params = kind.from_torch({name: x.numpy() for name, x in network.state_dict().items()}, "torch-fidelity")
     ours = extractors.Extractor(name="inception", weights="", resize=kind.resize, published=False, kind=kind,
                                 params=params)
 
     def theirs(images):
-        return network(torch.from_numpy(images).permute(0, 3, 1, 2))[0]
+        return network(torch.from_numpy(images).permute(0, 3, 1, 2))
 
     return ours, theirs
 
 
 def efficientnet_lite0():
-    """efficientnet-lite-pytorch's network, images uint8 -> features, resized by PyTorch, and ours; the real weights."""
+    """Ours and efficientnet-lite-pytorch's, with the real weights: images uint8 -> (features, logits)."""
     import torch
     from efficientnet_lite_pytorch import EfficientNet
     kind = extractors.KINDS["efficientnet_lite0"]
@@ -53,9 +57,15 @@ def efficientnet_lite0():
     def theirs(images):
         x = torch.nn.functional.interpolate(torch.from_numpy(images).permute(0, 3, 1, 2).float(), kind.size,
                                             mode="bicubic", antialias=True).clamp(0, 255)
-        return network.extract_features((x - 127) / 128).mean((2, 3))
+        pool = network.extract_features((x - 127) / 128).mean((2, 3))
+        return pool, network._fc(pool)
 
     return extractors.load("efficientnet_lite0"), theirs
+
+
+def photographs(path: Path, count: int) -> np.ndarray:
+    found = np.concatenate(list(open_images(path)[1]))
+    return found[:count // ROWS * ROWS].reshape(-1, ROWS, *found.shape[1:])
 
 
 def timed(call) -> float:
@@ -71,12 +81,14 @@ def main() -> None:
     parser.add_argument("--extractor", choices=originals, default="inception")
     parser.add_argument("--images", type=int, default=128, help=f"of a round, in batches of {ROWS}")
     parser.add_argument("--size", type=int, default=32, help="of the images, in pixels")
+    parser.add_argument("--photos", type=Path, help="a folder or npz of images, all of one size; default: noise")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     import torch
     extractor, original = originals[args.extractor]()
     shape = (args.images // ROWS, ROWS, args.size, args.size, 3)
-    batches = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    batches = (np.random.default_rng(0).integers(0, 256, shape, np.uint8) if args.photos is None
+               else photographs(args.photos, args.images))
     features, mesh = jax.jit(extractor.features), make_mesh(-1, 1)
 
     def ours():
@@ -92,8 +104,13 @@ def main() -> None:
         collect(extractor, batches, batches.shape[0] * ROWS, mesh=mesh, keep=10_000)
 
     with torch.inference_mode():
-        a, b = np.asarray(features(extractor.params, batches[0])["pool"]), original(batches[0]).numpy()
-    print(f"largest difference of the features: {np.abs(a - b).max() / np.abs(b).max():.1e} of the largest")
+        pool = original(batches[0])[0].numpy()
+        gap = np.abs(features(extractor.params, batches[0])["pool"] - pool).max() / np.abs(pool).max()
+        print(f"largest difference of the features: {gap:.1e} of the largest")
+        if args.photos is not None:
+            same = [np.argmax(features(extractor.params, batch)["logits"], 1) == original(batch)[1].numpy().argmax(1)
+                    for batch in batches]
+            print(f"the same class for {np.sum(same)} of {np.size(same)} photographs")
     calls, count = {"ours": ours, "theirs": theirs, "collect": gathered}, batches.shape[0] * ROWS
     print("first round, compilation included: " + ", ".join(f"{k} {timed(call):.1f} s" for k, call in calls.items()))
     found = np.array([[timed(call) for call in calls.values()] for _ in range(args.rounds)])
