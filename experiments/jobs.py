@@ -25,6 +25,7 @@ class Runner:
 
     def __init__(self, sweep: Sweep, *, workers: int = 1, retries: int = 1, python: str = sys.executable):
         self.sweep, self.workers, self.retries, self.python = sweep, workers, retries, python
+        self.settings = {"workers": workers, "retries": retries, "python": python}
         self.ledger = Ledger(sweep.folder / "ledger.jsonl")
         self.states = self.ledger.states()
         self.running: dict[str, tuple[Job, float]] = {}
@@ -73,6 +74,11 @@ class Runner:
         with self._lock:
             for child in self._children:
                 child.terminate()
+
+    def join(self) -> None:
+        """Waits for the programs that were asked to stop."""
+        for child in list(self._children):
+            child.wait()
 
     def complete(self, job: Job) -> bool:
         """Runs the job until it is there, or has failed too often. Returns whether it is there."""

@@ -108,9 +108,10 @@ def local(runner: Runner) -> bool:
 
 def main(argv: list[str]) -> int:
     p = parser("run", __doc__)
-    p.add_argument("--launcher", choices=("local", "print"), default="local",
+    p.add_argument("--launcher", choices=("local", "slurm", "print"), default="local",
                    help="where (%(default)s); print: the commands, and nothing is done")
-    p.add_argument("--jobs", type=int, default=1, help="programs at a time (%(default)s)")
+    p.add_argument("--jobs", type=int, default=1, help="programs, or Slurm jobs, at a time (%(default)s)")
+    p.add_argument("--slurm", default="", help="slurm: options of sbatch, such as 'partition=gpu gpus=1 time=60'")
     p.add_argument("--retries", type=int, default=1, help="of a job that fails (%(default)s)")
     args, flags = parse(p, argv)
     if not args.table and not flags and not args.folder:
@@ -124,6 +125,10 @@ def main(argv: list[str]) -> int:
     held = lock(sweep)
     for change in write_down(sweep):
         print(f"note: changed since the sweep was started; what was found before is kept. {change}", file=sys.stderr)
+    if args.launcher == "slurm":
+        from experiments.slurm_array import submit
+        submit(Runner(sweep, retries=args.retries), args.slurm, jobs=args.jobs)
+        return 0
     runner = Runner(sweep, workers=args.jobs, retries=args.retries)
     try:
         done = local(runner)
