@@ -35,13 +35,27 @@ def root(covariance: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
-def distances_to(reference: Statistics, others: Sequence[Statistics]) -> list[float]:
+def distances_to(reference: Statistics, others: Sequence[Statistics], span: np.ndarray | None = None) -> list[float]:
     """The same for several sets and one reference, at a fifth of the cost: by eigenvalues, whose roots are off by up to
-    1e-8 of the largest where the covariances are singular. For error bars and extrapolations."""
-    r = root(reference.covariance)
-    cross = [np.sqrt(np.maximum(np.linalg.eigvalsh(r @ s.covariance @ r), 0)).sum() for s in others]
+    1e-8 of the largest where the covariances are singular. For error bars and extrapolations.
+
+    span: of `span_of`, columns in which the covariances of all the others lie.
+    """
+    def inside(covariance: np.ndarray) -> np.ndarray:
+        return covariance if span is None else span.T @ covariance @ span
+
+    r = root(inside(reference.covariance))
+    cross = [np.sqrt(np.maximum(np.linalg.eigvalsh(r @ inside(s.covariance) @ r), 0)).sum() for s in others]
     return [float(np.sum((s.mean - reference.mean) ** 2) + np.trace(s.covariance) + np.trace(reference.covariance)
                   - 2 * c) for s, c in zip(others, cross, strict=True)]
+
+
+def span_of(covariance: np.ndarray, count: int) -> np.ndarray | None:
+    """Orthonormal columns [D, count - 1] in which the covariance of `count` vectors lies, and with it that of any part
+    of them; None where these may fill the space."""
+    if count > len(covariance):
+        return None
+    return np.linalg.eigh(covariance)[1][:, 1 - count:]
 
 
 def pooled_pixels(images: np.ndarray, size: int = 8) -> np.ndarray:

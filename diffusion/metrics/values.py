@@ -6,7 +6,7 @@ import numpy as np
 
 from diffusion.errors import ConfigError, DataError
 from diffusion.metrics.features import GROUPS, Collected
-from diffusion.metrics.frechet import Statistics, distances_to, frechet_distance
+from diffusion.metrics.frechet import Statistics, distances_to, frechet_distance, span_of
 from diffusion.metrics.kernel import kernel_distance
 from diffusion.metrics.neighbours import duplicates, manifolds, memorisation
 from diffusion.metrics.reference import Reference
@@ -75,15 +75,17 @@ def distance(fake: Collected, reference: Statistics) -> Value:
     """The Frechet distance, its standard error by the jackknife over the parts of the samples, and its limit for many
     samples by a line in 1/n through nested parts of them (Chong & Forsyth 2020, "Effectively Unbiased FID")."""
     total, groups = fake.sums, fake.groups
-    without = distances_to(reference, [(total - group).statistics() for group in groups])
+    found = total.statistics()
+    span = span_of(found.covariance, fake.count)
+    without = distances_to(reference, [(total - group).statistics() for group in groups], span)
     error = np.sqrt((GROUPS - 1) / GROUPS * np.sum((np.array(without) - np.mean(without)) ** 2))
     nested, sums = [], groups[0]
     for group in groups[1:]:
         sums = sums + group
         nested.append(sums)
     nested = nested[GROUPS // 2 - 2:]
-    line = np.polyfit([1 / s.count for s in nested], distances_to(reference, [s.statistics() for s in nested]), 1)
-    return Value(value=frechet_distance(fake.statistics(), reference), error=float(error),
+    line = np.polyfit([1 / s.count for s in nested], distances_to(reference, [s.statistics() for s in nested], span), 1)
+    return Value(value=frechet_distance(found, reference), error=float(error),
                  error_is="jackknife over 10 parts of the samples", images=fake.count, extrapolated=float(line[1]))
 
 

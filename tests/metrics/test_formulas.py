@@ -7,7 +7,7 @@ import pytest
 from metrics import golden_metrics as case
 
 from diffusion.metrics import moments, neighbours
-from diffusion.metrics.frechet import Statistics, distances_to, frechet_distance, statistics
+from diffusion.metrics.frechet import Statistics, distances_to, frechet_distance, span_of, statistics
 from diffusion.metrics.inception_score import inception_score
 from diffusion.metrics.kernel import kernel_distance, mmd2
 
@@ -19,6 +19,16 @@ def test_frechet_distance_equals_torch_fidelitys():
     a, b = statistics(FAKE), statistics(REAL)
     assert frechet_distance(a, b) == pytest.approx(float(GOLDEN["fid"]), rel=1e-6)
     assert distances_to(b, [a, a]) == pytest.approx([float(GOLDEN["fid"])] * 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [30, 200])
+def test_parts_of_few_vectors_have_the_same_distances_in_their_span(count):
+    rng = np.random.default_rng(0)
+    x, reference = rng.normal(size=(count, 100)) + 1, statistics(rng.normal(size=(500, 100)))
+    parts, span = [statistics(x[i::3]) for i in range(3)], span_of(statistics(x).covariance, count)
+    assert span is None if count > 100 else span.shape == (100, count - 1)
+    expected = [frechet_distance(part, reference) for part in parts]
+    assert distances_to(reference, parts, span) == pytest.approx(expected, rel=1e-7)
 
 
 def test_kernel_distance_equals_torch_fidelitys_with_the_same_subsets():
