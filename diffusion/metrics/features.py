@@ -53,7 +53,7 @@ def collect(extractor: Extractor, images: Iterable[np.ndarray], count: int, *, m
     are given the same images. Raises DataError for images of another kind or too few of them; DivergedError for
     features that are not finite.
     """
-    of_images, add = compile_steps(extractor, mesh)
+    of_images, zeros, add = compile_steps(extractor, mesh)
     params = jax.device_put(extractor.params, sharding.replicated(mesh))
     rows = ROWS * sharding.batch_shards(mesh)
     together = max(1, moments.ROWS // rows)  # batches that are summed at once: the matrices of the sums are large
@@ -76,7 +76,7 @@ def collect(extractor: Extractor, images: Iterable[np.ndarray], count: int, *, m
                 score.add(np.asarray(logits)[:number])
             report(number)
 
-    ends, begin, total = [(g + 1) * count // GROUPS for g in range(GROUPS)], 0, zeros(extractor, mesh)
+    ends, begin, total = [(g + 1) * count // GROUPS for g in range(GROUPS)], 0, zeros()
     held: list = []  # batches that are not summed yet, with the places of their images
     for first in range(0, count, rows):
         number = min(rows, count - first)
@@ -103,20 +103,13 @@ def collect(extractor: Extractor, images: Iterable[np.ndarray], count: int, *, m
             groups.append(sums["pool"])
             if "spatial" in sums:
                 spatial = sums["spatial"] + spatial if spatial else sums["spatial"]
-            begin, total = end, zeros(extractor, mesh)
+            begin, total = end, zeros()
             if first + number == end:
                 break
     settle()
     return Collected(count=count, shape=seen.shape, groups=groups, spatial=spatial and spatial.statistics(),
                      kept=np.concatenate(kept) if kept else np.zeros((0, 0), np.float32),
                      score=score and score.result(), digest=seen.digest(), repeated=seen.repeated)
-
-
-def zeros(extractor: Extractor, mesh: Mesh) -> dict:
-    """Sums of nothing, of the outputs that the extractor has limits for; on the mesh cut by rows where they divide."""
-    shapes = jax.eval_shape(extractor.features, extractor.params, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.uint8))
-    make = lambda: {name: moments.zeros(shapes[name].shape[-1]) for name in extractor.kind.limits}  # noqa: E731
-    return jax.jit(make, out_shardings=jax.tree.map(lambda x: placed(x.shape, mesh), jax.eval_shape(make)))()
 
 
 def placed(shape: tuple[int, ...], mesh: Mesh):
@@ -127,7 +120,8 @@ def placed(shape: tuple[int, ...], mesh: Mesh):
 
 @functools.lru_cache(maxsize=2)  # evaluations of one program share them
 def compile_steps(extractor: Extractor, mesh: Mesh):
-    """(params, images uint8 [B,H,W,C]) -> (features by name, ok [B]: whether all are finite and in their limits); and
+    """(params, images uint8 [B,H,W,C]) -> (features by name, ok [B]: whether all are finite and in their limits);
+    () -> sums of nothing, of the outputs that the extractor has limits for; and
     (sums, features of some batches, valid [all their images]) -> sums."""
     limits, everywhere = extractor.kind.limits, sharding.replicated(mesh)
 
@@ -138,12 +132,17 @@ def compile_steps(extractor: Extractor, mesh: Mesh):
         fine = [jnp.all(jnp.abs(found[name]) < limit, 1) for name, limit in limits.items()]  # false for NaN too
         return found, jnp.all(jnp.stack(fine), 0)
 
+    shapes = jax.eval_shape(extractor.features, extractor.params, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.uint8))
+
+    def zeros():
+        return {name: moments.zeros(shapes[name].shape[-1]) for name in limits}
+
     def add(total, found, valid):
         return {name: moments.add(total[name], jnp.concatenate([batch[name] for batch in found]), valid, limit)
                 for name, limit in limits.items()}
 
-    shardings = jax.tree.map(lambda x: x.sharding, zeros(extractor, mesh))
-    return (jax.jit(of_images, out_shardings=everywhere),
+    shardings = jax.tree.map(lambda x: placed(x.shape, mesh), jax.eval_shape(zeros))
+    return (jax.jit(of_images, out_shardings=everywhere), jax.jit(zeros, out_shardings=shardings),
             jax.jit(add, donate_argnums=0, out_shardings=shardings))
 
 

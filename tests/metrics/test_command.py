@@ -3,6 +3,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import program
@@ -123,6 +124,26 @@ def test_bad_sets(extractor, tmp_path):
     np.savez(tmp_path / "inception.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     with pytest.raises(ConfigError, match="2048 features, and efficientnet_lite0 has 1280.*another extractor"):
         Reference.read(tmp_path / "inception.npz", extractor)
+
+
+class Pixels:
+    """An extractor whose features are the pixels."""
+    name, params, kind = "pixels", None, SimpleNamespace(limits={"pool": 256.0})
+
+    def features(self, params, images):
+        return {"pool": images[..., 0].reshape(len(images), -1).astype("float32")}
+
+
+@pytest.mark.parametrize("count", [40, 310, 1437])  # fewer than are summed at once, some more, and many
+def test_the_sums_of_a_set_and_of_its_parts_are_exact(count):
+    found = features.collect(Pixels(), [DIGITS], count, mesh=make_mesh(-1, 1), keep=2)
+    pixels = DIGITS[:count].reshape(count, -1).astype(np.float64)
+    ends = [g * count // features.GROUPS for g in range(features.GROUPS + 1)]
+    assert len(found.groups) == features.GROUPS
+    for group, first, end in zip(found.groups, ends, ends[1:]):
+        assert group.count == end - first
+        np.testing.assert_array_equal(group.sum, pixels[first:end].sum(0))
+        np.testing.assert_array_equal(group.outer, pixels[first:end].T @ pixels[first:end])
 
 
 def test_features_that_are_not_finite_are_an_error():
