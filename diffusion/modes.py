@@ -48,7 +48,13 @@ def cpu_flags() -> str:
 
 
 def train(config: ConfigDict, workdir: Path, started: float, init_from: str | None = None) -> None:
-    """Trains into `workdir`, or goes on where a run of the same config stopped there.
+    """Trains into `workdir`, or goes on where a run of the same config stopped there: `training`, alone."""
+    with Interrupts() as interrupts:
+        loop.alone(training(config, workdir, started, interrupts, init_from))
+
+
+def training(config: ConfigDict, workdir: Path, started: float, interrupts: Interrupts, init_from: str | None = None):
+    """A training into `workdir`, or its rest, that leaves its steps to whoever runs it, as `loop.steps` does.
 
     `started` is time.perf_counter() at the program's start. init_from: the source (`pretrained.load`) of the weights
     that a new run starts from. Raises the errors of `diffusion.errors`.
@@ -66,8 +72,8 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
         weights = source.params(pretrained.shared(config, source.config, model.abstract_params))
     extractor = evaluation.load_extractor(config) if parts.plan.evaluate_every else None
     run = open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, defaults=config_lib.base().to_dict())
-    plan, interrupts = parts.plan, Interrupts()
-    with interrupts, Checkpoints(run.checkpoints, **parts.retention, say=say) as checkpoints:
+    plan = parts.plan
+    with Checkpoints(run.checkpoints, **parts.retention, say=say) as checkpoints:
         if (restored := checkpoints.restore_newest(parts.abstract_state, parts.data)) is not None:
             state, clock = restored
             clock = loop.restored_clock(clock, plan.batch_size)
@@ -104,12 +110,13 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
               Progress(plan.total, unit="step", initial=clock.step, images_per_unit=plan.batch_size) as progress,
               Watchdog(config.train.stall_seconds) as watchdog):
             try:
-                loop.run(plan=plan, train_step=parts.train_step, state=state, clock=clock, data=parts.data,
-                         dataset=parts.dataset, mesh=model.mesh, started=started, write_row=writer.write,
-                         draw_samples=draw_samples, progress=progress, interrupts=interrupts, watchdog=watchdog,
-                         examples_of=parts.examples_of, evaluate=evaluate,
-                         save=lambda step, state, clock: checkpoints.save(
-                             step, state, parts.data, dataclasses.asdict(clock), clock.score))
+                yield from loop.steps(
+                    plan=plan, train_step=parts.train_step, state=state, clock=clock, data=parts.data,
+                    dataset=parts.dataset, mesh=model.mesh, started=started, write_row=writer.write,
+                    draw_samples=draw_samples, progress=progress, interrupts=interrupts, watchdog=watchdog,
+                    examples_of=parts.examples_of, evaluate=evaluate,
+                    save=lambda step, state, clock: checkpoints.save(
+                        step, state, parts.data, dataclasses.asdict(clock), clock.score))
             except DivergedError as error:
                 checkpoints.wait()
                 raise DivergedError(f"{error} Last good checkpoint: {checkpoints.describe()}.") from None

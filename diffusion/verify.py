@@ -65,12 +65,12 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
             rows = []
             with (Progress(plan.total, unit="step", initial=clock.step, images_per_unit=plan.batch_size) as progress,
                   Watchdog(config.train.stall_seconds) as watchdog):
-                state = loop.run(plan=plan, train_step=parts.train_step, state=state, clock=clock, data=data,
-                                 dataset=parts.dataset, mesh=model.mesh, started=time.perf_counter(),
-                                 examples_of=parts.examples_of, write_row=rows.append,
-                                 draw_samples=lambda step, state: None, progress=progress, interrupts=Undisturbed(),
-                                 watchdog=watchdog, save=lambda step, state, clock: saved.save(
-                                     step, state, data, dataclasses.asdict(clock)))
+                state = loop.alone(loop.steps(
+                    plan=plan, train_step=parts.train_step, state=state, clock=clock, data=data, dataset=parts.dataset,
+                    mesh=model.mesh, started=time.perf_counter(), examples_of=parts.examples_of, write_row=rows.append,
+                    draw_samples=lambda step, state: None, progress=progress, interrupts=Undisturbed(),
+                    watchdog=watchdog, save=lambda step, state, clock: saved.save(
+                        step, state, data, dataclasses.asdict(clock))))
             return state, rows
 
         state, _ = train(state, clock, parts.data)

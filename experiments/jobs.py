@@ -21,11 +21,13 @@ class Stopped(Exception):
 
 
 class Runner:
-    """Of one sweep. `states` and `running` are there to be shown while it runs."""
+    """Of one sweep, of which `workers` programs run at a time, and each trains up to `pack` models together. `states`
+    and `running` are there to be shown while it runs."""
 
-    def __init__(self, sweep: Sweep, *, workers: int = 1, retries: int = 1, python: str = sys.executable):
-        self.sweep, self.workers, self.retries, self.python = sweep, workers, retries, python
-        self.settings = {"workers": workers, "retries": retries, "python": python}
+    def __init__(self, sweep: Sweep, *, workers: int = 1, retries: int = 1, pack: int = 1,
+                 python: str = sys.executable):
+        self.sweep, self.workers, self.retries, self.pack, self.python = sweep, workers, retries, pack, python
+        self.settings = {"workers": workers, "retries": retries, "pack": pack, "python": python}
         self.ledger = Ledger(sweep.folder / "ledger.jsonl")
         self.states = self.ledger.states()
         self.running: dict[str, tuple[Job, float]] = {}
@@ -43,22 +45,24 @@ class Runner:
     def run(self, report: Callable[[str], None] = lambda line: None) -> bool:
         """All that is not done. Returns whether everything is done now. report: told of each end of a job."""
         waiting = {job.key: job for job in self.sweep.jobs if not self.is_done(job)}
-        trainings = {job.id for job in waiting.values() if job.mode == "train"}
-        ready = [job for job in waiting.values() if job.mode == "train" or job.after not in trainings]
+        trainings = [job for job in waiting.values() if job.mode == "train"]
+        awaited = {job.id for job in trainings}
+        ready = [trainings[i:i + self.pack] for i in range(0, len(trainings), self.pack)]
+        ready += [[job] for job in waiting.values() if job.mode != "train" and job.after not in awaited]
         with ThreadPoolExecutor(self.workers) as pool:
-            futures: dict[Future, Job] = {pool.submit(self.complete, job): job for job in ready}
+            futures: dict[Future, list[Job]] = {pool.submit(self.complete, jobs): jobs for jobs in ready}
             try:
                 while futures:
                     finished, _ = wait(futures, return_when=FIRST_COMPLETED, timeout=1.0)
-                    for future in finished:
-                        job, done = futures.pop(future), future.result()
+                    for job, done in ((job, done) for future in finished
+                                      for job, done in zip(futures.pop(future), future.result())):
                         report(f"{job.mode} of {job.what}: " + ("done" if done else "stopped" if self._stop.is_set()
                                                                 else f"FAILED: {self.state(job).error}"))
                         if job.mode != "train":
                             continue
                         for next_job in (j for j in waiting.values() if j.after == job.id):
                             if done:
-                                futures[pool.submit(self.complete, next_job)] = next_job
+                                futures[pool.submit(self.complete, [next_job])] = [next_job]
                             else:
                                 self.blocked.add(next_job.key)
             except BaseException:
@@ -80,42 +84,53 @@ class Runner:
         for child in list(self._children):
             child.wait()
 
-    def complete(self, job: Job) -> bool:
-        """Runs the job until it is there, or has failed too often. Returns whether it is there."""
-        self.wait_for_another(job)
+    def complete(self, jobs: list[Job]) -> list[bool]:
+        """Runs the jobs, trainings together if there are several, until each is there or has failed too often. Returns
+        which are there."""
+        for job in jobs:
+            self.wait_for_another(job)
+        if len(jobs) > 1 and not self._stop.is_set():
+            self.once(jobs)
+        return [self.is_done(job) or self.complete_alone(job) for job in jobs]
+
+    def complete_alone(self, job: Job) -> bool:
         tries = 0
         while not self._stop.is_set() and tries <= self.retries:
-            code = self.once(job)
+            code = self.once([job])
             if code == 0 and job.is_there():
                 return True
             tries += code not in SAVED
         return False
 
-    def once(self, job: Job) -> int:
-        command = [self.python, "-m", "diffusion.main", *job.flags]
-        log = self.log(job)
+    def once(self, jobs: list[Job]) -> int:
+        """One program, for one job or several trainings; its exit code."""
+        words = [word for job in jobs for word in ("--", *job.flags)][1:]
+        log = self.log(jobs[0])
         log.parent.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
         with open(log, "ab") as out:
             with self._lock:
                 if self._stop.is_set():
                     return SAVED[0]
-                child = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT,
+                child = subprocess.Popen([self.python, "-m", "diffusion.main" if len(jobs) == 1 else "experiments.pack",
+                                          *words], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT,
                                          stdin=subprocess.DEVNULL, start_new_session=True)
                 self._children.add(child)
-            self.ledger.add(job.key, "started", pid=child.pid, what=job.what)
-            self.running[job.key] = (job, time.time())
+            for job in jobs:
+                self.ledger.add(job.key, "started", pid=child.pid, what=job.what)
+                self.running[job.key] = (job, time.time())
             code = child.wait()
+        seconds = round((time.perf_counter() - began) / len(jobs), 1)
         with self._lock:
             self._children.discard(child)
-        self.running.pop(job.key, None)
-        seconds = round(time.perf_counter() - began, 1)
-        if code == 0 and job.is_there():
-            self.ledger.add(job.key, "done", seconds=seconds, commit=commit())
-        elif code in SAVED or self._stop.is_set():
-            self.ledger.add(job.key, "stopped", seconds=seconds)
-        else:
-            self.ledger.add(job.key, "failed", seconds=seconds, error=last_error(log, code))
+        for job in jobs:
+            self.running.pop(job.key, None)
+            if code == 0 and job.is_there():
+                self.ledger.add(job.key, "done", seconds=seconds, commit=commit())
+            elif code in SAVED or self._stop.is_set() or len(jobs) > 1:  # of several, each goes on alone
+                self.ledger.add(job.key, "stopped", seconds=seconds)
+            else:
+                self.ledger.add(job.key, "failed", seconds=seconds, error=last_error(log, code))
         self.states = self.ledger.states()
         return code
 

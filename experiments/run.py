@@ -111,12 +111,18 @@ def main(argv: list[str]) -> int:
     p.add_argument("--launcher", choices=("local", "slurm", "print"), default="local",
                    help="where (%(default)s); print: the commands, and nothing is done")
     p.add_argument("--jobs", type=int, default=1, help="programs, or Slurm jobs, at a time (%(default)s)")
+    p.add_argument("--pack", type=int, default=1, help="local: trainings in one program, their steps compiled "
+                   "together; the results are the same (1)")
     p.add_argument("--slurm", default="", help="slurm: options of sbatch, such as 'partition=gpu gpus=1 time=60'")
     p.add_argument("--retries", type=int, default=1, help="of a job that fails (%(default)s)")
     args, flags = parse(p, argv)
     if not args.table and not flags and not args.folder:
         print(f"Tables:\n{listed()}\n\npython -m experiments.run TABLE --scale=mini; see --help.")
         return 0
+    if args.pack < 1 or args.jobs < 1:
+        raise ConfigError(f"--pack={args.pack} and --jobs={args.jobs} must be 1 or more.")
+    if args.pack > 1 and args.launcher == "slurm":
+        raise ConfigError("--pack is for --launcher=local: each job of Slurm is one training.")
     sweep = sweep_of(args, flags)
     if args.launcher == "print":
         for job in sweep.jobs:
@@ -129,7 +135,7 @@ def main(argv: list[str]) -> int:
         from experiments.slurm_array import submit
         submit(Runner(sweep, retries=args.retries), args.slurm, jobs=args.jobs)
         return 0
-    runner = Runner(sweep, workers=args.jobs, retries=args.retries)
+    runner = Runner(sweep, workers=args.jobs, retries=args.retries, pack=args.pack)
     try:
         done = local(runner)
     except Stopped:

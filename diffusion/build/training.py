@@ -53,7 +53,7 @@ class Training(TrainingStep):
     """All that training needs beside the model."""
     data: Any                         # iterator over this process's rows
     dataset: dict | None              # arrays on the device, if the data lives there
-    examples_of: Callable             # (images, positions) -> the examples there, as loop.run has it
+    examples_of: Callable             # (images, positions) -> the examples there, as loop.steps has it
 
 
 def training(config: ConfigDict, model: Model) -> Training:

@@ -6,6 +6,7 @@
     README.md           what is what, and the commands
     checkpoints/  samples/  metrics.jsonl  tensorboard/     written by the run
 """
+import contextvars
 import datetime
 import fcntl
 import importlib.metadata
@@ -31,6 +32,9 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 _LOCK = ".lock"
 _SHOWN = 8  # keys named in a message
 _ABSENT = object()
+
+# Where one program is several: the command of the part that runs now.
+COMMAND: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("COMMAND", default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +214,9 @@ def _version(package: str) -> str | None:
 
 
 def command_line() -> str:
-    """The command that started this program, as one would type it."""
+    """The command that started this program, or this part of it, as one would type it."""
+    if (given := COMMAND.get()) is not None:
+        return shlex.join(given)
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = ["-m", spec.name] if spec is not None else sys.argv[:1]
     return shlex.join(["python", *program, *sys.argv[1:]])

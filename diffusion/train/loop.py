@@ -5,8 +5,9 @@
 A checkpoint of step k holds the state after k steps, the iterator before batch k + 1, and the clock with what the log
 has gathered since its last row; so a resumed run repeats the uninterrupted one bit for bit, log included.
 """
+import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 
 import jax
@@ -145,12 +146,31 @@ def _describe_bad(m: StepMetrics, examples: np.ndarray, log_snr: np.ndarray) -> 
     return f"the loss is {m.loss} and the gradient norm {m.grad_norm}. {where}"
 
 
-def run(*, plan: Plan, train_step: Callable, state: State, clock: Clock, data: Iterator, dataset: dict | None,
-        mesh: Mesh, started: float, examples_of: Callable[[int, np.ndarray], np.ndarray],
-        write_row: Callable[[dict], None], draw_samples: Callable[[int, State], None],
-        save: Callable[[int, State, Clock], None], progress, interrupts: Interrupts, watchdog: Watchdog,
-        evaluate: Callable[[int, State], None] = lambda step, state: None) -> State:
+Dispatch = tuple[Callable, State, dict, dict | None]  # train_step, and what it is called with: state, batch, dataset
+
+
+def alone(training: Generator[Dispatch, tuple[State, StepMetrics], State]) -> State:
+    """Makes the steps that `training` asks for, and returns what it returns."""
+    reply = None
+    with contextlib.closing(training):
+        while True:
+            try:
+                train_step, *arguments = training.send(reply)
+            except StopIteration as end:
+                return end.value
+            # What the step needs is on the devices; the guard makes any transfer an error instead of a slow step.
+            with jax.transfer_guard("disallow"):
+                reply = train_step(*arguments)
+
+
+def steps(*, plan: Plan, train_step: Callable, state: State, clock: Clock, data: Iterator, dataset: dict | None,
+          mesh: Mesh, started: float, examples_of: Callable[[int, np.ndarray], np.ndarray],
+          write_row: Callable[[dict], None], draw_samples: Callable[[int, State], None],
+          save: Callable[[int, State, Clock], None], progress, interrupts: Interrupts, watchdog: Watchdog,
+          evaluate: Callable[[int, State], None] = lambda step, state: None
+          ) -> Generator[Dispatch, tuple[State, StepMetrics], State]:
     """Trains from clock.step to plan.total, or until `interrupts` says to stop, and returns the last state, saved.
+    Whoever runs it (`alone`, or several together) makes the steps that it yields, and sends what they give.
 
     `train_step` comes from `compile_train_step`; `data` yields this process's rows of each batch; `started` is the
     time.perf_counter() of the program's start, for the time to first step; `examples_of(images, positions)` names the
@@ -172,12 +192,10 @@ def run(*, plan: Plan, train_step: Callable, state: State, clock: Clock, data: I
 
     while clock.step < plan.total:
         watchdog("the next batch of data")
-        # The transfers below are meant; the guard makes any other one an error instead of a slow step.
         batch = sharding.place_batch(jax.tree.map(lambda *rows: np.stack(rows), *(next(data) for _ in range(k))),
                                      mesh, leading=1)
         watchdog(f"step {clock.step + 1}")
-        with jax.transfer_guard("disallow"):
-            state, metrics = train_step(state, batch, dataset)
+        state, metrics = yield train_step, state, batch, dataset
         window.add(metrics)
         clock.step += k
         clock.images += k * plan.batch_size

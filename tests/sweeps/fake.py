@@ -9,8 +9,12 @@ from experiments.sweep import expand
 from experiments.table import Cell, Column, Finding, Row, Scale, Table
 
 PROGRAM = '''#!{python}
-import hashlib, json, os, signal, sys, time
+import hashlib, itertools, json, os, signal, subprocess, sys, time
 from pathlib import Path
+if sys.argv[2] == "experiments.pack":
+    groups = [list(words) for divider, words in itertools.groupby(sys.argv[3:], lambda w: w == "--") if not divider]
+    (Path("{folder}") / "packs").open("a").write(str(len(groups)) + " ")
+    sys.exit(max([subprocess.call([sys.argv[0], "-m", "diffusion.main", *words]) for words in groups]))
 flags = dict(word[2:].split("=", 1) for word in sys.argv[3:])
 mode, seed = flags["mode"], int(flags.get("seed", flags.get("config.seed", 0)))
 trouble = Path("{folder}") / "trouble"
