@@ -104,13 +104,13 @@ def against_x(report: Report, column: Ours) -> bytes:
                     low.append(min(y))
                     high.append(max(y))
             panel.set(title=title, xlabel=label)
-            if low and min(low) > 0 and max(high) > 8 * min(low):
+            if low and min(low) > 0 and max(high) > 4 * min(low):
                 panel.set_yscale("log")
             xs = [x for curve in curves.values() for x, _ in curve]
             if min(xs) > 0 and max(xs) >= 8 * min(xs):
                 panel.set_xscale("log")
                 panel.set_xticks(sorted(set(xs)), [f"{x:g}" for x in sorted(set(xs))])
-                panel.minorticks_off()
+                panel.xaxis.minorticks_off()
         if list(curves) != [""]:
             figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False,
                           fontsize=8)

@@ -18,7 +18,7 @@ from pathlib import Path  # noqa: E402  (the clock starts before the imports)
 
 import jax  # noqa: E402
 from absl import flags  # noqa: E402
-from ml_collections import config_flags  # noqa: E402
+from ml_collections import ConfigDict, config_flags  # noqa: E402
 
 from diffusion import config as config_lib  # noqa: E402
 from diffusion import modes  # noqa: E402
@@ -27,7 +27,7 @@ from diffusion.io import run_folder  # noqa: E402
 from diffusion.train.interrupts import Interrupts  # noqa: E402
 
 
-def parsed(words: list[str]):
+def parsed(words: list[str]) -> tuple[ConfigDict, Path]:
     """(config, workdir) of a training's flags. Raises ConfigError for what is wrong with them."""
     known = flags.FlagValues()
     config = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=known,
@@ -100,7 +100,8 @@ def main(argv: list[str]) -> int:
         together(members)
     for member in members:
         if member.error is not None:
-            print(f"error: {member.workdir}: {member.error}", file=sys.stderr)
+            print("\n".join([f"error: {member.workdir}: {member.error}", *getattr(member.error, "__notes__", [])]),
+                  file=sys.stderr)
     stopped = [member.error for member in members if isinstance(member.error, Interrupted)]
     return stopped[0].exit_code if stopped else any(member.error is not None for member in members)
 

@@ -118,9 +118,13 @@ def pictures(report: Report) -> list[tuple[str, str, bytes]]:
 
 
 def grids(report: Report) -> list[tuple[str, Path]]:
-    """A picture of samples for each training."""
-    found = {row.run: (row.name, row.grid) for row in reversed(report.rows) if row.grid}
-    return list(reversed(found.values()))[:_GRIDS]
+    """A picture of samples for each training, with the rows that share it."""
+    found: dict = {}
+    for row in report.rows:
+        if row.grid:
+            found.setdefault(row.run, (row.grid, []))[1].append(row.name)
+    return [(names[0] if len(names) == 1 else f"the model that {len(names)} rows share, by the sampler of its training",
+             grid) for grid, names in found.values()][:_GRIDS]
 
 
 def markdown(report: Report, stem: str) -> tuple[str, dict[str, bytes]]:

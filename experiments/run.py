@@ -121,8 +121,8 @@ def main(argv: list[str]) -> int:
         return 0
     if args.pack < 1 or args.jobs < 1:
         raise ConfigError(f"--pack={args.pack} and --jobs={args.jobs} must be 1 or more.")
-    if args.pack > 1 and args.launcher == "slurm":
-        raise ConfigError("--pack is for --launcher=local: each job of Slurm is one training.")
+    if args.pack > 1 and args.launcher != "local":
+        raise ConfigError("--pack is for --launcher=local: others make a job, or a command, of each training.")
     sweep = sweep_of(args, flags)
     if args.launcher == "print":
         for job in sweep.jobs:

@@ -172,6 +172,8 @@ def test_the_command_lists_prints_and_teaches(tmp_path):
     for words, said in ((["ddim_tabl1"], "no table 'ddim_tabl1'. Did you mean 'ddim_table1'"),
                         (["ddim_table1", "--scale=huge"], "no scale 'huge'; it has paper, small, mini"),
                         (["ddim_table1", "--seeds=0"], "must be 1 or more"),
+                        (["ddim_table1", "--pack=0"], "must be 1 or more"),
+                        (["ddim_table1", "--pack=2", "--launcher=print"], "--pack is for --launcher=local"),
                         (["ddim_table1", "--sweep.seed=1"], "not both")):
         done = command("run", *words, f"--folder={tmp_path}")
         assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
