@@ -104,6 +104,7 @@ def main(argv: list[str]) -> None:
     hosts.check_same(CONFIG.value.to_dict(), MODE.value, str(workdir))
     here = workdir if source is None else Path("samples") / Path(source).name
     modes.keep_compilations(here.parent)
+    modes.keep_memory()
     if MODE.value == "likelihood":
         name = f"likelihood_{CONFIG.value.likelihood.estimator}_{CONFIG.value.data.split}.json"
         modes.likelihood(CONFIG.value, workdir, source, num_examples=NUM_EXAMPLES.value, seed=SEED.value,

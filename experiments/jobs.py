@@ -1,5 +1,7 @@
 """Runs the jobs of a sweep on this machine: so many at a time, trainings before what needs them."""
+import contextlib
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -32,6 +34,9 @@ class Runner:
         self.states = self.ledger.states()
         self.running: dict[str, tuple[Job, float]] = {}
         self.blocked: set[str] = set()          # jobs whose training failed
+        self._cores: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
+        for share in shares(workers):
+            self._cores.put(share)
         self._children: set[subprocess.Popen] = set()
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -108,13 +113,15 @@ class Runner:
         log = self.log(jobs[0])
         log.parent.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
-        with open(log, "ab") as out:
+        with open(log, "ab") as out, self.cores() as cores:
             with self._lock:
                 if self._stop.is_set():
                     return SAVED[0]
                 child = subprocess.Popen([self.python, "-m", "diffusion.main" if len(jobs) == 1 else "experiments.pack",
                                           *words], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT,
                                          stdin=subprocess.DEVNULL, start_new_session=True)
+                if cores:
+                    os.sched_setaffinity(child.pid, cores)  # before it has threads, which take it over
                 self._children.add(child)
             for job in jobs:
                 self.ledger.add(job.key, "started", pid=child.pid, what=job.what)
@@ -134,6 +141,15 @@ class Runner:
         self.states = self.ledger.states()
         return code
 
+    @contextlib.contextmanager
+    def cores(self):
+        """Those of a worker that is idle."""
+        share = self._cores.get()
+        try:
+            yield share
+        finally:
+            self._cores.put(share)
+
     def log(self, job: Job) -> Path:
         return self.sweep.folder / "logs" / f"{job.id}_{job.mode}.log"
 
@@ -142,6 +158,14 @@ class Runner:
         pid = self.state(job).pid
         while pid is not None and not self._stop.is_set() and runs(pid, job):
             time.sleep(0.5)
+
+
+def shares(workers: int) -> list[set[int]]:
+    """The cores of each worker: equal parts, so that programs do not wait for each other's threads, and a program's sums
+    are rounded alike whatever runs beside it. Empty sets, all cores, where there is nothing to part."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    each = len(cores) // workers if workers > 1 else 0
+    return [set(cores[i * each:(i + 1) * each]) for i in range(workers)]
 
 
 def runs(pid: int, job: Job) -> bool:

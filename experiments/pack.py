@@ -97,6 +97,7 @@ def main(argv: list[str]) -> int:
     with Interrupts() as interrupts:
         members = [Member(words, interrupts) for words in groups]
         modes.keep_compilations(members[0].workdir.parent)
+        modes.keep_memory()
         together(members)
     for member in members:
         if member.error is not None:
