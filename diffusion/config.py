@@ -221,7 +221,7 @@ def base() -> ConfigDict:
     g.guide = ""                       # autoguidance: the worse model, a source as for --from_pretrained
     g.guide_checkpoint = placeholder(int)  # autoguidance: the step, where that is a run
     s.batch_size = 64                  # images a chain, over all devices
-    s.preview = 64                     # images of the grids that training draws
+    s.preview = 64                     # images of the grids that training and evaluations draw
 
     c.likelihood = k = ConfigDict()
     k.estimator = "vlb"                # vlb (Ho et al. 2020; tables), continuous_vlb (Kingma et al. 2021), ode (Song et

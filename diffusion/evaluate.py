@@ -2,7 +2,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,9 @@ class Evaluation:
     reference: Reference
     held_out: Reference | None
 
-    def __call__(self, params: Any, seed: int, sampling: dict) -> dict:
-        """The metric record of config.evaluate.images samples of the seed. sampling: what the record says of them."""
+    def __call__(self, params: Any, seed: int, sampling: dict) -> tuple[dict, np.ndarray]:
+        """(the metric record of config.evaluate.images samples of the seed, the first config.sample.preview of them).
+        sampling: what the record says of them."""
         c, drawn = self.config.evaluate, Drawing(self.config, self.model)
         began = time.perf_counter()
         with Progress(c.images, unit="image") as progress:
@@ -50,7 +51,7 @@ class Evaluation:
                    "metrics": round(time.perf_counter() - extracted, 1)}
         return {"metrics": values.as_json(found), "protocol": self.protocol(),
                 "samples": {"seed": seed, "evaluations": drawn.evaluations, "sha256": fake.digest, **sampling},
-                "versions": record.versions(), "devices": self.model.mesh.size, "seconds": seconds}
+                "versions": record.versions(), "devices": self.model.mesh.size, "seconds": seconds}, np.stack(drawn.first)
 
     def protocol(self) -> dict:
         """What must be the same for two numbers to compare."""
@@ -64,12 +65,13 @@ class Evaluation:
 
 class Drawing:
     """Samples as a stream of bytes: ROWS a device at a time, whatever config.sample.batch_size, so that neither it nor
-    the number of devices changes a bit."""
+    the number of devices changes a bit. `first`: the first config.sample.preview of what has passed."""
 
     def __init__(self, config: ConfigDict, model: build.Model):
         self.sampler, self.model = build.sampler(config, model), model
         self.steps = build.grid(config.sample, model.process)
-        self.evaluations = 0.0
+        self.evaluations, self.preview = 0.0, config.sample.preview
+        self.first: list[np.ndarray] = []
 
     def batches(self, params: Any, seed: int, count: int) -> Iterator[np.ndarray]:
         rows, total = ROWS * sharding.batch_shards(self.model.mesh), 0.0
@@ -80,7 +82,9 @@ class Drawing:
             number = min(rows, count - first)
             total += drawn.evaluations * number
             self.evaluations = total / (first + number)
-            yield images.to_uint8(drawn.images[:number])
+            batch = images.to_uint8(drawn.images[:number])
+            self.first.extend(batch[:self.preview - len(self.first)])
+            yield batch
 
 
 def load_extractor(config: ConfigDict) -> extractors.Extractor:
@@ -156,7 +160,8 @@ def evaluate(config: ConfigDict, workdir: Path, source: str | None, *, seed: int
             evaluation = prepare(config, model, load_extractor(config), out.parent / ".features")
         number = at if at is not None or source else Checkpoints(workdir / "checkpoints").steps()[-1]
         params, what = read(), sampling(config, source or workdir, number)
-        write(out, together([evaluation(params, seed + i, what) for i in range(seeds)]))
+        records, first = zip(*(evaluation(params, seed + i, what) for i in range(seeds)))
+        write(out, together(records), first[0])
 
 
 def sampling(config: ConfigDict, model: str | Path, step: int | None) -> dict:
@@ -168,7 +173,7 @@ def sampling(config: ConfigDict, model: str | Path, step: int | None) -> dict:
 LOWER_IS_BETTER = ("fid", "fd", "sfid", "sfd", "kid", "kd", "duplicates", "repeated", "closer")
 
 
-def together(records: list[dict]) -> dict:
+def together(records: Sequence[dict]) -> dict:
     """One record of several seeds: their mean with its standard error, all values, and the best, which is never given
     alone."""
     if len(records) == 1:
@@ -187,12 +192,14 @@ def together(records: list[dict]) -> dict:
         r["samples"]["sha256"] for r in records]}}
 
 
-def write(out: Path, found: dict) -> None:
-    """The record as a file of the folder, printed, and drawn with the others there."""
+def write(out: Path, found: dict, first: np.ndarray) -> None:
+    """The record as a file of the folder, with a grid of its first samples beside it; printed, and drawn with the
+    others there."""
     at = found["samples"]["checkpoint"]
     if is_primary():
         name = f"step_{at:08d}" if at is not None else "model"
         file = out / f"{name}_{found['protocol']['extractor']}_{digest(found)}.json"
+        images.save_png(file.with_suffix(".png"), images.grid(first))
         atomic_write(file, json.dumps(found, indent=1) + "\n")
         evaluation_plots.plot_records([json.loads(f.read_text()) for f in sorted(out.glob("*.json"))],
                                       out / "evaluations.png")

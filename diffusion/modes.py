@@ -114,8 +114,8 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: Inte
         evaluator = extractor and evaluation.prepare(config, model, extractor, run.path / ".features")
 
         def evaluate(step: int, state) -> None:
-            evaluation.write(run.path / "evaluations", evaluator(average_of(state.ema, "float32"), config.seed,
-                                                                 evaluation.sampling(config, workdir, step)))
+            evaluation.write(run.path / "evaluations", *evaluator(average_of(state.ema, "float32"), config.seed,
+                                                                  evaluation.sampling(config, workdir, step)))
 
         with (MetricsWriter(run.metrics, run.tensorboard, from_step=clock.step) as writer,
               Progress(plan.total, unit="step", initial=clock.step, images_per_unit=plan.batch_size) as progress,

