@@ -68,19 +68,23 @@ def by_row(report: Report, column: Ours) -> bytes:
 
 
 def series(report: Report) -> dict[str, list[tuple[float, RowReport]]]:
-    """Rows that differ in table.x alone, by the name that they share."""
+    """Rows that differ in table.x alone, by the name that they share. A row that has no x yet is left out."""
     table, found = report.sweep.table, {}
+    key = "sample.steps" if table.x == "evaluations" else table.x
     for row in report.rows:
         config = config_lib.keys(table.config(report.sweep.scale, table.row(row.name)))
-        rest = json.dumps({k: v for k, v in table.row(row.name).overrides.items() if k != table.x}, default=str)
-        found.setdefault(rest, []).append((float(config[table.x]), row))
+        x = row.evaluations if table.x == "evaluations" else config[key]
+        rest = json.dumps({k: v for k, v in table.row(row.name).overrides.items() if k != key}, default=str)
+        if x is not None:
+            found.setdefault(rest, []).append((float(x), row))
     return {curve[0][1].name.rsplit(", ", 1)[0] if len(curve) > 1 or len(found) > 1 else "": sorted(
         curve, key=lambda point: point[0]) for curve in found.values()}
 
 
 def against_x(report: Report, column: Ours) -> bytes:
     curves, paper = series(report), has_paper(report, column)
-    label = report.sweep.table.x.removeprefix("sample.")
+    x = report.sweep.table.x
+    label = "evaluations of the network for a sample" if x == "evaluations" else x.removeprefix("sample.")
 
     def points(curve, of):
         found = [(x, *of(row)) for x, row in curve if of(row)[0] is not None]

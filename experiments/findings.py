@@ -1,11 +1,12 @@
 """Whether what a paper concludes from a table is seen in ours: pair by pair, and by rank."""
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from experiments.results import Values
 from experiments.table import Column, Finding, Table
 
-SURE = 2.0  # standard errors of the difference
+SURE = 0.05  # the p below which a difference is more than the noise between seeds
 
 
 @dataclass(frozen=True)
@@ -16,22 +17,36 @@ class Verdict:
     text: str      # with numbers
 
 
-def judge(better: Values, worse: Values, lower: bool) -> tuple[str, str]:
-    """(word, numbers) for two rows of which the paper has the first better."""
+def judge(better: Values, worse: Values, lower: bool, paired: bool = False) -> tuple[str, str]:
+    """(word, numbers) for two rows of which the paper has the first better, by a two-sided test of Student's.
+
+    paired: the rows measure the same trained models, so that the differences are taken seed by seed; else the test is
+    Welch's, of means whose spreads may differ.
+    """
     if better.mean is None or worse.mean is None:
         return "not measured", ""
     gain = (worse.mean - better.mean) * (1 if lower else -1)
     numbers = f"{better.mean:.4g} against {worse.mean:.4g}"
-    if better.error is None or worse.error is None:
+    if min(len(better.values), len(worse.values)) < 2:
         return ("in this direction" if gain > 0 else "in the other direction"), f"{numbers}, one seed"
-    error = (better.error**2 + worse.error**2) ** 0.5
-    if abs(gain) <= SURE * error:
-        return "not resolved", f"{numbers}, +- {error:.2g}"
-    return ("reproduced" if gain > 0 else "reversed"), f"{numbers}, +- {error:.2g}"
+    p = p_value(better, worse, paired)
+    word = "not resolved" if not p < SURE else "reproduced" if gain > 0 else "reversed"
+    return word, f"{numbers}, p = {p:.2g}"
 
 
-def verdicts(finding: Finding, column: Column, of: Callable[[str], Values]) -> list[Verdict]:
-    return [Verdict(better, worse, *judge(of(better), of(worse), column.lower_is_better))
+def p_value(a: Values, b: Values, paired: bool) -> float:
+    """Of a difference as large between rows that do not differ. NaN where nothing varies."""
+    from scipy import stats
+    with warnings.catch_warnings(action="ignore"):  # of no variance
+        found = (stats.ttest_rel(a.values, b.values) if paired and a.seeds == b.seeds
+                 else stats.ttest_ind(a.values, b.values, equal_var=False))
+    return float(found.pvalue)
+
+
+def verdicts(finding: Finding, column: Column, of: Callable[[str], Values],
+             paired: Callable[[str, str], bool]) -> list[Verdict]:
+    """of: a row's values. paired: whether two rows measure the same trained models."""
+    return [Verdict(better, worse, *judge(of(better), of(worse), column.lower_is_better, paired(better, worse)))
             for better, worse in finding.better]
 
 

@@ -26,8 +26,8 @@ class RowReport:
     hours: float                       # of a device: the row's own measurements, and its share of the training
     train_flops: float | None          # of all seeds
     failed: str                        # the last error, where something of it is missing
-    grid: Path | None                  # samples of its first seed's training
-    run: Path
+    grid: Path | None                  # samples of its first seed: those that were measured, or the last of training
+    evaluations: float | None          # network calls for a sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,12 @@ def gather(sweep: Sweep) -> Report:
         return lambda name: by_name[name].ours[column] if name in by_name else Values()
 
     first = {c.column.name: c for c in reversed(columns)}  # the first protocol that was met
-    judged = [(f, findings.verdicts(f, first[f.column].column, of(first[f.column])))
+    models = {name: {member.training for member in sweep.of(name)} for name in by_name}
+
+    def paired(a: str, b: str) -> bool:
+        return models.get(a) == models.get(b)
+
+    judged = [(f, findings.verdicts(f, first[f.column].column, of(first[f.column]), paired))
               for f in sweep.table.findings if f.column in first]
     ranked = [(c, found) for c in columns if (found := findings.ranks(sweep.table, c.column, of(c), list(by_name)))]
     jobs = {job.key for job in sweep.jobs}
@@ -86,18 +91,21 @@ def row_report(sweep: Sweep, name: str, columns: list[Ours], states: dict[str, S
     ours: dict[Ours, Values] = {}
     for c in columns:
         there = [m for m in members if column_of(sweep, m, c.column) == c]
-        ours[c] = Values(called=c.called, values=tuple(results.value(sweep, m, c.column)[1] for m in there))
+        ours[c] = Values(called=c.called, values=tuple(results.value(sweep, m, c.column)[1] for m in there),
+                         seeds=tuple(m.seed for m in there))
     shared = {m.training: sum(o.training == m.training for o in sweep.members) for m in members}
     ids = {m.measurement for m in members}
     seconds = sum(states.get(job.key, State()).seconds / (shared[job.id] if job.id in shared else 1)
                   for job in sweep.jobs if job.id in shared or job.id in ids)
     errors = [states[job.key].error for job in sweep.jobs if (job.id in shared or job.id in ids)
               and job.key in states and states[job.key].error]
-    run = sweep.folder / "runs" / members[0].training
-    grids = sorted((run / "samples").glob("*.png"))
+    record = results.record(sweep, members[0])
+    grids = [*sorted((sweep.folder / "runs" / members[0].training / "samples").glob("*.png")),
+             *sorted((sweep.folder / "evaluate" / members[0].measurement).glob("step_*.png"))]
     return RowReport(name=name, paper={c.name: sweep.table.row(name).cell(c.name) for c in sweep.table.columns},
                      ours=ours, hours=seconds / 3600, train_flops=train_flops(sweep, members),
-                     failed=errors[-1] if errors else "", grid=grids[-1] if grids else None, run=run)
+                     failed=errors[-1] if errors else "", grid=grids[-1] if grids else None,
+                     evaluations=record and record["samples"].get("evaluations"))
 
 
 def train_flops(sweep: Sweep, members: list[Member]) -> float | None:

@@ -23,14 +23,16 @@ from experiments.run import command, listed, parse, parser, sweep_of
 from experiments.table import ROOT, Cell
 
 _CONCLUSIONS = "What the paper concludes, and whether it is seen here"
-_GRIDS = 12  # pictures of samples, of different trainings
+_DOUBTS = {"recalled": "from memory, and not compared with the paper",
+           "second hand": "as others quote the paper, and not compared with it"}
+_GRIDS = 24  # pictures of samples
 
 
 def cell_text(cell: Cell | None) -> str:
     if cell is None:
         return ""
     text = "-" if cell.value is None else f"{cell.value:g}" + (f" ± {cell.error:g}" if cell.error else "")
-    return text + ("" if cell.checked else " (unchecked)") + (f" ({cell.note})" if cell.note else "")
+    return text + "".join(f" ({words})" for words in (cell.doubt, cell.note) if words)
 
 
 def ours_text(row: RowReport, column: Ours, seeds: int) -> str:
@@ -74,8 +76,8 @@ def facts(report: Report) -> list[str]:
     found = [f"Source: {table.source}.", f"Scale: {sweep.scale}. {scale.about}",
              f"Ours: mean ± standard error over {sweep.seeds} seed{'s' * (sweep.seeds > 1)}; {hours:.1f} device hours; "
              f"commit {', '.join(report.commits) or 'unknown'}; {datetime.date.today()}."]
-    if any(cell and not cell.checked for row in report.rows for cell in row.paper.values()):
-        found.append("\"unchecked\": recalled, and not compared with the paper.")
+    doubts = {cell.doubt for row in report.rows for cell in row.paper.values() if cell and cell.doubt}
+    found += [f"\"{doubt}\": {_DOUBTS.get(doubt, 'not compared with the paper itself')}." for doubt in sorted(doubts)]
     for c in report.columns:
         if c.protocol:
             found.append(f"Protocol of {c.called}: {protocol_text(json.loads(c.protocol))}.")
@@ -118,13 +120,8 @@ def pictures(report: Report) -> list[tuple[str, str, bytes]]:
 
 
 def grids(report: Report) -> list[tuple[str, Path]]:
-    """A picture of samples for each training, with the rows that share it."""
-    found: dict = {}
-    for row in report.rows:
-        if row.grid:
-            found.setdefault(row.run, (row.grid, []))[1].append(row.name)
-    return [(names[0] if len(names) == 1 else f"the model that {len(names)} rows share, by the sampler of its training",
-             grid) for grid, names in found.values()][:_GRIDS]
+    """(row, a picture of its samples)."""
+    return [(row.name, row.grid) for row in report.rows if row.grid][:_GRIDS]
 
 
 def markdown(report: Report, stem: str) -> tuple[str, dict[str, bytes]]:
@@ -192,7 +189,7 @@ def page(report: Report) -> str:
     parts += ["</ul>"] if said else []
     parts += [*[figure(caption, content) for _, caption, content in pictures(report)]]
     if shown := grids(report):
-        parts += ["<h2>Samples, of the first seed, as training drew them last</h2><div class=grids>",
+        parts += ["<h2>Samples of the first seed</h2><div class=grids>",
                   *[figure(name, path.read_bytes()) for name, path in shown], "</div>"]
     parts += ["<h2>Made by</h2>", f"<pre>python -m experiments.run {e(arguments(report))}\n"
               f"python -m experiments.report {e(arguments(report))}</pre>"]

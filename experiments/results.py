@@ -15,7 +15,8 @@ _PREFIXES = {"fd": ("fid", "fd_"), "sfd": ("sfid", "sfd_"), "score": ("inception
 class Values:
     """Of one column for one row."""
     called: str = ""            # what our metric is called: its extractor is part of it
-    values: tuple[float, ...] = ()  # by seed, of those that are there
+    values: tuple[float, ...] = ()  # by seed, of those that are there ...
+    seeds: tuple[int, ...] = ()     # ... which are these
 
     @property
     def mean(self) -> float | None:
@@ -59,8 +60,9 @@ def value(sweep: Sweep, member: Member, column: Column) -> tuple[str, float] | N
 
 
 def values(sweep: Sweep, row: str, column: Column) -> Values:
-    found = [found for member in sweep.of(row) if (found := value(sweep, member, column))]
-    return Values(called=found[0][0], values=tuple(v for _, v in found)) if found else Values()
+    found = {member.seed: found for member in sweep.of(row) if (found := value(sweep, member, column))}
+    called = next((called for called, _ in found.values()), "")
+    return Values(called=called, values=tuple(v for _, v in found.values()), seeds=tuple(found))
 
 
 def rows(sweep: Sweep) -> list[str]:

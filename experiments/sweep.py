@@ -92,7 +92,7 @@ def expand(table: Table, scale: str, seeds: int, folder: Path, *, only: Sequence
 
 def jobs_of(table: Table, scale: str, member: Member, folder: Path) -> list[Job]:
     s, row = table.scale(scale), member.row
-    overrides = {**s.overrides, **row.overrides, "seed": member.seed}
+    overrides = {**table.overrides(scale, row), "seed": member.seed}
     run = folder / "runs" / member.training
     flags = [f"--config={s.config}", f"--workdir={run}"]
     jobs = [Job(id=member.training, mode="train", out=run, what=f"{row.name}, seed {member.seed}", flags=(

@@ -22,7 +22,8 @@ class Cell:
     value: float | None       # None: the paper has none there, and the note says why
     error: float | None = None
     note: str = ""            # such as "diverges"
-    checked: bool = True      # against the paper; False: recalled, and marked so wherever it is shown
+    doubt: str = ""           # empty: checked against the paper. Else shown with it: recalled, second hand (as others
+                              # quote the paper)
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Scale:
     examples: int | None = None     # images whose likelihood is taken, of config.data with split `likelihood_split`
     likelihood_split: str = "test"
     leaves_out: Sequence[str] = ()  # rows that take too long here
+    of_rows: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # overrides of single rows, here only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,8 @@ class Table:
     rows: Sequence[Row]
     scales: Mapping[str, Scale]     # paper, small, mini
     findings: Sequence[Finding] = ()
-    x: str = ""                     # the key that quality is drawn against, such as sample.steps; "": rows side by side
+    x: str = ""                     # what quality is drawn against: evaluations (network calls for a sample), or a key
+                                    # such as sample.guidance.scale; "": rows side by side
     name: str = ""                  # of the file
 
     @property
@@ -93,11 +96,16 @@ class Table:
             raise ConfigError(f"{self.name} has no scale {name!r}; it has {', '.join(self.scales)}.")
         return self.scales[name]
 
+    def overrides(self, scale: str, row: Row) -> dict[str, object]:
+        """Of the scale's config."""
+        s = self.scale(scale)
+        return {**s.overrides, **row.overrides, **s.of_rows.get(row.name, {})}
+
     def config(self, scale: str, row: Row) -> ConfigDict:
         """The resolved config of a row. Raises ConfigError for an override that names no key, or of another type."""
         s = self.scale(scale)
         try:
-            return config_lib.override(load_config(s.config), {**s.overrides, **row.overrides})
+            return config_lib.override(load_config(s.config), self.overrides(scale, row))
         except ConfigError as error:
             raise ConfigError(f"{self.name}, row {row.name!r} at {scale}: {error}") from None
 
@@ -137,6 +145,8 @@ def check(table: Table) -> None:
         if strange := set(row.paper) - columns:
             raise ConfigError(f"{table.name}, row {row.name!r} has a cell of {strange.pop()!r}, which is no column: "
                               f"{', '.join(sorted(columns))}.")
+    for name in {name for scale in table.scales.values() for name in (*scale.leaves_out, *scale.of_rows)}:
+        table.row(name)
     for finding in table.findings:
         if finding.column not in columns:
             raise ConfigError(f"{table.name}: the finding {finding.text!r} is about {finding.column!r}, no column.")

@@ -22,7 +22,7 @@ def sampler(name: str, steps: int) -> dict:
 
 TABLE = Table(
     title="DDIM, Table 1: steps and eta", source="Song et al. 2021, arXiv 2010.02502, Table 1 (CIFAR-10)",
-    columns=[Column("FID", "fd")], x="sample.steps",
+    columns=[Column("FID", "fd")], x="evaluations",
     rows=[Row(f"{name}, {steps} steps", sampler(name, steps), {"FID": fid})
           for name, fids in FID.items() for steps, fid in zip(STEPS, fids)],
     findings=[

@@ -10,7 +10,8 @@ NLL = "NLL, bits/dim"
 
 
 def cells(nll: float, fid: float, evaluations: int) -> dict:
-    return {NLL: nll, "FID": Cell(fid, note=f"{evaluations} evaluations")}
+    return {NLL: Cell(nll, doubt="second hand"), "FID": Cell(fid, doubt="second hand",
+                                                             note=f"{evaluations} evaluations")}
 
 
 BASE = {"loss.name": "denoising", "loss.weighting": "simple", "loss.density": "uniform", "sample.solver": "heun",

@@ -39,7 +39,11 @@ elif mode == "evaluate":
     out = Path(flags["out"])
     out.mkdir(parents=True, exist_ok=True)
     value = float(flags.get("config.sample.steps", 10)) + number("config", "seed") / 10
+    steps = float(flags.get("config.sample.steps", 10))
+    from PIL import Image
+    Image.new("L", (4, 4), int(steps)).save(out / "step_00000005_small.png")
     (out / "a.json").write_text(json.dumps({{"metrics": {{"fd_small": {{"value": value, "images": 4}}}},
+                                            "samples": {{"evaluations": steps}},
                                             "protocol": {{"extractor": "small", "images": 4}}}}))
 else:
     out = Path(flags["out"])
@@ -48,7 +52,7 @@ else:
                                "estimator": {{"estimator": "vlb"}}, "data": {{"split": "test"}}}}))
 '''
 ROWS = [Row("five", {"sample.steps": 5}, {"FID": 3.0}), Row("ten", {"sample.steps": 10}, {"FID": Cell(4.0, 0.1)}),
-        Row("ten, linear", {"sample.steps": 10, "process.name": "linear"}, {"FID": Cell(9.0, checked=False)}),
+        Row("ten, linear", {"sample.steps": 10, "process.name": "linear"}, {"FID": Cell(9.0, doubt="recalled")}),
         Row("no cell", {"sample.steps": 20})]
 
 

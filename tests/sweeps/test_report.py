@@ -25,13 +25,24 @@ def gathered(tmp_path_factory):
 @pytest.mark.parametrize("better, worse, lower, word", [
     ((1.0, 1.1, 0.9), (2.0, 2.1, 1.9), True, "reproduced"),
     ((1.0, 1.1, 0.9), (2.0, 2.1, 1.9), False, "reversed"),
-    ((1.0, 2.0, 0.0), (1.1, 2.1, 0.1), True, "not resolved"),
+    ((1.0, 2.0, 0.0), (1.1, 2.2, 0.1), True, "not resolved"),
     ((1.0,), (2.0,), True, "in this direction"),
     ((1.0,), (2.0,), False, "in the other direction"),
     ((), (2.0,), True, "not measured"),
+    ((1.0, 1.0), (1.0, 1.0), True, "not resolved"),
 ])
-def test_a_finding_is_judged_by_its_errors(better, worse, lower, word):
+def test_a_finding_is_judged_by_its_noise(better, worse, lower, word):
     assert findings.judge(Values(values=better), Values(values=worse), lower)[0] == word
+
+
+def test_rows_of_the_same_models_are_compared_seed_by_seed():
+    """By hand: the differences 0.1, 0.12, 0.11 have the mean 0.11 and the standard error 0.01 / sqrt(3)."""
+    a, b = (Values(values=v, seeds=(0, 1, 2)) for v in ((1.0, 2.0, 0.0), (1.1, 2.12, 0.11)))
+    assert findings.judge(a, b, True)[0] == "not resolved" and findings.judge(a, b, True, paired=True)[0] == "reproduced"
+    t = 0.11 / (0.01 / 3**0.5)
+    assert findings.p_value(a, b, True) == pytest.approx(1 - t / (2 + t * t)**0.5)  # Student's law of 2 degrees
+    other = Values(values=b.values, seeds=(0, 1, 3))  # another seed is missing: no pairs
+    assert findings.p_value(a, other, True) == findings.p_value(a, b, False)
 
 
 def test_the_standard_error_is_that_over_the_seeds():
@@ -55,10 +66,10 @@ def test_the_table_has_the_papers_cells_and_ours(gathered):
     head, body = report.head(gathered), report.body(gathered)
     assert head == ["row", "paper: FID", "ours: fd_small", "device hours", "training FLOP"]
     cells = {row[0]: row for row in body}
-    assert cells["ten"][1] == "4 ± 0.1" and cells["ten, linear"][1] == "9 (unchecked)" and cells["no cell"][1] == ""
+    assert cells["ten"][1] == "4 ± 0.1" and cells["ten, linear"][1] == "9 (recalled)" and cells["no cell"][1] == ""
     row = next(row for row in gathered.rows if row.name == "five")
     values = row.ours[gathered.columns[0]]
-    assert len(values.values) == 3 and cells["five"][2] == f"{values.mean:.4g} ± {values.error:.2g}"
+    assert len(values.values) == 3 and values.seeds == (0, 1, 2) and cells["five"][2] == f"{values.mean:.4g} ± {values.error:.2g}"
     assert cells["five"][4] == "15 G" and row.train_flops == 1e9 * 5 * 3  # flops of a step, 5 steps, 3 seeds
 
 
@@ -73,7 +84,7 @@ def test_markdown_and_page_hold_all_and_nothing_from_outside(gathered):
     text, files = report.markdown(gathered, "out")
     assert set(re.findall(r"\]\((.*?)\)", text)) == set(files) and len(files) == 2
     assert all(content.startswith(b"\x89PNG") for content in files.values())
-    assert "unchecked\": recalled" in text and "experiments.run  --scale=mini" not in text
+    assert "\"recalled\": from memory" in text and "experiments.run  --scale=mini" not in text
 
     class Parser(html.parser.HTMLParser):
         def __init__(self):
@@ -90,7 +101,7 @@ def test_markdown_and_page_hold_all_and_nothing_from_outside(gathered):
 
     parser = Parser()
     parser.feed(report.page(gathered))
-    assert not parser.open and len(parser.sources) >= 2
+    assert not parser.open and len(parser.sources) == 2 + len(gathered.rows)  # quality, loss, and each row's samples
     assert all(source.startswith("data:image/png;base64,") for source in parser.sources)
 
 
@@ -98,9 +109,10 @@ def test_rows_along_an_axis_are_curves(tmp_path):
     rows = [Row(f"{name}, {n} steps", {"sample.solver": name, "sample.steps": n}, {"FID": 100.0 / n})
             for name in ("ddim", "heun") for n in (40, 10, 20)]
     runner = fake.runner(tmp_path, seeds=2, of=fake.table(
-        [*fake.ROWS[:2], fake.ROWS[3], *rows], x="sample.steps"))
+        [*fake.ROWS[:2], fake.ROWS[3], *rows], x="evaluations"))
     assert runner.run()
     found = gather(runner.sweep)
+    assert {row.name: row.evaluations for row in found.rows}["heun, 40 steps"] == 40
     curves = series(found)
     assert [x for x, _ in curves["ddim"]] == [10, 20, 40] and "heun" in curves
     assert report.pictures(found)[0][2].startswith(b"\x89PNG")
