@@ -161,8 +161,8 @@ class Runner:
 
 
 def shares(workers: int) -> list[set[int]]:
-    """The cores of each worker: equal parts, so that programs do not wait for each other's threads, and a program's sums
-    are rounded alike whatever runs beside it. Empty sets, all cores, where there is nothing to part."""
+    """The cores of each worker: equal parts, so that programs do not wait for each other's threads, and their sums are
+    rounded alike whatever runs beside them. Empty sets, all cores, where there is nothing to part."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     each = len(cores) // workers if workers > 1 else 0
     return [set(cores[i * each:(i + 1) * each]) for i in range(workers)]

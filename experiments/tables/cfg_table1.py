@@ -11,7 +11,8 @@ TABLE = Table(
     title="Classifier-free guidance, Table 1: strength",
     source="Ho & Salimans 2022, arXiv 2207.12598, Table 1 (ImageNet 64)",
     columns=[Column("FID", "fd"), Column("IS", "score", lower_is_better=False)], x="sample.guidance.scale",
-    rows=[Row(f"w {w:g}", {"sample.guidance.scale": 1 + w}, {"FID": fid, "IS": score}) for w, (fid, score) in CELLS.items()],
+    rows=[Row(f"w {w:g}", {"sample.guidance.scale": 1 + w}, {"FID": fid, "IS": score})
+          for w, (fid, score) in CELLS.items()],
     findings=[Finding("the score rises with w", "IS", [("w 4", "w 1"), ("w 1", "w 0")]),
               Finding("much guidance costs diversity, and FID", "FID", [("w 0", "w 1"), ("w 1", "w 4")])],
     scales={"paper": paper(LABELS, config="configs/imagenet64_adm.py", about="ADM, as in the paper, which trains in "

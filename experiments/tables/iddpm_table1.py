@@ -4,7 +4,7 @@ FID there is of 10,000 samples. The network is that of Appendix A: 128 channels 
 dropout is not stated, and none here.
 """
 from experiments.proxies import paper
-from experiments.table import Cell, Column, Finding, Row, Table, find
+from experiments.table import Cell, Finding, Row, Table, find
 
 CIFAR = find("iddpm_table2")  # the same rows, on other data
 NLL = "NLL, bits/dim"

@@ -19,6 +19,7 @@ CELLS = {  # (FID, IS) of the stochastic sampler, and of DDIM
 SAMPLERS = {"stochastic": {"sample.solver": "ancestral", "sample.variance": "large"},
             "DDIM": {"sample.solver": "ddim", "sample.eta": 0.0}}
 MODEL = {"process.name": "cosine", "loss.name": "denoising", "loss.space": "eps"}
+NETWORK = {"network.downsample": ("resblock",), "network.upsample": ("resblock",), "train.duration": "2000k steps"}
 ROWS = [(prediction, weighting, sampler, cells)
         for (prediction, weighting), both in CELLS.items() for sampler, cells in zip(SAMPLERS, both)]
 
@@ -42,9 +43,9 @@ TABLE = Table(
             (name(prediction, "SNR + 1", "DDIM"), name("eps", "SNR + 1", "DDIM"))
             for prediction in ("(x, eps)", "x", "v")]),
     ],
-    scales={"paper": paper({**MODEL, "sample.steps": 1000, "network.downsample": ("resblock",), "network.upsample": (
-        "resblock",), "train.duration": "2000k steps"}, about="The network of Ho et al. with BigGAN's up- and "
-        "downsampling, near the paper's, at the end of 2M steps; there the best along the way."), "small": small({**MODEL, "sample.steps": 250}),
+    scales={"paper": paper({**MODEL, **NETWORK, "sample.steps": 1000}, about="The network of Ho et al. with BigGAN's up- "
+                           "and downsampling, near the paper's, after 2M steps; there the best along the way."),
+            "small": small({**MODEL, "sample.steps": 250}),
             "mini": mini({**MODEL, "sample.steps": 100},
                          leaves_out=[name(*row[:3]) for row in ROWS if row[2] == "stochastic"],
                          about="By DDIM of 100 steps alone.")})

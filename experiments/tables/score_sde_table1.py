@@ -1,7 +1,7 @@
 """Score SDE (Song et al. 2021), Table 1: predictor and corrector, for the VE and VP SDEs. CIFAR-10.
 
-There the network of Ho et al., trained at 1,000 noise levels by the discrete objectives; here in continuous time, VE with
-the Fourier embedding of the paper's own networks.
+There the network of Ho et al., trained at 1,000 noise levels by the discrete objectives; here in continuous time, VE
+with the Fourier embedding of the paper's own networks.
 """
 from experiments.proxies import mini, small
 from experiments.table import Cell, Column, Finding, Row, Table
@@ -33,7 +33,8 @@ def rows(one: int) -> list[Row]:
             found.append(Row(f"{sde}, {predictor}, {budget}", {
                 **(VE if sde == "VE" else VP), "sample.solver": PREDICTORS[predictor],
                 "sample.steps": one * (2 if budget == "P2000" else 1),
-                **({"sample.corrector": "langevin", "sample.corrector_snr": SNR[sde, predictor]} if budget == "PC1000" else {})},
+                **({"sample.corrector": "langevin", "sample.corrector_snr": SNR[sde, predictor]}
+                   if budget == "PC1000" else {})},
                 {"FID": Cell(*cell)}))
     return found
 
