@@ -49,9 +49,10 @@ class Evaluation:
                               self.held_out and self.held_out.kept)
         seconds = {"sampling and features": round(extracted - began, 1),  # the device does both in turns
                    "metrics": round(time.perf_counter() - extracted, 1)}
-        return {"metrics": values.as_json(found), "protocol": self.protocol(),
+        made = {"metrics": values.as_json(found), "protocol": self.protocol(),
                 "samples": {"seed": seed, "evaluations": drawn.evaluations, "sha256": fake.digest, **sampling},
-                "versions": record.versions(), "devices": self.model.mesh.size, "seconds": seconds}, np.stack(drawn.first)
+                "versions": record.versions(), "devices": self.model.mesh.size, "seconds": seconds}
+        return made, np.stack(drawn.first)
 
     def protocol(self) -> dict:
         """What must be the same for two numbers to compare."""

@@ -1,8 +1,8 @@
 """EDM (Karras et al. 2022), the sampler's ablation of Fig. 2: solver, time steps, schedule and scaling on one model.
 
-There curves of FID against network evaluations, of pre-trained VP, VE and ADM models; Table 3 has the VP model's FID with
-as few evaluations as come within 3 % of the best. Here one model, trained in EDM's own way. Rows go from the VP sampler
-to EDM's, one change at a time.
+There curves of FID against network evaluations, of pre-trained VP, VE and ADM models; Table 3 has the VP model's FID
+with as few evaluations as come within 3 % of the best. Here one model, trained in EDM's way. Rows go from the VP
+sampler to EDM's, one change at a time.
 """
 from experiments.proxies import mini, small
 from experiments.table import Cell, Column, Finding, Row, Table

@@ -43,8 +43,8 @@ TABLE = Table(
             (name(prediction, "SNR + 1", "DDIM"), name("eps", "SNR + 1", "DDIM"))
             for prediction in ("(x, eps)", "x", "v")]),
     ],
-    scales={"paper": paper({**MODEL, **NETWORK, "sample.steps": 1000}, about="The network of Ho et al. with BigGAN's up- "
-                           "and downsampling, near the paper's, after 2M steps; there the best along the way."),
+    scales={"paper": paper({**MODEL, **NETWORK, "sample.steps": 1000}, about="The network of Ho et al. with BigGAN's "
+                           "resampling, near the paper's, after 2M steps; there the best along the way."),
             "small": small({**MODEL, "sample.steps": 250}),
             "mini": mini({**MODEL, "sample.steps": 100},
                          leaves_out=[name(*row[:3]) for row in ROWS if row[2] == "stochastic"],
