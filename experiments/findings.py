@@ -1,4 +1,5 @@
 """Whether what a paper concludes from a table is seen in ours: pair by pair, and by rank."""
+import statistics
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,6 +59,20 @@ def summary(found: list[Verdict]) -> str:
     if len(set(words)) == 1:
         return words[0] if len(words) == 1 else f"{words[0]} (all {len(words)} pairs)"
     return ", ".join(f"{words.count(word)} of {len(words)} {word}" for word in dict.fromkeys(words))
+
+
+def noise(rows: list[Values]) -> str:
+    """In words: how much a row's number varies over the seeds, and from which difference on two rows are told apart."""
+    from scipy import stats
+    spreads = [statistics.stdev(v.values) / abs(v.mean) for v in rows if len(v.values) > 1 and v.mean]
+    if not spreads:
+        return ""
+    seeds = max(len(v.values) for v in rows)
+    typical = statistics.median(spreads)
+    least = stats.t.ppf(1 - SURE / 2, 2 * seeds - 2) * typical * (2 / seeds) ** 0.5
+    return (f"standard deviation over the seeds {100 * typical:.2g} % of a row's number (median; "
+            f"{100 * min(spreads):.2g} to {100 * max(spreads):.2g} %), so that two rows of {seeds} seeds are told apart (p = {SURE}) from a "
+            f"difference of about {100 * least:.2g} % on")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from experiments.table import Scale
 MINI = ("The 8x8 digits of scikit-learn, a small U-Net, 900 steps of 64 images, 1,000 samples against the 1,437 images "
         "of the training split. Minutes a row on two CPU cores. It shows large effects of objective, schedule and "
         "the sampler; it cannot show what needs capacity, long training or colour, and its Frechet distance is of "
-        "features of photographs, on digits: differences within two standard errors over the seeds are noise.")
+        "features of photographs, on digits: small differences are noise.")
 SMALL = ("CIFAR-10, the network of Ho et al. with half its channels (9M parameters) in bfloat16, 10,000 steps of 128 "
          "images, 10,000 samples. About an hour a table on one accelerator. Training is a fiftieth of the paper's: it "
          "orders objectives and samplers, and says little about what converges last.")

@@ -81,6 +81,8 @@ def facts(report: Report) -> list[str]:
     for c in report.columns:
         if c.protocol:
             found.append(f"Protocol of {c.called}: {protocol_text(json.loads(c.protocol))}.")
+        if noise := findings.noise([row.ours[c] for row in report.rows]):
+            found.append(f"Noise of {c.called}: {noise}.")
     if report.done < len(sweep.jobs):
         found.append(f"Not finished: {report.done} of {len(sweep.jobs)} jobs are done.")
     found += [f"Failed: {row.name}: {row.failed}" for row in report.rows if row.failed]

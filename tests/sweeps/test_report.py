@@ -52,6 +52,14 @@ def test_the_standard_error_is_that_over_the_seeds():
     assert Values(values=(1.0,)).error is None and Values().mean is None
 
 
+def test_the_noise_is_measured():
+    """By hand: two rows vary by 10 % and 20 %; t of 4 degrees at 97.5 % is 2.776."""
+    rows = [Values(values=(9.0, 10.0, 11.0)), Values(values=(0.8, 1.0, 1.2)), Values(values=(1.0,)), Values()]
+    text = findings.noise(rows)
+    assert "15 % of a row's number (median; 10 to 20 %)" in text
+    assert f"about {15 * 2.776 * (2 / 3)**0.5:.2g} % on" in text and findings.noise(rows[2:]) == ""
+
+
 def test_ranks_are_kendalls():
     rows = [*(Row(str(i), {}, {"FID": float(i)}) for i in range(6)), Row("none", {}, {"FID": Cell(None)})]
     table, ours = fake.table([Row("five", {}), Row("ten", {}), Row("no cell", {}), *rows]), [0, 2, 1, 3, 4, 5]
@@ -86,7 +94,8 @@ def test_markdown_and_page_hold_all_and_nothing_from_outside(gathered):
     text, files = report.markdown(gathered, "out")
     assert set(re.findall(r"\]\((.*?)\)", text)) == set(files) and len(files) == 2
     assert all(content.startswith(b"\x89PNG") for content in files.values())
-    assert "\"recalled\": from memory" in text and "experiments.run  --scale=mini" not in text
+    assert "\"recalled\": from memory" in text and "Noise of fd_small: standard deviation" in text
+    assert "experiments.run  --scale=mini" not in text
 
     class Parser(html.parser.HTMLParser):
         def __init__(self):
