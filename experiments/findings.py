@@ -71,8 +71,8 @@ def noise(rows: list[Values]) -> str:
     typical = statistics.median(spreads)
     least = stats.t.ppf(1 - SURE / 2, 2 * seeds - 2) * typical * (2 / seeds) ** 0.5
     return (f"standard deviation over the seeds {100 * typical:.2g} % of a row's number (median; "
-            f"{100 * min(spreads):.2g} to {100 * max(spreads):.2g} %), so that two rows of {seeds} seeds are told apart (p = {SURE}) from a "
-            f"difference of about {100 * least:.2g} % on")
+            f"{100 * min(spreads):.2g} to {100 * max(spreads):.2g} %), so that two rows of {seeds} seeds are told "
+            f"apart (p = {SURE}) from a difference of about {100 * least:.2g} % on")
 
 
 @dataclass(frozen=True)

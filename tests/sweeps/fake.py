@@ -27,6 +27,7 @@ if mode == "train":
     run = Path(flags["workdir"])
     run.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    (run / "cores").write_text(json.dumps(sorted(os.sched_getaffinity(0))))
     log = run / "metrics.jsonl"
     done = len(log.read_text().splitlines()) if log.exists() else 0
     for step in range(done, 5):  # goes on where it was

@@ -14,7 +14,7 @@ from sweeps import fake
 from diffusion.errors import ConfigError
 from experiments import results, sweep, user_sweep
 from experiments.gather import gather
-from experiments.jobs import Stopped
+from experiments.jobs import Stopped, shares
 from experiments.table import Column, Row
 
 
@@ -45,6 +45,19 @@ def test_everything_runs_once_and_only_once(tmp_path):
     shutil.rmtree(next(job for job in first.sweep.jobs if job.mode == "evaluate").out)  # what is lost is made again
     assert fake.runner(tmp_path).run() and len(starts(again)) == len(first.sweep.jobs) + 1
     assert numbers(first.sweep)["five"] == numbers(fake.runner(tmp_path).sweep)["five"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="programs are not bound to cores here")
+def test_each_worker_has_its_share_of_the_cores(tmp_path):
+    here = sorted(os.sched_getaffinity(0))
+    assert shares(1) == [set()] and shares(len(here) + 1) == [set()] * (len(here) + 1)  # all of them
+    alone, beside = fake.runner(tmp_path / "1", seeds=1), fake.runner(tmp_path / "2", workers=2, pause=0.2, seeds=1)
+    assert alone.run() and beside.run()
+    had = [[json.loads((run.sweep.folder / "runs" / m.training / "cores").read_text()) for m in run.sweep.members]
+           for run in (alone, beside)]
+    assert all(cores == here for cores in had[0])
+    if len(here) > 1:
+        assert all(len(cores) == len(here) // 2 for cores in had[1]) and len({tuple(cores) for cores in had[1]}) == 2
 
 
 def test_more_seeds_and_rows_keep_what_is_there(tmp_path):
