@@ -23,7 +23,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_freed_memory_is_kept():
     """40 MB are 10,000 pages, or 20 huge ones, which the system clears anew for each array unless they were kept."""
     def faults(how: str) -> int:
-        return int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True).stdout)
+        return int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True).stdout)
 
     keep, leave = faults("keep"), faults("leave")
     assert 4 * keep < leave, (keep, leave)
