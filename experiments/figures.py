@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from diffusion import config as config_lib
 from diffusion.io.plots import BLUE, STYLE
@@ -146,6 +147,7 @@ def losses(report: Report) -> bytes | None:
             axes.plot(x, y.mean(0), color=colour, label=name, linewidth=1.5)
             axes.fill_between(x, y.mean(0) - y.std(0), y.mean(0) + y.std(0), color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel="images", ylabel="training loss")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         values = np.concatenate([found[:, :, 1].ravel() for found in curves.values()])
         if values.min() > 0:
             axes.set_yscale("log")

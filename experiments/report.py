@@ -78,9 +78,10 @@ def facts(report: Report) -> list[str]:
              f"commit {', '.join(report.commits) or 'unknown'}; {datetime.date.today()}."]
     doubts = {cell.doubt for row in report.rows for cell in row.paper.values() if cell and cell.doubt}
     found += [f"\"{doubt}\": {_DOUBTS.get(doubt, 'not compared with the paper itself')}." for doubt in sorted(doubts)]
+    for protocol in dict.fromkeys(c.protocol for c in report.columns if c.protocol):
+        called = ", ".join(c.called for c in report.columns if c.protocol == protocol)
+        found.append(f"Protocol of {called}: {protocol_text(json.loads(protocol))}.")
     for c in report.columns:
-        if c.protocol:
-            found.append(f"Protocol of {c.called}: {protocol_text(json.loads(c.protocol))}.")
         if noise := findings.noise([row.ours[c] for row in report.rows]):
             found.append(f"Noise of {c.called}: {noise}.")
     if report.done < len(sweep.jobs):
@@ -185,7 +186,7 @@ def page(report: Report) -> str:
     said = conclusions(report)
     parts += [f"<h2>{_CONCLUSIONS}</h2><ul>"] if said else []
     for text, verdict, pairs in said:
-        more = f"<details><summary>{len(pairs)} pairs</summary><ul>" + "".join(
+        more = f"<details><summary>{len(pairs)} pair{'s' * (len(pairs) > 1)}</summary><ul>" + "".join(
             f"<li>{e(pair)}</li>" for pair in pairs) + "</ul></details>" if pairs else ""
         parts.append(f'<li>{e(text)}: <span class="verdict">{e(verdict)}</span>{more}</li>')
     parts += ["</ul>"] if said else []

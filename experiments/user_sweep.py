@@ -32,11 +32,12 @@ def table_of_flags(flags: list[str]) -> Table:
     metrics = [name for name in given.get("metrics", "fd").split(",") if name]
     if strange := [name for name in metrics if name not in COLUMNS]:
         raise ConfigError(f"There is no metric {strange[0]!r} of a sweep. Choose of: {', '.join(COLUMNS)}.")
-    rows = [Row(", ".join(f"{key.split('.')[-1]} {value}" for key, value in zip(grid, values)), dict(zip(grid, values)))
+    short = {key: key.removesuffix(".name").split(".")[-1] for key in grid}  # process.name is "process"
+    rows = [Row(", ".join(f"{short[key]} {value}" for key, value in zip(grid, values)), dict(zip(grid, values)))
             for values in itertools.product(*grid.values())]
     stem = Path(given["config"]).stem
     return Table(
-        name=f"{stem}-{'-'.join(key.split('.')[-1] for key in grid)}", title=f"{stem} over {', '.join(grid)}",
+        name=f"{stem}-{'-'.join(short.values())}", title=f"{stem} over {', '.join(grid)}",
         source="your own sweep", columns=[COLUMNS[name] for name in metrics], rows=rows,
         scales={"own": Scale(given["config"], fixed, "as the flags say")})
 
