@@ -2,7 +2,7 @@
 
   python -m experiments.report ddim_table1 --scale=mini --seeds=3
   python -m experiments.report ddim_table1 --scale=mini --seeds=3 --out=docs/results/ddim_table1
-  python -m experiments.report --folder=sweeps/ddim_table1-mini --seeds=3
+  python -m experiments.report --folder=sweeps/ddim_table1-mini
 
 OUT.md with its pictures OUT-*.png, and OUT.html, one file that holds all. Default: report in the sweep's folder. What
 is not done yet, or failed, is said; the flags are those of experiments.run.

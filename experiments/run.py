@@ -36,7 +36,7 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("table", nargs="?", help="its name, or a file")
     p.add_argument("--scale", default="mini", help="paper, small or mini (%(default)s)")
-    p.add_argument("--seeds", type=int, default=1, help="how many, from 0 on (%(default)s)")
+    p.add_argument("--seeds", type=int, help="how many, from 0 on (default: as the sweep had before, else 1)")
     p.add_argument("--rows", default="", help="only these, between semicolons")
     p.add_argument("--folder", type=Path, help="default: sweeps/TABLE-SCALE")
     return p
@@ -54,7 +54,7 @@ def parse(p: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespa
 
 def sweep_of(args: argparse.Namespace, flags: list[str]) -> Sweep:
     """Of the command line; of --folder alone, the sweep that is there. Raises ConfigError for what is wrong with it."""
-    if args.seeds < 1:
+    if args.seeds is not None and args.seeds < 1:
         raise ConfigError(f"--seeds={args.seeds} must be 1 or more.")
     if args.table and flags:
         raise ConfigError(f"Either the table {args.table!r} or --config and --sweep.KEY=VALUES, not both.")
@@ -67,7 +67,8 @@ def sweep_of(args: argparse.Namespace, flags: list[str]) -> Sweep:
         (scale,) = table.scales
     folder = args.folder or Path("sweeps") / f"{table.name}-{scale}"
     only = [name.strip() for name in args.rows.split(";") if name]
-    return replace(expand(table, scale, args.seeds, folder.resolve(), only=only), named_by=tuple(named_by))
+    seeds = args.seeds or (read_json(folder / "sweep.json")[-1]["seeds"] if (folder / "sweep.json").exists() else 1)
+    return replace(expand(table, scale, seeds, folder.resolve(), only=only), named_by=tuple(named_by))
 
 
 def lock(sweep: Sweep):
@@ -147,7 +148,7 @@ def main(argv: list[str]) -> int:
         if not runner.is_done(job) and job.key not in runner.blocked:
             print(f"failed: {job.mode} of {job.what}: {runner.state(job).error}; its log is {runner.log(job)}",
                   file=sys.stderr)
-    print(f"next: python -m experiments.report --folder={sweep.folder} --seeds={sweep.seeds}")
+    print(f"next: python -m experiments.report --folder={sweep.folder}")
     return 0 if done else 1
 
 

@@ -149,8 +149,9 @@ def write_down(sweep: Sweep) -> list[str]:
         if name in before and (keys := [k for k in {**before[name], **row} if before[name].get(k) != row.get(k)]):
             changed.append(f"{name}: " + ", ".join(f"{k} was {before[name].get(k, 'the default')}, is "
                                                    f"{row.get(k, 'the default')}" for k in keys))
-    if {**before, **now} != before or not history:
-        entry = {"named_by": sweep.named_by, "scale": sweep.scale, "rows": now}
+    seeds = max([sweep.seeds, *(past["seeds"] for past in history[-1:])])
+    if {**before, **now} != before or not history or seeds > history[-1]["seeds"]:
+        entry = {"named_by": sweep.named_by, "scale": sweep.scale, "seeds": seeds, "rows": now}
         atomic_write(file, json.dumps([*history, entry], indent=1) + "\n")
     return changed
 

@@ -15,6 +15,7 @@ from diffusion.errors import ConfigError
 from experiments import results, sweep, user_sweep
 from experiments.gather import gather
 from experiments.jobs import Stopped, shares
+from experiments.run import parser, sweep_of
 from experiments.table import Column, Row
 
 
@@ -147,6 +148,18 @@ def test_an_edited_sweep_says_what_changed_and_keeps_the_old(tmp_path):
     assert new.run() and len(starts(new)) == len(old.sweep.jobs) + 1  # the other rows stand
     assert all(job.is_there() for job in old.sweep.jobs)
     assert numbers(old.sweep)["five"] != numbers(new.sweep)["five"]
+
+
+def test_a_sweep_knows_its_seeds(tmp_path):
+    sweep.write_down(fake.runner(tmp_path, seeds=2).sweep)
+    sweep.write_down(fake.runner(tmp_path, seeds=1).sweep)  # fewer are a part of it
+    assert [entry["seeds"] for entry in sweep.read_json(tmp_path / "sweep" / "sweep.json")] == [2]
+    sweep.write_down(fake.runner(tmp_path, seeds=3).sweep)
+    assert sweep.read_json(tmp_path / "sweep" / "sweep.json")[-1]["seeds"] == 3
+    p = parser("run", "")
+    words = ["ddim_table1", f"--folder={tmp_path}/sweep"]
+    assert sweep_of(p.parse_args(words), []).seeds == 3 and sweep_of(p.parse_args([*words, "--seeds=1"]), []).seeds == 1
+    assert sweep_of(p.parse_args(["ddim_table1", f"--folder={tmp_path}/none"]), []).seeds == 1
 
 
 def test_a_sweep_of_flags():
