@@ -61,9 +61,12 @@ def by_row(report: Report, column: Ours) -> bytes:
             panel.set_ylim(-0.7, len(rows) - 0.3)
         panels[0].set_title(f"ours: {column.called}")
         if paper:
-            for at, row in zip(y, rows):
-                if (cell := row.paper[column.column.name]) and cell.value is not None:
+            for at, cell in ((at, cell) for at, row in zip(y, rows) if (cell := row.paper[column.column.name])):
+                if cell.value is not None:
                     panels[1].errorbar([cell.value], [at], xerr=[cell.error or 0], fmt="s", color=_GREY, capsize=3)
+                else:
+                    panels[1].text(0.02, at, cell.note, transform=panels[1].get_yaxis_transform(), va="center",
+                                   color=_GREY, fontsize=8)
             panels[1].set_title(f"paper: {column.column.name}")
     return png(draw, (0.9 + 0.26 * len(rows)) * (1 + paper))
 
