@@ -26,9 +26,10 @@ from experiments.sweep import Sweep
 from experiments.table import ROOT
 
 FLAGS = ["--config=configs/digits.py", "--sweep.process.name=linear,cosine", "--metrics=fd",
-         "--config.train.duration=300 steps", "--config.train.log_every=20 steps",
-         "--config.train.checkpoint_every=40 steps", "--config.train.sample_every=300 steps",
-         "--config.sample.steps=20", "--config.evaluate.images=100", "--config.evaluate.metrics=('fd','is')"]
+         "--config.train.duration=150 steps", "--config.optimizer.warmup=20 steps", "--config.train.log_every=10 steps",
+         "--config.train.checkpoint_every=10 steps", "--config.train.sample_every=150 steps",
+         "--config.sample.steps=5", "--config.evaluate.images=40", "--config.evaluate.reference_images=50",
+         "--config.evaluate.metrics=('fd',)"]
 RUN = ["--seeds=2"]
 
 

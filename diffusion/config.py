@@ -126,7 +126,7 @@ def base() -> ConfigDict:
     c.optimizer = o = ConfigDict()
     o.name = "adam"                    # adam
     o.learning_rate = 2e-4             # peak
-    o.decay = "constant"               # after warm-up: constant, cosine (to 0 at train.duration)
+    o.decay = "constant"               # after warm-up: constant; to 0 at train.duration: cosine, linear
     o.warmup = "5000 steps"            # linear from 0
     o.beta1 = 0.9                      # Adam
     o.beta2 = 0.999                    # Adam

@@ -24,7 +24,7 @@ SOURCES = {
     "tfds": lambda c: sources.tfds_source(c.dataset, c.dir, c.split),
 }
 OPTIMIZERS = {"adam": optimizer.adam}
-DECAYS = {"constant", "cosine"}
+DECAYS = {"constant", "cosine", "linear"}
 NONFINITE = {"stop", "skip"}
 SCORES = {"loss", "grad_norm"}  # columns of metrics.jsonl
 

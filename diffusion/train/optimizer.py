@@ -6,15 +6,18 @@ import optax
 from diffusion.errors import ConfigError
 
 
-def learning_rate(peak: float, *, warmup_steps: int, decay: Literal["constant", "cosine"],
+def learning_rate(peak: float, *, warmup_steps: int, decay: Literal["constant", "cosine", "linear"],
                   total_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0 over `warmup_steps`, then constant, or a half cosine to 0 at `total_steps`."""
+    """Linear warm-up from 0 over `warmup_steps`, then constant, or a half cosine or a line to 0 at `total_steps`."""
     if decay == "constant":
         # optax takes a warm-up of 0 steps for a learning rate of 0, for ever.
         return optax.warmup_constant_schedule(peak if warmup_steps == 0 else 0.0, peak, warmup_steps)
     if warmup_steps >= total_steps:
         raise ConfigError(f"config.optimizer.warmup ({warmup_steps} steps) is not shorter than config.train.duration "
-                          f"({total_steps} steps), so that the cosine decay has no room. Shorten the warm-up.")
+                          f"({total_steps} steps), so that the {decay} decay has no room. Shorten the warm-up.")
+    if decay == "linear":
+        down = optax.linear_schedule(peak, 0.0, total_steps - warmup_steps)
+        return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), down], [warmup_steps])
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps)
 
 

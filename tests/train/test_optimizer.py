@@ -18,13 +18,13 @@ def rate(step, decay="constant", peak=2e-4, warmup_steps=10, total_steps=100):
     return float(schedule(step))
 
 
-@pytest.mark.parametrize("decay", ["constant", "cosine"])
+@pytest.mark.parametrize("decay", ["constant", "cosine", "linear"])
 def test_warm_up_is_linear_from_0_to_the_peak(decay):
     for step in (0, 1, 5, 9, 10):
         assert rate(step, decay) == pytest.approx(2e-4 * step / 10, rel=1e-6)
 
 
-@pytest.mark.parametrize("decay", ["constant", "cosine"])
+@pytest.mark.parametrize("decay", ["constant", "cosine", "linear"])
 def test_without_warm_up_the_first_step_has_the_peak(decay):
     assert rate(0, decay, warmup_steps=0) == pytest.approx(2e-4)
 
@@ -45,6 +45,12 @@ def test_cosine_falls_to_0_at_the_end_of_the_run():
         assert rate(step, "cosine") == pytest.approx(expected, rel=1e-5, abs=1e-11)
     assert rate(100, "cosine") == rate(1000, "cosine") == pytest.approx(0, abs=1e-11)
     assert rate(50, "cosine", warmup_steps=0) == pytest.approx(1e-4, rel=1e-5)
+
+
+def test_linear_falls_to_0_at_the_end_of_the_run():
+    for step in (10, 25, 55, 90, 100):
+        assert rate(step, "linear") == pytest.approx(2e-4 * (100 - step) / 90, rel=1e-5, abs=1e-11)
+    assert rate(1000, "linear") == 0 and rate(50, "linear", warmup_steps=0) == pytest.approx(1e-4, rel=1e-5)
 
 
 @pytest.mark.parametrize("warmup_steps", [100, 101])
