@@ -43,7 +43,7 @@ def keep_compilations(folder: Path) -> None:
 
 def keep_memory() -> None:
     """Lets glibc keep what is freed for the next step, instead of giving it back to the system, which has to clear it
-    before it can be used again: on a CPU that was a quarter of a training's time (docs/results.md)."""
+    before it can be used again: on a CPU that was a quarter of a small training's time (docs/results.md)."""
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         most, m_trim_threshold, m_mmap_threshold = 2**31 - 1, -1, -3  # as in malloc.h
         mallopt(m_trim_threshold, most)
