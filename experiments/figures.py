@@ -60,6 +60,7 @@ def by_row(report: Report, column: Ours) -> bytes:
             panel.set_yticks(y, [row.name for row in rows], fontsize=8)
             panel.set_ylim(-0.7, len(rows) - 0.3)
         panels[0].set_title(f"ours: {column.called}")
+        readable_log(panels[0], [v for row in rows for v in row.ours[column].values])
         if paper:
             for at, cell in ((at, cell) for at, row in zip(y, rows) if (cell := row.paper[column.column.name])):
                 if cell.value is not None:
@@ -69,6 +70,16 @@ def by_row(report: Report, column: Ours) -> bytes:
                                    color=_GREY, fontsize=8)
             panels[1].set_title(f"paper: {column.column.name}")
     return png(draw, (0.9 + 0.26 * len(rows)) * (1 + paper))
+
+
+def readable_log(axes, values: list[float]) -> None:
+    """A logarithmic axis of x, with numbers on it, where one row's values would press the others together."""
+    if values and min(values) > 0 and max(values) > 3 * min(values):
+        axes.set_xscale("log")
+        ticks = [m * 10.0**e for e in range(-3, 6) for m in (1, 2, 5)]
+        axes.set_xticks([x for x in ticks if min(values) / 1.3 < x < max(values) * 1.3])
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.minorticks_off()
 
 
 def series(report: Report) -> dict[str, list[tuple[float, RowReport]]]:
@@ -126,7 +137,7 @@ def against_x(report: Report, column: Ours) -> bytes:
 
 
 def losses(report: Report) -> bytes | None:
-    """The training loss of each row, its mean over the seeds with a band of one standard deviation; None where there
+    """The training loss of each row, its mean over the seeds and a band that holds them; None where there
     are too many different ones, or none. Rows of other objectives are not on one scale."""
     trained: dict[str, tuple[str, list]] = {}
     for member in report.sweep.members:
@@ -148,7 +159,7 @@ def losses(report: Report) -> bytes | None:
         for (name, found), colour in zip(curves.items(), colours(len(curves))):
             x, y = found[0, :, 0], found[:, :, 1]
             axes.plot(x, y.mean(0), color=colour, label=name, linewidth=1.5)
-            axes.fill_between(x, y.mean(0) - y.std(0), y.mean(0) + y.std(0), color=colour, alpha=0.2, linewidth=0)
+            axes.fill_between(x, y.min(0), y.max(0), color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel="images", ylabel="training loss")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         values = np.concatenate([found[:, :, 1].ravel() for found in curves.values()])

@@ -117,8 +117,8 @@ def pictures(report: Report) -> list[tuple[str, str, bytes]]:
             found.append((f"quality{i}" if i else "quality", f"{column.called}: ours by seed and mean, and the paper's "
                           f"{column.column.name}" if figures.has_paper(report, column) else column.called, drawn))
     if drawn := figures.losses(report):
-        found.append(("loss", "Training loss, mean and standard deviation over the seeds. Other objectives are on "
-                      "other scales.", drawn))
+        found.append(("loss", "Training loss: mean over the seeds, and the band that holds all of them. Other "
+                      "objectives are on other scales.", drawn))
     return found
 
 
