@@ -43,7 +43,8 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
 
 
 def listed() -> str:
-    return "\n".join(f"{name:<24} {(table := find(name)).title} ({', '.join(table.scales)})" for name in names())
+    width = max(map(len, names()))
+    return "\n".join(f"{name:<{width}} {(table := find(name)).title} ({', '.join(table.scales)})" for name in names())
 
 
 def parse(p: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -63,7 +64,7 @@ def sweep_of(args: argparse.Namespace, flags: list[str]) -> Sweep:
         last = read_json(args.folder / "sweep.json")[-1]
         named_by, scale = last["named_by"], last["scale"]
     table = table_of_flags(named_by) if named_by[0].startswith("--") else find(named_by[0])
-    if scale not in table.scales and len(table.scales) == 1:
+    if scale not in table.scales and len(table.scales) == 1 and "paper" not in table.scales:  # that has to be asked for
         (scale,) = table.scales
     folder = args.folder or Path("sweeps") / f"{table.name}-{scale}"
     only = [name.strip() for name in args.rows.split(";") if name]

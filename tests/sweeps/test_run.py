@@ -197,6 +197,7 @@ def test_the_command_lists_prints_and_teaches(tmp_path):
     assert len(lines) == 4 and all(line.startswith("python -m diffusion.main --config=") for line in lines)
     for words, said in ((["ddim_tabl1"], "no table 'ddim_tabl1'. Did you mean 'ddim_table1'"),
                         (["ddim_table1", "--scale=huge"], "no scale 'huge'; it has paper, small, mini"),
+                        (["iddpm_table1"], "no scale 'mini'; it has paper"),
                         (["ddim_table1", "--seeds=0"], "must be 1 or more"),
                         (["ddim_table1", "--pack=0"], "must be 1 or more"),
                         (["ddim_table1", "--pack=2", "--launcher=print"], "--pack is for --launcher=local"),
