@@ -34,7 +34,9 @@ def colours(number: int) -> list:
 
 
 def has_paper(report: Report, column: Ours) -> bool:
-    return any((cell := row.paper[column.column.name]) and cell.value is not None for row in report.rows)
+    """Whether the paper has numbers to compare, two or more, in the rows that are here."""
+    cells = [row.paper[column.column.name] for row in report.rows]
+    return sum(cell is not None and cell.value is not None for cell in cells) > 1
 
 
 def quality(report: Report, column: Ours) -> bytes | None:
@@ -130,6 +132,7 @@ def against_x(report: Report, column: Ours) -> bytes:
                 panel.set_xscale("log")
                 panel.set_xticks(sorted(set(xs)), [f"{x:g}" for x in sorted(set(xs))])
                 panel.xaxis.minorticks_off()
+                panel.set_xlim(min(xs) / 1.2, max(xs) * 1.2)
         if list(curves) != [""]:
             figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False,
                           fontsize=8)
