@@ -166,7 +166,7 @@ def losses(report: Report) -> bytes | None:
         axes.set(xlabel="images", ylabel="training loss")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         values = np.concatenate([found[:, :, 1].ravel() for found in curves.values()])
-        if values.min() > 0:
+        if values.min() > 0 and values.max() > 10 * values.min():
             axes.set_yscale("log")
         if len(curves) > 1:
             figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False,

@@ -114,8 +114,8 @@ def pictures(report: Report) -> list[tuple[str, str, bytes]]:
     found = []
     for i, column in enumerate(report.columns):
         if drawn := figures.quality(report, column):
-            found.append((f"quality{i}" if i else "quality", f"{column.called}: ours by seed and mean, and the paper's "
-                          f"{column.column.name}" if figures.has_paper(report, column) else column.called, drawn))
+            beside = f", and the paper's {column.column.name}" if figures.has_paper(report, column) else ""
+            found.append((f"quality{i}" if i else "quality", f"{column.called}: ours over the seeds{beside}", drawn))
     if drawn := figures.losses(report):
         found.append(("loss", "Training loss: mean over the seeds, and the band that holds all of them. Other "
                       "objectives are on other scales.", drawn))
