@@ -148,7 +148,7 @@ def test_cifar10_is_the_papers_model():
     (dict(train__steps_per_dispatch=7), ["train.duration", "7"]),
     (dict(train__keep_checkpoints=0), ["keep_checkpoints"]),
     (dict(optimizer__warmup="5000 steps"), ["optimizer.warmup", "5000", "1800"]),
-    (dict(optimizer__decay="linear"), ["optimizer.decay", "constant, cosine"]),
+    (dict(optimizer__decay="exponential"), ["optimizer.decay", "constant, cosine, linear"]),
     (dict(optimizer__learning_rate=-1.0), ["learning_rate", "positive"]),
     (dict(ema__half_life="0 images"), ["ema.half_life"]),
 ])
