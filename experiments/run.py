@@ -68,7 +68,8 @@ def sweep_of(args: argparse.Namespace, flags: list[str]) -> Sweep:
         (scale,) = table.scales
     folder = args.folder or Path("sweeps") / f"{table.name}-{scale}"
     only = [name.strip() for name in args.rows.split(";") if name]
-    seeds = args.seeds or (read_json(folder / "sweep.json")[-1]["seeds"] if (folder / "sweep.json").exists() else 1)
+    file = folder / "sweep.json"
+    seeds = args.seeds or (read_json(file)[-1].get("seeds", 1) if file.exists() else 1)
     return replace(expand(table, scale, seeds, folder.resolve(), only=only), named_by=tuple(named_by))
 
 

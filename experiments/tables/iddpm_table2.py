@@ -32,8 +32,8 @@ TABLE = Table(
         Row("T 4000, linear, L_simple", {**LINEAR_4000, **SIMPLE}, cells(3.37, 2.90)),
         Row("T 4000, linear, L_hybrid", {**LINEAR_4000, **HYBRID}, cells(3.26, 3.07)),
         Row("T 4000, cosine, L_simple", {**COSINE, **T4000, **SIMPLE}, cells(3.26, 3.05)),
-        Row("T 4000, cosine, L_hybrid", {**COSINE, **T4000, **HYBRID}, {NLL: 3.17, "FID": 3.19}),
-        Row("T 4000, cosine, L_vlb", {**COSINE, **T4000, **VLB}, {NLL: 2.94, "FID": 11.47}),
+        Row("T 4000, cosine, L_hybrid", {**COSINE, **T4000, **HYBRID}, cells(3.17, 3.19)),
+        Row("T 4000, cosine, L_vlb", {**COSINE, **T4000, **VLB}, cells(2.94, 11.47)),
     ],
     findings=[
         Finding("L_vlb has the best likelihood", NLL, [

@@ -160,6 +160,10 @@ def test_a_sweep_knows_its_seeds(tmp_path):
     words = ["ddim_table1", f"--folder={tmp_path}/sweep"]
     assert sweep_of(p.parse_args(words), []).seeds == 3 and sweep_of(p.parse_args([*words, "--seeds=1"]), []).seeds == 1
     assert sweep_of(p.parse_args(["ddim_table1", f"--folder={tmp_path}/none"]), []).seeds == 1
+    old = [{"named_by": ["fake"], "scale": "mini", "rows": {}}]  # as the first sweeps wrote it
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(old))
+    sweep.write_down(fake.runner(tmp_path, seeds=2).sweep)
+    assert sweep.read_json(tmp_path / "sweep" / "sweep.json")[-1]["seeds"] == 2
 
 
 def test_a_sweep_of_flags():

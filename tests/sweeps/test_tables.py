@@ -19,6 +19,12 @@ def test_rows_resolve_and_differ(tmp_path, name, scale):
     assert set(found.scale(scale).leaves_out) <= {row.name for row in found.rows}
 
 
+def test_a_scale_may_change_single_rows():
+    found = table.find("iddpm_table2")
+    dropout = [[found.config(scale, row).network.dropout for row in found.rows] for scale in ("paper", "mini")]
+    assert dropout == [[0.1, 0.1, 0.1, 0.3, 0.3, 0.3], [0.0] * 6]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", table.names())
 def test_rows_can_be_built(name):
