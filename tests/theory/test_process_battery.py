@@ -1,4 +1,7 @@
 """Every process passes the same checks: its paper's marginals and SDE, Bayes, inverse, ends, flow, precision."""
+import functools
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,9 +19,10 @@ TABLES = {
     "sigmoid": schedules.sigmoid(100, start=1e-3, end=0.2), "constant": schedules.constant(100, end=0.05),
     "warmup10": schedules.warmup(100, start=1e-3, end=0.1, share=0.1),
     "warmup50": schedules.warmup(100, start=1e-3, end=0.1, share=0.5),
-    "jsd but its last": schedules.jsd(100)[:-1], "of VP": schedules.of_process(VP(), 100),
+    "jsd but its last": schedules.jsd(101)[:-1], "of VP": schedules.of_process(VP(), 100),
     "of shifted cosine": schedules.of_process(Cosine(shift=0.25), 100),
-    "of Laplace": schedules.of_process(Laplace(scale=1.5), 100)}
+    "of Laplace": schedules.of_process(Laplace(scale=1.5), 100),
+    "zero SNR": schedules.zero_terminal_snr(schedules.linear(100, start=1e-3, end=0.2))}
 
 
 def big_b(t):
@@ -70,9 +74,12 @@ PAPERS = {
     "Laplace": (Laplace(mean=0.3, scale=1.5),
                 kept(lambda t: 0.3 - 1.5 * np.sign(0.5 - t) * np.log(1 - 2 * abs(t - 0.5))), None),
 }
+# Tables are one class: two of them pass all checks, and each is one chain in whole and in real times.
 CONTINUOUS = {**{name: case[0] for name, case in PAPERS.items()},
-              **{f"{name} table": DiscreteProcess(betas=betas) for name, betas in TABLES.items()}}
+              **{f"{name} table": DiscreteProcess(betas=TABLES[name]) for name in ("cosine", "zero SNR")}}
 EVERY = [*CONTINUOUS, "learned"]
+PAIRS = np.array([(2, 30), (10, 11), (0, 38), (25, 26)])  # (s, t) of posteriors, as places in the interior
+PIECES = 20  # of each interval of the integration of the SDE
 
 
 def member(name):
@@ -80,160 +87,186 @@ def member(name):
 
 
 def interior(process, count=41):
-    """Times within the process; of a table within its linear pieces, where it has slopes."""
+    """Times within the process; of a table within its linear pieces, where it has slopes, all but the last, whose
+    slope is infinite where nothing is left of the data."""
     if isinstance(process, DiscreteProcess):
-        return np.linspace(1, process.t_max - 1, count).round() + np.linspace(0.2, 0.8, count)
+        return np.linspace(1, process.t_max - 2, count).round() + np.linspace(0.2, 0.8, count)
     start, end = max(float(process.t_min), 1e-3 * process.t_max), 0.995 * process.t_max
     times = np.linspace(start, end, count)
     return times[np.abs(times / process.t_max - 0.5) > 1e-3]  # Laplace's slope has a jump in the middle
 
 
+def parts_of_the_path(process):
+    """(time, width) of the steps of an integration, [N] each."""
+    whole = isinstance(process, DiscreteProcess)
+    cuts = np.arange(20, 41.0) if whole else np.linspace(*interior(process)[[8, 30]], 21)
+    width = np.repeat(np.diff(cuts) * (1 - 1e-9) / PIECES, PIECES)  # a table's slopes jump at whole times
+    return np.repeat(cuts[:-1], PIECES) + np.tile(np.arange(PIECES), len(cuts) - 1) * width, width, cuts[[0, -1]]
+
+
+@functools.cache
+def found(name):
+    """All that the tests ask of a process, in float64: each function at all times at once, by one compiled program.
+
+    found(name).t and others are times; found(name).alpha["t"] are the alphas there.
+    """
+    with jax.enable_x64(True):
+        process = member(name)
+        t = interior(process)
+        path, width, ends_of_path = parts_of_the_path(process)
+        h = 1e-6 * process.t_max if not isinstance(process, DiscreteProcess) else 1e-4
+        times = {"t": t, "above": t + h, "below": t - h, "float32": np.asarray(t, np.float32).astype(float),
+                 "zero": np.zeros(1), "start": np.array([process.t_min or 1e-6], float),
+                 "end": np.array([process.t_max], float), "path": path, "middle": path + width / 2,
+                 "next": path + width, "ends of the path": ends_of_path}
+
+        def evaluate(every, t, pairs):
+            values = {f: getattr(process, f)(every) for f in ("alpha", "sigma", "log_snr", "noise_level", "label",
+                                                               "prior_std")}
+            values["f"], values["g"] = process.drift_and_diffusion(every)
+            values["alpha_rate"], values["sigma_rate"] = process.slopes(every)
+            x0, ones = jnp.linspace(-1, 1, 12).reshape(1, 2, 2, 3), jnp.ones((len(pairs), 1))
+            scale = process.alpha(t) ** 2 * 0.3 + process.sigma(t) ** 2
+            single = dict(
+                inverse=process.time(jnp.append(process.log_snr(t), jnp.inf)),
+                clean=process.diffuse(x0, jnp.zeros(()), jnp.ones_like(x0)) - x0,
+                posterior=process.posterior(-0.4 * ones, 0.7 * ones, pairs[:, 0], pairs[:, 1]),
+                velocity=process.velocity(process.alpha(t) * 0.3 * 1.7 / jnp.sqrt(scale),
+                                          process.sigma(t) * 1.7 / jnp.sqrt(scale), t))
+            return values, single
+
+        cuts = np.cumsum([len(part) for part in times.values()])[:-1]
+        quick = jax.jit(evaluate, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time
+        values, single = jax.tree.map(np.asarray, quick(np.concatenate([*times.values()]), t, t[PAIRS]))
+    values = {f: dict(zip(times, np.split(value, cuts))) for f, value in values.items()}
+    return SimpleNamespace(process=process, h=h, width=width, t=t, **values, **single)
+
+
+@functools.cache
+def found_in_float32(name):
+    """alpha, sigma and log-SNR and their slopes, the last of them at t = 0."""
+    process = member(name)
+    t = np.append(np.asarray(interior(process), np.float32), np.float32(0))
+    evaluate = jax.jit(lambda t: [jax.vmap(jax.value_and_grad(f))(t)
+                                  for f in (process.alpha, process.sigma, process.log_snr)])
+    return jax.tree.map(np.asarray, evaluate(t))
+
+
+def slope(values, h):
+    """By central differences."""
+    return (values["above"] - values["below"]) / (2 * h)
+
+
 @pytest.mark.parametrize("name", PAPERS)
-def test_marginals_are_the_papers(x64, name):
-    process, marginal, _ = PAPERS[name]
-    t = interior(process)
-    alpha, sigma = marginal(t)
-    np.testing.assert_allclose(process.alpha(t), alpha, rtol=2e-12)
-    np.testing.assert_allclose(process.sigma(t), sigma, rtol=2e-12)
+def test_marginals_are_the_papers(name):
+    here, (alpha, sigma) = found(name), PAPERS[name][1](found(name).t)
+    np.testing.assert_allclose(here.alpha["t"], alpha, rtol=2e-12)
+    np.testing.assert_allclose(here.sigma["t"], sigma, rtol=2e-12)
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_a_table_is_one_chain_in_whole_and_in_real_times(x64, name):
-    process = DiscreteProcess(betas=TABLES[name])
-    whole = jnp.arange(1, process.t_max + 1)
-    alpha_bar = np.cumprod(1 - TABLES[name])
-    np.testing.assert_allclose(process.alpha(whole) ** 2, alpha_bar, rtol=1e-12)
-    for f in (process.alpha, process.sigma, process.log_snr, process.label):
-        np.testing.assert_allclose(f(whole.astype(float)), f(whole), rtol=1e-12, atol=1e-12)
+def test_a_table_is_one_chain_in_whole_and_in_real_times(x64):
+    for name, betas in TABLES.items():
+        process = DiscreteProcess(betas=betas)
+        whole = np.arange(1, process.t_max + 1)
+        np.testing.assert_allclose(process.alpha(whole) ** 2, np.cumprod(1 - betas), rtol=1e-12, err_msg=name)
+        for f in (process.alpha, process.sigma, process.log_snr, process.label):
+            np.testing.assert_allclose(f(whole.astype(float)), f(whole), rtol=1e-12, atol=1e-12, err_msg=name)
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_alpha_sigma_and_log_snr_agree_and_log_snr_falls(x64, name):
-    process = member(name)
-    t = interior(process)
-    alpha, sigma, log_snr = process.alpha(t), process.sigma(t), process.log_snr(t)
+def test_alpha_sigma_and_log_snr_agree_and_log_snr_falls(name):
+    here = found(name)
+    alpha, sigma, log_snr = here.alpha["t"], here.sigma["t"], here.log_snr["t"]
     np.testing.assert_allclose(2 * np.log(alpha / sigma), log_snr, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(process.noise_level(t), sigma / alpha, rtol=1e-9)
+    np.testing.assert_allclose(here.noise_level["t"], sigma / alpha, rtol=1e-9)
     assert np.all(np.diff(log_snr) < 0) and np.all(alpha > 0) and np.all(sigma > 0)
-    if not isinstance(process, SubVP | VE | VarianceExploding | Flow):
+    if not isinstance(here.process, SubVP | VE | VarianceExploding | Flow):
         np.testing.assert_allclose(alpha**2 + sigma**2, 1, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_time_inverts_log_snr(x64, name):
-    process = member(name)
-    t = interior(process)
-    np.testing.assert_allclose(process.time(process.log_snr(t)), t, rtol=1e-7, atol=1e-9)  # learned: 30 halvings
-    assert process.time(jnp.array(np.inf)) == 0
+def test_time_inverts_log_snr(name):
+    here = found(name)
+    np.testing.assert_allclose(here.inverse[:-1], here.t, rtol=1e-7, atol=1e-9)  # learned: 30 halvings
+    assert here.inverse[-1] == 0  # of +inf
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_ends(x64, name):
+def test_ends(name):
     """t = 0 is the data; t_min is noisy by little and t_max by much; the prior is what x_T is without data."""
-    process = member(name)
-    zero = jnp.array(0.0)
-    assert process.alpha(zero) == 1 and process.sigma(zero) == 0 and process.log_snr(zero) == np.inf
-    x0 = jnp.linspace(-1, 1, 12).reshape(1, 2, 2, 3)
-    np.testing.assert_array_equal(process.diffuse(x0, zero, jnp.ones_like(x0)), x0)
-    end = jnp.asarray(process.t_max, float)
-    assert process.log_snr(end) < 0 < process.log_snr(jnp.asarray(process.t_min or 1e-6, float)) + 8
-    assert np.isfinite(process.prior_std(end)) and abs(process.prior_std(end) / process.sigma(end) - 1) < 0.35
-    assert np.isfinite(process.label(interior(process))).all()
+    here = found(name)
+    assert here.alpha["zero"] == 1 and here.sigma["zero"] == 0 and here.log_snr["zero"] == np.inf
+    np.testing.assert_array_equal(here.clean, 0)
+    assert here.log_snr["end"] < 0 < here.log_snr["start"] + 8
+    assert np.isfinite(here.prior_std["end"]) and abs(here.prior_std["end"] / here.sigma["end"] - 1) < 0.35
+    assert np.isfinite(here.label["t"]).all()
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_drift_and_diffusion_are_the_slopes_of_the_marginals(x64, name):
+def test_drift_and_diffusion_are_the_slopes_of_the_marginals(name):
     """Central differences; f = alpha'/alpha and g^2 = (sigma^2)' - 2 f sigma^2, so that no log-SNR is used."""
-    process = member(name)
-    t = interior(process)
-    h = 1e-6 * process.t_max if not isinstance(process, DiscreteProcess) else 1e-4
-    slope = lambda f: (np.asarray(f(t + h)) - np.asarray(f(t - h))) / (2 * h)  # noqa: E731
-    f, g = process.drift_and_diffusion(t)
-    expected = slope(lambda t: np.log(process.alpha(t)))
-    np.testing.assert_allclose(f, expected, rtol=1e-5, atol=1e-7 / process.t_max)
-    variance = np.asarray(process.sigma(t)) ** 2
-    np.testing.assert_allclose(g**2, slope(lambda t: process.sigma(t) ** 2) - 2 * expected * variance, rtol=2e-5,
-                               atol=1e-8)
-    alpha_rate, sigma_rate = process.slopes(t)
-    np.testing.assert_allclose(alpha_rate, slope(process.alpha), rtol=1e-5, atol=1e-8)
-    np.testing.assert_allclose(sigma_rate, slope(process.sigma), rtol=1e-5, atol=1e-8)
+    here = found(name)
+    f = slope({place: np.log(alpha) for place, alpha in here.alpha.items() if place in ("above", "below")}, here.h)
+    np.testing.assert_allclose(here.f["t"], f, rtol=1e-5, atol=1e-7 / here.process.t_max)
+    variance = {place: sigma**2 for place, sigma in here.sigma.items()}
+    np.testing.assert_allclose(here.g["t"] ** 2, slope(variance, here.h) - 2 * f * variance["t"], rtol=2e-5, atol=1e-8)
+    np.testing.assert_allclose(here.alpha_rate["t"], slope(here.alpha, here.h), rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(here.sigma_rate["t"], slope(here.sigma, here.h), rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", [name for name, case in PAPERS.items() if case[2]])
-def test_drift_and_diffusion_are_the_papers(x64, name):
-    process, _, sde = PAPERS[name]
-    t = interior(process)
-    for found, expected in zip(process.drift_and_diffusion(t), sde(t)):
-        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+def test_drift_and_diffusion_are_the_papers(name):
+    here = found(name)
+    for ours, expected in zip((here.f["t"], here.g["t"]), PAPERS[name][2](here.t)):
+        np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_the_sde_has_the_marginals(x64, name):
+def test_the_sde_has_the_marginals(name):
     """m' = f m and v' = 2 f v + g^2 integrated from one time to another (Song et al. 2021, Eq. 5; Runge-Kutta)."""
-    process = member(name)
-    whole = isinstance(process, DiscreteProcess)
-    cuts = np.arange(20, 41.0) if whole else np.linspace(*interior(process)[[8, 30]], 21)
+    here = found(name)
 
-    def rate(state, t):
-        f, g = process.drift_and_diffusion(t)
-        return jnp.stack([f * state[0], 2 * f * state[1] + g**2])
+    def rate(state, place, i):
+        f = here.f[place][i]
+        return np.array([f * state[0], 2 * f * state[1] + here.g[place][i] ** 2])
 
-    @jax.jit
-    def advance(state, t, h):
-        a = rate(state, t)
-        b = rate(state + h / 2 * a, t + h / 2)
-        c = rate(state + h / 2 * b, t + h / 2)
-        return state + h / 6 * (a + 2 * b + 2 * c + rate(state + h * c, t + h))
-
-    state = jnp.stack([process.alpha(cuts[0]), process.sigma(cuts[0]) ** 2])
-    pieces = 20
-    for start, end in zip(cuts[:-1], cuts[1:]):
-        h = (end - start) * (1 - 1e-9) / pieces  # a table's slopes jump at whole times
-        for i in range(pieces):
-            state = advance(state, start + i * h, h)
-    np.testing.assert_allclose(state, [process.alpha(cuts[-1]), process.sigma(cuts[-1]) ** 2], rtol=3e-6)
+    ends = np.stack([here.alpha["ends of the path"], here.sigma["ends of the path"] ** 2], 1)
+    state = ends[0]
+    for i, h in enumerate(here.width):
+        a = rate(state, "path", i)
+        b = rate(state + h / 2 * a, "middle", i)
+        c = rate(state + h / 2 * b, "middle", i)
+        state = state + h / 6 * (a + 2 * b + 2 * c + rate(state + h * c, "next", i))
+    np.testing.assert_allclose(state, ends[1], rtol=3e-6)
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_the_posterior_is_bayes_rule(x64, name):
+def test_the_posterior_is_bayes_rule(name):
     """From q(x_s | x_0) and q(x_t | x_s) = N(a x_s, v), a = alpha_t/alpha_s, v = sigma_t^2 - a^2 sigma_s^2."""
-    process = member(name)
-    times = interior(process)
-    for i, j in ((2, 30), (10, 11), (0, 38), (25, 26)):
-        s, t = jnp.asarray(times[i]), jnp.asarray(times[j])
-        a = process.alpha(t) / process.alpha(s)
-        v = process.sigma(t) ** 2 - a**2 * process.sigma(s) ** 2
-        x0, x_t = jnp.asarray(0.7).reshape(1, 1), jnp.asarray(-0.4).reshape(1, 1)
-        precision = 1 / process.sigma(s) ** 2 + a**2 / v
-        mean = (process.alpha(s) * x0 / process.sigma(s) ** 2 + a * x_t / v) / precision
-        found = process.posterior(x_t, x0, s, t)
-        np.testing.assert_allclose(found.mean, mean, rtol=1e-6, atol=1e-9)
-        np.testing.assert_allclose(found.variance.squeeze(), 1 / precision, rtol=1e-6)
+    here = found(name)
+    (alpha_s, alpha_t), (sigma_s, sigma_t) = here.alpha["t"][PAIRS.T], here.sigma["t"][PAIRS.T]
+    a = alpha_t / alpha_s
+    v = sigma_t**2 - a**2 * sigma_s**2
+    precision = 1 / sigma_s**2 + a**2 / v
+    mean = (alpha_s * 0.7 / sigma_s**2 + a * -0.4 / v) / precision
+    np.testing.assert_allclose(here.posterior.mean[:, 0], mean, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(here.posterior.variance[:, 0], 1 / precision, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_the_velocity_is_the_slope_of_the_flow_of_a_gaussian(x64, name):
-    """For data N(0, c) the probability flow keeps x / sqrt(alpha^2 c + sigma^2)."""
-    process, c = member(name), 0.3
-    t = interior(process)
-    scale = lambda t: np.sqrt(process.alpha(t) ** 2 * c + process.sigma(t) ** 2)  # noqa: E731
-    x = 1.7 * np.asarray(scale(t))
-    x0 = process.alpha(t) * c * x / scale(t) ** 2
-    eps = process.sigma(t) * x / scale(t) ** 2
-    h = 1e-6 * process.t_max if not isinstance(process, DiscreteProcess) else 1e-4
-    expected = 1.7 * (scale(t + h) - scale(t - h)) / (2 * h)
-    np.testing.assert_allclose(process.velocity(x0, eps, t), expected, rtol=1e-5, atol=1e-7)
+def test_the_velocity_is_the_slope_of_the_flow_of_a_gaussian(name):
+    """For data N(0, 0.3) the probability flow keeps x / sqrt(0.3 alpha^2 + sigma^2); x is 1.7 times that root here."""
+    here = found(name)
+    flow = {place: 1.7 * np.sqrt(0.3 * here.alpha[place] ** 2 + here.sigma[place] ** 2) for place in ("above", "below")}
+    np.testing.assert_allclose(here.velocity, slope(flow, here.h), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_float32_keeps_its_digits(name):
     """alpha, sigma and lambda within a few roundings of what float64 says at the same float32 time."""
-    t = np.float32(interior(member(name)))
-    single = [np.asarray(f(jnp.asarray(t))) for f in (member(name).alpha, member(name).sigma, member(name).log_snr)]
-    assert all(value.dtype == np.float32 for value in single)
-    with jax.enable_x64(True):
-        process = member(name)
-        double = [np.asarray(f(jnp.asarray(t, float))) for f in (process.alpha, process.sigma, process.log_snr)]
+    single = [value[:-1] for value, _ in found_in_float32(name)]
+    double = [getattr(found(name), f)["float32"] for f in ("alpha", "sigma", "log_snr")]
+    assert all(value.dtype == np.float32 for value in single) and all(value.dtype == np.float64 for value in double)
     for one, other in zip(single[:2], double[:2]):
         np.testing.assert_allclose(one, other, rtol=1e-5)
     np.testing.assert_allclose(single[2], double[2], rtol=1e-5, atol=1e-5)
@@ -241,25 +274,26 @@ def test_float32_keeps_its_digits(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_values_and_slopes_are_finite_under_jit(name):
-    process = member(name)
-    t = jnp.asarray(interior(process), jnp.float32)
-    for f in (process.alpha, process.sigma, process.log_snr):
-        assert np.isfinite(jax.jit(jax.vmap(jax.grad(f)))(t)).all()
-        assert np.isfinite(jax.jit(f)(jnp.float32(0))) or f == process.log_snr
+    (alpha, alpha_slope), (sigma, sigma_slope), (_, log_snr_slope) = found_in_float32(name)
+    assert all(np.isfinite(part[:-1]).all() for part in (alpha_slope, sigma_slope, log_snr_slope))
+    assert np.isfinite(alpha[-1]) and np.isfinite(sigma[-1])
 
 
 def test_a_time_between_whole_ones_is_between_their_log_snrs(x64):
-    process = DiscreteProcess(betas=TABLES["cosine"])
-    np.testing.assert_allclose(process.log_snr(17.25), 0.75 * process.log_snr(17) + 0.25 * process.log_snr(18),
-                               rtol=1e-12)
+    process, t = DiscreteProcess(betas=TABLES["cosine"]), np.arange(1.0, 101)
+    whole, between = process.log_snr(t), process.log_snr(t + 0.25)
+    np.testing.assert_allclose(between[:-1], 0.75 * whole[:-1] + 0.25 * whole[1:], rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["VP", "cosine, shift 1/4", "Laplace"])
-def test_a_table_of_a_process_has_its_marginals(x64, name):
-    process, steps = CONTINUOUS[name], 50
-    table, t = DiscreteProcess(betas=schedules.of_process(process, steps)), np.arange(1, 51)
-    for f in ("alpha", "sigma", "log_snr"):
-        np.testing.assert_allclose(getattr(table, f)(t), getattr(process, f)(t / steps), rtol=1e-8, atol=1e-9)
+def test_a_table_of_a_process_has_its_marginals(x64):
+    tables = {name: DiscreteProcess(betas=schedules.of_process(CONTINUOUS[name], 100))
+              for name in ("VP", "cosine, shift 1/4", "Laplace")}
+    t = np.arange(1, 101)
+    expected = jax.jit(lambda t: {name: [f(t) for f in (CONTINUOUS[name].alpha, CONTINUOUS[name].sigma,
+                                                       CONTINUOUS[name].log_snr)] for name in tables})(t / 100)
+    for name, table in tables.items():
+        for f, of_process in zip((table.alpha, table.sigma, table.log_snr), expected[name]):
+            np.testing.assert_allclose(f(t), of_process, rtol=1e-8, atol=1e-9, err_msg=name)
 
 
 def test_a_respaced_chain_is_a_chain_of_its_own(x64):
@@ -267,9 +301,15 @@ def test_a_respaced_chain_is_a_chain_of_its_own(x64):
     process, subset = DiscreteProcess(betas=TABLES["linear"]), np.array([3, 4, 20, 77, 100])
     alpha_bar = np.cumprod(1 - TABLES["linear"])[subset - 1]
     own = DiscreteProcess(betas=1 - alpha_bar / np.append(1.0, alpha_bar[:-1]))
-    whole = np.arange(1, 6)
-    np.testing.assert_allclose(own.alpha(whole), process.alpha(subset), rtol=1e-12)
-    x_t, x0 = jnp.ones((1, 1)), jnp.full((1, 1), 0.3)
-    for s, t in ((1, 2), (2, 5), (4, 5)):
-        for a, b in zip(own.posterior(x_t, x0, s, t), process.posterior(x_t, x0, subset[s - 1], subset[t - 1])):
-            np.testing.assert_allclose(a, b, rtol=1e-10)
+    s, t, x_t, x0 = np.array([1, 2, 4]), np.array([2, 5, 5]), np.ones((3, 1)), np.full((3, 1), 0.3)
+
+    @jax.jit
+    def evaluate(s, t, x_t, x0):
+        places = jnp.asarray(subset)
+        return ([own.alpha(jnp.arange(1, 6)), *own.posterior(x_t, x0, s, t)],
+                [process.alpha(places), *process.posterior(x_t, x0, places[s - 1], places[t - 1])])
+
+    (alpha, *posterior), (alpha_there, *posterior_there) = evaluate(s, t, x_t, x0)
+    np.testing.assert_allclose(alpha, alpha_there, rtol=1e-12)
+    for a, b in zip(posterior, posterior_there):
+        np.testing.assert_allclose(a, b, rtol=1e-10)
