@@ -2,6 +2,7 @@
 
 Theirs keep sigma in float32; here they are given ours in float64, and what is left is rounding.
 """
+import dataclasses
 import functools
 from unittest import mock
 
@@ -18,6 +19,8 @@ from diffusion.samplers.base import sample
 REASON = "the parity tests need PyTorch and diffusers: pip install -r requirements-parity.txt"
 torch = pytest.importorskip("torch", reason=REASON)
 diffusers = pytest.importorskip("diffusers", reason=REASON)
+torch.set_num_threads(1)  # more only wait for each other
+QUICKLY = {"xla_backend_optimization_level": 0}  # half the time; the chains are small
 
 T, SHAPE, ROWS = 200, (2, 4, 4, 3), 64
 BETAS = schedules.linear(T, start=5e-4, end=0.1)
@@ -45,14 +48,30 @@ def drawn():
         np.arange(ROWS)))
 
 
-def our_chain(solver, prediction):
-    """steps [S, 2] -> x at the end. One program for all grids."""
-    def denoise(x, t, cond=None):
-        f = network(jnp, x, PROCESS.label(t))
-        return PREDICTIONS[prediction].predict(PROCESS, f, x, t)
-    keys, x = keys_and_start()
-    run = jax.jit(lambda steps, last: sample(solver, Diffusion(PROCESS, denoise), steps, x, keys, last=last)[1])
-    return lambda steps: np.asarray(run(np.resize(steps, (ROWS, 2)), len(steps)))
+@functools.cache
+def our_program(solver):
+    """(steps [ROWS, 2], last, index of the prediction, settings of the solver) -> x at the end, compiled once for all.
+    """
+    def run(steps, last, prediction, changes):
+        def denoise(x, t, cond=None):
+            f = network(jnp, x, PROCESS.label(t))
+            return jax.lax.switch(prediction, [functools.partial(kind.predict, PROCESS)
+                                               for kind in PREDICTIONS.values()], f, x, t)
+
+        keys, x = keys_and_start()
+        return sample(dataclasses.replace(solver, **changes), Diffusion(PROCESS, denoise), steps, x, keys, last=last)[1]
+    return jax.jit(run, compiler_options=QUICKLY)
+
+
+def our_chain(solver, prediction, **changes):
+    """steps [S, 2] -> x at the end. changes: settings of the solver that one program can take as numbers."""
+    which = list(PREDICTIONS).index(prediction)
+    return lambda steps: np.asarray(our_program(solver)(np.resize(steps, (ROWS, 2)), len(steps), which, changes))
+
+
+def some_grids(case: int, count: int = 2):
+    """So many of GRIDS, in turn: others for the next case."""
+    return [GRIDS[(case + i) % len(GRIDS)] for i in range(count)]
 
 
 def to_torch(x):
@@ -66,13 +85,18 @@ def their_chain(scheduler, steps, scale_input=False, end_level=None, scale=1.0):
     if end_level is not None:
         scheduler.sigmas = torch.from_numpy(np.append(LEVELS[times], end_level))
     x = scale * to_torch(keys_and_start()[1])
-    for i, t in enumerate(scheduler.timesteps):
-        seen = scheduler.scale_model_input(x, t)
-        out = to_torch(network(np, seen.numpy().transpose(0, 2, 3, 1), float(t)))
-        with mock.patch(f"{type(scheduler).__module__}.randn_tensor", lambda *_, **__: to_torch(drawn()[i]),
-                        create=True):
+    with mock.patch(f"{type(scheduler).__module__}.randn_tensor", lambda *_, **__: to_torch(drawn()[i]), create=True):
+        for i, t in enumerate(scheduler.timesteps):
+            seen = scheduler.scale_model_input(x, t)
+            out = to_torch(network(np, seen.numpy().transpose(0, 2, 3, 1), float(t)))
             x = scheduler.step(out, t, x).prev_sample
     return x.numpy().transpose(0, 2, 3, 1), times + 1
+
+
+def first_time(scheduler, steps):
+    """The first of the times + 1."""
+    scheduler.set_timesteps(steps)
+    return round(float(scheduler.timesteps[0])) + 1
 
 
 def assert_same(ours, theirs, tolerance=1e-9):

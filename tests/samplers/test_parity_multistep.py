@@ -15,8 +15,10 @@ from samplers.diffusers_chain import (
     T,
     assert_same,
     diffusers,
+    first_time,
     our_chain,
     settings,
+    some_grids,
     their_chain,
     torch,
 )
@@ -33,22 +35,25 @@ pytestmark = pytest.mark.parity
 # Theirs lowers the order of the last steps. To sigma = 0 it must, at the last one (else it divides by an infinity);
 # ours ends there with x_0 too, and orders up to 2 are the same. That is with x_0 and B2: with B1, B(h) = h is infinite
 # and theirs is not a number, and so it is with eps. The rest ends at t = 1, without lowering.
-UNIPC = [(order, "B2", "x0", 0) for order in (1, 2)]
-UNIPC += [(order, variant, predict, 1) for order in (1, 2, 3) for variant in ("B1", "B2") for predict in ("x0", "eps")]
+# Each two settings meet, with and without the corrector; order, variant, predict, corrector, end.
+UNIPC = [(1, "B1", "x0", True, 1), (1, "B2", "eps", True, 1), (1, "B1", "eps", False, 1), (1, "B2", "x0", False, 1),
+         (2, "B1", "x0", False, 1), (2, "B2", "eps", False, 1), (2, "B1", "eps", True, 1), (2, "B2", "x0", True, 1),
+         (3, "B1", "x0", True, 1), (3, "B2", "eps", True, 1), (3, "B1", "eps", False, 1), (3, "B2", "x0", False, 1),
+         (1, "B2", "x0", False, 0), (2, "B2", "x0", True, 0)]
 
 
-@pytest.mark.parametrize("order, variant, predict, end", UNIPC)
+@pytest.mark.parametrize("order, variant, predict, corrector, end", UNIPC)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_unipc(x64, prediction, order, variant, predict, end):
-    for corrector in (True, False):
-        run = our_chain(UniPC(order=order, variant=variant, predict=predict, corrector=corrector), prediction)
-        for spacing, offset, steps in GRIDS:
-            scheduler = diffusers.UniPCMultistepScheduler(
-                **settings(prediction, spacing, offset), solver_order=order, solver_type="bh" + variant[1],
-                predict_x0=predict == "x0", lower_order_final=end == 0,
-                disable_corrector=[] if corrector else list(range(ROWS)))
-            theirs, times = their_chain(scheduler, steps, end_level=LEVELS[0] if end else 0.0)
-            assert_same(run(grids.pairs(times, end)), theirs)
+def test_unipc(x64, prediction, order, variant, predict, corrector, end):
+    run = our_chain(UniPC(order=order, variant=variant, predict=predict, corrector=corrector), prediction)
+    case = UNIPC.index((order, variant, predict, corrector, end)) + list(PREDICTIONS).index(prediction)
+    for spacing, offset, steps in some_grids(case):
+        scheduler = diffusers.UniPCMultistepScheduler(
+            **settings(prediction, spacing, offset), solver_order=order, solver_type="bh" + variant[1],
+            predict_x0=predict == "x0", lower_order_final=end == 0,
+            disable_corrector=[] if corrector else list(range(ROWS)))
+        theirs, times = their_chain(scheduler, steps, end_level=LEVELS[0] if end else 0.0)
+        assert_same(run(grids.pairs(times, end)), theirs)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -65,13 +70,17 @@ def test_deis(x64, prediction, order):
         assert_same(run(grids.pairs(times, 1)), theirs)
 
 
+SA = [(1, 1), (2, 1), (1, 2), (2, 2), (3, 3), (2, 4), (4, 2)]
+
+
 @pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("predictor, corrector", [(1, 1), (2, 1), (1, 2), (2, 2), (3, 3), (2, 4), (4, 2)])
+@pytest.mark.parametrize("predictor, corrector", SA)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_sa_solver(x64, prediction, predictor, corrector, tau):
     """To t = 1: at sigma = 0 theirs is 0 times infinity."""
-    run = our_chain(SASolver(predictor=predictor, corrector=corrector, tau=tau), prediction)
-    for spacing, offset, steps in GRIDS:
+    run = our_chain(SASolver(predictor=predictor, corrector=corrector), prediction, tau=tau)
+    case = SA.index((predictor, corrector)) + list(PREDICTIONS).index(prediction) + int(2 * tau)
+    for spacing, offset, steps in some_grids(case, 1):
         scheduler = diffusers.SASolverScheduler(
             **settings(prediction, spacing, offset), predictor_order=predictor, corrector_order=corrector,
             lower_order_final=False, tau_func=lambda t: torch.tensor(tau, dtype=torch.float64))
@@ -81,7 +90,7 @@ def test_sa_solver(x64, prediction, predictor, corrector, tau):
 
 @pytest.mark.parametrize("noise_min, noise_max", [(0.5, 2.0), (0.0, 1.0)])
 def test_sa_solver_with_noise_in_between(x64, noise_min, noise_max):
-    run = our_chain(SASolver(noise_min=noise_min, noise_max=noise_max), "v_prediction")
+    run = our_chain(SASolver(), "v_prediction", noise_min=noise_min, noise_max=noise_max)
     for spacing, offset, steps in GRIDS:
         scheduler = diffusers.SASolverScheduler(
             **settings("v_prediction", spacing, offset), lower_order_final=False,
@@ -97,9 +106,7 @@ def test_lms(x64, prediction, order):
     log-SNR: without them."""
     run = our_chain(LMS(order=order), prediction)
     for spacing, offset, steps in [("leading", 0, 20), ("leading", 1, 25), ("trailing", 0, 16), ("trailing", 0, 50)]:
-        scheduler = diffusers.LMSDiscreteScheduler(**settings(prediction, spacing, offset))
-        scheduler.step = functools.partial(scheduler.step, order=order)
-        first = their_chain(scheduler, steps, end_level=0.0)[1][0]
+        first = first_time(diffusers.LMSDiscreteScheduler(**settings(prediction, spacing, offset)), steps)
         scheduler = diffusers.LMSDiscreteScheduler(**settings(prediction, spacing, offset))
         scheduler.step = functools.partial(scheduler.step, order=order)
         theirs, times = their_chain(scheduler, steps, end_level=0.0, scale=1 / PROCESS._alpha[first])

@@ -2,20 +2,23 @@
 
 Needs PyTorch and diffusers: `pip install -r requirements-parity.txt`, then `pytest -m parity`.
 """
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from samplers.diffusers_chain import (
-    GRIDS,
     LEVELS,
     PREDICTIONS,
     PROCESS,
+    QUICKLY,
     assert_same,
     diffusers,
+    first_time,
     keys_and_start,
     network,
     our_chain,
     settings,
+    some_grids,
     their_chain,
     to_torch,
     torch,
@@ -33,12 +36,21 @@ from diffusion.samplers.heun import Heun
 pytestmark = pytest.mark.parity
 
 
+def run_once(solver, diffusion, steps, scale=1.0):
+    """x at the end, of a chain that begins with `scale` times the start."""
+    keys, start = keys_and_start()
+    run = jax.jit(lambda steps, x, keys: sample(solver, diffusion, steps, x, keys)[1], compiler_options=QUICKLY)
+    return run(steps, scale * start, keys)
+
+
 ODE, SDE = (0.0, "dpmsolver++"), (1.0, "sde-dpmsolver++")
 
 
-@pytest.mark.parametrize("order, kind, of", [(1, "midpoint", ODE), (2, "midpoint", ODE), (2, "heun", ODE),
-                                             (3, "midpoint", ODE), (1, "midpoint", SDE), (2, "midpoint", SDE),
-                                             (2, "heun", SDE)])
+MULTISTEP = [(1, "midpoint", ODE), (2, "midpoint", ODE), (2, "heun", ODE), (3, "midpoint", ODE), (1, "midpoint", SDE),
+             (2, "midpoint", SDE), (2, "heun", SDE)]
+
+
+@pytest.mark.parametrize("order, kind, of", MULTISTEP)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_dpm_solver_multistep(x64, prediction, order, kind, of):
     """Theirs rounds x to float32 at each step.
@@ -48,12 +60,20 @@ def test_dpm_solver_multistep(x64, prediction, order, kind, of):
     """
     eta, algorithm = of
     run = our_chain(DPMSolverMultistep(order=order, eta=eta, kind=kind), prediction)
-    for spacing, offset, steps in GRIDS:
+    case = MULTISTEP.index((order, kind, of)) + list(PREDICTIONS).index(prediction)
+    for spacing, offset, steps in some_grids(case):
         scheduler = diffusers.DPMSolverMultistepScheduler(
             **settings(prediction, spacing, offset), solver_order=order, algorithm_type=algorithm, solver_type=kind,
             lower_order_final=False)
         theirs, times = their_chain(scheduler, steps, end_level=0.0)
         assert_same(run(grids.pairs(times)), theirs, tolerance=2e-6)
+
+
+@jax.jit
+def middles(times):
+    """In the middle of the log-SNR of each two times."""
+    log_snr = PROCESS.log_snr(times)
+    return PROCESS.time((log_snr[:-1] + log_snr[1:]) / 2)
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -67,14 +87,13 @@ def test_dpm_solver_singlestep(x64, predict, algorithm, order):
     run = our_chain(DPMSolver(order=order, predict=predict), "epsilon")
     for count in (6, 11):
         whole = np.linspace(PROCESS.t_max, 2, count).round()
-        log_snr = np.asarray(PROCESS.log_snr(whole))
-        between = np.asarray(PROCESS.time((log_snr[:-1] + log_snr[1:]) / 2))
+        between = np.asarray(middles(whole))
         times = whole if order == 1 else np.append(np.stack([whole[:-1], between], 1).ravel(), whole[-1])
         scheduler = diffusers.DPMSolverSinglestepScheduler(
             num_train_timesteps=PROCESS.t_max, solver_order=order, algorithm_type=algorithm, lower_order_final=False,
             final_sigmas_type="sigma_min", trained_betas=PROCESS.betas.tolist())
         scheduler.set_timesteps(len(times) - 1)
-        scheduler.sigmas = torch.from_numpy(np.asarray(PROCESS.noise_level(times)))
+        scheduler.sigmas = torch.from_numpy(np.array(jax.jit(PROCESS.noise_level)(times)))
         scheduler.timesteps = torch.from_numpy(times[:-1] - 1)
         scheduler.order_list = [1] * (len(times) - 1) if order == 1 else [1, 2] * (count - 1)
         x = to_torch(keys_and_start()[1])
@@ -93,7 +112,7 @@ def test_euler_and_euler_ancestral_are_ddim(x64, prediction, eta):
     run = our_chain(DDIM(eta=eta), prediction)
     make = diffusers.EulerAncestralDiscreteScheduler if eta else diffusers.EulerDiscreteScheduler
     for spacing, offset, steps in [("leading", 0, 20), ("leading", 1, 25), ("trailing", 0, 20)]:
-        first = their_chain(make(**settings(prediction, spacing, offset)), steps, end_level=0.0)[1][0]
+        first = first_time(make(**settings(prediction, spacing, offset)), steps)
         theirs, times = their_chain(make(**settings(prediction, spacing, offset)), steps, end_level=0.0,
                                     scale=1 / PROCESS._alpha[first])
         assert_same(run(grids.pairs(times)), theirs, tolerance=2e-6)
@@ -116,9 +135,8 @@ def test_heun(x64, prediction):
     def denoise(x, t, cond=None):
         return PREDICTIONS[prediction].predict(PROCESS, network(jnp, x, PROCESS.label(t)), x, t)
     target = VarianceExploding(sigma_min=1e-4, sigma_max=1e4)
-    keys, start = keys_and_start()
-    ours = sample(Heun(), on_process(Diffusion(PROCESS, denoise), target),
-                  np.stack([levels, np.append(levels[1:], 0)], 1), levels[0] * start, keys)[1]
+    ours = run_once(Heun(), on_process(Diffusion(PROCESS, denoise), target),
+                    np.stack([levels, np.append(levels[1:], 0)], 1), levels[0])
     assert_same(ours, x.numpy().transpose(0, 2, 3, 1), tolerance=2e-6)
 
 
@@ -140,7 +158,5 @@ def test_flow_matching(x64, shift, order):
 
     def denoise(x, t, cond=None):
         return VELOCITY.predict(process, network(jnp, x, 50 * t), x, t)
-    keys, start = keys_and_start()
-    steps = np.stack([levels[:-1], levels[1:]], 1)
-    ours = sample(Heun(order=order), Diffusion(process, denoise), steps, start, keys)[1]
+    ours = run_once(Heun(order=order), Diffusion(process, denoise), np.stack([levels[:-1], levels[1:]], 1))
     assert_same(ours, x.numpy().transpose(0, 2, 3, 1), tolerance=2e-6)
