@@ -23,6 +23,7 @@ diffusers = pytest.importorskip("diffusers", reason=REASON)
 from diffusers_noise import injected  # noqa: E402
 
 pytestmark = pytest.mark.parity
+torch.set_num_threads(1)  # more only wait for each other
 
 # config.json of google/ddpm-cifar10-32 as published, but for the head: it has no attention_head_dim, and the paper one.
 DDPM_CIFAR10_32 = dict(
@@ -31,6 +32,10 @@ DDPM_CIFAR10_32 = dict(
     flip_sin_to_cos=False, freq_shift=1, in_channels=3, layers_per_block=2, mid_block_scale_factor=1, norm_eps=1e-6,
     norm_num_groups=32, out_channels=3, sample_size=32, time_embedding_type="positional",
     up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"))
+NARROW = DDPM_CIFAR10_32 | dict(block_out_channels=(8, 16, 16, 16), norm_num_groups=4, sample_size=16)
+# What the tests of schedulers need: a network that depends on x and the time.
+SMALL = dict(in_channels=3, out_channels=3, block_out_channels=(8,), norm_num_groups=4, sample_size=8,
+             layers_per_block=1, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), mid_block_type=None)
 PUBLISHED_SCHEDULER = dict(beta_end=0.02, beta_schedule="linear", beta_start=0.0001, clip_sample=True,
                            num_train_timesteps=1000, trained_betas=None, variance_type="fixed_large")
 
@@ -65,18 +70,13 @@ def both(theirs, ours, batch: int, steps: int, silent_last=False, **call) -> tup
 
 # ---- google/ddpm-cifar10-32 ---------------------------------------------------------------------------------------
 
-@pytest.fixture(scope="module")
-def cifar10(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("cifar10"), DDPM_CIFAR10_32, diffusers.DDPMScheduler(**PUBLISHED_SCHEDULER),
-                1.0)
-
-
-def test_ddpm_cifar10_32_network(cifar10):
-    theirs, ours = cifar10
+def test_ddpm_cifar10_32_network(tmp_path):
+    theirs, ours = make(tmp_path, DDPM_CIFAR10_32, diffusers.DDPMScheduler(**PUBLISHED_SCHEDULER), 1.0)
     network = build.network(ours.config.network, 32, 3)
-    times = np.asarray([0, 1, 10, 250, 500, 750, 999], np.float32)
-    x = np.asarray(jax.random.normal(jax.random.key(0), (len(times), 32, 32, 3)))
-    out = np.asarray(jax.jit(network.apply)(ours.params, x, times))
+    assert sum(x.size for x in jax.tree.leaves(ours.params)) == 35_746_307
+    times = np.asarray([0, 999], np.float32)
+    x = np.random.default_rng(0).normal(size=(len(times), 32, 32, 3)).astype(np.float32)
+    out = np.asarray(network.apply(ours.params, x, times))
     with torch.no_grad():
         expected = theirs.unet(torch.from_numpy(np.array(x.transpose(0, 3, 1, 2))), torch.from_numpy(times)).sample
     difference = np.abs(out - expected.numpy().transpose(0, 2, 3, 1)).max()
@@ -84,8 +84,10 @@ def test_ddpm_cifar10_32_network(cifar10):
     assert difference < 2e-5
 
 
-def test_ddpm_cifar10_32_chain_of_1000_steps(cifar10):
-    expected, out = both(*cifar10, batch=1, steps=1000)
+def test_chain_of_1000_steps(tmp_path):
+    """With a small network: each step is of the published scheduler whatever the network, which the test above has."""
+    pair = make(tmp_path, SMALL, diffusers.DDPMScheduler(**PUBLISHED_SCHEDULER), 1.0)
+    expected, out = both(*pair, batch=2, steps=1000)
     to_bytes = lambda x: np.rint(x * 255).astype(np.uint8)  # noqa: E731
     print(f"1000 steps: max difference {np.abs(out - expected).max():.2g}, equal bytes "
           f"{(to_bytes(out) == to_bytes(expected)).mean():.5f}, spread {expected.std():.2f}")
@@ -94,11 +96,11 @@ def test_ddpm_cifar10_32_chain_of_1000_steps(cifar10):
     assert (to_bytes(out) == to_bytes(expected)).mean() >= 0.999
 
 
-def test_ddpm_cifar10_32_ddim_of_50_steps(tmp_path):
-    theirs, ours = make(tmp_path, DDPM_CIFAR10_32, diffusers.DDPMScheduler(**PUBLISHED_SCHEDULER))
+def test_ddim_of_50_steps_from_the_files_of_ddpm(tmp_path):
+    theirs, ours = make(tmp_path, NARROW, diffusers.DDPMScheduler(**PUBLISHED_SCHEDULER))
     ddim = diffusers.DDIMPipeline(unet=theirs.unet, scheduler=theirs.scheduler)
     ddim.set_progress_bar_config(disable=True)
-    with injected(0, (2, 32, 32, 3), 50):
+    with injected(0, (2, 16, 16, 3), 50):
         expected = ddim(batch_size=2, num_inference_steps=50, output_type="np").images
     out = ours(2, 50, seed=0, sampler="ddim", eta=0.0, output_type="np", progress_bar=False).images
     print(f"DDIM 50: max difference {np.abs(out - expected).max():.2g}, spread {expected.std():.2f}")
@@ -108,31 +110,32 @@ def test_ddpm_cifar10_32_ddim_of_50_steps(tmp_path):
 
 # ---- every setting of the schedulers ------------------------------------------------------------------------------
 
+# Each setting at least once. What they do is in tests/theory/test_parity_schedulers.py; this is that they are read.
 V = dict(prediction_type="v_prediction")
+TABLE = dict(trained_betas=np.linspace(0.001, 0.1, 200).tolist(), num_train_timesteps=200)
+THRESHOLD = dict(thresholding=True, sample_max_value=2.0, dynamic_thresholding_ratio=0.9)
+ZERO_SNR = dict(rescale_betas_zero_snr=True, timestep_spacing="trailing")
 DDPM = {
-    "defaults": {}, "scaled linear": dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
-    "cosine": dict(beta_schedule="squaredcos_cap_v2"), "sigmoid": dict(beta_schedule="sigmoid"),
-    "a table": dict(trained_betas=np.linspace(0.001, 0.1, 200).tolist(), num_train_timesteps=200),
-    "other betas": dict(beta_start=0.001, beta_end=0.05, num_train_timesteps=300),
-    "sample": dict(prediction_type="sample"),
-    "v": V, "small log": dict(variance_type="fixed_small_log"), "large": dict(variance_type="fixed_large"),
-    "no clip": dict(clip_sample=False, **V), "clip range": dict(clip_sample_range=0.5),
-    "thresholding": dict(thresholding=True, sample_max_value=2.0, dynamic_thresholding_ratio=0.9),
-    "linspace": dict(timestep_spacing="linspace"), "trailing": dict(timestep_spacing="trailing"),
-    "trailing, large": dict(timestep_spacing="trailing", variance_type="fixed_large"), "offset": dict(steps_offset=1),
-    "zero snr, v": dict(rescale_betas_zero_snr=True, timestep_spacing="trailing", **V),
-    "zero snr, sample": dict(rescale_betas_zero_snr=True, timestep_spacing="trailing", prediction_type="sample"),
+    "defaults": {},
+    "scaled linear, sample, large": dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
+                                         prediction_type="sample", variance_type="fixed_large"),
+    "cosine, v, small log, clip range": dict(beta_schedule="squaredcos_cap_v2", variance_type="fixed_small_log",
+                                             clip_sample_range=0.5, **V),
+    "sigmoid, threshold, linspace": dict(beta_schedule="sigmoid", timestep_spacing="linspace", **THRESHOLD),
+    "a table, v, large, trailing, no clip": dict(variance_type="fixed_large", timestep_spacing="trailing",
+                                                 clip_sample=False, **TABLE, **V),
+    "other betas, offset": dict(beta_start=0.001, beta_end=0.05, num_train_timesteps=300, steps_offset=1),
+    "zero snr, v": dict(**ZERO_SNR, **V), "zero snr, sample": dict(prediction_type="sample", **ZERO_SNR),
 }
-DDIM = {
-    "defaults": {}, "scaled linear": dict(beta_schedule="scaled_linear"),
-    "cosine": dict(beta_schedule="squaredcos_cap_v2"),
-    "sample": dict(prediction_type="sample"), "v": V, "no clip": dict(clip_sample=False, **V),
-    "clip range": dict(clip_sample_range=0.5), "thresholding": dict(thresholding=True, sample_max_value=2.0),
-    "linspace": dict(timestep_spacing="linspace"), "trailing": dict(timestep_spacing="trailing"),
-    "offset": dict(steps_offset=1), "end": dict(set_alpha_to_one=False), "end, offset": dict(
-        set_alpha_to_one=False, steps_offset=1), "zero snr": dict(rescale_betas_zero_snr=True,
-                                                                  timestep_spacing="trailing", **V),
-    "a table": dict(trained_betas=np.linspace(0.001, 0.1, 200).tolist(), num_train_timesteps=200),
+DDIM = {  # the settings, and eta
+    "defaults": ({}, 0.0), "defaults, eta": ({}, 0.7),
+    "scaled linear, sample, end": (dict(beta_schedule="scaled_linear", prediction_type="sample",
+                                        set_alpha_to_one=False), 0.7),
+    "cosine, v, no clip, linspace": (dict(beta_schedule="squaredcos_cap_v2", clip_sample=False,
+                                          timestep_spacing="linspace", **V), 0.0),
+    "a table, threshold, trailing": (dict(timestep_spacing="trailing", **TABLE, **THRESHOLD), 0.7),
+    "end, offset, clip range": (dict(set_alpha_to_one=False, steps_offset=1, clip_sample_range=0.5), 0.0),
+    "offset": (dict(steps_offset=1), 0.7), "zero snr": (dict(**ZERO_SNR, **V), 0.0),
 }
 
 
@@ -142,7 +145,7 @@ def scale(values: dict) -> float:
 
 @pytest.mark.parametrize("name", DDPM)
 def test_ddpm_scheduler(name, tmp_path):
-    pair = make(tmp_path, settings("one level"), diffusers.DDPMScheduler(**DDPM[name]), scale(DDPM[name]))
+    pair = make(tmp_path, SMALL, diffusers.DDPMScheduler(**DDPM[name]), scale(DDPM[name]))
     for steps in (30, 7):
         expected, out = both(*pair, batch=2, steps=steps, silent_last=True)
         assert expected.std() > 0.05
@@ -151,15 +154,16 @@ def test_ddpm_scheduler(name, tmp_path):
 
 @pytest.mark.parametrize("name", DDIM)
 def test_ddim_scheduler(name, tmp_path):
-    pair = make(tmp_path, settings("one level"), diffusers.DDIMScheduler(**DDIM[name]), scale(DDIM[name]))
-    for steps, eta in ((30, 0.0), (7, 0.0), (30, 0.7), (7, 0.7)):
+    values, eta = DDIM[name]
+    pair = make(tmp_path, SMALL, diffusers.DDIMScheduler(**values), scale(values))
+    for steps in (30, 7):
         expected, out = both(*pair, batch=2, steps=steps, eta=eta)
         assert expected.std() > 0.05
         assert np.abs(out - expected).max() < 1e-4
 
 
 def test_learned_range(tmp_path):
-    pair = make(tmp_path, settings("learned variance"), diffusers.DDPMScheduler(variance_type="learned_range"))
+    pair = make(tmp_path, SMALL | dict(out_channels=6), diffusers.DDPMScheduler(variance_type="learned_range"))
     expected, out = both(*pair, batch=2, steps=20)
     assert np.abs(out - expected).max() < 1e-4
 
@@ -173,21 +177,21 @@ def test_fixed_large_log_is_not_a_number_in_diffusers():
 # ---- ours, to diffusers and back ----------------------------------------------------------------------------------
 
 OURS = {
-    "ancestral": {}, "ddim": {"sample.solver": "ddim", "sample.steps": 10, "sample.spacing": "leading"},
+    "ddim": {"sample.solver": "ddim", "sample.steps": 10, "sample.spacing": "leading"},
     "cosine, v, labels": {"process.name": "cosine", "prediction": "v", "network.num_classes": 3},
     "a cosine that diffusers does not know": {"process.name": "cosine", "process.offset": 0.02,
                                               "sample.variance": "small"},
-    "heads, scale and shift, blocks that resample": {
+    "heads, scale and shift, blocks that resample, zero terminal SNR": {
         "network.heads": 2, "network.scale_shift": True, "network.downsample": ("resblock",),
-        "network.upsample": ("resblock",), "network.attention_resolutions": (4,)},
-    "zero terminal SNR": {"process.zero_terminal_snr": True, "prediction": "v", "sample.spacing": "trailing"},
+        "network.upsample": ("resblock",), "network.attention_resolutions": (4,), "process.zero_terminal_snr": True,
+        "prediction": "v", "sample.spacing": "trailing"},
 }
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_diffusers_loads_what_we_save(name, tmp_path):
     tiny = {"data.size": 8, "network.channels": 16, "network.multipliers": (1, 2), "network.blocks": 1,
-            "network.attention_resolutions": (4,), "network.groups": 4, "process.steps": 50, "sample.steps": 50}
+            "network.attention_resolutions": (4,), "network.groups": 4, "process.steps": 20, "sample.steps": 20}
     config = config_lib.override(config_lib.base(), tiny | OURS[name])
     params = build.model(config).init(jax.random.key(0))
     params = jax.tree.map(lambda x: x + CALM * jax.random.normal(jax.random.key(x.size), x.shape), params)
@@ -197,17 +201,16 @@ def test_diffusers_loads_what_we_save(name, tmp_path):
     if config.network.num_classes:
         return  # diffusers' pipelines take no labels
     kind = diffusers.DDIMPipeline if "ddim" in name else diffusers.DDPMPipeline
-    for theirs in (kind, diffusers.DiffusionPipeline):
-        theirs = theirs.from_pretrained(tmp_path / "saved")
-        theirs.set_progress_bar_config(disable=True)
-        assert type(theirs) is kind
-        call = dict(use_clipped_model_output=True) if "ddim" in name else {}
-        with injected(0, (2, 8, 8, 3), config.sample.steps):
-            expected = theirs(batch_size=2, num_inference_steps=config.sample.steps, output_type="np", **call).images
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            out = pipe(2, output_type="np", progress_bar=False).images
-        assert np.abs(out - expected).max() < 1e-4
+    assert type(diffusers.DiffusionPipeline.from_pretrained(tmp_path / "saved")) is kind
+    theirs = kind.from_pretrained(tmp_path / "saved")
+    theirs.set_progress_bar_config(disable=True)
+    call = dict(use_clipped_model_output=True) if "ddim" in name else {}
+    with injected(0, (2, 8, 8, 3), config.sample.steps):
+        expected = theirs(batch_size=2, num_inference_steps=config.sample.steps, output_type="np", **call).images
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out = pipe(2, output_type="np", progress_bar=False).images
+    assert np.abs(out - expected).max() < 1e-4
 
 
 def test_convert_says_how_many_parameters_and_the_largest_difference(tmp_path, capsys):
