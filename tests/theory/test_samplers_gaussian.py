@@ -1,5 +1,7 @@
 """Samplers with the exact denoiser of Gaussian data. Each step is then affine, so the law of the result is known
 exactly: its mean and covariance follow from the steps' factors without drawing anything."""
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,8 @@ from diffusion.samplers.ancestral import Ancestral
 from diffusion.samplers.base import draw_prior, sample
 from diffusion.samplers.ddim import DDIM
 
+# Most of the time of these tests is the compiler's: this takes a third of it away.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 MEAN = np.array([0.4, -0.8, 0.2])
 VARIANCES = np.array([0.05, 0.5, 2.0])  # of the data along its principal axes
 AXES = np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
@@ -77,46 +81,76 @@ def chain(t_max, steps):
     return np.append(grids.linspace(t_max, steps), 0)
 
 
-def run(name, process, grid, x, keys, denoise=None):
-    solver, steps = SOLVERS[name], grids.pairs(grid[:-1], grid[-1])
-    diffusion = Diffusion(process, denoise or gaussian(process))
-    return jax.jit(lambda x, keys: sample(solver, diffusion, steps, x, keys)[1])(x, keys)
+@functools.cache
+def chain_program(name, process):
+    """(steps [S, 2], last, x, keys) -> x after the first `last` steps: one program for all lengths of a chain."""
+    run = jit(lambda steps, last, x, keys: sample(SOLVERS[name], Diffusion(process, gaussian(process)), steps, x, keys,
+                                                  last=last)[1])
+    table = np.zeros((process.t_max, 2), np.int32)
+
+    def padded(grid, x, keys):
+        steps = grids.pairs(grid[:-1], grid[-1])
+        return np.asarray(run(np.concatenate([steps, table[len(steps):]]), len(steps), x, keys))
+    return padded
+
+
+@functools.cache
+def step_program(solver, process):
+    """(x, t, s, keys, variance_fraction, mean, variances) -> (x at s, x_0_hat) of one step for data of this law."""
+    def step(x, t, s, keys, fraction, mean, variances):
+        law = gaussian(process, mean, variances)
+        denoise = lambda *_: law(*_)._replace(variance_fraction=fraction)  # noqa: E731
+        return solver.step((), x, t, s, Diffusion(process, denoise), keys, None)[1], denoise(x, t).x0
+    run = jit(step)
+    return lambda x, t, s, keys, fraction=None, mean=MEAN, variances=VARIANCES: tuple(map(np.asarray, run(
+        x, t, s, keys, np.zeros(x.shape) if fraction is None else fraction, mean, variances)))
 
 
 def keys_of(seed, count):
     return jax.random.split(jax.random.key(seed), count)
 
 
+PROCESS = linear(40)
+X, KEYS = np.random.default_rng(0).normal(size=(6, 3)), keys_of(0, 6)
+
+
+def noise():
+    """What a step draws with KEYS."""
+    return np.asarray(numerics.normal(KEYS, (3,), jnp.float64))
+
+
 @pytest.mark.parametrize("name", SOLVERS)
 def test_each_step_is_the_papers(x64, name):
-    """Mean and noise of one step, between neighbours and across gaps, with the noise that its keys draw."""
-    process, x, keys = linear(40), np.random.default_rng(0).normal(size=(6, 3)), keys_of(0, 6)
-    noise = numerics.normal(keys, (3,), jnp.float64)
-    solver, denoise = SOLVERS[name], gaussian(process)
-    step = jax.jit(lambda x, t, s: solver.step((), x, t, s, Diffusion(process, denoise), keys, None)[1])
-    for t, s in [(40, 39), (40, 1), (40, 20), (21, 20), (7, 3), (2, 1), (40, 0), (3, 0), (1, 0)]:
-        (factor, of_mean, std), = steps_by_the_papers(name, process, [t, s])
-        expected = (x @ AXES * factor) @ AXES.T + (MEAN @ AXES * of_mean) @ AXES.T + std * noise
-        np.testing.assert_allclose(step(x, t, s), expected, rtol=0, atol=1e-12)
+    """Mean and noise of one step, between neighbours and across gaps, with the noise that its keys draw. The last step
+    returns the estimate, without noise."""
+    step, z = step_program(SOLVERS[name], PROCESS), noise()
+    for t, s in [(40, 39), (40, 1), (40, 20), (21, 20), (7, 3), (2, 1), (40, 0), (5, 0), (3, 0), (1, 0)]:
+        (factor, of_mean, std), = steps_by_the_papers(name, PROCESS, [t, s])
+        expected = (X @ AXES * factor) @ AXES.T + (MEAN @ AXES * of_mean) @ AXES.T + std * z
+        found, x0 = step(X, t, s, KEYS)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+        if s == 0:
+            np.testing.assert_array_equal(found, x0)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_the_chain_is_the_product_of_its_steps(x64, name):
     """Same keys in each row, so that the noise drops out of differences; rows are the origin and the basis."""
-    process, grid = linear(60), chain(60, 60)
+    grid = chain(40, 40)
     x = np.concatenate([np.zeros((1, 3)), np.eye(3)])
-    out = run(name, process, grid, x, jnp.broadcast_to(keys_of(0, 1), 4))
-    _, _, whole = law_by_the_papers(name, process, grid)
+    out = chain_program(name, PROCESS)(grid, x, jnp.broadcast_to(keys_of(0, 1), 4))
+    _, _, whole = law_by_the_papers(name, PROCESS, grid)
     np.testing.assert_allclose(out[1:] - out[0], AXES @ np.diag(whole) @ AXES.T, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_samples_have_the_law_of_the_chain(x64, name):
     """Mean and full covariance of 50,000 chains of 12 steps, within 5 standard errors of the exact law."""
-    process, count = linear(60), 50_000
-    grid, keys = chain(60, 12), keys_of(1, count)
-    out = np.asarray(run(name, process, grid, draw_prior(process, process.t_max, keys, (3,)).astype(jnp.float64), keys))
-    of_mean, variance, _ = law_by_the_papers(name, process, grid)
+    count, grid = 50_000, chain(40, 12)
+    keys = keys_of(1, count)
+    x = draw_prior(PROCESS, PROCESS.t_max, keys, (3,)).astype(jnp.float64)
+    out = chain_program(name, PROCESS)(grid, x, keys)
+    of_mean, variance, _ = law_by_the_papers(name, PROCESS, grid)
     on_axes = (out - (MEAN @ AXES * of_mean) @ AXES.T) @ AXES
     assert np.all(np.abs(on_axes.mean(0)) < 5 * np.sqrt(variance / count))
     error = np.sqrt(np.outer(variance, variance) * (1 + np.eye(3)) / count)  # of a sample covariance (Wishart)
@@ -138,49 +172,41 @@ def test_the_law_of_the_full_chain_goes_to_the_datas(name):
 
 def test_ddim_is_exact_for_a_single_data_point(x64):
     """x_s ~ N(alpha_s x_0, sigma_s^2) at each step for any eta (Song et al. 2021, Lemma 1), and so for `small`."""
-    process = linear(40)
-    one_point = gaussian(process, variances=np.zeros(3))
-    keys = keys_of(0, 2)
-    z = numerics.normal(keys, (3,), jnp.float64)
+    z = noise()
     for name in ("ancestral small", "ddim 0", "ddim 0.5", "ddim 1"):
-        solver = SOLVERS[name]
+        step = lambda x: step_program(SOLVERS[name], PROCESS)(x, t, s, KEYS, variances=np.zeros(3))[0]  # noqa: B023, E731
         for t, s in [(40, 39), (40, 1), (30, 10), (2, 1)]:
-            step = lambda x, keys: solver.step((), x, t, s, Diffusion(process, one_point), keys, None)[1]  # noqa: B023, E731
-            mean = step(jnp.broadcast_to(process.alpha(t) * MEAN, (2, 3)), keys)
+            (alpha_t, sigma_t), (alpha_s, sigma_s) = marginal(t), marginal(s)
+            mean = step(np.broadcast_to(alpha_t * MEAN, (6, 3)))
             std = ((mean[0] - mean[1]) / (z[0] - z[1])).mean()
-            np.testing.assert_allclose(mean - std * z, jnp.broadcast_to(process.alpha(s) * MEAN, (2, 3)), atol=1e-13)
-            factor = (step(jnp.ones((2, 3)), keys) - step(jnp.zeros((2, 3)), keys))[0, 0]
-            assert factor**2 * process.sigma(t) ** 2 + std**2 == pytest.approx(float(process.sigma(s)) ** 2, rel=1e-11)
+            np.testing.assert_allclose(mean - std * z, np.broadcast_to(alpha_s * MEAN, (6, 3)), atol=1e-13)
+            factor = (step(np.ones((6, 3))) - step(np.zeros((6, 3))))[0, 0]
+            assert factor**2 * sigma_t**2 + std**2 == pytest.approx(sigma_s**2, rel=1e-11)
+
+
+def marginal(t):
+    """alpha and sigma from the betas."""
+    alpha_bar = np.prod(1 - PROCESS.betas[:t])
+    return np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
 
 
 def test_the_large_variance_is_exact_for_standard_normal_data(x64):
     """N(0, I) stays N(0, I) at each step (Ho et al. 2020, Section 3.2), but for the last, which adds no noise."""
-    process = linear(40)
-    denoise, keys = gaussian(process, np.zeros(3), np.ones(3)), keys_of(0, 2)
-    solver, z = SOLVERS["ancestral large"], numerics.normal(keys, (3,), jnp.float64)
+    step, z = step_program(SOLVERS["ancestral large"], PROCESS), noise()
     for t, s in [(40, 39), (40, 1), (30, 10), (2, 1)]:
-        at_0, at_1 = (solver.step((), jnp.full((2, 3), v), t, s, Diffusion(process, denoise), keys, None)[1]
+        at_0, at_1 = (step(np.full((6, 3), v), t, s, KEYS, mean=np.zeros(3), variances=np.ones(3))[0]
                       for v in (0.0, 1.0))
         factor, std = (at_1 - at_0).mean(), ((at_0[0] - at_0[1]) / (z[0] - z[1])).mean()
         assert factor**2 + std**2 == pytest.approx(1, rel=1e-12)
-    at_1 = solver.step((), jnp.ones((2, 3)), 1, 0, Diffusion(process, denoise), keys, None)[1]
-    np.testing.assert_allclose(at_1, float(process.alpha(1)), rtol=1e-13)
-
-
-@pytest.mark.parametrize("t", [1, 5, 40])
-@pytest.mark.parametrize("name", SOLVERS)
-def test_the_last_step_returns_the_estimate_without_noise(name, t):
-    process = linear(40)
-    x = jax.random.normal(jax.random.key(0), (5, 3))
-    out = SOLVERS[name].step((), x, t, 0, Diffusion(process, gaussian(process)), keys_of(1, 5), None)[1]
-    np.testing.assert_array_equal(out, gaussian(process)(x, t).x0)
+    at_1, _ = step(np.ones((6, 3)), 1, 0, KEYS, mean=np.zeros(3), variances=np.ones(3))
+    np.testing.assert_allclose(at_1, marginal(1)[0], rtol=1e-13)
 
 
 def test_ddim_without_noise_is_a_function_of_its_start(x64):
-    process, x = linear(60), np.random.default_rng(0).normal(size=(4, 3))
-    a, b = (run("ddim 0", process, chain(60, 12), x, keys_of(seed, 4)) for seed in (0, 1))
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    a, b = (chain_program("ddim 0", PROCESS)(chain(40, 12), x, keys_of(seed, 4)) for seed in (0, 1))
     np.testing.assert_array_equal(a, b)
-    assert np.abs(run("ddim 0.5", process, chain(60, 12), x, keys_of(0, 4)) - a).max() > 0.1
+    assert np.abs(chain_program("ddim 0.5", PROCESS)(chain(40, 12), x, keys_of(0, 4)) - a).max() > 0.1
 
 
 def test_ddim_converges_to_the_probability_flow_at_first_order(x64):
@@ -188,52 +214,46 @@ def test_ddim_converges_to_the_probability_flow_at_first_order(x64):
     process, x = linear(4096), np.random.default_rng(0).normal(size=(20, 3))
     a = np.prod(1 - process.betas)
     expected = MEAN + ((x - np.sqrt(a) * MEAN) @ AXES * np.sqrt(VARIANCES / (a * VARIANCES + 1 - a))) @ AXES.T
-    error = [float(jnp.abs(run("ddim 0", process, grids.trailing(4096, n), x, keys_of(0, 20)) - expected).max())
+    run, keys = chain_program("ddim 0", process), keys_of(0, 20)
+    error = [np.abs(run(np.append(grids.trailing(4096, n), 0), x, keys) - expected).max()
              for n in (32, 64, 128, 256, 512)]
     order = np.log2(np.divide(error[:-1], error[1:]))
     assert np.all(np.abs(order - 1) < 0.15), (error, order)
     assert error[-1] < 0.01
 
 
-@pytest.mark.parametrize("t, s", [(40, 39), (40, 7), (3, 2), (2, 1)])
-def test_a_learned_variance_lies_between_small_and_large_by_their_logarithms(x64, t, s):
+def test_a_learned_variance_lies_between_small_and_large_by_their_logarithms(x64):
     """Nichol & Dhariwal (2021), Eq. 15: at v = 0 the small one, at 1 the large one, halfway the geometric mean."""
-    process, x, keys = linear(40), np.random.default_rng(0).normal(size=(6, 3)), keys_of(0, 6)
-    noise = numerics.normal(keys, (3,), jnp.float64)
+    learned, z = Ancestral(variance="learned_range"), noise()
+    for t, s in [(40, 39), (40, 7), (3, 2), (2, 1)]:
+        (factor, of_mean, _), = steps_by_the_papers("ancestral small", PROCESS, [t, s])  # of any variance
 
-    def std(variance, fraction=None):
-        denoise = lambda *_: gaussian(process)(*_)._replace(variance_fraction=fraction)  # noqa: E731
-        solver = Ancestral(variance=variance)
-        out = solver.step((), x, t, s, Diffusion(process, denoise), keys, None)[1]
-        return (out - process.posterior(x, gaussian(process)(x, t).x0, s, t).mean) / noise
+        def std(solver, fraction=0.0):
+            out, _ = step_program(solver, PROCESS)(X, t, s, KEYS, np.full(X.shape, fraction))  # noqa: B023
+            return (out - (X @ AXES * factor) @ AXES.T - (MEAN @ AXES * of_mean) @ AXES.T) / z  # noqa: B023
 
-    small, large = std("small"), std("large")
-    assert np.all(small < large)
-    for fraction, expected in [(0.0, small), (1.0, large), (0.5, np.sqrt(small * large))]:
-        np.testing.assert_allclose(std("learned_range", np.full(x.shape, fraction)), expected, rtol=1e-9)
+        small, large = std(SOLVERS["ancestral small"]), std(SOLVERS["ancestral large"])
+        assert np.all(small < large)
+        for fraction, expected in [(0.0, small), (1.0, large), (0.5, np.sqrt(small * large))]:
+            np.testing.assert_allclose(std(learned, fraction), expected, rtol=1e-9, err_msg=f"{t} {s} {fraction}")
 
 
 def test_a_learned_variance_adds_nothing_to_the_finished_picture(x64):
-    process, x, keys = linear(40), np.random.default_rng(0).normal(size=(6, 3)), keys_of(0, 6)
-    denoise = lambda *_: gaussian(process)(*_)._replace(variance_fraction=np.ones((6, 3)))  # noqa: E731
-    out = Ancestral(variance="learned_range").step((), x, 5, 0, Diffusion(process, denoise), keys, None)[1]
-    np.testing.assert_allclose(out, denoise(x, 5).x0, rtol=1e-12)
+    out, x0 = step_program(Ancestral(variance="learned_range"), PROCESS)(X, 5, 0, KEYS, np.ones(X.shape))
+    np.testing.assert_allclose(out, x0, rtol=1e-12)
 
 
 def test_ddim_from_a_time_to_itself_moves_nothing(x64):
     """The last step of a chain that ends at t = 1 (diffusers' set_alpha_to_one=False)."""
-    process, x, keys = linear(40), np.random.default_rng(0).normal(size=(6, 3)), keys_of(0, 6)
-    for eta in (0.0, 0.7):
-        out = DDIM(eta=eta).step((), x, 1, 1, Diffusion(process, gaussian(process)), keys, None)[1]
-        np.testing.assert_allclose(out, x, rtol=1e-12)
+    for name in ("ddim 0", "ddim 0.5"):
+        np.testing.assert_allclose(step_program(SOLVERS[name], PROCESS)(X, 1, 1, KEYS)[0], X, rtol=1e-12)
 
 
-@pytest.mark.parametrize("s", [39, 20, 1, 0])
-def test_from_zero_snr_ddim_with_eta_1_is_the_ancestral_sampler(x64, s):
+def test_from_zero_snr_ddim_with_eta_1_is_the_ancestral_sampler(x64):
     """The root of what eta = 1 leaves is 0, and not that of a negative rounding error."""
     process = DiscreteProcess(betas=schedules.zero_terminal_snr(schedules.linear(40, start=1e-3, end=0.2)))
-    x, keys = np.random.default_rng(0).normal(size=(6, 3)), keys_of(0, 6)
     denoise = lambda x, t, cond=None: Prediction(jnp.tanh(x), x)  # noqa: E731
-    ddim, ancestral = (solver.step((), x, 40, s, Diffusion(process, denoise), keys, None)[1] for solver in (
-        DDIM(eta=1.0), Ancestral(variance="small")))
-    np.testing.assert_allclose(ddim, ancestral, rtol=1e-12)
+    step = jit(lambda s: [solver.step((), X, 40, s, Diffusion(process, denoise), KEYS, None)[1] for solver in (
+        DDIM(eta=1.0), Ancestral(variance="small"))])
+    for s in (39, 20, 1, 0):
+        np.testing.assert_allclose(*step(s), rtol=1e-12, err_msg=str(s))
