@@ -1,4 +1,5 @@
 """The driver: the order of times, the randomness of each step and row, and what a row may depend on."""
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -69,20 +70,30 @@ def convolution(process):
     return clip_x0(make_denoiser(lambda params: process, X0, network)(kernel))
 
 
+@functools.cache
+def chain(name):
+    """(steps, first, last, carry, x, keys, cond) -> (carry, x), as the sampler calls it: of traced bounds and a table
+    that is longer than the chain."""
+    return jax.jit(lambda steps, first, last, carry, x, keys, cond: sample(
+        SOLVERS[name], convolution(PROCESS), steps, x, keys, cond, first=first, last=last, carry=carry))
+
+
+TWENTY = grids.pairs(grids.linspace(50, 20))
+TABLE, COND = np.resize(TWENTY, (64, 2)), np.arange(8)
+
+
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_row_is_the_same_in_any_batch(name):
     """Alone, in another place or among other rows: to the rounding of a convolution, which may go with its shape."""
-    cond = jnp.arange(8)
-    diffusion, steps = convolution(PROCESS), grids.pairs(grids.linspace(50, 20))
-    chain = jax.jit(lambda x, keys, cond: sample(SOLVERS[name], diffusion, steps, x, keys, cond)[1])
+    run = lambda x, keys, cond: chain(name)(TABLE, 0, 20, (), x, keys, cond)[1]  # noqa: E731
     x = draw_prior(PROCESS, PROCESS.t_max, KEYS, (6, 6, 2))
-    whole = chain(x, KEYS, cond)
+    whole = run(x, KEYS, COND)
     assert whole.shape == x.shape and whole.dtype == jnp.float32 and np.all(np.isfinite(whole))
     order = np.array([3, 0, 7, 1, 6, 2, 5, 4])
-    np.testing.assert_array_equal(chain(x[order], KEYS[order], cond[order]), whole[order])
-    others = chain(x.at[1:].set(0.5), jnp.roll(KEYS, 1).at[0].set(KEYS[0]), cond.at[1:].set(0))
+    np.testing.assert_array_equal(run(x[order], KEYS[order], COND[order]), whole[order])
+    others = run(x.at[1:].set(0.5), jnp.roll(KEYS, 1).at[0].set(KEYS[0]), np.zeros_like(COND))
     np.testing.assert_array_equal(others[0], whole[0])
-    np.testing.assert_allclose(chain(x[4:7], KEYS[4:7], cond[4:7]), whole[4:7], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(run(x[4:7], KEYS[4:7], COND[4:7]), whole[4:7], rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -113,20 +124,13 @@ def test_the_denoiser_is_traced_once():
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_chain_in_pieces_is_the_whole_bit_for_bit_by_one_program(name):
     """With traced bounds and a table that is longer than the chain, as the sampler calls it."""
-    diffusion, steps = convolution(PROCESS), grids.pairs(grids.linspace(50, 20))
-    cond = jnp.arange(8)
-    x = draw_prior(PROCESS, PROCESS.t_max, KEYS, (6, 6, 2))
-
-    @jax.jit
-    def piece(steps, first, last, carry, x):
-        return sample(SOLVERS[name], diffusion, steps, x, KEYS, cond, first=first, last=last, carry=carry)
-
-    table = np.resize(steps, (64, 2))
-    _, whole = piece(table, 0, 20, (), x)
+    x, piece = draw_prior(PROCESS, PROCESS.t_max, KEYS, (6, 6, 2)), chain(name)
+    _, whole = piece(TABLE, 0, 20, (), x, KEYS, COND)
+    programs = piece._cache_size()
     carry, y = (), x
     for first, last in [(0, 1), (1, 9), (9, 20)]:
-        carry, y = piece(table, first, last, carry, y)
+        carry, y = piece(TABLE, first, last, carry, y, KEYS, COND)
     np.testing.assert_array_equal(y, whole)
-    assert piece._cache_size() == 1
-    plain = jax.jit(lambda x: sample(SOLVERS[name], diffusion, steps, x, KEYS, cond)[1])(x)
+    assert piece._cache_size() == programs
+    plain = jax.jit(lambda x: sample(SOLVERS[name], convolution(PROCESS), TWENTY, x, KEYS, COND)[1])(x)
     np.testing.assert_allclose(plain, whole, rtol=0, atol=2e-6)
