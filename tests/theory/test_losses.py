@@ -1,4 +1,5 @@
 """The losses: their known minimum for Gaussian data, and what each example's value depends on."""
+import functools
 import math
 
 import jax
@@ -13,6 +14,8 @@ from diffusion.core.parameterization import EPS, SCORE, VELOCITY, X0, Diffusion,
 from diffusion.core.processes import DiscreteProcess
 from diffusion.core.uncertainty import Uncertainty
 
+# Most of the time of these tests is the compiler's: this takes a third of it away.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 PROCESS = DiscreteProcess(betas=schedules.linear(1000))
 MEAN, STD = np.array([0.5, -1.0, 0.0]), np.array([0.3, 1.0, 2.0])  # of the data's coordinates
 BATCH = 20_000
@@ -40,7 +43,7 @@ def data():
     return jax.random.split(jax.random.key(0), BATCH), x0
 
 
-@jax.jit
+@jit
 def evaluate(keys, x0, t, shift, scale):
     return SIMPLE({}, exact(shift, scale), x0, None, at(t), keys)
 
@@ -80,7 +83,7 @@ def test_the_minimum_over_all_times_is_the_mean_over_times(x64, data, density):
     keys, x0 = data
     state = {"losses": jnp.linspace(0.1, 1, 1000)[:, None], "counts": jnp.ones(1000)} if density.init() else ()
 
-    @jax.jit
+    @jit
     def loss(keys, x0):
         u = td.stratified(jax.random.key(5), jnp.arange(BATCH), BATCH)
         return SIMPLE({}, exact(), x0, None, density.draw(u, PROCESS, state), keys)
@@ -100,7 +103,7 @@ def test_the_minimum_over_all_times_is_the_mean_over_times(x64, data, density):
 def test_the_weight_multiplies_each_example(x64, data):
     others = (weightings.truncated_snr, weightings.snr_plus_one, weightings.min_snr, weightings.p2, weightings.edm)
 
-    @jax.jit
+    @jit
     def weighted(keys, x0):
         return [losses.make_denoising_loss(weightings.in_space(weighting, EPS))(
             {}, exact(), x0, None, at(700, 100), keys) for weighting in (None, *others)]
@@ -116,42 +119,51 @@ SPACES = {"eps": EPS, "x0": X0, "v": V, "score": SCORE, "velocity": VELOCITY, "e
 
 @pytest.mark.parametrize("process", [PROCESS, continuous.VP(), continuous.SubVP(), continuous.Flow(),
                                      continuous.VarianceExploding()], ids=["chain", "vp", "sub-vp", "flow", "edm"])
-@pytest.mark.parametrize("name", SPACES)
-def test_one_weighting_is_one_loss_in_every_space(x64, data, process, name):
+def test_one_weighting_is_one_loss_in_every_space(x64, data, process):
     """The error is measured in the space, and a weight on eps converted to it: the same number."""
     keys, x0 = data[0][:50], data[1][:50]
-    t = jnp.linspace(process.t_min, process.t_max, 52)[1:-1]
-    times = td.Times(t.astype(int) if process is PROCESS else t, jnp.ones(50))
+    t = np.linspace(process.t_min, process.t_max, 52)[1:-1]
 
-    def per_example(space, weighting):
-        weight = weightings.in_space(weighting, space)
-        return losses.make_denoising_loss(weight, space)({}, exact(0.1, 0.8, process), x0, None, times, keys)
+    @jit
+    def evaluate(t, x0):
+        def per_example(space, weighting):
+            weight = weightings.in_space(weighting, space)
+            times = td.Times(t, jnp.ones(50))
+            loss, aux = losses.make_denoising_loss(weight, space)({}, exact(0.1, 0.8, process), x0, None, times, keys)
+            return loss, aux.weight
+        return {name: (per_example(space, weightings.snr_plus_one), per_example(space, None))
+                for name, space in SPACES.items()}
 
-    (ours, aux), (reference, of_eps) = (per_example(space, weightings.snr_plus_one) for space in (SPACES[name], EPS))
-    np.testing.assert_allclose(ours, reference, rtol=1e-8)
-    np.testing.assert_allclose(aux.weight, of_eps.weight, rtol=1e-8)
-    # With no weighting it is the plain squared error in that space.
-    plain, aux = per_example(SPACES[name], None)
-    np.testing.assert_allclose(plain, aux.weight / of_eps.weight * reference, rtol=1e-8)
+    found = evaluate(t.astype(int) if process is PROCESS else t, x0)
+    (reference, weight_of_eps), _ = found["eps"]
+    for name, ((ours, weight), (plain, plain_weight)) in found.items():
+        np.testing.assert_allclose(ours, reference, rtol=1e-8, err_msg=name)
+        np.testing.assert_allclose(weight, weight_of_eps, rtol=1e-8, err_msg=name)
+        # With no weighting it is the plain squared error in that space.
+        np.testing.assert_allclose(plain, plain_weight / weight_of_eps * reference, rtol=1e-8, err_msg=name)
 
 
 def numbers(x):
     return np.asarray(x, np.float64)
 
 
-@pytest.mark.parametrize("name", SPACES)
-def test_the_exact_denoiser_is_where_the_gradient_is_zero(x64, data, name):
+def test_the_exact_denoiser_is_where_the_gradient_is_zero(x64, data):
     """In the mean over the draws, of every space: d/d(shift), d/d(scale) of E[L] is 0 within its error."""
     keys, x0 = data
-    t = jnp.asarray(np.random.default_rng(1).uniform(0.02, 0.98, BATCH))
-    loss = losses.make_denoising_loss(weightings.in_space(weightings.min_snr, SPACES[name]), SPACES[name])
+    t = np.random.default_rng(1).uniform(0.02, 0.98, BATCH)
 
-    def values(spoilt):
-        return loss({}, exact(*spoilt, continuous.VP()), x0, None, td.Times(t, jnp.ones(BATCH)), keys)[0]
+    @jit
+    def slopes(t, x0):
+        def values(spoilt):
+            return {name: losses.make_denoising_loss(weightings.in_space(weightings.min_snr, space), space)(
+                {}, exact(*spoilt, continuous.VP()), x0, None, td.Times(t, jnp.ones(BATCH)), keys)[0]
+                for name, space in SPACES.items()}
+        return [jax.jvp(values, ((0.0, 1.0),), (direction,))[1] for direction in ((1.0, 0.0), (0.0, 1.0))]
 
-    for direction in ((1.0, 0.0), (0.0, 1.0)):
-        slope = numbers(jax.jit(lambda v: jax.jvp(values, ((0.0, 1.0),), (v,))[1])(direction))
-        assert abs(slope.mean()) < 4 * slope.std() / BATCH**0.5 and slope.std() > 0
+    for by_space in slopes(t, x0):
+        for name, slope in by_space.items():
+            slope = numbers(slope)
+            assert abs(slope.mean()) < 4 * slope.std() / BATCH**0.5 and slope.std() > 0, name
 
 
 def test_pairs_of_density_and_weighting_with_the_same_product_have_the_same_loss(x64, data):
@@ -163,7 +175,7 @@ def test_pairs_of_density_and_weighting_with_the_same_product_have_the_same_loss
     settings = [(cosine, td.Uniform(), EPS), (cosine, td.LogitNormal(std=1.5), V),  # on the log-SNRs from -9 to 9
                 (edm, td.LogNormal(mean=0.0, std=2.0), X0), (edm, td.CosineLogSnr(), SCORE)]
 
-    @jax.jit
+    @jit
     def evaluate(keys, x0):
         results = []
         for process, density, space in settings:
@@ -185,14 +197,19 @@ def test_pairs_of_density_and_weighting_with_the_same_product_have_the_same_loss
 def test_likelihood_weighting_is_that_of_score_sde(x64, data):
     """g(t)^2 ||score - score_hat||^2 under uniform t, of their `likelihood_weighting`."""
     keys, x0 = data[0][:200], data[1][:200]
-    for process in (continuous.VP(), continuous.SubVP(), continuous.VE()):
-        times = td.Uniform().draw(td.independent(keys), process)
-        weight = weightings.in_space(weightings.likelihood, EPS, per_log_snr=True)
-        ours = losses.make_denoising_loss(weight)({}, exact(0.1, 0.8, process), x0, None, times, keys)[0]
-        plain = losses.make_denoising_loss(weightings.in_space(None, SCORE), SCORE)(
-            {}, exact(0.1, 0.8, process), x0, None, times, keys)[0]
-        g = process.drift_and_diffusion(times.t)[1]
-        np.testing.assert_allclose(ours, g**2 * plain * (process.t_max - process.t_min), rtol=1e-8)
+    weight = weightings.in_space(weightings.likelihood, EPS, per_log_snr=True)
+
+    @jit
+    def evaluate(keys, x0):
+        def of_process(process):
+            times = td.Uniform().draw(td.independent(keys), process)
+            return *[losses.make_denoising_loss(*weighting)({}, exact(0.1, 0.8, process), x0, None, times, keys)[0]
+                     for weighting in ((weight, EPS), (weightings.in_space(None, SCORE), SCORE))
+                     ], process.drift_and_diffusion(times.t)[1] ** 2 * (process.t_max - process.t_min)
+        return list(map(of_process, (continuous.VP(), continuous.SubVP(), continuous.VE())))
+
+    for ours, plain, factor in evaluate(keys, x0):
+        np.testing.assert_allclose(ours, factor * plain, rtol=1e-8)
 
 
 def test_uncertainty_is_least_at_the_logarithm_of_the_loss(x64, data):
@@ -200,35 +217,37 @@ def test_uncertainty_is_least_at_the_logarithm_of_the_loss(x64, data):
     keys, x0 = data[0][:500], data[1][:500]
     net = Uncertainty(channels=16)
     loss = losses.make_denoising_loss(weightings.in_space(None, EPS), uncertainty=net)
-    plain, aux = SIMPLE({}, exact(), x0, None, at(300, 500), keys)
-    start, _ = loss({"uncertainty": net.init()}, exact(), x0, None, at(300, 500), keys)
+    weights, of_start = np.random.default_rng(0).normal(size=16), np.asarray(net.init()["weight"], float)
+
+    def values(weight):
+        params = {"uncertainty": {"weight": weight}}
+        plain, aux = SIMPLE({}, exact(), x0, None, at(300, 500), keys)
+        return plain, loss(params, exact(), x0, None, at(300, 500), keys), net(params["uncertainty"], aux.log_snr)
+
+    evaluate = jit(values)
+    plain, (start, _), _ = evaluate(of_start)
     np.testing.assert_allclose(start, plain)
-    weight = np.random.default_rng(0).normal(size=16)
-    u = np.asarray(net({"weight": weight}, aux.log_snr))
+    _, (value, told), u = evaluate(weights)
+    u = np.asarray(u)
     assert u.shape == (500,) and np.ptp(u) < 1e-12 and abs(u[0]) > 0.01
-    value, told = loss({"uncertainty": {"weight": weight}}, exact(), x0, None, at(300, 500), keys)
     np.testing.assert_allclose(value, plain * np.exp(-u) + u, rtol=1e-12)
     np.testing.assert_allclose(told.weight, np.exp(-u), rtol=1e-12)
 
-    def mean(params):
-        return jnp.mean(loss({"uncertainty": params}, exact(), x0, None, at(300, 500), keys)[0])
-    params = net.init()
-    step = jax.jit(lambda params: jax.tree.map(lambda p, g: p - 0.2 * g, params, jax.grad(mean)(params)))
-    for _ in range(300):
-        params = step(params)
-    np.testing.assert_allclose(np.exp(net(params, aux.log_snr)[0]), plain.mean(), rtol=1e-3)
+    gradient = jax.grad(lambda weight: jnp.mean(values(weight)[1][0]))
+    trained = jit(lambda weight: jax.lax.fori_loop(0, 300, lambda _, w: w - 0.2 * gradient(w), weight))(of_start)
+    np.testing.assert_allclose(np.exp(evaluate(trained)[2][0]), plain.mean(), rtol=1e-3)
 
 
 def test_uncertainty_can_follow_any_curve(x64):
     """Its Fourier features fit ln L(lambda) of a Gaussian, from log-SNR -10 to 10, by least squares."""
     net, x = Uncertainty(), jnp.linspace(-10, 10, 400)
-    features = np.asarray(jax.jacobian(lambda w: net({"weight": w}, x))(jnp.zeros(128)))
+    features = np.asarray(jit(jax.jacobian(lambda w: net({"weight": w}, x)))(jnp.zeros(128)))
     target = -np.log1p(np.exp(np.asarray(x)))
     fit = features @ np.linalg.lstsq(features, target, rcond=1e-10)[0]
     assert np.abs(fit - target).max() < 0.02
 
 
-@jax.jit
+@jit
 def drawn_noise(keys, x0):
     """Loss, t and eps of the draw, as the denoiser sees them."""
     seen = {}
@@ -263,7 +282,7 @@ def test_an_example_depends_on_its_own_key_and_data_alone(data):
     keys, x0 = data[0][:8], jnp.asarray(data[1][:8], jnp.float32)
     weighted = losses.make_denoising_loss(weightings.in_space(weightings.snr_plus_one, EPS))
 
-    @jax.jit
+    @jit
     def loss(k, x):
         return weighted({}, exact(), x, None, td.UniformDiscrete().draw(td.independent(k), PROCESS), k)[0]
 
