@@ -15,7 +15,7 @@ from diffusion import config as config_lib
 from diffusion.build.rules import need
 from diffusion.data.sources import Source, take
 from diffusion.errors import CheckpointError, ConfigError
-from diffusion.io import evaluation_plots, images, run_folder
+from diffusion.io import images, run_folder
 from diffusion.io.checkpoint import Checkpoints
 from diffusion.io.files import atomic_write
 from diffusion.io.processes import is_primary, primary_says, say
@@ -29,9 +29,11 @@ from diffusion.train import sharding
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What all evaluations of a config share: the extractor, the data's features, and how samples are drawn."""
+    """Shared by all evaluations of a config: the extractor, the data's features, and the sampler, which is compiled once
+    for all seeds and checkpoints."""
     config: ConfigDict
     model: build.Model
+    drawing: "Drawing"
     extractor: extractors.Extractor
     reference: Reference
     held_out: Reference | None
@@ -39,7 +41,7 @@ class Evaluation:
     def __call__(self, params: Any, seed: int, sampling: dict) -> tuple[dict, np.ndarray]:
         """(the metric record of config.evaluate.images samples of the seed, the first config.sample.preview of them).
         sampling: what the record says of them."""
-        c, drawn = self.config.evaluate, Drawing(self.config, self.model)
+        c, drawn = self.config.evaluate, self.drawing
         began = time.perf_counter()
         with Progress(c.images, unit="image") as progress:
             fake = collect(self.extractor, drawn.batches(params, seed, c.images), c.images, mesh=self.model.mesh,
@@ -66,7 +68,8 @@ class Evaluation:
 
 class Drawing:
     """Samples as a stream of bytes: ROWS a device at a time, whatever config.sample.batch_size, so that neither it nor
-    the number of devices changes a bit. `first`: the first config.sample.preview of what has passed."""
+    the number of devices changes a bit. Of the newest stream it keeps the mean number of `evaluations` an image and
+    the `first` config.sample.preview images."""
 
     def __init__(self, config: ConfigDict, model: build.Model):
         self.sampler, self.model = build.sampler(config, model), model
@@ -75,6 +78,7 @@ class Drawing:
         self.first: list[np.ndarray] = []
 
     def batches(self, params: Any, seed: int, count: int) -> Iterator[np.ndarray]:
+        self.evaluations, self.first = 0.0, []
         rows, total = ROWS * sharding.batch_shards(self.model.mesh), 0.0
         for first in range(0, count, rows):
             indices = np.arange(first, first + rows, dtype=np.int32)
@@ -102,7 +106,7 @@ def load_extractor(config: ConfigDict) -> extractors.Extractor:
 def prepare(config: ConfigDict, model: build.Model, extractor: extractors.Extractor, cache: Path) -> Evaluation:
     """Reads the data and takes its features, or those that `cache` keeps of the very same images. Raises ConfigError or
     DataError before anything is sampled."""
-    c = config.evaluate
+    c, drawing = config.evaluate, Drawing(config, model)
     source = build.training_images(config)
     found = features_of(config, model, extractor, source, cache)
     held_out = None
@@ -112,7 +116,8 @@ def prepare(config: ConfigDict, model: build.Model, extractor: extractors.Extrac
         held_out = features_of(other, model, extractor, build.training_images(other), cache)
     for note in values.rank_notes(c.images, found.count, len(found.statistics.mean)):
         say(f"note: {note}")
-    return Evaluation(config=config, model=model, extractor=extractor, reference=found, held_out=held_out)
+    return Evaluation(config=config, model=model, drawing=drawing, extractor=extractor, reference=found,
+                      held_out=held_out)
 
 
 def features_of(config: ConfigDict, model: build.Model, extractor: extractors.Extractor, source: Source,
@@ -157,7 +162,6 @@ def evaluate(config: ConfigDict, workdir: Path, source: str | None, *, seed: int
     for at in steps:
         model, read = pretrained.open_model(config, source or workdir, checkpoint=at)
         if evaluation is None:
-            build.sampler(config, model)  # raises what is wrong with it first
             evaluation = prepare(config, model, load_extractor(config), out.parent / ".features")
         number = at if at is not None or source else Checkpoints(workdir / "checkpoints").steps()[-1]
         params, what = read(), sampling(config, source or workdir, number)
@@ -198,6 +202,7 @@ def write(out: Path, found: dict, first: np.ndarray) -> None:
     others there."""
     at = found["samples"]["checkpoint"]
     if is_primary():
+        from diffusion.io import evaluation_plots  # imports matplotlib: half a second that only its users pay
         name = f"step_{at:08d}" if at is not None else "model"
         file = out / f"{name}_{found['protocol']['extractor']}_{digest(found)}.json"
         images.save_png(file.with_suffix(".png"), images.grid(first))
