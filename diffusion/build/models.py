@@ -1,4 +1,5 @@
 """What training and sampling share: process, network and denoiser."""
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -64,16 +65,8 @@ def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence
         lambda params, *args: net.apply({"params": params["params"]}, *args), both=both, learned_range=c.learned_range)
     mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor, devices)
 
-    def init(key):
-        cond = jnp.zeros((1,), jnp.int32) if c.network.num_classes else None
-        params = dict(net.init(key, jnp.zeros((1, *shape)), jnp.zeros((1,)), cond))
-        if schedule:
-            params["schedule"] = schedule.init(jax.random.fold_in(key, 1))
-        if c.loss.uncertainty:
-            params["uncertainty"] = Uncertainty().init()
-        return params
-
-    shapes = jax.eval_shape(init, jax.random.key(0))
+    init = functools.partial(init_params, net=net, shape=shape, schedule=schedule, uncertainty=c.loss.uncertainty)
+    shapes = init_shapes(net, shape, schedule, c.loss.uncertainty, jnp.result_type(float))
     rules = sharding_rules(c, shapes)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
                             sharding.of_state(shapes, mesh, rules))
@@ -81,6 +74,25 @@ def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence
                  num_classes=c.network.num_classes,
                  null_label=c.network.num_classes if c.network.label_dropout else None, rules=rules,
                  guide=guide and beside(guide, c, proc))
+
+
+def init_params(key: jax.Array, *, net: Any, shape: tuple[int, int, int], schedule: Any, uncertainty: bool) -> Any:
+    """The parameters of the network, and of what else is learned."""
+    cond = jnp.zeros((1,), jnp.int32) if net.num_classes else None
+    params = dict(net.init(key, jnp.zeros((1, *shape)), jnp.zeros((1,)), cond))
+    if schedule:
+        params["schedule"] = schedule.init(jax.random.fold_in(key, 1))
+    if uncertainty:
+        params["uncertainty"] = Uncertainty().init()
+    return params
+
+
+@functools.lru_cache(maxsize=64)
+def init_shapes(net: Any, shape: tuple[int, int, int], schedule: Any, uncertainty: bool, dtype: Any) -> Any:
+    """The shapes of `init_params` where floats are of `dtype`. Kept, since tracing a network takes a quarter of a
+    second and more, and a sweep builds one for each row and check."""
+    return jax.eval_shape(functools.partial(init_params, net=net, shape=shape, schedule=schedule,
+                                            uncertainty=uncertainty), jax.random.key(0))
 
 
 def sharding_rules(c: ConfigDict, params: Any) -> tuple[sharding.Rule, ...]:
