@@ -112,9 +112,9 @@ fi
 
 # ---- Test ------------------------------------------------------------------------------------------------------------
 # Without arguments: all tests but those marked slow and parity, see pyproject.toml. A process for each core, which takes
-# whole files, since the tests of one share what they trained; -n 0 is none.
+# whole files, since the tests of one share what they trained, in the order of tests/conftest.py; -n 0 is none.
 if [ "$use" = test ]; then
-  exec "$python" -m pytest -n auto --dist=loadfile "$@"
+  exec "$python" -m pytest -n auto --dist=loadfile --no-loadscope-reorder "$@"
 fi
 
 

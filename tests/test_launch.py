@@ -120,8 +120,9 @@ def test_the_first_run_installs_and_the_second_does_not(launch):
 def test_only_what_is_new_makes_it_install_again(launch):
     launch()
     launch("test", "-x", "tests/data")
-    assert [what for _, what in launch.calls] == [f"{INSTALL} -c constraints.txt -e .[digits,test]",
-                                                  "-m pytest -n auto --dist=loadfile -x tests/data"]
+    assert [what for _, what in launch.calls] == [
+        f"{INSTALL} -c constraints.txt -e .[digits,test]",
+        "-m pytest -n auto --dist=loadfile --no-loadscope-reorder -x tests/data"]
     launch("test")
     assert not launch.did("-m pip") and launch.did("-m pytest")
     launch("train")  # the test extra is more than it needs
