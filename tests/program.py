@@ -1,13 +1,26 @@
-"""Runs the real program on a tiny model of the digits, for the tests of whole runs."""
+"""Runs the real program on a tiny model of the digits, for the tests of whole runs.
+
+Each program is a process of its own. It is forked from a server that has imported the libraries and nothing else, which
+saves the 2 to 3 CPU seconds of a start by `python -m`. test_start.py starts the programs as users do.
+"""
+import atexit
+import concurrent.futures
+import contextlib
 import json
+import multiprocessing
+import multiprocessing.forkserver
 import os
 import pathlib
+import runpy
 import socket
 import subprocess
 import sys
-import tempfile
+import threading
 from collections.abc import Callable
 from typing import IO
+from unittest import mock
+
+import psutil
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = ["--config.network.channels=8", "--config.network.multipliers=(1,)",
@@ -23,19 +36,103 @@ def command(*flags: str, config: str = "digits") -> list[str]:
     return [sys.executable, "-m", "diffusion.main", f"--config=configs/{config}.py", *TINY, *flags]
 
 
-def environment(devices: int = 1) -> dict[str, str]:
-    # The compilation cache saves the suite most of its time; it changes no result.
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "diffusion-test-cache"))
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5", "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+def environment(devices: int = 1, optimize: bool = False) -> dict[str, str]:
+    """That of a program. conftest.py has named the compilation cache, which saves the suite most of its time and
+    changes no result. Without LLVM's optimizations a program is compiled in half the time, and runs slower."""
+    flags = f"--xla_force_host_platform_device_count={devices}" + " --xla_backend_optimization_level=0" * (not optimize)
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+            "XLA_FLAGS": flags}
 
 
-def execute(arguments: list[str], devices: int = 1, check: bool = True) -> subprocess.CompletedProcess:
+# ---- Processes -------------------------------------------------------------------------------------------------------
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(["preloaded"])
+
+
+def server_cpu_seconds() -> float:
+    """Of the server and of the programs that have ended."""
+    pid = multiprocessing.forkserver._forkserver._forkserver_pid
+    return sum(psutil.Process(pid).cpu_times()[:4]) if pid else 0.0
+
+
+def _become(arguments: list[str], environment: dict[str, str], out, err) -> None:
+    """In the forked process: `python ARGUMENTS`."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    for pipe, number in ((out, 1), (err, 2)):
+        os.dup2(pipe.fileno(), number)
+        pipe.close()
+    try:
+        if arguments[0] == "-m":
+            sys.argv = arguments[1:]
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        elif arguments[0] == "-c":
+            sys.argv = ["-c", *arguments[2:]]
+            exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            sys.argv = [str(word) for word in arguments]
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves without
+
+
+class Program:
+    """A running program, with the methods of subprocess.Popen that the tests use."""
+
+    def __init__(self, arguments: list, devices: int = 1, optimize: bool = False):
+        assert arguments[0] == sys.executable
+        pipes = [_server.Pipe(duplex=False) for _ in range(2)]
+        self._process = _server.Process(target=_become, args=(
+            [str(word) for word in arguments[1:]], environment(devices, optimize), *(write for _, write in pipes)))
+        with mock.patch.dict(os.environ, environment()):  # of the server, which the first start starts
+            self._process.start()
+        self.args, self.pid = arguments, self._process.pid
+        self.stdout, self.stderr = (open(os.dup(read.fileno()), errors="replace") for read, _ in pipes)
+        for pipe in (end for pair in pipes for end in pair):
+            pipe.close()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    poll = returncode.fget
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return self.returncode
+
+    def communicate(self, timeout: float = 900) -> tuple[str, str]:
+        late = threading.Timer(timeout, self.kill)
+        late.start()
+        try:
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                out, err = pool.map(lambda pipe: pipe.read(), (self.stdout, self.stderr))
+            self.wait(timeout)
+            return out, err
+        finally:
+            late.cancel()
+            self.stdout.close()
+            self.stderr.close()
+
+    def send_signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        if self.returncode is None:
+            self._process.kill()
+
+
+def execute(arguments: list, devices: int = 1, check: bool = True,
+            optimize: bool = False) -> subprocess.CompletedProcess:
     """The finished program; with `check` its failure fails the test, with its output."""
-    done = subprocess.run(arguments, cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=900)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
+    program = Program(arguments, devices, optimize)
+    out, err = program.communicate()
+    assert not check or program.returncode == 0, out + err
+    return subprocess.CompletedProcess(arguments, program.returncode, out, err)
 
 
 def run(*flags: str, config: str = "digits", **kwargs) -> subprocess.CompletedProcess:
@@ -43,14 +140,13 @@ def run(*flags: str, config: str = "digits", **kwargs) -> subprocess.CompletedPr
     return execute(command(*flags, config=config), **kwargs)
 
 
-def start(*flags: str, devices: int = 1) -> subprocess.Popen:
+def start(*flags: str, devices: int = 1) -> Program:
     """The tiny model's program, running."""
-    return subprocess.Popen(command(*flags), cwd=ROOT, env=environment(devices), text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE)
+    return Program(command(*flags), devices)
 
 
 def start_processes(count: int, devices: int, *flags: str, of: Callable[[int], list[str]] = lambda i: []
-                    ) -> list[subprocess.Popen]:
+                    ) -> list[Program]:
     """`count` of them that share a run, on as many devices each. of: flags of process i alone."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -69,7 +165,7 @@ def until(text: str, stream: IO[str]) -> None:
     raise AssertionError(f"it ended without saying {text!r}:\n{''.join(lines)}")
 
 
-def finish(processes: list[subprocess.Popen], timeout: float = 300) -> list[tuple[int, str, str]]:
+def finish(processes: list[Program], timeout: float = 300) -> list[tuple[int, str, str]]:
     """(exit code, stdout, stderr) of each; none is left running."""
     try:
         return [(p.returncode, *out) for p, out in [(p, p.communicate(timeout=timeout)) for p in processes]]

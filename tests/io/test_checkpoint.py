@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import program
 import pytest
 
 from diffusion.errors import CheckpointError, DivergedError
@@ -282,11 +283,8 @@ def test_a_checkpoint_that_vanished_after_its_commit(tmp_path):
 
 def python(code, *arguments, devices=1):
     """A program that has this file's helpers."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path),
-                   "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    program = "import sys\nfrom test_checkpoint import *\n" + textwrap.dedent(code)
-    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], env=environment, text=True,
-                            cwd=os.path.dirname(__file__), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    head = f"import sys\nsys.path.insert(0, {os.path.dirname(__file__)!r})\nfrom test_checkpoint import *\n"
+    return program.Program([sys.executable, "-c", head + textwrap.dedent(code), *arguments], devices)
 
 
 def test_saved_on_eight_devices_restored_on_one(tmp_path):

@@ -24,8 +24,7 @@ DIGITS = sources.digits("train").images
 
 
 def command(*flags: str, devices: int = 1) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "diffusion.metrics", *map(str, flags)], cwd=program.ROOT, text=True,
-                          env=program.environment(devices), capture_output=True)
+    return program.execute([sys.executable, "-m", "diffusion.metrics", *flags], devices, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The parser of compiled programs, on text as XLA writes it and on a real training step over 8 devices."""
 import json
-import subprocess
 import sys
 
 import program
@@ -85,8 +84,7 @@ print(json.dumps(report))
 
 @pytest.fixture(scope="module")
 def steps():
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=program.environment(8), cwd=program.ROOT, text=True,
-                          capture_output=True, check=True)
+    done = program.execute([sys.executable, "-c", PROGRAM], devices=8)
     return {int(fsdp): row for fsdp, row in json.loads(done.stdout.splitlines()[-1]).items()}
 
 

@@ -10,8 +10,7 @@ from experiments import diff
 
 
 def command(name: str, *words) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", f"experiments.{name}", *map(str, words)], cwd=program.ROOT, text=True,
-                          capture_output=True, env=program.environment(1))
+    return program.execute([sys.executable, "-m", f"experiments.{name}", *words], check=False)
 
 
 def run_folder(folder, losses, config, **row):

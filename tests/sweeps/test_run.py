@@ -190,8 +190,7 @@ def test_mistakes_in_a_sweep_of_flags(flags, words):
 
 
 def command(name: str, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", f"experiments.{name}", *words], cwd=program.ROOT, text=True,
-                          capture_output=True)
+    return program.execute([sys.executable, "-m", f"experiments.{name}", *words], check=False)
 
 
 def test_the_command_lists_prints_and_teaches(tmp_path):

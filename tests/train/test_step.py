@@ -1,14 +1,13 @@
 """The training step: what its result may not depend on, and what it must."""
 import json
-import os
 import pathlib
-import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import program
 import pytest
 
 from diffusion.core import losses, parameterization, processes, schedules, streams, time_densities, weightings
@@ -286,9 +285,7 @@ print(json.dumps({"devices": jax.device_count(), "losses": seen,
 """
     results = []
     for devices in (1, 8):
-        env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        done = subprocess.run([sys.executable, "-c", script, str(pathlib.Path(__file__).parent)], env=env, check=True,
-                              capture_output=True, text=True, cwd=pathlib.Path(__file__).parent.parent.parent)
+        done = program.execute([sys.executable, "-c", script, pathlib.Path(__file__).parent], devices)
         results.append(json.loads(done.stdout))
     one, eight = results
     assert (one["devices"], eight["devices"]) == (1, 8) and one["counts"] == eight["counts"]

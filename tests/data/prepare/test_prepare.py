@@ -5,12 +5,12 @@ import http.server
 import pathlib
 import resource
 import signal
-import subprocess
 import sys
 import textwrap
 import threading
 
 import numpy as np
+import program
 import pytest
 from PIL import Image
 
@@ -197,7 +197,7 @@ def test_bad_image_folders(tmp_path, tiny, capsys):
 
 def test_killed_while_writing_leaves_nothing_that_looks_whole(tmp_path, tiny):
     source = tiny.npz(tmp_path / "a.npz")
-    program = textwrap.dedent("""\
+    code = textwrap.dedent("""\
         import os, signal, sys
         from diffusion.data.prepare import writer
         from diffusion.data.prepare.__main__ import main
@@ -210,8 +210,7 @@ def test_killed_while_writing_leaves_nothing_that_looks_whole(tmp_path, tiny):
         writer._png = kill_at_25
         main(["cifar10", f"--source={sys.argv[1]}", f"--data_dir={sys.argv[2]}", "--allow_other"])
         """)
-    killed = subprocess.run([sys.executable, "-c", program, str(source), str(tmp_path)], capture_output=True,
-                            cwd=pathlib.Path(__file__).parents[3])
+    killed = program.execute([sys.executable, "-c", code, source, tmp_path], check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (tmp_path / "cifar10" / ".unfinished").exists()
     assert not (tmp_path / "cifar10" / "3.0.2").exists()

@@ -1,0 +1,22 @@
+"""What the server of program.py imports before it forks: all that a program imports after its flags.
+
+Not diffusion.main, which each program runs as its own __main__. No import may start JAX's devices or a thread.
+"""
+import absl.app  # noqa: F401
+import absl.flags  # noqa: F401
+import ml_collections.config_flags  # noqa: F401
+import sklearn.datasets  # noqa: F401
+import tensorboardX  # noqa: F401
+
+import diffusion.compare  # noqa: F401
+import diffusion.edit  # noqa: F401
+import diffusion.evaluate  # noqa: F401
+import diffusion.hosts  # noqa: F401
+import diffusion.io.evaluation_plots  # noqa: F401
+import diffusion.io.likelihood_plots  # noqa: F401
+import diffusion.io.plots  # noqa: F401
+import diffusion.io.solver_plots  # noqa: F401
+import diffusion.metrics.__main__  # noqa: F401
+import diffusion.modes  # noqa: F401
+import diffusion.plan  # noqa: F401
+import diffusion.verify  # noqa: F401
