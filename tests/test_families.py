@@ -1,21 +1,27 @@
-"""Each config of the digits through the real program, with its own network, solver and grid, for a few steps."""
-import sys
+"""Each config of the digits through the real program, with its own process, objective, solver and likelihood."""
+import json
 
 import numpy as np
 import program
 import pytest
 
-pytestmark = pytest.mark.slow
+# Always, one in discrete and one in continuous time; the others with the slow tests.
+OFTEN = ("digits_flow", "digits_iddpm")
+CONTINUOUS = ("digits_edm", "digits_flow", "digits_score_sde", "digits_vdm")
 NAMES = sorted(path.stem for path in (program.ROOT / "configs").glob("digits*.py"))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_it_trains_and_draws(name, tmp_path):
-    program.execute([
-        sys.executable, "-m", "diffusion.main", f"--config=configs/{name}.py", f"--workdir={tmp_path}",
-        "--config.train.duration=30 steps", "--config.train.log_every=10 steps", "--config.train.sample_every=30 steps",
-        "--config.train.checkpoint_every=30 steps", "--config.optimizer.warmup=5 steps", "--config.sample.preview=4",
-        "--config.sample.batch_size=4"])
-    losses = [row["loss"] for row in program.rows(tmp_path)]
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in NAMES])
+def test_it_trains_draws_and_knows_its_likelihood(name, tmp_path):
+    """A network of its own kind, as small as TINY."""
+    network = ["--config.network.channels=16"] if name == "digits_dit" else []
+    run = lambda *flags: program.run(f"--workdir={tmp_path / 'run'}", *network, *flags, config=name)  # noqa: E731
+    run()
+    losses = [row["loss"] for row in program.rows(tmp_path / "run")]
     assert len(losses) == 3 and np.isfinite(losses).all() and losses[-1] < losses[0]
-    assert (tmp_path / "samples" / "step_00000030.png").stat().st_size > 100
+    assert (tmp_path / "run/samples/step_00000030.png").stat().st_size > 100
+    assert (tmp_path / "run/effective_weight.png").stat().st_size > 100
+    run("--mode=likelihood", "--num_examples=4", "--config.likelihood.steps=5", f"--out={tmp_path / 'bits.json'}")
+    found = json.loads((tmp_path / "bits.json").read_text())
+    assert np.isfinite(found["bits_per_dim"]) and found["standard_error"] > 0
+    assert (tmp_path / "bits.png").exists() == (name not in CONTINUOUS)

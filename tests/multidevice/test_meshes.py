@@ -1,7 +1,6 @@
-"""One training step of every network on every kind of mesh equals that of one device."""
+"""One training step of every network on meshes of 8 devices equals that of one device."""
 import json
 import pathlib
-import subprocess
 import sys
 
 import program
@@ -15,19 +14,16 @@ HERE = pathlib.Path(__file__).parent
 @pytest.fixture(scope="module", params=meshes.NETWORKS)
 def report(request, tmp_path_factory):
     file = tmp_path_factory.mktemp("meshes") / "report.json"
-    environment = program.environment(8)
-    environment["XLA_FLAGS"] += " --xla_backend_optimization_level=0"  # half the time; the partitions are the same
-    subprocess.run([sys.executable, HERE / "meshes.py", file, request.param], check=True, cwd=program.ROOT,
-                   env=environment)
+    program.execute([sys.executable, HERE / "meshes.py", file, request.param], devices=8)
     return {name.split(", ")[1]: row for name, row in json.loads(file.read_text()).items()}
 
 
-@pytest.mark.parametrize("mesh", meshes.MESHES)
-def test_loss_gradient_and_update(report, mesh):
+def test_loss_gradient_and_update(report):
     """Only the order of sums differs. The gradient is relative to the largest number of each parameter."""
-    assert report[mesh]["loss"] < 1e-6
-    assert report[mesh]["gradient"] < 1e-5
-    assert report[mesh]["update"] < 1e-5
+    rows = {mesh: row for mesh, row in report.items() if "loss" in row}
+    assert len(rows) == 2
+    for mesh, row in rows.items():
+        assert row["loss"] < 1e-6 and row["gradient"] < 1e-5 and row["update"] < 1e-5, mesh
 
 
 def test_what_a_device_holds(report):
