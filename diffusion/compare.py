@@ -13,7 +13,7 @@ from diffusion import config as config_lib
 from diffusion.data.augment import to_float
 from diffusion.data.pipeline import to_arrays
 from diffusion.errors import ConfigError, DataError
-from diffusion.io import images, solver_plots
+from diffusion.io import images
 from diffusion.io.files import atomic_write
 from diffusion.io.processes import is_primary
 from diffusion.io.progress import Progress
@@ -79,6 +79,7 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
                 pictures[f"{name}_{count}_steps" + (f"_scale_{scale:g}" if len(scales) > 1 else "")] = x[:SHOWN]
                 progress.update(1)
     if is_primary():
+        from diffusion.io import solver_plots  # imports matplotlib: half a second that only its users pay
         out.mkdir(parents=True)
         for name, x in pictures.items():
             images.save_png(out / f"{name}.png", images.grid(images.to_uint8(x)))

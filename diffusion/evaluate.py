@@ -29,8 +29,8 @@ from diffusion.train import sharding
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Shared by all evaluations of a config: the extractor, the data's features, and the sampler, which is compiled once
-    for all seeds and checkpoints."""
+    """Shared by all evaluations of a config: the extractor, the data's features, and the sampler, which is compiled
+    once for all seeds and checkpoints."""
     config: ConfigDict
     model: build.Model
     drawing: "Drawing"

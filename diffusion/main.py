@@ -98,13 +98,13 @@ def main(argv: list[str]) -> None:
                             "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_STDERR_LOG_LEVEL": "3",
                             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}.items():
             os.environ.setdefault(name, value)
-    from diffusion import hosts, modes  # after the flags: --help and wrong flags answer at once, without JAX
+    from diffusion import hosts, modes, runtime  # after the flags: --help and wrong flags answer at once, without JAX
     hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, seconds=CONNECT_SECONDS.value,
                heartbeat=HEARTBEAT_SECONDS.value)
     hosts.check_same(CONFIG.value.to_dict(), MODE.value, str(workdir))
     here = workdir if source is None else Path("samples") / Path(source).name
-    modes.keep_compilations(here.parent)
-    modes.keep_memory()
+    runtime.keep_compilations(here.parent)
+    runtime.keep_memory()
     if MODE.value == "likelihood":
         name = f"likelihood_{CONFIG.value.likelihood.estimator}_{CONFIG.value.data.split}.json"
         modes.likelihood(CONFIG.value, workdir, source, num_examples=NUM_EXAMPLES.value, seed=SEED.value,

@@ -1,14 +1,9 @@
 """The programs that `main --mode=NAME` runs, put together from built parts, the run folder and the disk."""
 import collections
-import ctypes
 import dataclasses
-import hashlib
 import json
-import platform
-import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -18,7 +13,7 @@ from diffusion import evaluate as evaluation
 from diffusion.build import advice
 from diffusion.data.sources import take
 from diffusion.errors import DivergedError, Interrupted
-from diffusion.io import images, likelihood_plots, plots, run_folder
+from diffusion.io import images, run_folder
 from diffusion.io.checkpoint import Checkpoints
 from diffusion.io.files import atomic_write
 from diffusion.io.processes import is_primary, say
@@ -30,32 +25,6 @@ from diffusion.train import loop
 from diffusion.train.interrupts import Interrupts
 from diffusion.train.state import average_of
 from diffusion.train.watchdog import Watchdog
-
-
-def keep_compilations(folder: Path) -> None:
-    """From now on keeps what is compiled in `folder`/.compiled, so that the next start is quick; if the user has not
-    named another place by JAX_COMPILATION_CACHE_DIR."""
-    if jax.config.jax_compilation_cache_dir is None:
-        # XLA compiles for the very CPU; a shared folder may be seen by several kinds.
-        cpu = hashlib.sha256(f"{platform.machine()} {cpu_flags()}".encode()).hexdigest()[:8]
-        jax.config.update("jax_compilation_cache_dir", str(folder.absolute() / ".compiled" / cpu))
-
-
-def keep_memory() -> None:
-    """Lets glibc keep what is freed for the next step, instead of giving it back to the system, which has to clear it
-    before it can be used again: on a CPU that was a quarter of a small training's time (docs/results.md)."""
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        most, m_trim_threshold, m_mmap_threshold = 2**31 - 1, -1, -3  # as in malloc.h
-        mallopt(m_trim_threshold, most)
-        mallopt(m_mmap_threshold, most)
-
-
-def cpu_flags() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
 def train(config: ConfigDict, workdir: Path, started: float, init_from: str | None = None) -> None:
@@ -135,6 +104,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: Inte
         raise Interrupted(f"stopped at step {clock.step:,} of {plan.total:,}, which is saved in {run.checkpoints}: the "
                           "same command goes on from it", interrupts.exit_code)
     if is_primary():
+        from diffusion.io import plots  # imports matplotlib: half a second that only its users pay
         rows = read_rows(run.metrics)
         plots.plot_loss(rows, run.path / "loss.png")
         plots.plot_loss_by_noise(rows, run.path / "loss_by_noise.png", parts.log_snr_edges)
@@ -198,6 +168,7 @@ def likelihood(config: ConfigDict, workdir: Path, source: str | None = None, *, 
     if is_primary():
         atomic_write(out, json.dumps(found, indent=2))
         if config.likelihood.estimator == "vlb":
+            from diffusion.io import likelihood_plots  # imports matplotlib
             likelihood_plots.plot_terms(times, vlb, rate, distortion, out.with_suffix(".png"))
     error = "?" if count == 1 else f"{found['standard_error']:.4f}"
     say(f"{found['bits_per_dim']:.4f} +- {error} bits/dim over {count:,} images of "

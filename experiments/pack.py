@@ -21,7 +21,7 @@ from absl import flags  # noqa: E402
 from ml_collections import ConfigDict, config_flags  # noqa: E402
 
 from diffusion import config as config_lib  # noqa: E402
-from diffusion import modes  # noqa: E402
+from diffusion import modes, runtime  # noqa: E402
 from diffusion.errors import ConfigError, DiffusionError, Interrupted  # noqa: E402
 from diffusion.io import run_folder  # noqa: E402
 from diffusion.train.interrupts import Interrupts  # noqa: E402
@@ -96,8 +96,8 @@ def main(argv: list[str]) -> int:
         raise ConfigError("No trainings are given; see experiments/pack.py, or experiments.run --pack.")
     with Interrupts() as interrupts:
         members = [Member(words, interrupts) for words in groups]
-        modes.keep_compilations(members[0].workdir.parent)
-        modes.keep_memory()
+        runtime.keep_compilations(members[0].workdir.parent)
+        runtime.keep_memory()
         together(members)
     for member in members:
         if member.error is not None:

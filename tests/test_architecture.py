@@ -17,12 +17,13 @@ MODULES = sorted(FILES)
 # each imports what is below it. pipeline and interop.convert are programs, as modes is.
 BASE = ["diffusion.typing", "diffusion.errors", "diffusion.core.numerics"]
 MAY_IMPORT = {  # the most specific row counts; a family may import itself
-    "diffusion.main": ["diffusion.hosts", "diffusion.modes", "diffusion.compare", "diffusion.edit",
-                       "diffusion.evaluate", "diffusion.plan", "diffusion.verify", "diffusion.config",
+    "diffusion.main": ["diffusion.hosts", "diffusion.runtime", "diffusion.modes", "diffusion.compare",
+                       "diffusion.edit", "diffusion.evaluate", "diffusion.plan", "diffusion.verify", "diffusion.config",
                        "diffusion.errors"],
     "diffusion.plan": ["diffusion"],
     "diffusion.planning": BASE,
     "diffusion.hosts": ["diffusion.errors"],
+    "diffusion.runtime": [],
     "diffusion.verify": ["diffusion"],
     "diffusion.modes": ["diffusion"],
     "diffusion.pipeline": ["diffusion"],

@@ -11,7 +11,8 @@ CONTINUOUS = ("digits_edm", "digits_flow", "digits_score_sde", "digits_vdm")
 NAMES = sorted(path.stem for path in (program.ROOT / "configs").glob("digits*.py"))
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in NAMES])
+@pytest.mark.parametrize("name", [*OFTEN, *(pytest.param(name, marks=pytest.mark.slow)
+                                            for name in NAMES if name not in OFTEN)])
 def test_it_trains_draws_and_knows_its_likelihood(name, tmp_path):
     """A network of its own kind, as small as TINY."""
     network = ["--config.network.channels=16"] if name == "digits_dit" else []

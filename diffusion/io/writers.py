@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-import tensorboardX
 
 from diffusion.errors import CheckpointError
 from diffusion.io.files import atomic_write, cannot_write
@@ -23,7 +22,7 @@ class MetricsWriter:
     def __init__(self, path: str | os.PathLike, tensorboard_dir: str | os.PathLike, *, from_step: int = 0):
         self.path, self._tensorboard_dir = Path(path), str(tensorboard_dir)
         self._file: io.TextIOBase | None = None
-        self._events: tensorboardX.SummaryWriter | None = None
+        self._events = None  # of tensorboardX
         self._purge_step: int | None = None
         self.truncate_after(from_step)
 
@@ -73,6 +72,7 @@ class MetricsWriter:
 
     def _open(self) -> None:
         if self._file is None:
+            import tensorboardX  # a second, and more where torch is installed: only trainings pay it
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a", encoding="utf-8")
             self._events = tensorboardX.SummaryWriter(self._tensorboard_dir, purge_step=self._purge_step)
