@@ -79,9 +79,9 @@ def test_pil_and_np_are_the_same_images(pipe):
 
 
 def test_image_i_is_a_function_of_seed_and_i_alone(pipe):
-    many = draw(pipe, 4, seed=7)
+    many = draw(pipe, 3, seed=7)
     np.testing.assert_allclose(draw(pipe, 2, seed=7), many[:2], atol=2e-5)  # other shapes, other order of sums
-    assert np.abs(draw(pipe, 4, seed=8) - many).max() > 0.1
+    assert np.abs(draw(pipe, 3, seed=8) - many).max() > 0.1
     assert np.abs(many[0] - many[1]).max() > 0.1
 
 
@@ -198,10 +198,11 @@ def test_the_package_has_no_other_names():
 # ---- there and back -----------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("changes", [
-    {}, dict(network__num_classes=4), dict(learned_range=True, sample__variance="learned_range"),
+    dict(network__num_classes=4, network__scale_shift=True, network__downsample=("resblock",),
+         network__head_channels=8),
+    dict(learned_range=True, sample__variance="learned_range", process__name="cosine", process__offset=0.02,
+         sample__spacing="trailing"),
     dict(data__channels=1, prediction="v", process__name="cosine", sample__solver="ddim", sample__steps=7),
-    dict(process__name="cosine", process__offset=0.02, sample__spacing="trailing"),
-    dict(network__scale_shift=True, network__downsample=("resblock",), network__head_channels=8),
 ])
 def test_saved_and_loaded_it_is_the_same_model(changes, tmp_path):
     pipe = pipeline(**changes)

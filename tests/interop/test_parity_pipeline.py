@@ -14,7 +14,9 @@ from diffusion import DiffusionPipeline, build
 from diffusion import config as config_lib
 from diffusion.interop.convert import compare, main
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
+TESTS = pathlib.Path(__file__).parent.parent
+sys.path[:0] = [str(TESTS / "interop"), str(TESTS / "networks")]
+from random_params import random_params  # noqa: E402
 from unet2d_configs import settings  # noqa: E402
 
 REASON = "the parity tests need PyTorch and diffusers: pip install -r requirements-parity.txt"
@@ -24,6 +26,7 @@ from diffusers_noise import injected  # noqa: E402
 
 pytestmark = pytest.mark.parity
 torch.set_num_threads(1)  # more only wait for each other
+QUICKLY = {"xla_backend_optimization_level": 0}  # half the time of compiling
 
 # config.json of google/ddpm-cifar10-32 as published, but for the head: it has no attention_head_dim, and the paper one.
 DDPM_CIFAR10_32 = dict(
@@ -32,7 +35,6 @@ DDPM_CIFAR10_32 = dict(
     flip_sin_to_cos=False, freq_shift=1, in_channels=3, layers_per_block=2, mid_block_scale_factor=1, norm_eps=1e-6,
     norm_num_groups=32, out_channels=3, sample_size=32, time_embedding_type="positional",
     up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"))
-NARROW = DDPM_CIFAR10_32 | dict(block_out_channels=(8, 16, 16, 16), norm_num_groups=4, sample_size=16)
 # What the tests of schedulers need: a network that depends on x and the time.
 SMALL = dict(in_channels=3, out_channels=3, block_out_channels=(8,), norm_num_groups=4, sample_size=8,
              layers_per_block=1, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), mid_block_type=None)
@@ -76,7 +78,7 @@ def test_ddpm_cifar10_32_network(tmp_path):
     assert sum(x.size for x in jax.tree.leaves(ours.params)) == 35_746_307
     times = np.asarray([0, 999], np.float32)
     x = np.random.default_rng(0).normal(size=(len(times), 32, 32, 3)).astype(np.float32)
-    out = np.asarray(network.apply(ours.params, x, times))
+    out = np.asarray(jax.jit(network.apply, compiler_options=QUICKLY)(ours.params, x, times))
     with torch.no_grad():
         expected = theirs.unet(torch.from_numpy(np.array(x.transpose(0, 3, 1, 2))), torch.from_numpy(times)).sample
     difference = np.abs(out - expected.numpy().transpose(0, 2, 3, 1)).max()
@@ -97,10 +99,10 @@ def test_chain_of_1000_steps(tmp_path):
 
 
 def test_ddim_of_50_steps_from_the_files_of_ddpm(tmp_path):
-    theirs, ours = make(tmp_path, NARROW, diffusers.DDPMScheduler(**PUBLISHED_SCHEDULER))
+    theirs, ours = make(tmp_path, SMALL, diffusers.DDPMScheduler(**PUBLISHED_SCHEDULER))
     ddim = diffusers.DDIMPipeline(unet=theirs.unet, scheduler=theirs.scheduler)
     ddim.set_progress_bar_config(disable=True)
-    with injected(0, (2, 16, 16, 3), 50):
+    with injected(0, (2, 8, 8, 3), 50):
         expected = ddim(batch_size=2, num_inference_steps=50, output_type="np").images
     out = ours(2, 50, seed=0, sampler="ddim", eta=0.0, output_type="np", progress_bar=False).images
     print(f"DDIM 50: max difference {np.abs(out - expected).max():.2g}, spread {expected.std():.2f}")
@@ -193,9 +195,9 @@ def test_diffusers_loads_what_we_save(name, tmp_path):
     tiny = {"data.size": 8, "network.channels": 16, "network.multipliers": (1, 2), "network.blocks": 1,
             "network.attention_resolutions": (4,), "network.groups": 4, "process.steps": 20, "sample.steps": 20}
     config = config_lib.override(config_lib.base(), tiny | OURS[name])
-    params = build.model(config).init(jax.random.key(0))
-    params = jax.tree.map(lambda x: x + CALM * jax.random.normal(jax.random.key(x.size), x.shape), params)
-    pipe = DiffusionPipeline(config, params)
+    params = random_params(build.network(config.network, 8, 3), (8, 8, 3), seed=0)
+    params["conv_out"]["kernel"] *= CALM
+    pipe = DiffusionPipeline(config, {"params": params})
     pipe.save_pretrained(tmp_path / "saved")
     assert compare(DiffusionPipeline.from_pretrained(tmp_path / "saved"), str(tmp_path / "saved")) < 2e-5
     if config.network.num_classes:
@@ -214,10 +216,10 @@ def test_diffusers_loads_what_we_save(name, tmp_path):
 
 
 def test_convert_says_how_many_parameters_and_the_largest_difference(tmp_path, capsys):
-    make(tmp_path / "a", settings("as improved-diffusion"), diffusers.DDPMScheduler())
+    make(tmp_path / "a", SMALL, diffusers.DDPMScheduler())
     assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     out = capsys.readouterr().out
-    count = sum(p.numel() for p in diffusers.UNet2DModel(**settings("as improved-diffusion")).parameters())
+    count = sum(p.numel() for p in diffusers.UNet2DModel(**SMALL).parameters())
     assert f"{count:,} parameters" in out and "equal bit for bit" in out
     assert "largest difference of the network's output from diffusers'" in out
 
