@@ -1,4 +1,5 @@
 """The exact denoiser of a mixture of normals on several processes, and its probability flow."""
+import dataclasses
 import functools
 
 import jax
@@ -10,20 +11,22 @@ from diffusion.core.continuous import VP, Flow, VarianceExploding
 from diffusion.core.numerics import expand
 from diffusion.core.parameterization import Diffusion, Prediction
 from diffusion.core.processes import DiscreteProcess
-from diffusion.samplers.base import sample
+from diffusion.samplers.base import draw_prior, sample
 
 WEIGHTS, CENTERS, STDS = np.array([0.3, 0.7]), np.array([-0.9, 0.6]), np.array([0.5, 0.4])
 MEAN = WEIGHTS @ CENTERS
 VARIANCE = WEIGHTS @ (STDS**2 + CENTERS**2) - MEAN**2
 # process, and the first and last time of the measured orders
 PROCESSES = {"VP": (VP(), 0.6, 0.1), "EDM": (VarianceExploding(), 5.0, 0.3), "Flow": (Flow(), 0.9, 0.2)}
+ROWS = 128  # to multiples of which grids are padded
+IMAGE = np.linspace(-1, 1, 4).reshape(2, 2, 1)
 CHAIN = DiscreteProcess(betas=schedules.linear(200, start=5e-4, end=0.1))
 
 
-def mixture(process, count=lambda: None):
+@functools.cache
+def mixture(process):
     """The exact denoiser of a mixture of two normals in each coordinate."""
     def denoise(x, t, cond=None):
-        count()
         # JAX keeps a NumPy constant in the precision in which it first met it.
         weights, centers, stds = (jnp.asarray(values, float) for values in (WEIGHTS, CENTERS, STDS))
         alpha, sigma = expand(process.alpha(t), x), expand(process.sigma(t), x)
@@ -35,13 +38,76 @@ def mixture(process, count=lambda: None):
     return Diffusion(process, denoise)
 
 
+CALLS = []  # one entry for each call of a `counted` denoiser
+
+
+@functools.cache
+def counted(process):
+    """The mixture's denoiser where cond [B] is 0, and where it is 1 that of data which are one image, IMAGE. One
+    program then shows both what a solver makes of a law and whether it leaves noise in the data."""
+    of_mixture = mixture(process).denoise
+
+    def denoise(x, t, cond):
+        jax.debug.callback(lambda: CALLS.append(1))
+        found, one = of_mixture(x, t), expand(cond, x) == 1
+        x0 = jnp.asarray(IMAGE, x.dtype)
+        eps = (x - expand(process.alpha(t), x) * x0) / expand(process.sigma(t), x)
+        return Prediction(jnp.where(one, x0, found.x0), jnp.where(one, eps, found.eps))
+    return Diffusion(process, denoise)
+
+
+# A third of the usual compilation, which is nearly all of what a small program costs.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+quick = functools.partial(jax.jit, compiler_options=QUICK)
+large = functools.partial(jax.jit, compiler_options=QUICK | {"xla_backend_optimization_level": 1})  # for a long run
+
+
+@functools.cache
 def keys_of(count, seed=0):
-    return jax.random.split(jax.random.key(seed), count)
+    with jax.ensure_compile_time_eval():  # also where a program that is being traced asks first
+        return jax.random.split(jax.random.key(seed), count)
 
 
-def run(solver, diffusion, steps, x, keys=None):
+def program(solver, diffusion, carry, x, keys, cond, steps, first, last):
+    """(carry, x) after the rows first .. last - 1 of steps [ROWS, 2]: one compilation for all grids and parts of them,
+    since only the solver, the diffusion and the shapes are constants of it."""
+    return sample(solver, diffusion, steps, x, keys, cond, first=first, last=last, carry=carry)
+
+
+small_program = quick(program, static_argnums=(0, 1))
+large_program = large(program, static_argnums=(0, 1))
+
+
+def run(solver, diffusion, steps, x, keys=None, cond=None, first=0, last=None, carry=None):
     keys = keys_of(len(x)) if keys is None else keys
-    return jax.jit(lambda x, keys: sample(solver, diffusion, steps, x, keys))(x, keys)
+    padded = np.resize(steps, (-(-len(steps) // ROWS) * ROWS, 2))
+    program = small_program if x.size < 1000 else large_program
+    return program(solver, diffusion, carry, x, keys, cond, padded, first, len(steps) if last is None else last)
+
+
+def quickly(sampler):
+    """A config's sampler, compiled as above."""
+    return dataclasses.replace(sampler, begin=quick(sampler.begin.__wrapped__), prior=quick(sampler.prior.__wrapped__),
+                               advance=large(sampler.advance.__wrapped__))
+
+
+def calls_of(*args, **kwargs):
+    """What `run` returns with a `counted` diffusion, and the calls of its denoiser."""
+    CALLS.clear()
+    carry, out = jax.block_until_ready(run(*args, **kwargs))
+    jax.effects_barrier()
+    return carry, out, len(CALLS)
+
+
+@functools.partial(quick, static_argnums=0)
+def times_of(process, log_snr):
+    return process.time(log_snr)
+
+
+@functools.partial(quick, static_argnums=(0, 1))
+def prior(process, shape, t, keys):
+    """`draw_prior` in the default precision."""
+    return draw_prior(process, t, keys, shape).astype(float)
 
 
 def pairs(times):
@@ -54,18 +120,22 @@ def exact(name):
     """x at the first time, and what the probability-flow ODE makes of it, by 4000 steps of Runge-Kutta."""
     process, first, last = PROCESSES[name]
     denoise, count = mixture(process).denoise, 4000
-    t = jnp.linspace(first, last, count + 1)
+    t = np.linspace(first, last, count + 1)
+    x = np.linspace(-1.5, 1.5, 7)[:, None] * (float(process.sigma(first)) + 0.3)
 
-    def f(x, t):
-        x0, eps, _ = denoise(x, t)
-        return process.velocity(x0, eps, t)
+    @quick
+    def solve(x, t):
+        def f(x, t):
+            x0, eps, _ = denoise(x, t)
+            return process.velocity(x0, eps, t)
 
-    def body(i, x):
-        h = t[i + 1] - t[i]
-        a = f(x, t[i])
-        b = f(x + h / 2 * a, t[i] + h / 2)
-        c = f(x + h / 2 * b, t[i] + h / 2)
-        return x + h / 6 * (a + 2 * b + 2 * c + f(x + h * c, t[i + 1]))
+        def body(i, x):
+            h = t[i + 1] - t[i]
+            a = f(x, t[i])
+            b = f(x + h / 2 * a, t[i] + h / 2)
+            c = f(x + h / 2 * b, t[i] + h / 2)
+            return x + h / 6 * (a + 2 * b + 2 * c + f(x + h * c, t[i + 1]))
 
-    x = jnp.linspace(-1.5, 1.5, 7)[:, None] * (process.sigma(first) + 0.3)
-    return x, jax.jit(lambda x: jax.lax.fori_loop(0, count, body, x))(x)
+        return jax.lax.fori_loop(0, count, body, x)
+
+    return x, np.asarray(solve(x, t))
