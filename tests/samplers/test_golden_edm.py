@@ -8,11 +8,10 @@ import sys
 from dataclasses import replace
 from unittest import mock
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samplers.exact import keys_of
+from samplers.exact import quick, quickly
 
 from diffusion import build, generate
 from diffusion import config as config_lib
@@ -38,12 +37,45 @@ def golden():
         return dict(file)
 
 
+@functools.cache
 def exact(process=MODEL):
     def predict(x, t, cond=None):
         level = expand(process.noise_level(t), x)
         x0 = denoise(jnp, x, level)
         return Prediction(x0, (x - x0) / level)
     return Diffusion(process, predict)
+
+
+@functools.cache
+def process_of(schedule, scaling):
+    return ScheduleScaling(schedule=schedule, scaling=scaling, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX)
+
+
+@functools.cache
+def times_of(schedule, scaling, discretization):
+    process = process_of(schedule, scaling)
+    return np.asarray(SPACINGS[discretization](process, STEPS, process.t_min))
+
+
+@functools.partial(quick, static_argnums=(0, 1))
+def step(options, diffusion, fraction, x, t, t_next, z):
+    with mock.patch.object(numerics, "normal", lambda *_: z):
+        return Heun(fraction=fraction, **dict(options)).step((), x, t, t_next, diffusion, None, None)[1]
+
+
+def chain(diffusion, fraction, x, times, **options):
+    for t, t_next, z in zip(times, np.append(times[1:], 0.0), golden()["noise"]):
+        x = step(tuple(options.items()), diffusion, fraction, x, t, t_next, z)
+    return x
+
+
+CHURNED = dict(churn=CHURN["S_churn"] / STEPS, churn_min=CHURN["S_min"], churn_max=CHURN["S_max"],
+               churn_noise=CHURN["S_noise"])
+
+
+@functools.cache
+def on(schedule, scaling):
+    return on_process(exact(), process_of(schedule, scaling))
 
 
 @pytest.mark.parametrize("churn", [False, True], ids=["", "churn"])
@@ -54,21 +86,10 @@ def test_every_choice(x64, choice, churn):
     if name not in g:
         assert churn and choice["alpha"] != 1
         return
-    process = ScheduleScaling(schedule=choice["schedule"], scaling=choice["scaling"], sigma_min=SIGMA_MIN,
-                              sigma_max=SIGMA_MAX)
-    times = SPACINGS[choice["discretization"]](process, STEPS, process.t_min)
-    solver = Heun(order=1 if choice["solver"] == "euler" else 2, fraction=choice["alpha"], euler_to_zero=True,
-                  **(dict(churn=CHURN["S_churn"] / STEPS, churn_min=CHURN["S_min"], churn_max=CHURN["S_max"],
-                          churn_noise=CHURN["S_noise"]) if churn else {}))
-    diffusion = on_process(exact(), process)
-
-    @jax.jit
-    def step(x, t, t_next, z):
-        with mock.patch.object(numerics, "normal", lambda *_: z):
-            return solver.step((), x, t, t_next, diffusion, keys_of(4), None)[1]
-    x = process.sigma(times[0]) * g["x"]
-    for t, t_next, z in zip(times, np.append(times[1:], 0.0), g["noise"]):
-        x = step(x, t, t_next, z)
+    space = choice["schedule"], choice["scaling"]
+    times = times_of(*space, choice["discretization"])
+    x = chain(on(*space), choice["alpha"], process_of(*space).sigma(times[0]) * g["x"], times, euler_to_zero=True,
+              order=1 if choice["solver"] == "euler" else 2, **(CHURNED if churn else {}))
     np.testing.assert_allclose(x, g[name], rtol=1e-9, atol=1e-9 * np.abs(g[name]).max())
 
 
@@ -76,12 +97,8 @@ def test_every_choice(x64, choice, churn):
 def test_edm_sampler(x64, churn):
     """The paper's own sampler, Algorithm 2, which takes no part in the ablation; its last step is to x_0."""
     process = VarianceExploding(sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX)
-    solver = Heun(**(dict(churn=CHURN["S_churn"] / STEPS, churn_min=CHURN["S_min"], churn_max=CHURN["S_max"],
-                          churn_noise=CHURN["S_noise"]) if churn else {}))
-    x, times = SIGMA_MAX * golden()["x"], grids.karras(process, STEPS, SIGMA_MIN)
-    for t, t_next, z in zip(times, np.append(times[1:], 0.0), golden()["noise"]):
-        with mock.patch.object(numerics, "normal", lambda *_: z):
-            x = solver.step((), x, jnp.asarray(t), jnp.asarray(t_next), exact(), keys_of(4), None)[1]
+    times = np.asarray(grids.karras(process, STEPS, SIGMA_MIN))
+    x = chain(exact(), 1.0, SIGMA_MAX * golden()["x"], times, **(CHURNED if churn else {}))
     np.testing.assert_allclose(x, golden()["edm_sampler" + "_churn" * churn], rtol=1e-9, atol=1e-10)
 
 
@@ -103,12 +120,12 @@ def settings(choice):
             "network.multipliers": (1,), "network.attention_resolutions": ()}
 
 
-@pytest.mark.parametrize("choice", CHOICES[::5], ids=lambda choice: name_of(choice, False))
+@pytest.mark.parametrize("choice", CHOICES[::10], ids=lambda choice: name_of(choice, False))
 def test_by_config_alone(choice):
     """In float32, from the same noise."""
     config = config_lib.override(config_lib.base(), settings(choice))
     model = replace(build.model(config), denoiser=lambda params: exact())
-    steps, sampler = build.grid(config.sample, model.process), build.sampler(config, model)
+    steps, sampler = build.grid(config.sample, model.process), quickly(build.sampler(config, model))
     target, rows = build.along(config.sample, model.process), golden()["x"]
     noise = np.zeros((4, 8, 8, 1), np.float32)
     noise[:, 0, :3, 0] = rows * float(target.sigma(steps[0, 0]))
@@ -117,6 +134,14 @@ def test_by_config_alone(choice):
     np.testing.assert_allclose(drawn.x[:, 0, :3, 0], expected, rtol=2e-4, atol=2e-4 * np.abs(expected).max())
     assert drawn.evaluations == (STEPS if choice["solver"] == "euler" else 2 * STEPS - 1)
     assert isinstance(sampler, generate.Sampler)
+
+
+def test_churn_is_shared_out_over_the_steps():
+    """S_churn / N (Algorithm 2, line 4)."""
+    keys = {"sample.churn": CHURN["S_churn"], "sample.churn_min": CHURN["S_min"], "sample.churn_max": CHURN["S_max"],
+            "sample.churn_noise": CHURN["S_noise"]}
+    config = config_lib.override(config_lib.base(), {"sample.solver": "heun", "sample.steps": STEPS, **keys})
+    assert build.solver(config.sample) == Heun(**CHURNED)
 
 
 @pytest.mark.parametrize("changes, words", [

@@ -6,11 +6,10 @@ import functools
 import pathlib
 from unittest import mock
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samplers.exact import keys_of, pairs
+from samplers.exact import pairs, quick
 
 from diffusion.core import numerics
 from diffusion.core.continuous import VarianceExploding
@@ -36,16 +35,17 @@ def denoise(x, t, cond=None):
     return Prediction(x0, (x - x0) / sigma)
 
 
+@functools.partial(quick, static_argnums=0)
+def step(solver, carry, x, t, t_next, z):
+    with mock.patch.object(numerics, "normal", lambda *_: z):
+        return solver.step(carry, x, t, t_next, Diffusion(PROCESS, denoise), None, None)
+
+
 def chain(solver, steps, x, noise):
     """Step by step, the i-th of which draws noise[i]."""
-    @jax.jit
-    def step(carry, x, t, t_next, z):
-        with mock.patch.object(numerics, "normal", lambda *_: z):
-            return solver.step(carry, x, t, t_next, Diffusion(PROCESS, denoise), keys_of(len(x)), None)
-
-    carry = solver.init(x)
-    for (t, t_next), z in zip(jnp.asarray(steps), noise):
-        carry, x = step(carry, x, t, t_next, z)
+    carry = quick(solver.init)(x)
+    for (t, t_next), z in zip(steps, noise):
+        carry, x = step(solver, carry, x, t, t_next, z)
     return x
 
 

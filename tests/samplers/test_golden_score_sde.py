@@ -11,6 +11,7 @@ from unittest import mock
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from samplers.exact import quick
 
 from diffusion.core import numerics
 from diffusion.core.continuous import VE, VP, SubVP
@@ -40,11 +41,15 @@ def diffusion(process):
     return Diffusion(process, denoise)
 
 
-def step(solver, process, t, t_next, case):
-    x, noise = (jnp.asarray(golden()[f"{case}_{name}"]) for name in ("x", "noise"))
+@functools.partial(quick, static_argnums=(0, 1))
+def compiled(solver, process, x, noise, t, t_next):
     with (mock.patch.object(numerics, "fold_in", lambda keys, index: index),
           mock.patch.object(numerics, "normal", lambda index, *_: noise[0 if index is None else index])):
-        return solver.step((), x, jnp.asarray(t), jnp.asarray(t_next), diffusion(process), None, None)[1]
+        return solver.step((), x, t, t_next, diffusion(process), None, None)[1]
+
+
+def step(solver, process, t, t_next, case):
+    return compiled(solver, process, golden()[f"{case}_x"], golden()[f"{case}_noise"], t, t_next)
 
 
 @pytest.mark.parametrize("index", INDEX)
