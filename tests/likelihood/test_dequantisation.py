@@ -19,18 +19,25 @@ def keys_of(n, seed=0):
     return jax.random.split(jax.random.key(seed), n)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
-@pytest.mark.parametrize("kind", [dequantisation.uniform, dequantisation.truncated_normal])
-def test_draws_lie_in_the_cell_and_have_the_stated_density(x64, kind, name):
-    process = PROCESSES[name]
-    x0 = exact.draw(exact.MIXTURE, SHAPE)
-    u, log_q = kind(keys_of(len(x0)), process, x0)
+KINDS = [dequantisation.uniform, dequantisation.truncated_normal]
+
+
+def law_in_the_cell(kind, process):
     std = float(process.noise_level(jnp.asarray(process.t_min)))
-    law = (truncnorm(-HALF / std, HALF / std, scale=std) if kind is dequantisation.truncated_normal
-           else truncnorm(-HALF / 1e3, HALF / 1e3, scale=1e3))  # of so wide a normal law the cell is flat
-    assert np.all(np.abs(u) <= HALF)
-    assert kstest(np.ravel(u), law.cdf).pvalue > 1e-3
-    np.testing.assert_allclose(log_q, law.logpdf(np.asarray(u)).sum((1, 2, 3)), rtol=1e-6)
+    if kind is dequantisation.truncated_normal:
+        return truncnorm(-HALF / std, HALF / std, scale=std)
+    return truncnorm(-HALF / 1e3, HALF / 1e3, scale=1e3)  # of so wide a normal law the cell is flat
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_lie_in_the_cell_and_have_the_stated_density(x64, kind):
+    x0 = exact.draw(exact.MIXTURE, SHAPE)
+    draw = exact.jit(lambda keys, x0: {name: kind(keys, process, x0) for name, process in PROCESSES.items()})
+    for name, (u, log_q) in jax.tree.map(np.asarray, draw(keys_of(len(x0)), x0)).items():
+        law = law_in_the_cell(kind, PROCESSES[name])
+        assert np.all(np.abs(u) <= HALF), name
+        assert kstest(np.ravel(u), law.cdf).pvalue > 1e-3, name
+        np.testing.assert_allclose(log_q, law.logpdf(u).sum((1, 2, 3)), rtol=1e-6, err_msg=name)
 
 
 def exact_density(law):
@@ -48,23 +55,19 @@ def exact_density(law):
 SHARP = (np.array([1.0]), np.array([0.0]), np.array([0.003]))  # narrower than a cell: the bound has a gap
 
 
-@pytest.mark.parametrize("kind", [dequantisation.uniform, dequantisation.truncated_normal])
-@pytest.mark.parametrize("name", PROCESSES)
-def test_the_bound_holds_and_is_tight_where_the_density_is_flat(x64, name, kind):
-    process = PROCESSES[name]
-    diffusion = exact.diffusion(process, exact.MIXTURE)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bound_holds_and_is_tight_where_the_density_is_flat(x64, kind):
+    bound = dequantisation.dequantized(exact_density(exact.MIXTURE), kind)
     x0 = exact.draw(exact.MIXTURE, (3000, 1, 2, 1))
-    estimate = dequantisation.dequantized(exact_density(exact.MIXTURE), kind)(keys_of(len(x0)), diffusion, x0)
-    gap = estimate.bits_per_dim - exact.bits(exact.MIXTURE, x0)
-    error = gap.std() / len(gap) ** 0.5
-    # q is not flat where it is narrower than the cell (0.002 of +-0.0039): that costs its divergence from flat.
-    cost = 0.0
-    if kind is dequantisation.truncated_normal:
-        std = float(process.noise_level(jnp.asarray(process.t_min)))
-        law = truncnorm(-HALF / std, HALF / std, scale=std)
-        cost = float(np.log(2 * HALF) - law.entropy()) / np.log(2)
-    assert abs(gap.mean() - cost) < 4 * error + 2e-4, (gap.mean(), cost, error)
-    assert np.all(estimate.terms["evaluations"] == 7)
+    evaluate = exact.jit(lambda keys, x0: {name: bound(keys, exact.diffusion(process, exact.MIXTURE), x0)
+                                           for name, process in PROCESSES.items()})
+    for name, estimate in jax.tree.map(np.asarray, evaluate(keys_of(len(x0)), x0)).items():
+        gap = estimate.bits_per_dim - exact.bits(exact.MIXTURE, x0)
+        error = gap.std() / len(gap) ** 0.5
+        # q is not flat where it is narrower than the cell (0.002 of +-0.0039): that costs its divergence from flat.
+        cost = float(np.log(2 * HALF) - law_in_the_cell(kind, PROCESSES[name]).entropy()) / np.log(2)
+        assert abs(gap.mean() - cost) < 4 * error + 2e-4, (name, gap.mean(), cost, error)
+        assert np.all(estimate.terms["evaluations"] == 7), name
 
 
 def test_more_samples_are_a_tighter_bound(x64):
@@ -73,9 +76,9 @@ def test_more_samples_are_a_tighter_bound(x64):
     x0 = exact.draw(SHARP, (4000, 1, 1, 1))
     means = []
     for samples in (1, 4, 32):
-        estimate = dequantisation.dequantized(exact_density(SHARP), dequantisation.uniform, samples=samples)(
-            keys_of(len(x0)), exact.diffusion(process, SHARP), x0)
-        gap = estimate.bits_per_dim - exact.bits(SHARP, x0)
+        bound = dequantisation.dequantized(exact_density(SHARP), dequantisation.uniform, samples=samples)
+        estimate = exact.program(bound, process)(keys_of(len(x0)), x0, SHARP)
+        gap = np.asarray(estimate.bits_per_dim) - exact.bits(SHARP, x0)
         means.append(gap.mean())
         assert means[-1] > -4 * gap.std() / len(gap) ** 0.5
         assert np.all(estimate.terms["evaluations"] == 7 * samples)
@@ -91,8 +94,8 @@ def test_the_samples_are_combined_by_their_mean_ratio(x64):
         jax.debug.callback(lambda x: drawn.append(np.array(x)), x, ordered=True)
         return exact_density(SHARP)(keys, diffusion, x)
 
-    diffusion = exact.diffusion(VarianceExploding(sigma_min=0.02), SHARP)
-    found = dequantisation.dequantized(log_density, dequantisation.uniform, samples=3)(keys_of(5), diffusion, x0)
+    bound = dequantisation.dequantized(log_density, dequantisation.uniform, samples=3)
+    found = exact.program(bound, PROCESSES["wide"])(keys_of(5), x0, SHARP)
     jax.effects_barrier()
     assert len(drawn) == 3 and np.abs(drawn[0] - drawn[1]).max() > 1e-4
     ratios = [exact.log_density(SHARP, x).reshape(5, -1).sum(1) + 2 * np.log(2 * HALF) for x in drawn]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from likelihood import exact
 
 from diffusion.core import grids, numerics, schedules
 from diffusion.core.parameterization import EPS, Diffusion, clip_x0
@@ -32,10 +33,11 @@ def golden():
         return dict(file)
 
 
-@pytest.mark.parametrize("spaced", [False, True], ids=["all", "spaced"])
-@pytest.mark.parametrize("clip", [True, False], ids=["clip", "plain"])
-@pytest.mark.parametrize("kind", ["small", "large", "learned_range"])
-@pytest.mark.parametrize("schedule", BETAS)
+# Any two of the four settings meet in all their values.
+@pytest.mark.parametrize("schedule, kind, clip, spaced", [
+    ("linear", "small", False, False), ("cosine", "small", True, True), ("linear", "large", True, False),
+    ("cosine", "large", False, True), ("linear", "learned_range", False, True),
+    ("cosine", "learned_range", True, False)])
 def test_terms_are_guided_diffusions(x64, schedule, kind, clip, spaced):
     g, process = golden(), DiscreteProcess(betas=BETAS[schedule])
 
@@ -46,10 +48,10 @@ def test_terms_are_guided_diffusions(x64, schedule, kind, clip, spaced):
     diffusion = Diffusion(process, denoise)
     diffusion = clip_x0(diffusion) if clip else diffusion
     times = np.array(SPACED if spaced else range(STEPS))[::-1] + 1
-    noise, x0 = jnp.asarray(g["noise"]), jnp.asarray(g["x0"])
+    noise = jnp.asarray(g["noise"])
     with (mock.patch.object(numerics, "fold_in", lambda keys, index: index),
           mock.patch.object(numerics, "normal", lambda index, *_: noise[index])):
-        found = make_vlb(grids.pairs(times), variance=kind)(None, diffusion, x0)
+        found = exact.jit(lambda x0: make_vlb(grids.pairs(times), variance=kind)(None, diffusion, x0))(g["x0"])
     prefix = f"{schedule}_{kind}_{'clip' if clip else 'plain'}_{'spaced' if spaced else 'all'}_"
     # 1e-7: theirs adds up 1 - e^-x where ours does not cancel. Levels whose mass is below their floor of 1e-12 are its
     # rounding there.
