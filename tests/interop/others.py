@@ -1,6 +1,7 @@
 """The small models of tests/golden/{openai,score_sde,edm}.npz: what the programs that make them and the tests that read
 them must agree on. Weights and inputs are drawn by a rule (tests/networks/random_params.py), from names and shapes.
 """
+import functools
 import json
 import pathlib
 import re
@@ -20,6 +21,7 @@ SEED = 20210218
 TIMES = (0.0, 1.0, 250.5, 999.0)     # labels of the discrete models
 C_NOISE = (-1.55, -0.3, 0.2, 1.09)   # of EDM: ln(sigma) / 4 for sigma = 0.002 .. 80
 LABELS = (7, 0, 9, 3)
+QUICKLY = {"xla_backend_optimization_level": 0}  # half the time of compiling
 STRIDE = 41                          # every so many values of an output are kept
 
 IMPROVED, GUIDED = "improved-diffusion", "guided-diffusion"
@@ -159,7 +161,11 @@ def network_of(sections: dict) -> UNet:
 
 
 def abstract_of(sections: dict) -> dict:
-    network, size, channels = network_of(sections), sections["data"]["size"], sections["data"]["channels"]
+    return _abstract(network_of(sections), sections["data"]["size"], sections["data"]["channels"])
+
+
+@functools.cache
+def _abstract(network: UNet, size: int, channels: int) -> dict:
     labels = jnp.zeros((1,), jnp.int32) if network.num_classes else None
     return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, size, size, channels)), jnp.ones((1,)),
                           labels)["params"]
@@ -168,5 +174,6 @@ def abstract_of(sections: dict) -> dict:
 def output_of(sections: dict, params: dict, c_noise: tuple[float, ...]) -> np.ndarray:
     network, data = network_of(sections), sections["data"]
     labels = np.asarray(LABELS, np.int32) if network.num_classes else None
-    return np.asarray(jax.jit(network.apply)({"params": params}, images(data["size"], data["channels"]),
-                                             np.asarray(c_noise, np.float32), labels))
+    run = jax.jit(network.apply, compiler_options=QUICKLY)
+    return np.asarray(run({"params": params}, images(data["size"], data["channels"]), np.asarray(c_noise, np.float32),
+                          labels))

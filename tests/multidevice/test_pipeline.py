@@ -15,8 +15,8 @@ from test_pipeline import draw, pipeline
 pipe = pipeline(network__num_classes=4)
 noise = np.random.default_rng(0).standard_normal((3, 8, 8, 3))
 np.savez(sys.argv[1], seed=draw(pipe, 3, 5),
-         noise=draw(pipe, 3, 5, sampler="ddim", initial_noise=noise, class_labels=[1, 2, 3]),
-         guided=draw(pipe, 3, 5, guidance_scale=2.0, unconditional_label=0, class_labels=1))
+         guided=draw(pipe, 3, 5, sampler="ddim", initial_noise=noise, class_labels=[1, 2, 3], guidance_scale=2.0,
+                     unconditional_label=0))
 """
 
 
