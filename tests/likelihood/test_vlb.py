@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from likelihood import exact
+from scipy import stats
 
 from diffusion.core import grids, schedules
 from diffusion.core.continuous import VP, Cosine, Flow, VarianceExploding
@@ -31,7 +32,7 @@ def chain(steps):
 def run(estimator, process, law, shape, seed=0):
     x0 = exact.draw(law, shape, seed)
     keys = jax.random.split(jax.random.key(seed), len(x0))
-    estimate = jax.jit(lambda keys, x0: estimator(keys, exact.diffusion(process, law), x0, None))(keys, x0)
+    estimate = exact.program(estimator, process)(keys, x0, law)
     return jax.tree.map(np.asarray, estimate), np.asarray(x0)
 
 
@@ -39,16 +40,22 @@ def mean_and_error(x):
     return x.mean(), x.std(ddof=1) / np.sqrt(len(x))
 
 
-@pytest.mark.parametrize("mean, std", [(0.0, 0.3), (0.9, 0.01), (-0.2, 0.004), (3.0, 0.5)])
-def test_levels_have_mass_one(x64, mean, std):
+def test_levels_have_mass_one(x64):
     """Also where the normal is narrower than a level, or mostly outside; the masses are near the normal's own."""
-    x0 = jnp.asarray(exact.LEVELS)
-    log_p = discretized_gaussian_log_likelihood(x0, mean, jnp.log(std))
-    assert abs(float(jnp.sum(jnp.exp(log_p))) - 1) < 1e-9
-    edges = jax.scipy.stats.norm.cdf(np.concatenate([[-np.inf], exact.LEVELS[:-1] + 1 / 255, [np.inf]]), mean, std)
-    np.testing.assert_allclose(jnp.exp(log_p), np.diff(edges), rtol=0, atol=3e-4)
-    near = jax.grad(lambda m: discretized_gaussian_log_likelihood(x0, m, jnp.log(std)).sum())(mean)
-    assert np.isfinite(near)
+    @exact.jit
+    @jax.vmap
+    def evaluate(mean, std):
+        log_p = lambda mean: discretized_gaussian_log_likelihood(  # noqa: E731
+            jnp.asarray(exact.LEVELS), mean, jnp.log(std))
+        return log_p(mean), jax.grad(lambda mean: log_p(mean).sum())(mean)
+
+    mean, std = np.array([(0.0, 0.3), (0.9, 0.01), (-0.2, 0.004), (3.0, 0.5)]).T
+    log_p, slope = map(np.asarray, evaluate(mean, std))
+    np.testing.assert_allclose(np.exp(log_p).sum(1), 1, rtol=0, atol=1e-9)
+    edges = np.concatenate([[-np.inf], exact.LEVELS[:-1] + 1 / 255, [np.inf]])
+    masses = np.diff(stats.norm.cdf(edges, mean[:, None], std[:, None]))
+    np.testing.assert_allclose(np.exp(log_p), masses, rtol=0, atol=3e-4)
+    assert np.isfinite(slope).all()
 
 
 def test_mass_is_floored_and_finite_in_float32():
@@ -70,23 +77,29 @@ def test_reverse_variances_are_the_papers(x64):
     """From the betas; at the last step those of the step before it (Nichol & Dhariwal's code), respaced or not."""
     process = linear(100)
     bar = np.cumprod(1 - process.betas)
-    x = jnp.zeros((2, 1, 1, 1))
-    prediction = Prediction(x, x, x + 0.25)
+    x = np.zeros((1, 1))
+    kinds = ("small", "large", "learned_range")
 
-    def variance(s, t, kind, after=None):
-        found = reverse_log_variance(process, prediction, s, t, kind, after)
-        return float(np.exp(jnp.broadcast_to(found, x.shape)).flat[0])
+    @exact.jit
+    @jax.vmap
+    def variances(s, t, after):
+        prediction = Prediction(x, x, x + 0.25)
+        found = [[reverse_log_variance(process, prediction, s, t, kind, after) for kind in kinds],
+                 [reverse_log_variance(process, prediction, s, t, kind) for kind in kinds]]
+        return jax.tree.map(lambda a: jnp.exp(jnp.broadcast_to(a, (1, 1))).squeeze(), found)
+
+    pairs = [(3, 4), (20, 50), (98, 99), (0, 1), (0, 5), (0, 100)]
+    found = variances(*np.array(pairs).T, np.array([5, 80, 100, 1, 30, 100]))
+    given, uniform = (dict(zip(pairs, np.transpose(part))) for part in found)  # pair -> of each kind
     tilde = lambda s, t: (1 - bar[s - 1]) / (1 - bar[t - 1]) * (1 - bar[t - 1] / bar[s - 1])  # noqa: E731
-    for s, t in [(3, 4), (20, 50), (98, 99)]:
+    for s, t in pairs[:3]:
         small, large = tilde(s, t), 1 - bar[t - 1] / bar[s - 1]
-        np.testing.assert_allclose(variance(s, t, "small"), small, rtol=1e-9)
-        np.testing.assert_allclose(variance(s, t, "large"), large, rtol=1e-9)
-        np.testing.assert_allclose(variance(s, t, "learned_range"), small**0.75 * large**0.25, rtol=1e-9)
-    np.testing.assert_allclose(variance(0, 1, "small"), tilde(1, 2), rtol=1e-9)
-    np.testing.assert_allclose(variance(0, 1, "large"), tilde(1, 2), rtol=1e-9)
-    np.testing.assert_allclose(variance(0, 1, "learned_range"), tilde(1, 2)**0.75 * process.betas[0]**0.25, rtol=1e-9)
-    np.testing.assert_allclose(variance(0, 5, "small", 30), tilde(5, 30), rtol=1e-9)
-    assert np.isfinite(variance(0, 100, "small", 100))  # a chain of one step
+        for part in (given, uniform):  # the time before t has no bearing
+            np.testing.assert_allclose(part[s, t], [small, large, small**0.75 * large**0.25], rtol=1e-9)
+    np.testing.assert_allclose(uniform[0, 1], [*2 * [tilde(1, 2)], tilde(1, 2)**0.75 * process.betas[0]**0.25],
+                               rtol=1e-9)
+    np.testing.assert_allclose(given[0, 5][0], tilde(5, 30), rtol=1e-9)
+    assert np.isfinite(given[0, 100][0])  # a chain of one step
 
 
 def expected_kl(law, process, s, t, kind):
@@ -101,8 +114,8 @@ def expected_kl(law, process, s, t, kind):
     return 0.5 * (tilde / variance - 1 + np.log(variance / tilde) + weight * mse / variance) / np.log(2)
 
 
-@pytest.mark.parametrize("kind", ["small", "large"])
-@pytest.mark.parametrize("times", [np.arange(100, 0, -1), np.array([100, 71, 40, 12, 3, 1])], ids=["full", "respaced"])
+@pytest.mark.parametrize("kind, times", [
+    ("small", np.arange(100, 0, -1)), ("large", np.array([100, 71, 40, 12, 3, 1]))], ids=["small", "large"])
 def test_terms_of_a_gaussian(x64, kind, times):
     """Each L_t within 4.5 standard errors of its value, the prior's exact, and the columns in the steps' order."""
     process, law, steps = linear(100), exact.GAUSSIAN, grids.pairs(times)
@@ -122,20 +135,23 @@ def test_terms_of_a_gaussian(x64, kind, times):
     np.testing.assert_allclose(terms["eps_mse"], terms["x0_mse"] * np.exp(process.log_snr(times)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("law", [exact.GAUSSIAN, exact.MIXTURE], ids=["gaussian", "mixture"])
-def test_bounds_fall_to_the_entropy(x64, law):
+BOUNDS = [(linear(steps), make_vlb(chain(steps), variance="large")) for steps in (30, 100, 1000)]
+
+
+def test_bounds_fall_to_the_entropy(x64):
     """A bound for any number of steps, coming down to the entropy as they grow. With the large variance, the right one
     where the data are broad beside the noise; the small one stays 0.6 bits above at 1000 steps."""
-    entropy, gaps = exact.entropy(law), []
-    for steps in (30, 100, 1000):
-        process = linear(steps)
-        bits = run(make_vlb(chain(steps), variance="large"), process, law, (1500, 1, 2, 1))[0].bits_per_dim
+    law, gaps = exact.MIXTURE, []
+    entropy = exact.entropy(law)
+    for process, bound in BOUNDS:
+        bits = run(bound, process, law, (1500, 1, 2, 1))[0].bits_per_dim
         mean, error = mean_and_error(bits)
         gaps.append(mean - entropy)
         assert gaps[-1] > -4 * error
     assert gaps[0] > gaps[1] > gaps[2] - 3 * error and gaps[2] < 3.5 * error, gaps
 
 
+ESTIMATORS = {uniform: make_continuous_vlb(64, uniform=uniform) for uniform in ("log_snr", "time")}
 CONTINUOUS = {"vp": (VP(t_min=1e-4), "log_snr"), "vp, time": (VP(), "time"), "flow": (Flow(t_min=0.005), "time"),
               "edm": (VarianceExploding(), "log_snr"), "cosine": (Cosine(log_snr_max=12.0), "log_snr"),
               "discrete": (linear(200), "log_snr")}
@@ -147,7 +163,7 @@ def test_continuous_bound(x64, name, law):
     """The mean over the levels' law is the entropy, within 4 standard errors and the cells' width; also each example's
     own mean is that of VDM's formula: for a Gaussian the integral is (1/2) log of a ratio."""
     process, uniform = CONTINUOUS[name]
-    estimate, x0 = run(make_continuous_vlb(64, uniform=uniform), process, law, (3000, 1, 2, 1))
+    estimate, x0 = run(ESTIMATORS[uniform], process, law, (3000, 1, 2, 1))
     mean, error = mean_and_error(estimate.bits_per_dim)
     # The reconstruction is from all 256 levels alike, so what z_0 leaves open of the level is not the data's law.
     assert -4 * error < mean - exact.entropy(law) < 4 * error + 0.02, (mean, exact.entropy(law), error)
@@ -165,13 +181,14 @@ def test_reconstruction_is_vdms(x64):
     """Against the softmax over all levels, written out; and nearly free where the noise is far below a level."""
     process = VarianceExploding(sigma_min=0.01)
     x0 = exact.draw(exact.MIXTURE, (50, 1, 2, 1))
-    eps = jnp.asarray(np.random.default_rng(1).normal(size=x0.shape))
+    eps = np.random.default_rng(1).normal(size=x0.shape)
+    found, clean = exact.jit(lambda x0, eps: [reconstruction_term(p, x0, eps) for p in (
+        process, VarianceExploding(sigma_min=1e-4))])(x0, eps)
     z = np.asarray(x0 + 0.01 * eps)
     logits = -0.5 * ((z[..., None] - exact.LEVELS) / 0.01) ** 2
     index = np.round((np.asarray(x0) + 1) / 2 * 255).astype(int)
     log_p = np.take_along_axis(logits, index[..., None], -1)[..., 0] - np.logaddexp.reduce(logits, -1)
-    np.testing.assert_allclose(reconstruction_term(process, x0, eps), -log_p.mean((1, 2, 3)) / np.log(2), rtol=1e-9)
-    clean = reconstruction_term(VarianceExploding(sigma_min=1e-4), x0, eps)
+    np.testing.assert_allclose(found, -log_p.mean((1, 2, 3)) / np.log(2), rtol=1e-9)
     assert np.all(np.abs(clean) < 1e-11)
 
 
@@ -193,11 +210,15 @@ def test_a_broken_chain_is_refused(steps):
         make_vlb(np.array(steps), variance="small")
 
 
-@pytest.mark.parametrize("make", [lambda: make_vlb(chain(20), variance="large"), lambda: make_continuous_vlb(3)])
-def test_rows_are_their_own(make):
-    process, law = linear(20), exact.MIXTURE
+@pytest.mark.parametrize("estimator, process", [(make_vlb(chain(20), variance="large"), linear(20)),
+                                                (make_continuous_vlb(3), VP())], ids=["chain", "continuous"])
+def test_rows_are_their_own(estimator, process):
+    law = exact.MIXTURE
     x0 = exact.draw(law, (5, 2, 2, 1)).astype(jnp.float32)
     keys = jax.random.split(jax.random.key(3), 5)
-    together = make()(keys, exact.diffusion(process, law), x0, None).bits_per_dim
-    alone = make()(keys[3:4], exact.diffusion(process, law), x0[3:4], None).bits_per_dim
-    np.testing.assert_allclose(alone[0], together[3], rtol=1e-6)
+    run = exact.program(estimator, process)
+    whole = np.asarray(run(keys, x0, law).bits_per_dim)
+    others = jnp.ones_like(x0).at[1].set(x0[3])  # the row in another place and company, with its own key
+    found = run(keys[::-1], others, law).bits_per_dim
+    np.testing.assert_allclose(found[1], whole[3], rtol=1e-6)
+    assert np.isfinite(whole).all() and np.abs(found[0] - whole[0]) > 1e-4
