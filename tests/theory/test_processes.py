@@ -1,5 +1,7 @@
 """The process tables, q(x_t|x_0) and q(x_s|x_t, x_0) against the papers, in 60-digit arithmetic from the betas."""
+import functools
 from decimal import Decimal, localcontext
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +46,7 @@ class Exact:
 def case(request):
     with localcontext() as context:
         context.prec = 60
-        yield DiscreteProcess(betas=BETAS[request.param]), Exact(BETAS[request.param])
+        yield DiscreteProcess(betas=BETAS[request.param]), Exact(BETAS[request.param]), found(request.param)
 
 
 def some_pairs(t_max):
@@ -53,36 +55,52 @@ def some_pairs(t_max):
     return sorted({(s, t) for t in times for s in [*times, t - 1] if 0 < s < t})
 
 
-def coefficients(process, s, t):
-    """Of the posterior mean: the factors of x_t and x_0; and the variance."""
-    zero, one = jnp.zeros((1, 1)), jnp.ones((1, 1))
-    return [float(a.squeeze()) for a in (process.posterior(one, zero, s, t).mean,
-                                         process.posterior(zero, one, s, t).mean,
-                                         process.posterior(one, one, s, t).variance)]
+@functools.cache
+def found(name):
+    """In float64, by one program: alpha, sigma and log-SNR of t = 0..T, and of pairs (s, t) what is removed between
+    them and the posterior (the factors of x_t and x_0 in its mean, its variance)."""
+    process = DiscreteProcess(betas=BETAS[name])
+    pairs = [*some_pairs(process.t_max), *((t - 1, t) for t in neighbours(process.t_max)), (0, process.t_max)]
+
+    def evaluate(every, s, t):
+        zero, one = jnp.zeros((len(pairs), 1)), jnp.ones((len(pairs), 1))
+        of_x_t, of_x0 = process.posterior(one, zero, s, t), process.posterior(zero, one, s, t)
+        return (process.alpha(every), process.sigma(every), process.log_snr(every),
+                process.removed(s, t), of_x_t.mean[:, 0], of_x0.mean[:, 0], of_x0.variance[:, 0])
+
+    with jax.enable_x64(True):
+        alpha, sigma, log_snr, removed, *posterior = map(np.asarray, jax.jit(evaluate)(
+            np.arange(process.t_max + 1), *np.array(pairs).T))
+    return SimpleNamespace(alpha=alpha, sigma=sigma, log_snr=log_snr, removed=dict(zip(pairs, removed)),
+                           posterior=dict(zip(pairs, np.transpose(posterior))))
 
 
-def test_alpha_and_sigma_are_the_papers_cumulative_product(x64, case):
-    process, exact = case
-    t = jnp.arange(process.t_max + 1)
+def neighbours(t_max):
+    """Times whose posteriors of the time before are looked at."""
+    return sorted({1, 2, 3, t_max // 2, t_max - 1, t_max} & set(range(1, t_max + 1)))
+
+
+def test_alpha_and_sigma_are_the_papers_cumulative_product(case):
+    process, exact, ours = case
     alpha, sigma = ([float(f(a)) for a in exact.alpha_bar] for f in (Decimal.sqrt, lambda a: (1 - a).sqrt()))
-    np.testing.assert_allclose(process.alpha(t), alpha, rtol=1e-14)
-    np.testing.assert_allclose(process.sigma(t), sigma, rtol=1e-14)
+    np.testing.assert_allclose(ours.alpha, alpha, rtol=1e-14)
+    np.testing.assert_allclose(ours.sigma, sigma, rtol=1e-14)
     log_snr = [float((a / (1 - a)).ln()) for a in exact.alpha_bar[1:]]
-    np.testing.assert_allclose(process.log_snr(t)[1:], log_snr, rtol=1e-14, atol=1e-14)
-    assert process.alpha(t).dtype == jnp.float64
+    np.testing.assert_allclose(ours.log_snr[1:], log_snr, rtol=1e-14, atol=1e-14)
+    assert ours.alpha.dtype == np.float64 and np.all(np.diff(ours.log_snr) < 0)
 
 
-def test_sigma_follows_the_variance_of_the_markov_chain(x64, case):
+def test_sigma_follows_the_variance_of_the_markov_chain(case):
     """Var x_t = (1 - beta_t) Var x_{t-1} + beta_t (Eq. 2), another way than the product."""
-    process, exact = case
+    process, exact, ours = case
     variance = Decimal(0)
     for t, beta in enumerate(exact.betas[1:], 1):
         variance = (1 - beta) * variance + beta
-        assert float(process.sigma(t)) ** 2 == pytest.approx(float(variance), rel=3e-14)
+        assert ours.sigma[t] ** 2 == pytest.approx(float(variance), rel=3e-14)
 
 
 def test_time_0_is_clean_data(case):
-    process, _ = case
+    process, _, _ = case
     assert float(process.alpha(0)) == 1 and float(process.sigma(0)) == 0 and float(process.log_snr(0)) == np.inf
     x0 = jnp.linspace(-1, 1, 12).reshape(2, 2, 3)
     np.testing.assert_array_equal(process.diffuse(x0, 0, jnp.ones_like(x0)), x0)
@@ -97,12 +115,12 @@ def test_ends_and_labels():
 
 
 def test_log_snr_falls_strictly(case):
-    process, _ = case
-    assert np.all(np.diff(process.log_snr(jnp.arange(1, process.t_max + 1))) < 0)
+    process, _, _ = case
+    assert np.all(np.diff(process.log_snr(np.arange(1, process.t_max + 1))) < 0)
 
 
 def test_diffuse_takes_a_time_for_each_example(x64, case):
-    process, exact = case
+    process, exact, _ = case
     t = np.array([1, process.t_max, (process.t_max + 1) // 2])
     x0, eps = np.random.default_rng(0).normal(size=(2, 3, 4, 4, 2))
     abar = np.array([float(exact.alpha_bar[i]) for i in t]).reshape(3, 1, 1, 1)
@@ -111,39 +129,39 @@ def test_diffuse_takes_a_time_for_each_example(x64, case):
     np.testing.assert_allclose(process.diffuse(x0, t[1], eps)[1], expected[1], rtol=0, atol=1e-12)
 
 
-def test_removed_is_one_minus_the_ratio_of_snrs(x64, case):
-    process, exact = case
+def test_removed_is_one_minus_the_ratio_of_snrs(case):
+    process, exact, ours = case
     for s, t in some_pairs(process.t_max):
         # Only the rounding of the two log-SNRs may show, as it must for times whose log-SNRs differ little.
-        difference = float(process.log_snr(s) - process.log_snr(t))
-        rtol = 1e-14 * (1 + max(abs(float(process.log_snr(u))) for u in (s, t)) / min(difference, 1))
-        assert float(process.removed(s, t)) == pytest.approx(float(exact.removed(s, t)), rel=rtol)
+        difference = ours.log_snr[s] - ours.log_snr[t]
+        rtol = 1e-14 * (1 + max(abs(ours.log_snr[u]) for u in (s, t)) / min(difference, 1))
+        assert ours.removed[s, t] == pytest.approx(float(exact.removed(s, t)), rel=rtol)
 
 
 def test_removed_from_clean_data_is_all(case):
-    process, _ = case
-    np.testing.assert_array_equal(process.removed(0, jnp.arange(1, process.t_max + 1)), 1)
+    process, _, _ = case
+    np.testing.assert_array_equal(process.removed(0, np.arange(1, process.t_max + 1)), 1)
 
 
-def test_posterior_of_neighbours_is_eqs_6_and_7(x64, case):
+def test_posterior_of_neighbours_is_eqs_6_and_7(case):
     """mean = sqrt(abar_{t-1}) beta_t/(1 - abar_t) x_0 + sqrt(1 - beta_t) (1 - abar_{t-1})/(1 - abar_t) x_t, and
     variance = (1 - abar_{t-1})/(1 - abar_t) beta_t (Ho et al. 2020)."""
-    process, exact = case
-    for t in sorted({1, 2, 3, process.t_max // 2, process.t_max - 1, process.t_max} & set(range(1, process.t_max + 1))):
+    process, exact, ours = case
+    for t in neighbours(process.t_max):
         beta, a_s, a_t = exact.betas[t], exact.alpha_bar[t - 1], exact.alpha_bar[t]
         expected = ((1 - beta).sqrt() * (1 - a_s) / (1 - a_t), a_s.sqrt() * beta / (1 - a_t),
                     (1 - a_s) / (1 - a_t) * beta)
-        np.testing.assert_allclose(coefficients(process, t - 1, t), [float(e) for e in expected], rtol=3e-12, atol=0)
+        np.testing.assert_allclose(ours.posterior[t - 1, t], [float(e) for e in expected], rtol=3e-12, atol=0)
 
 
-def test_posterior_of_any_two_times_is_bayes_rule(x64, case):
-    process, exact = case
+def test_posterior_of_any_two_times_is_bayes_rule(case):
+    process, exact, ours = case
     for s, t in some_pairs(process.t_max):
-        np.testing.assert_allclose(coefficients(process, s, t), [float(e) for e in exact.bayes(s, t)], rtol=3e-12)
+        np.testing.assert_allclose(ours.posterior[s, t], [float(e) for e in exact.bayes(s, t)], rtol=3e-12)
 
 
 def test_posterior_at_time_0_is_the_data_without_noise(case):
-    process, _ = case
+    process, _, _ = case
     x_t, x0 = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
     for t in {1, process.t_max}:
         mean, variance = process.posterior(x_t, x0, 0, t)
@@ -163,19 +181,18 @@ def test_posterior_takes_times_for_each_example(x64):
         np.testing.assert_allclose(variance[i].squeeze(), row.variance, rtol=1e-14)
 
 
-def test_posterior_and_marginal_make_up_the_marginal(x64, case):
+def test_posterior_and_marginal_make_up_the_marginal(case):
     """The integral of q(x_s|x_t, x_0) q(x_t|x_0) over x_t is q(x_s|x_0), in mean and variance."""
-    process, _ = case
+    process, _, ours = case
     for s, t in some_pairs(process.t_max):
-        of_x_t, of_x0, variance = coefficients(process, s, t)
-        assert of_x_t * float(process.alpha(t)) + of_x0 == pytest.approx(float(process.alpha(s)), rel=1e-12)
-        assert (of_x_t * float(process.sigma(t))) ** 2 + variance == pytest.approx(float(process.sigma(s)) ** 2,
-                                                                                  rel=1e-12)
+        of_x_t, of_x0, variance = ours.posterior[s, t]
+        assert of_x_t * ours.alpha[t] + of_x0 == pytest.approx(ours.alpha[s], rel=1e-12)
+        assert (of_x_t * ours.sigma[t]) ** 2 + variance == pytest.approx(ours.sigma[s] ** 2, rel=1e-12)
 
 
 def test_float32_is_within_rounding_of_float64(case):
     """alpha and sigma to half a unit in the last place: sigma is not sqrt(1 - alpha^2), which would be off by 1e-3."""
-    process, exact = case
+    process, exact, _ = case
     t = jnp.arange(1, process.t_max + 1)
     assert process.alpha(t).dtype == process.sigma(t).dtype == process.removed(t - 1, t).dtype == jnp.float32
     half_ulp = 2.0**-24
