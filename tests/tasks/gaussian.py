@@ -1,9 +1,32 @@
 """Correlated Gaussian images, their exact denoiser, and the exact law of one part given another."""
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffusion.core.numerics import expand
 from diffusion.core.parameterization import Diffusion, Prediction
+from diffusion.samplers.base import sample
+
+# A third of the usual compilation, which is nearly all of what a small program costs.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+quick = functools.partial(jax.jit, compiler_options=QUICK)
+ROWS = 2048  # to which grids are padded, so that one program serves all
+
+
+def _sample(make, diffusion, given, steps, last, x, keys):
+    return sample(make(given), diffusion, steps, x, keys, last=last)
+
+
+_small = quick(_sample, static_argnums=(0, 1))
+_large = jax.jit(_sample, static_argnums=(0, 1), compiler_options=QUICK | {"xla_backend_optimization_level": 1})
+
+
+def run(make, diffusion, steps, x, keys, given=None):
+    """(carry, x) at the end of the steps by the solver make(given). The same function and diffusion: one program."""
+    program = _small if x.size < 1000 else _large
+    return program(make, diffusion, given, np.resize(steps, (ROWS, 2)), len(steps), x, keys)
 
 
 def covariance(size, seed=0):

@@ -1,6 +1,7 @@
 """DDIM backwards and forwards again, the way between two noises, and SDEdit's start."""
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from tasks import gaussian
@@ -9,7 +10,7 @@ from diffusion import tasks
 from diffusion.core import grids, schedules
 from diffusion.core.continuous import VP, VarianceExploding
 from diffusion.core.processes import DiscreteProcess
-from diffusion.samplers.base import draw_prior, sample
+from diffusion.samplers.base import draw_prior
 from diffusion.samplers.ddim import DDIM
 
 SHAPE = (2, 2, 1)
@@ -33,17 +34,26 @@ def grid(process, steps):
     return np.stack([levels, np.append(levels[1:], 0)], 1)
 
 
+@functools.cache
 def exact(process):
     return gaussian.diffusion(process, np.full(4, 0.1), gaussian.covariance(4))
 
 
+@functools.cache
+def inversion(**options):
+    return lambda _: tasks.Inversion(**options)
+
+
+def ddim(_):
+    return DDIM()
+
+
 def there(process, steps, x, **options):
-    return jax.jit(lambda x: sample(tasks.Inversion(**options), exact(process), tasks.upwards(steps), x,
-                                    keys_of(len(x)))[1])(jnp.asarray(x))
+    return np.asarray(gaussian.run(inversion(**options), exact(process), tasks.upwards(steps), x, keys_of(len(x)))[1])
 
 
 def back(process, steps, x):
-    return jax.jit(lambda x: sample(DDIM(), exact(process), steps, x, keys_of(len(x)))[1])(x)
+    return np.asarray(gaussian.run(ddim, exact(process), steps, x, keys_of(len(x)))[1])
 
 
 @pytest.mark.parametrize("process", [FINE, VP(), VarianceExploding()], ids=["table", "vp", "edm"])
@@ -80,21 +90,23 @@ def test_evaluations(x64):
     np.testing.assert_array_equal(tasks.upwards(steps)[0], [0, steps[-1, 0]])
     assert tasks.Inversion(iterations=3).evaluations(tasks.upwards(steps), ()) == 21
     rows = there(FINE, steps, images())
-    np.testing.assert_allclose(there(FINE, steps, images()[2:3])[0], rows[2], rtol=1e-12)
+    others = images() * np.where(np.arange(4) == 2, 1, -0.5)[:, None, None, None]
+    np.testing.assert_allclose(there(FINE, steps, others)[2], rows[2], rtol=1e-12)
 
 
 def test_slerp(x64):
+    slerp = gaussian.quick(tasks.slerp)
     a, b = np.random.default_rng(0).normal(size=(2, 3, *SHAPE))
-    np.testing.assert_allclose(tasks.slerp(a, b, 0.0), a, atol=1e-14)
-    np.testing.assert_allclose(tasks.slerp(a, b, 1.0), b, atol=1e-14)
+    np.testing.assert_allclose(slerp(a, b, 0.0), a, atol=1e-14)
+    np.testing.assert_allclose(slerp(a, b, 1.0), b, atol=1e-14)
     unit = lambda x: x / np.sqrt(np.sum(x**2, axis=(1, 2, 3), keepdims=True))  # noqa: E731
     a, b, share = unit(a), unit(b), np.array([0.2, 0.5, 0.9])
-    way = tasks.slerp(a, b, share)
+    way = np.asarray(slerp(a, b, share))
     np.testing.assert_allclose(np.sum(np.square(way), axis=(1, 2, 3)), 1, rtol=1e-12)
     angle = lambda x, y: np.arccos(np.sum(x * y, axis=(1, 2, 3)))  # noqa: E731
     np.testing.assert_allclose(angle(a, way), share * angle(a, b), rtol=1e-9)
-    np.testing.assert_allclose(tasks.slerp(a, a, 0.3), a, atol=1e-12)
-    assert np.all(np.isfinite(tasks.slerp(a, -a, 0.3)))
+    np.testing.assert_allclose(slerp(a, a, 0.3), a, atol=1e-12)
+    assert np.all(np.isfinite(slerp(a, -a, 0.3)))
 
 
 # ---- SDEdit --------------------------------------------------------------------------------------------------------
@@ -108,17 +120,19 @@ def test_the_strength_cuts_the_steps():
 
 def test_at_strength_0_the_image_and_at_1_a_sample(x64):
     x, keys, steps = images(), keys_of(4), grid(FINE, 20)
-    np.testing.assert_array_equal(tasks.start(FINE, x, 0, keys), x)
-    begin, prior = tasks.start(VP(), x, 1.0, keys), draw_prior(VP(), 1.0, keys, SHAPE)
+    start = gaussian.quick(lambda t: tasks.start(FINE, x, t, keys))
+    np.testing.assert_array_equal(start(0), x)
+    begin, prior = gaussian.quick(lambda: (tasks.start(VP(), x, 1.0, keys), draw_prior(VP(), 1.0, keys, SHAPE)))()
     np.testing.assert_allclose(begin, VP().alpha(1.0) * x + VP().sigma(1.0) * prior, atol=1e-6)  # drawn in float32
     distance = []
     for strength in (0.1, 0.4, 0.7, 1.0):
         part = tasks.last_part(steps, strength)
-        distance.append(np.abs(back(FINE, part, tasks.start(FINE, x, part[0, 0], keys)) - x).mean())
+        distance.append(np.abs(back(FINE, part, start(part[0, 0])) - x).mean())
     assert np.all(np.diff(distance) > 0) and distance[0] < 0.5 * distance[-1], distance
 
 
 def test_the_noise_of_the_start_is_the_priors():
     x, keys = images().astype(np.float32), keys_of(4)
-    np.testing.assert_allclose(tasks.start(VarianceExploding(), x, 80.0, keys) - x,
-                               draw_prior(VarianceExploding(), 80.0, keys, SHAPE), rtol=1e-4, atol=1e-4)
+    edm = VarianceExploding()
+    begin, prior = gaussian.quick(lambda: (tasks.start(edm, x, 80.0, keys), draw_prior(edm, 80.0, keys, SHAPE)))()
+    np.testing.assert_allclose(begin - x, prior, rtol=1e-4, atol=1e-4)

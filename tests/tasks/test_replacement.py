@@ -1,6 +1,7 @@
 """Inpainting, colorisation and super-resolution with the exact denoiser of correlated Gaussian images."""
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from tasks import gaussian
@@ -10,7 +11,7 @@ from diffusion.core import grids, numerics, schedules
 from diffusion.core.continuous import VP, Flow, VarianceExploding
 from diffusion.core.processes import DiscreteProcess
 from diffusion.samplers.ancestral import Ancestral
-from diffusion.samplers.base import draw_prior, sample
+from diffusion.samplers.base import draw_prior
 from diffusion.samplers.ddim import DDIM
 from diffusion.tasks.replacement import renoise
 
@@ -25,6 +26,7 @@ MASK = (np.arange(16).reshape(4, 4, 1) % 3 > 0).astype(np.float32)
 PROJECTIONS = {"inpaint": tasks.pixels(MASK), "colorise": tasks.grey, "upscale": tasks.blocks(2)}
 
 
+@functools.cache
 def keys_of(count, seed=0):
     return jax.random.split(jax.random.key(seed), count)
 
@@ -33,14 +35,24 @@ def images(count, shape=SHAPE, seed=1):
     return np.random.default_rng(seed).normal(size=(count, *shape)) * 0.4
 
 
+@functools.cache
 def of_gaussian(process, shape=SHAPE):
     size = int(np.prod(shape))
     return gaussian.diffusion(process, np.zeros(size), gaussian.covariance(size))
 
 
-def run(solver, diffusion, steps, keys, shape=SHAPE):
-    start = draw_prior(diffusion.process, steps[0, 0], keys, shape)
-    return jax.jit(lambda x, keys: sample(solver, diffusion, steps, x, keys))(start.astype(float), keys)
+def prior(process, steps, keys, shape=SHAPE):
+    return gaussian.quick(lambda t, keys: draw_prior(process, t, keys, shape).astype(float))(steps[0, 0], keys)
+
+
+@functools.cache
+def replacement(solver, project):
+    return lambda known: tasks.Replacement(solver=solver, known=known, project=project)
+
+
+def run(solver, project, known, diffusion, steps, keys, shape=SHAPE):
+    x = prior(diffusion.process, steps, keys, shape)
+    return gaussian.run(replacement(solver, project), diffusion, steps, x, keys, known)
 
 
 @pytest.mark.parametrize("name", PROJECTIONS)
@@ -68,34 +80,40 @@ def test_what_was_measured_is_kept(x64, process, name, solver):
     """At the end exactly, and row by row."""
     process, steps = PROCESSES[process]
     known, keys, project = images(5), keys_of(5), PROJECTIONS[name]
-    out = run(tasks.Replacement(solver=solver, known=known, project=project), of_gaussian(process), steps, keys)[1]
+    out = np.asarray(run(solver, project, known, of_gaussian(process), steps, keys)[1])
     np.testing.assert_allclose(project(out), project(known), atol=1e-13)
     if name == "inpaint":
         np.testing.assert_array_equal(out * MASK, known * MASK)
     assert np.abs(out - known).max() > 0.1 and np.all(np.isfinite(out))
-    one = tasks.Replacement(solver=solver, known=known[3:4], project=project)
-    np.testing.assert_allclose(run(one, of_gaussian(process), steps, keys[3:4])[1][0], out[3], atol=1e-12)
+    order = np.array([4, 0, 3, 2, 1])
+    other = run(solver, project, known[order], of_gaussian(process), steps, keys[order])[1]
+    np.testing.assert_allclose(other, out[order], atol=1e-12)
 
 
 def test_each_step_noises_the_known_part_to_its_time(x64):
     """x' P-part ~ alpha P y + sigma P z (Song et al. 2021, Appendix I.2), the rest as the solver has it."""
-    known, x, keys = images(4), images(4, seed=3), keys_of(4)
-    task, exact = tasks.Replacement(solver=DDIM(), known=known, project=tasks.grey), of_gaussian(VP())
-    _, out = task.step((), jnp.asarray(x), jnp.asarray(0.5), jnp.asarray(0.4), exact, keys, None)
-    _, plain = DDIM().step((), x, 0.5, 0.4, exact, keys, None)
-    noise = numerics.normal(numerics.fold_in(keys, 1), SHAPE, float)
-    np.testing.assert_allclose(tasks.grey(out), tasks.grey(VP().alpha(0.4) * known + VP().sigma(0.4) * noise),
-                               atol=1e-13)
-    np.testing.assert_allclose(out - tasks.grey(out), plain - tasks.grey(plain), atol=1e-13)
+    known, x, keys, exact = images(4), images(4, seed=3), keys_of(4), of_gaussian(VP())
+    task = tasks.Replacement(solver=DDIM(), known=known, project=tasks.grey)
+
+    @gaussian.quick
+    def steps(x, t, t_next, keys):
+        return (task.step((), x, t, t_next, exact, keys, None)[1], DDIM().step((), x, t, t_next, exact, keys, None)[1],
+                numerics.normal(numerics.fold_in(keys, 1), SHAPE, float), VP().alpha(t_next), VP().sigma(t_next))
+
+    out, plain, noise, alpha, sigma = (np.asarray(value) for value in steps(x, 0.5, 0.4, keys))
+    grey = lambda x: x.mean(-1, keepdims=True) * np.ones(3)  # noqa: E731
+    np.testing.assert_allclose(grey(out), grey(alpha * known + sigma * noise), atol=1e-13)
+    np.testing.assert_allclose(out - grey(out), plain - grey(plain), atol=1e-13)
 
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_rows_that_go_up_add_the_noise_between(x64, name):
     """x_t ~ q(x_t | x_s): from q(x_s | x_0) it goes to q(x_t | x_0)."""
     process, steps = PROCESSES[name]
-    s, t = jnp.asarray(steps[12, 0]), jnp.asarray(steps[7, 0])
-    at_0, at_1 = (renoise(process, jnp.full((1, 2), v), s, t, jnp.zeros((1, 2)))[0, 0] for v in (0.0, 1.0))
-    std = renoise(process, jnp.zeros((1, 2)), s, t, jnp.ones((1, 2)))[0, 0]
+    s, t = steps[12, 0], steps[7, 0]
+    one = gaussian.quick(lambda x, s, t, z: renoise(process, x, s, t, z))
+    at_0, at_1, std = (np.asarray(one(np.full((1, 2), x), s, t, np.full((1, 2), z)))[0, 0]
+                       for x, z in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)))
     factor = at_1 - at_0
     np.testing.assert_allclose(factor * process.alpha(s), process.alpha(t), rtol=1e-12)
     np.testing.assert_allclose(factor**2 * process.sigma(s) ** 2 + std**2, process.sigma(t) ** 2, rtol=1e-12)
@@ -110,8 +128,10 @@ def test_evaluations_are_those_of_the_rows_that_go_down(x64):
         return exact.denoise(x, t, cond)
 
     steps = tasks.repaint(grids.pairs(grids.linspace(40, 10)), jump=3, repeats=3)
-    task = tasks.Replacement(solver=DDIM(eta=1.0), known=images(2), project=tasks.pixels(MASK))
-    carry, _ = jax.block_until_ready(run(task, exact._replace(denoise=denoise), steps, keys_of(2)))
+    known, project = images(2), PROJECTIONS["inpaint"]
+    task = tasks.Replacement(solver=DDIM(eta=1.0), known=known, project=project)
+    carry, _ = jax.block_until_ready(run(task.solver, project, known, exact._replace(denoise=denoise), steps,
+                                         keys_of(2)))
     jax.effects_barrier()
     assert len(calls) == task.evaluations(steps, carry) == 10 + 3 * 2 * 3  # 3 places, 2 returns of 3 steps each
 
@@ -122,17 +142,19 @@ PAIR, RHO = (1, 2, 1), 0.9  # two pixels of variance 1, the left one known
 LEFT = np.array([[[1.0], [0.0]]])
 
 
-def law_of_the_other(returns=None, y=1.2, count=20_000):
+CHAIN_OF_100 = DiscreteProcess(betas=schedules.linear(100, start=0.1 / 100, end=20 / 100))
+COV = np.array([[1, RHO], [RHO, 1]])
+OF_PAIR, LEFT_KNOWN = gaussian.diffusion(CHAIN_OF_100, np.zeros(2), COV), tasks.pixels(LEFT)
+
+
+def law_of_the_other(returns=None, y=1.2, count=4000):
     """How far the mean of the right pixel given the left is off, and its variance over the right one."""
-    process = DiscreteProcess(betas=schedules.linear(100, start=0.1 / 100, end=20 / 100))
     steps = grids.pairs(grids.linspace(100, 100))
-    cov = np.array([[1, RHO], [RHO, 1]])
-    task = tasks.Replacement(solver=Ancestral(variance="small"), known=np.full((count, *PAIR), y),
-                             project=tasks.pixels(LEFT))
-    _, out = run(task, gaussian.diffusion(process, np.zeros(2), cov), tasks.repaint(steps, **returns) if returns
-                 else steps, keys_of(count), PAIR)
-    mean, variance = gaussian.conditional(np.zeros(2), cov, np.array([True, False]), np.array([y]))
-    other = np.asarray(out)[:, 0, 1, 0]
+    _, out = run(Ancestral(variance="small"), LEFT_KNOWN, np.full((count, *PAIR), y), OF_PAIR,
+                 tasks.repaint(steps, **returns) if returns else steps, keys_of(count), PAIR)
+    mean, variance = gaussian.conditional(np.zeros(2), COV, np.array([True, False]), np.array([y]))
+    out = np.asarray(out)
+    other = out[:, 0, 1, 0]
     np.testing.assert_array_equal(out[:, 0, 0, 0], np.full(count, y))
     return other.mean() - mean[0], other.var() / variance[0, 0]
 
