@@ -71,10 +71,10 @@ def test_the_five_lines_of_the_readme_run(pipe, tmp_path, monkeypatch):
 
 
 def test_pil_and_np_are_the_same_images(pipe):
-    images = pipe(3, seed=1, progress_bar=False).images
-    array = draw(pipe, 3, seed=1)
-    assert [image.mode for image in images] == ["RGB"] * 3
-    assert array.shape == (3, 8, 8, 3) and array.dtype == np.float32 and 0 <= array.min() < array.max() <= 1
+    images = pipe(2, seed=1, progress_bar=False).images
+    array = draw(pipe, 2, seed=1)
+    assert [image.mode for image in images] == ["RGB"] * 2
+    assert array.shape == (2, 8, 8, 3) and array.dtype == np.float32 and 0 <= array.min() < array.max() <= 1
     np.testing.assert_allclose(np.stack([np.asarray(image) for image in images]) / 255, array, atol=0.5001 / 255)
 
 

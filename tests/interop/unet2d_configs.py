@@ -62,8 +62,8 @@ CONFIGS = {
     "epsilon": dict(norm_eps=1e-2),
     "many blocks": dict(layers_per_block=3),
     "narrower below": dict(block_out_channels=(32, 16)),
-    "widths of no whole ratio": dict(block_out_channels=(16, 24), down_block_types=("DownBlock2D",) * 2,
-                                     up_block_types=("UpBlock2D",) * 2),
+    "widths of no whole ratio": dict(block_out_channels=(24, 32, 40), down_block_types=("DownBlock2D",) * 3,
+                                     up_block_types=("UpBlock2D",) * 3),
     "groups of one channel": dict(norm_num_groups=16),
     "size as a pair": dict(sample_size=(16, 16)),
 }
