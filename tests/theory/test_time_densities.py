@@ -1,4 +1,5 @@
 """Each density of times against its closed form, and the importance sampler against guided-diffusion's."""
+import functools
 import math
 import pathlib
 
@@ -28,8 +29,31 @@ N = 4000
 U = (np.arange(N) + 0.5) / N
 
 
+@functools.cache
+def drawn(name):
+    """density -> (t, p, importance, p(lambda), lambda) of U on a process, in float64, by one program."""
+    def evaluate(u):
+        def of_density(density):
+            times = density.draw(u, PROCESSES[name])
+            return *times, times.log_snr_density(PROCESSES[name]), PROCESSES[name].log_snr(times.t)
+        return {density: of_density(member) for density, member in DENSITIES.items()}
+    with jax.enable_x64(True):
+        return jax.tree.map(np.asarray, jit(evaluate)(U))
+
+
+# Most of the time of these tests is the compiler's: this takes a third of it away.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@functools.cache
+def noise_level(process):
+    return jit(process.noise_level)
+
+
 def level(process, t):
-    return np.asarray(process.noise_level(jnp.asarray(t, float)))
+    """By one program for all numbers of times."""
+    with jax.enable_x64(True):
+        return np.asarray(noise_level(process)(np.resize(t, N)))[:len(t)]
 
 
 def share(process, t):
@@ -57,43 +81,45 @@ CDF = {
 }
 
 
-@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
-@pytest.mark.parametrize("name", DENSITIES)
-def test_quantiles_and_density_are_those_of_the_closed_form(x64, name, process):
-    times = DENSITIES[name].draw(jnp.asarray(U), process)
-    t = np.asarray(times.t)
-    assert t.min() >= process.t_min and t.max() <= process.t_max and times.importance == 1.0
-    cdf = CDF[name]
-    with np.errstate(divide="ignore"):
-        low, high = (cdf(process, np.array([end])) for end in (max(process.t_min, 1e-7), process.t_max))
-    expected = (cdf(process, t) - low) / (high - low)
-    expected = expected if t[-1] > t[0] else 1 - expected
-    np.testing.assert_allclose(expected, U, atol=2e-6)
-    inner = (U > 0.01) & (U < 0.99)
-    h = 1e-5 * np.minimum(t, process.t_max - t)
-    slope = np.abs(cdf(process, t + h) - cdf(process, t - h)) / (2 * h) / (high - low)
-    np.testing.assert_allclose(np.asarray(times.p)[inner], slope[inner], rtol=2e-4)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_quantiles_and_density_are_those_of_the_closed_form(name):
+    process = PROCESSES[name]
+    for density, (t, p, importance, _, _) in drawn(name).items():
+        assert t.min() >= process.t_min and t.max() <= process.t_max and importance == 1.0, density
+        cdf = CDF[density]
+        with np.errstate(divide="ignore"):
+            low, high = (cdf(process, np.array([end])) for end in (max(process.t_min, 1e-7), process.t_max))
+        expected = (cdf(process, t) - low) / (high - low)
+        expected = expected if t[-1] > t[0] else 1 - expected
+        np.testing.assert_allclose(expected, U, atol=2e-6, err_msg=density)
+        inner = (U > 0.01) & (U < 0.99)
+        h = 1e-5 * np.minimum(t, process.t_max - t)
+        slope = np.abs(cdf(process, t + h) - cdf(process, t - h)) / (2 * h) / (high - low)
+        np.testing.assert_allclose(p[inner], slope[inner], rtol=2e-4, err_msg=density)
 
 
-@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
-@pytest.mark.parametrize("name", DENSITIES)
-def test_the_density_of_log_snr_adds_to_one(x64, name, process):
-    times = DENSITIES[name].draw(jnp.asarray(U), process)
-    log_snr, p = np.asarray(process.log_snr(times.t)), np.asarray(times.log_snr_density(process))
-    order = np.argsort(log_snr)
-    total = integrate.trapezoid(p[order], log_snr[order])
-    assert abs(total - (N - 1) / N) < 2e-3  # all but the two halves of a quantile at the ends
+@pytest.mark.parametrize("name", PROCESSES)
+def test_the_density_of_log_snr_adds_to_one(name):
+    for density, (_, _, _, p, log_snr) in drawn(name).items():
+        order = np.argsort(log_snr)
+        total = integrate.trapezoid(p[order], log_snr[order])
+        assert abs(total - (N - 1) / N) < 2e-3, density  # all but the two halves of a quantile at the ends
 
 
-@pytest.mark.parametrize("name", DENSITIES)
-def test_every_u_gives_a_time_of_finite_noise_in_float32(name):
-    for process in PROCESSES.values():
-        u = jnp.array([0.0, 2.0**-23, 0.5, 1 - 2.0**-23, 1 - 2.0**-24], jnp.float32)
-        times = DENSITIES[name].draw(u, process)
-        assert times.t.dtype == jnp.float32 and np.all(np.asarray(times.t) > 0)
-        assert np.all(np.asarray(times.t) <= np.float32(process.t_max) * (1 + 1e-6))
-        assert np.all(np.isfinite(times.t) & np.isfinite(times.p)) and np.all(np.asarray(times.p) > 0)
-        assert not np.isposinf(process.log_snr(times.t)).any()
+def test_every_u_gives_a_time_of_finite_noise_in_float32():
+    u = np.array([0.0, 2.0**-23, 0.5, 1 - 2.0**-23, 1 - 2.0**-24], np.float32)
+
+    def times_and_log_snr(u, density, process):
+        times = density.draw(u, process)
+        return times.t, times.p, process.log_snr(times.t)
+
+    found = jit(lambda u: {(name, of): times_and_log_snr(u, density, process) for name, density in DENSITIES.items()
+                           for of, process in PROCESSES.items()})(u)
+    for (name, of), (t, p, log_snr) in jax.tree.map(np.asarray, found).items():
+        assert t.dtype == np.float32, (name, of)
+        assert np.all(t > 0) and np.all(t <= np.float32(PROCESSES[of].t_max) * (1 + 1e-6)), (name, of)
+        assert np.all(np.isfinite(t) & np.isfinite(p)) and np.all(p > 0), (name, of)
+        assert not np.isposinf(log_snr).any(), (name, of)
 
 
 def test_uniform_over_the_integers():
@@ -106,9 +132,9 @@ def test_uniform_over_the_integers():
 
 def test_the_density_of_a_chain_in_log_snr_adds_to_one(x64):
     process = DiscreteProcess(betas=schedules.linear(1000))
-    times = UniformDiscrete().draw((jnp.arange(1000) + 0.5) / 1000, process)
-    spacing = -np.diff(np.asarray(process.log_snr(jnp.arange(1, 1001))))
-    np.testing.assert_allclose(np.asarray(times.log_snr_density(process))[:-1] * spacing, 1 / 1000, rtol=1e-9)
+    density, log_snr = jit(lambda u: (UniformDiscrete().draw(u, process).log_snr_density(process),
+                                      process.log_snr(jnp.arange(1, 1001))))((np.arange(1000) + 0.5) / 1000)
+    np.testing.assert_allclose(density[:-1] * -np.diff(log_snr), 1 / 1000, rtol=1e-9)
 
 
 def test_independent_u_are_uniform_and_of_their_own_key():
@@ -121,20 +147,22 @@ def test_independent_u_are_uniform_and_of_their_own_key():
 def test_stratified_u_share_one_draw():
     """VDM, Appendix I.1: u_i = (u_0 + i/B) mod 1. Each is uniform over the seeds, and one lies in every B-th part."""
     positions = jnp.arange(50)
-    u = np.stack([time_densities.stratified(jax.random.key(k), positions, 50) for k in range(400)])
+    draw = jax.jit(lambda keys, positions: jax.vmap(lambda key: time_densities.stratified(key, positions, 50))(keys))
+    keys = jax.vmap(jax.random.key)(np.arange(400))
+    u = np.asarray(draw(keys, positions))
     np.testing.assert_array_equal(np.sort(np.floor(u * 50 % 50), axis=1)[:, [0, 25, -1]], [[0, 25, 49]] * 400)
     for place in (0, 31):
         assert stats.kstest(u[:, place], "uniform").pvalue > 1e-3
     order = np.random.default_rng(0).permutation(50)
-    np.testing.assert_array_equal(time_densities.stratified(jax.random.key(3), positions[order], 50), u[3][order])
+    np.testing.assert_array_equal(draw(keys, positions[order])[3], u[3][order])
 
 
 def test_stratified_times_lower_the_variance_of_a_mean():
-    def mean(k):
-        stratified = time_densities.stratified(jax.random.key(k), jnp.arange(64), 64)
-        alone = time_densities.independent(jax.random.split(jax.random.key(k), 64))
+    def means(key):
+        stratified = time_densities.stratified(key, jnp.arange(64), 64)
+        alone = time_densities.independent(jax.random.split(key, 64))
         return [jnp.mean(jnp.log(LogNormal().draw(u, PROCESSES["edm"]).t)) for u in (stratified, alone)]
-    even, alone = np.array([mean(k) for k in range(40)]).T
+    even, alone = map(np.asarray, jax.jit(jax.vmap(means))(jax.vmap(jax.random.key)(np.arange(40))))
     assert even.std() < 0.4 * alone.std()
 
 
@@ -145,15 +173,18 @@ SAMPLER = Importance(steps=int(STEPS), history=int(HISTORY), uniform=float(UNIFO
 
 def test_importance_is_that_of_guided_diffusion():
     """Its probabilities after each of 40 batches, before and after the history is full, and its weights."""
-    state, update = SAMPLER.init(), jax.jit(SAMPLER.update)
     process = DiscreteProcess(betas=schedules.linear(SAMPLER.steps, start=0.01, end=0.5))
-    warm = 0
+
+    @jax.jit
+    def update(state, t, loss):
+        state = SAMPLER.update(state, t, loss)
+        return state, SAMPLER.probabilities(state), SAMPLER.draw(jnp.arange(2**12) / 2**12, process, state)
+
+    state, warm = SAMPLER.init(), 0
     for t, loss, expected, weights in zip(GOLDEN["t"], GOLDEN["loss"], GOLDEN["probabilities"], GOLDEN["weights"]):
-        state = update(state, jnp.asarray(t + 1, jnp.int32), jnp.asarray(loss))
-        probabilities = np.asarray(SAMPLER.probabilities(state))
+        state, probabilities, times = update(state, (t + 1).astype(np.int32), loss)
         np.testing.assert_allclose(probabilities, expected, rtol=2e-6)
         warm += not np.allclose(expected, 1 / STEPS)
-        times = SAMPLER.draw(jnp.arange(2**12) / 2**12, process, state)
         seen = weights[np.asarray(times.t) - 1]
         np.testing.assert_allclose(np.asarray(times.importance)[seen > 0], seen[seen > 0], rtol=3e-3)
         np.testing.assert_allclose(times.p, 1 / STEPS)
@@ -166,7 +197,7 @@ def test_importance_sampling_does_not_change_the_mean():
     density = Importance(steps=50, history=2)
     rng = np.random.default_rng(0)
     state = {"losses": jnp.asarray(10.0 ** rng.uniform(-6, 0, (50, 2)), jnp.float32), "counts": jnp.full(50, 2)}
-    times = density.draw(jnp.arange(2**23, dtype=jnp.float32) / 2**23, process, state)
+    times = jax.jit(lambda u: density.draw(u, process, state))(np.arange(2**23, dtype=np.float32) / 2**23)
     t, importance = np.asarray(times.t), np.asarray(times.importance, np.float64)
     total = np.bincount(t, weights=importance, minlength=51)[1:] / 2**23
     np.testing.assert_allclose(total, 1 / 50, rtol=1e-6)
@@ -175,11 +206,12 @@ def test_importance_sampling_does_not_change_the_mean():
 
 
 def test_rarely_seen_times_keep_all_draws_uniform():
-    density, t = Importance(steps=3, history=2), jnp.array([1, 1, 1, 2, 2, 1, 3])
-    state = density.update(density.init(), t, jnp.arange(1.0, 8.0))
+    density, t = Importance(steps=3, history=2), np.array([1, 1, 1, 2, 2, 1, 3])
+    update = jit(density.update)
+    state = update(density.init(), t, np.arange(1.0, 8.0))
     np.testing.assert_array_equal(state["counts"] >= 2, [True, True, False])
     np.testing.assert_allclose(density.probabilities(state), 1 / 3, rtol=1e-6)
     np.testing.assert_array_equal(np.sort(state["losses"][0]), [3, 6])  # the newest two of t = 1
-    state = density.update(state, jnp.array([3]), jnp.array([1.0]))
+    state = update(state, np.array([3]), np.array([1.0]))
     moments = np.sqrt([(9 + 36) / 2, (16 + 25) / 2, (49 + 1) / 2])
     np.testing.assert_allclose(density.probabilities(state), 0.999 * moments / moments.sum() + 0.001 / 3, rtol=1e-5)
