@@ -1,6 +1,9 @@
 """Each weight of the error in eps against the papers' formulas, on x_0, v and EDM's F; the table of Kingma & Gao."""
+import functools
+import itertools
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -32,63 +35,70 @@ MEANINGS = {
 SPACES = {"eps": EPS, "x0": X0, "v": V, "score": SCORE, "edm": preconditioning.edm(0.5)}
 
 
-@pytest.fixture(params=list(BETAS))
-def errors(request):
-    """Squared errors of one wrong guess at each t in every space, and the SNR [T]."""
-    process = DiscreteProcess(betas=BETAS[request.param])
-    t = jnp.arange(1, 1001)
-    alpha_bar = np.cumprod(1 - BETAS[request.param])
-    x0, eps, guess = np.random.default_rng(0).normal(size=(3, 1000, 6))
-    x_t = process.diffuse(x0, t, eps)
-    wrong = X0.predict(process, guess, x_t, t)
-    error = {name: ((space.target(process, x0, eps, t) - space.target(process, *wrong[:2], t)) ** 2).sum(1)
-             for name, space in SPACES.items()}
-    return process, t, error, alpha_bar / (1 - alpha_bar)
+@functools.cache
+def found(betas):
+    """In float64, by one program: squared errors of one wrong guess at each t in every space; the weights on eps, and
+    on the error in each space (of no weighting, None, too); and the SNR [T] from the betas."""
+    process, alpha_bar = DiscreteProcess(betas=BETAS[betas]), np.cumprod(1 - BETAS[betas])
+    weighting_of = {name: weighting for name, (weighting, _) in MEANINGS.items()}
+    pairs = list(itertools.product([*MEANINGS, None], SPACES))
+
+    def evaluate(t, x0, eps, guess):
+        wrong, times = X0.predict(process, guess, process.diffuse(x0, t, eps), t), td.Times(t, jnp.full(1000, 1e-3))
+        return ({name: jnp.sum((space.target(process, x0, eps, t) - space.target(process, *wrong[:2], t)) ** 2, 1)
+                 for name, space in SPACES.items()},
+                {name: weighting(process.log_snr(t)) for name, weighting in weighting_of.items()},
+                [weightings.in_space(weighting_of.get(name), SPACES[space])(process, times) for name, space in pairs])
+
+    with jax.enable_x64(True):
+        quick = jax.jit(evaluate, compiler_options={"xla_backend_optimization_level": 0})
+        error, on_eps, weights = jax.tree.map(
+            np.asarray, quick(np.arange(1, 1001), *np.random.default_rng(0).normal(size=(3, 1000, 6))))
+    return error, on_eps, dict(zip(pairs, weights)), alpha_bar / (1 - alpha_bar)
 
 
-@pytest.mark.parametrize("name", MEANINGS)
-def test_a_weight_on_eps_is_the_papers_weight_on_x0(x64, errors, name):
-    process, t, error, snr = errors
-    weighting, on_x0 = MEANINGS[name]
-    weight = weighting(process.log_snr(t))
-    assert weight.shape == (1000,)
-    np.testing.assert_allclose(weight * error["eps"], on_x0(snr) * error["x0"], rtol=1e-8)
+@pytest.mark.parametrize("betas", BETAS)
+def test_a_weight_on_eps_is_the_papers_weight_on_x0(betas):
+    error, on_eps, _, snr = found(betas)
+    for name, (_, on_x0) in MEANINGS.items():
+        assert on_eps[name].shape == (1000,)
+        np.testing.assert_allclose(on_eps[name] * error["eps"], on_x0(snr) * error["x0"], rtol=1e-8, err_msg=name)
 
 
-@pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("name", MEANINGS)
-def test_a_weight_means_the_same_in_every_space(x64, errors, name, space):
-    process, t, error, snr = errors
-    weighting, on_x0 = MEANINGS[name]
-    weight = weightings.in_space(weighting, SPACES[space])(process, td.Times(t, jnp.full(1000, 1e-3)))
-    np.testing.assert_allclose(weight * error[space], on_x0(snr) * error["x0"], rtol=1e-8)
+@pytest.mark.parametrize("betas", BETAS)
+def test_a_weight_means_the_same_in_every_space(betas):
+    error, _, weights, snr = found(betas)
+    for name, (_, on_x0) in MEANINGS.items():
+        for space in SPACES:
+            np.testing.assert_allclose(weights[name, space] * error[space], on_x0(snr) * error["x0"], rtol=1e-8,
+                                       err_msg=f"{name} in {space}")
 
 
-@pytest.mark.parametrize("space, weighting", [("v", weightings.snr_plus_one), ("edm", weightings.edm),
-                                              ("eps", weightings.snr)])
-def test_the_plain_error_of_a_space_as_a_weight(x64, errors, space, weighting):
+@pytest.mark.parametrize("betas", BETAS)
+def test_the_plain_error_of_a_space_as_a_weight(betas):
     """SNR + 1 is the plain error in v (Salimans & Ho 2022), EDM's weight that of its F (Karras et al. 2022)."""
-    process, t, error, _ = errors
-    np.testing.assert_allclose(weighting(process.log_snr(t)) * error["eps"], error[space], rtol=1e-8)
-    plain = weightings.in_space(None, SPACES[space])(process, td.Times(t, jnp.full(1000, 1e-3)))
-    np.testing.assert_array_equal(plain, np.ones(1000))
+    error, on_eps, weights, _ = found(betas)
+    for space, name in (("v", "snr_plus_one"), ("edm", "edm"), ("eps", "snr")):
+        np.testing.assert_allclose(on_eps[name] * error["eps"], error[space], rtol=1e-8, err_msg=space)
+        np.testing.assert_array_equal(weights[None, space], np.ones(1000), err_msg=space)
 
 
-@pytest.mark.parametrize("space, expected", [
-    ("x0", lambda snr: np.minimum(snr, 5)), ("eps", lambda snr: np.minimum(snr, 5) / snr),
-    ("v", lambda snr: np.minimum(snr, 5) / (snr + 1))])
-def test_min_snr_for_each_prediction(x64, errors, space, expected):
+@pytest.mark.parametrize("betas", BETAS)
+def test_min_snr_for_each_prediction(betas):
     """Hang et al. (2023), Section 3.4."""
-    process, t, _, snr = errors
-    weight = weightings.in_space(weightings.min_snr, SPACES[space])(process, td.Times(t, jnp.full(1000, 1e-3)))
-    np.testing.assert_allclose(weight, expected(snr), rtol=1e-8)
+    _, _, weights, snr = found(betas)
+    for space, expected in (("x0", np.minimum(snr, 5)), ("eps", np.minimum(snr, 5) / snr),
+                            ("v", np.minimum(snr, 5) / (snr + 1))):
+        np.testing.assert_allclose(weights["min_snr", space], expected, rtol=1e-8, err_msg=space)
 
 
-@pytest.mark.parametrize("name", MEANINGS)
-def test_weights_are_finite_where_there_is_noise(name):
+def test_weights_are_finite_where_there_is_noise():
     for betas in BETAS.values():
-        weight = MEANINGS[name][0](DiscreteProcess(betas=betas).log_snr(jnp.arange(1, 1001)))
-        assert weight.dtype == jnp.float32 and np.all(np.isfinite(weight)) and np.all(weight > 0)
+        log_snr = DiscreteProcess(betas=betas).log_snr(np.arange(1, 1001))
+        for name, (weighting, _) in MEANINGS.items():
+            weight = weighting(log_snr)
+            assert weight.dtype == jnp.float32, name
+            assert np.all(np.isfinite(weight)) and np.all(np.asarray(weight) > 0), name
 
 
 def sech(x):
