@@ -139,7 +139,7 @@ def diffusion_term(params, schedule, t):
 
 
 def test_the_loss_teaches_the_interior_the_variance_and_the_ends_the_bound(x64):
-    t, params = (jnp.arange(4000) + 0.5) / 4000, random_params(ENDS)
+    t, params = (jnp.arange(500) + 0.5) / 500, random_params(ENDS)
 
     @jit
     def evaluate(params):
@@ -161,7 +161,7 @@ def test_the_loss_teaches_the_interior_the_variance_and_the_ends_the_bound(x64):
 
 def test_the_gradient_of_the_ends_is_that_of_the_bound(x64):
     """d/d gamma_1 of 1/2 int err d gamma is err(gamma_1)/2, and the prior's and the decoder's own."""
-    t, h = (jnp.arange(4000) + 0.5) / 4000, 1e-4
+    t, h = (jnp.arange(500) + 0.5) / 500, 1e-4
     params = random_params(ENDS)
     mean = jit(jax.value_and_grad(lambda p: jnp.mean(bound(p, ENDS, t, False))))
     _, gradient = mean(params)

@@ -49,7 +49,7 @@ def evaluate(keys, x0, t, shift, scale):
 
 
 def run(data, t, shift=0.0, scale=1.0):
-    return evaluate(*data, t, shift, scale)
+    return jax.tree.map(np.asarray, evaluate(*data, t, shift, scale))
 
 
 def variances(t):
@@ -88,7 +88,7 @@ def test_the_minimum_over_all_times_is_the_mean_over_times(x64, data, density):
         u = td.stratified(jax.random.key(5), jnp.arange(BATCH), BATCH)
         return SIMPLE({}, exact(), x0, None, density.draw(u, PROCESS, state), keys)
 
-    per_example, aux = loss(keys, x0)
+    per_example, aux = jax.tree.map(np.asarray, loss(keys, x0))
     expected = np.mean([variances(t)[0] for t in range(1, 1001)])
     assert abs(per_example.mean() - expected) < 4 * per_example.std() / BATCH**0.5
     assert aux.t.min() >= 1
@@ -295,3 +295,12 @@ def test_an_example_depends_on_its_own_key_and_data_alone(data):
     np.testing.assert_array_equal(loss(changed, x0)[0], whole[0])
     assert np.all(np.asarray(loss(changed, x0)[1:]) != np.asarray(whole[1:]))
     np.testing.assert_allclose(loss(keys[2:5], x0[2:5]), whole[2:5], rtol=1e-6)
+
+
+def test_uncertainty_is_a_layer_on_features_of_c_noise(x64):
+    """EDM2: sqrt(2) cos(2 pi (f c + p)) of c = ln(sigma/alpha) / 4 = -lambda / 8, f ~ N(0, 1), p ~ U(0, 1), fixed."""
+    log_snr, weight = np.linspace(-8, 8, 5), np.arange(1.0, 5.0)
+    random = np.random.default_rng(0)
+    frequencies, phases = random.standard_normal(4), random.uniform(size=4)
+    features = np.sqrt(2) * np.cos(2 * np.pi * (-log_snr[:, None] / 8 * frequencies + phases))
+    np.testing.assert_allclose(Uncertainty(channels=4)({"weight": weight}, log_snr), features @ weight / 2, rtol=1e-10)
