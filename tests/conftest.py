@@ -1,15 +1,12 @@
 """Fixtures that all tests share, how their programs are compiled, and where these are kept."""
 import os
 
-# Without LLVM's optimizations a network is compiled in half the time; what it computes differs by rounding alone. XLA
-# reads this when the first program is compiled.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+import costs
+import jax
+import program
+import pytest
 
-import costs  # noqa: E402
-import jax  # noqa: E402
-import pytest  # noqa: E402
-
-from diffusion import runtime  # noqa: E402
+from diffusion import runtime
 
 
 def pytest_addoption(parser):
@@ -17,6 +14,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {program.QUICK}"  # read at the first compilation
     keep_compilations(config)
     if config.getoption("--costs") or hasattr(config, "workeroutput"):
         config.pluginmanager.register(costs.Costs())
