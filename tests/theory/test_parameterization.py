@@ -100,10 +100,14 @@ def test_the_mean_of_the_step_before_is_a_prediction(x64, betas):
     process = DiscreteProcess(betas=betas)
     t = np.unique(np.linspace(1, len(betas), 20).astype(int))
     x0, eps = np.random.default_rng(0).normal(size=(2, len(t), 4))
-    x_t = process.diffuse(x0, t, eps)
-    f = MEAN.target(process, x0, eps, t)
-    np.testing.assert_allclose(f, process.posterior(x_t, x0, t - 1, t).mean, rtol=1e-12, atol=1e-12)
-    found = MEAN.predict(process, f, x_t, t)
+
+    @jax.jit
+    def evaluate(t, x0, eps):
+        x_t, f = process.diffuse(x0, t, eps), MEAN.target(process, x0, eps, t)
+        return f, process.posterior(x_t, x0, t - 1, t).mean, MEAN.predict(process, f, x_t, t)
+
+    f, mean, found = evaluate(t, x0, eps)
+    np.testing.assert_allclose(f, mean, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(found.x0, x0, atol=1e-10)
     np.testing.assert_allclose(found.eps, eps, atol=1e-9)
 
@@ -153,7 +157,7 @@ def test_two_heads_are_weighed_by_their_variances(x64):
     process, t = VP(), np.full(2, 0.4)
     x, x0, eps = np.random.default_rng(0).normal(size=(3, 2, 4, 4, 3))
     network = lambda *_: jnp.concatenate([x0, eps], -1)  # noqa: E731
-    found = make_denoiser(lambda params: process, EPS, network, both=True)(None).denoise(x, t)
+    found = jax.jit(make_denoiser(lambda params: process, EPS, network, both=True)(None).denoise)(x, t)
     alpha, sigma = float(process.alpha(0.4)), float(process.sigma(0.4))
     np.testing.assert_allclose(found.x0, sigma**2 * x0 + alpha * (x - sigma * eps), atol=1e-13)
     np.testing.assert_allclose(alpha * found.x0 + sigma * found.eps, x, atol=1e-13)
@@ -174,19 +178,24 @@ def test_v_is_defined_at_pure_noise():
     np.testing.assert_allclose(found.eps, 1.0)
 
 
-@pytest.mark.parametrize("name", ["eps", "x0", "v"])
 @pytest.mark.parametrize("betas", BETAS)
-def test_denoiser_with_the_true_target_returns_the_truth(x64, betas, name):
+def test_denoiser_with_the_true_target_returns_the_truth(x64, betas):
     """Every schedule x prediction at every time; what alpha or sigma near 0 hides is lost to rounding, no more."""
-    process, pair = DiscreteProcess(betas=BETAS[betas]), PAIRS[name]
-    t = jnp.arange(1, process.t_max + 1)
+    process = DiscreteProcess(betas=BETAS[betas])
     x0, eps = np.random.default_rng(1).normal(size=(2, process.t_max, 2, 2, 3))
-    alpha, sigma = (a.reshape(-1, 1, 1, 1) for a in (process.alpha(t), process.sigma(t)))
-    target = pair.target(process, x0, eps, t)
-    denoise = make_denoiser(lambda params: process, pair, lambda *_: target)(params=None).denoise
-    found = denoise(process.diffuse(x0, t, eps), t)
-    assert np.all(np.abs(found.x0 - x0) <= 4e-15 / alpha)
-    assert np.all(np.abs(found.eps - eps) <= 4e-15 / sigma)
+
+    @jax.jit
+    def evaluate(t, x0, eps):
+        def of(pair):
+            network = lambda *_: pair.target(process, x0, eps, t)  # noqa: E731
+            return make_denoiser(lambda params: process, pair, network)(params=None).denoise(
+                process.diffuse(x0, t, eps), t)
+        return {name: of(PAIRS[name]) for name in ("eps", "x0", "v")}, process.alpha(t), process.sigma(t)
+
+    found, alpha, sigma = jax.tree.map(np.asarray, evaluate(np.arange(1, process.t_max + 1), x0, eps))
+    for name, prediction in found.items():
+        assert np.all(np.abs(prediction.x0 - x0) <= 4e-15 / alpha.reshape(-1, 1, 1, 1)), name
+        assert np.all(np.abs(prediction.eps - eps) <= 4e-15 / sigma.reshape(-1, 1, 1, 1)), name
 
 
 def test_denoiser_hands_everything_to_the_network():
