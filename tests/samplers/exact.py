@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from compiling import large, quick
 
 from diffusion.core import schedules
 from diffusion.core.continuous import VP, Flow, VarianceExploding
@@ -54,12 +55,6 @@ def counted(process):
         eps = (x - expand(process.alpha(t), x) * x0) / expand(process.sigma(t), x)
         return Prediction(jnp.where(one, x0, found.x0), jnp.where(one, eps, found.eps))
     return Diffusion(process, denoise)
-
-
-# A third of the usual compilation, which is nearly all of what a small program costs.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-quick = functools.partial(jax.jit, compiler_options=QUICK)
-large = functools.partial(jax.jit, compiler_options=QUICK | {"xla_backend_optimization_level": 1})  # for a long run
 
 
 @functools.cache

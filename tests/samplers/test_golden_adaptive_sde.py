@@ -10,7 +10,8 @@ from unittest import mock
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samplers.exact import MEAN, VARIANCE, keys_of, large, mixture, prior, quick, run
+from compiling import large, quick
+from samplers.exact import MEAN, VARIANCE, keys_of, mixture, prior, run
 
 from diffusion.core import numerics
 from diffusion.core.continuous import VE, VP, SubVP

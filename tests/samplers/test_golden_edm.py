@@ -11,7 +11,8 @@ from unittest import mock
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samplers.exact import quick, quickly
+from compiling import quick
+from samplers.exact import quickly
 
 from diffusion import build, generate
 from diffusion import config as config_lib

@@ -9,7 +9,8 @@ from unittest import mock
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samplers.exact import pairs, quick
+from compiling import quick
+from samplers.exact import pairs
 
 from diffusion.core import numerics
 from diffusion.core.continuous import VarianceExploding

@@ -11,7 +11,7 @@ from unittest import mock
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samplers.exact import quick
+from compiling import quick
 
 from diffusion.core import numerics
 from diffusion.core.continuous import VE, VP, SubVP

@@ -7,6 +7,7 @@ from unittest import mock
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import large, quick
 from samplers.exact import (
     CHAIN,
     IMAGE,
@@ -17,10 +18,8 @@ from samplers.exact import (
     counted,
     exact,
     keys_of,
-    large,
     mixture,
     pairs,
-    quick,
     run,
     times_of,
 )

@@ -4,6 +4,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import large, quick
 from samplers.exact import (
     CHAIN,
     IMAGE,
@@ -14,11 +15,9 @@ from samplers.exact import (
     counted,
     exact,
     keys_of,
-    large,
     mixture,
     pairs,
     prior,
-    quick,
     run,
     times_of,
 )

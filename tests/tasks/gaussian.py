@@ -1,17 +1,13 @@
 """Correlated Gaussian images, their exact denoiser, and the exact law of one part given another."""
-import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from compiling import large, quick
 
 from diffusion.core.numerics import expand
 from diffusion.core.parameterization import Diffusion, Prediction
 from diffusion.samplers.base import sample
 
-# A third of the usual compilation, which is nearly all of what a small program costs.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-quick = functools.partial(jax.jit, compiler_options=QUICK)
 ROWS = 2048  # to which grids are padded, so that one program serves all
 
 
@@ -20,7 +16,7 @@ def _sample(make, diffusion, given, steps, last, x, keys):
 
 
 _small = quick(_sample, static_argnums=(0, 1))
-_large = jax.jit(_sample, static_argnums=(0, 1), compiler_options=QUICK | {"xla_backend_optimization_level": 1})
+_large = large(_sample, static_argnums=(0, 1))
 
 
 def run(make, diffusion, steps, x, keys, given=None):
