@@ -1,17 +1,20 @@
 """`python -m diffusion.metrics` and the parts behind it, with the small extractor's real weights where they are."""
+import functools
 import importlib.util
 import json
 import subprocess
 import sys
 from types import SimpleNamespace
+from unittest import mock
 
+import jax
 import numpy as np
 import program
 import pytest
 from PIL import Image
 
 from diffusion.data import sources
-from diffusion.errors import ConfigError, DataError
+from diffusion.errors import ConfigError, DataError, DivergedError
 from diffusion.metrics import extractors, features, record, values
 from diffusion.metrics.images import open_images
 from diffusion.metrics.reference import Reference
@@ -24,89 +27,114 @@ DIGITS = sources.digits("train").images
 
 
 def command(*flags: str, devices: int = 1) -> subprocess.CompletedProcess:
-    return program.execute([sys.executable, "-m", "diffusion.metrics", *flags], devices, check=False)
+    """Compiled as for users, since the extractor runs longer than it compiles."""
+    return program.execute([sys.executable, "-m", "diffusion.metrics", *flags], devices, check=False, optimize=True)
 
 
 @pytest.fixture(scope="module")
 def extractor():
-    return extractors.load("efficientnet_lite0")
+    """Compiled as for users, too."""
+    found = extractors.load("efficientnet_lite0")
+    optimised = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
+    with mock.patch.object(jax, "jit", optimised):
+        features.compile_steps(found, make_mesh(-1, 1))  # which `collect` asks for again
+    return found
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    """A folder of PNGs, an npz, and its first half again."""
+    """A folder of PNGs and an npz; of either, the extractor takes one batch."""
     folder = tmp_path_factory.mktemp("sets")
     (folder / "samples").mkdir()
-    for i, image in enumerate(DIGITS[:70]):
+    for i, image in enumerate(DIGITS[:30]):
         Image.fromarray(image[..., 0]).save(folder / "samples" / f"{i:06d}.png")
-    np.savez(folder / "real.npz", arr_0=DIGITS[100:180])
-    np.savez(folder / "half.npz", arr_0=DIGITS[100:140])
+    np.savez(folder / "real.npz", arr_0=DIGITS[100:132])
     return folder
 
 
+@pytest.fixture(scope="module")
+def measured(sets):
+    return command(sets / "samples", sets / "real.npz", "--extractor=efficientnet_lite0", f"--json={sets}/a.json",
+                   f"--save_reference={sets}/reference.npz")
+
+
 @needs_weights
-def test_two_sets_give_numbers_and_a_record(sets):
-    flags = [sets / "samples", sets / "real.npz", "--extractor=efficientnet_lite0"]
-    done = command(*flags, f"--json={sets}/a.json", f"--save_reference={sets}/reference.npz")
-    assert done.returncode == 0, done.stderr
-    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+def test_two_sets_give_numbers_and_a_record(sets, measured):
+    assert measured.returncode == 0, measured.stderr
+    lines = dict(line.split(": ", 1) for line in measured.stdout.splitlines())
     assert {"fd_efficientnet_lite0", "score_efficientnet_lite0", "kd_efficientnet_lite0", "precision", "recall",
-            "density", "coverage", "duplicates", "repeated_bytes"} == set(lines) and "fid" not in done.stdout
-    assert " +/- " in lines["fd_efficientnet_lite0"] and "rank 69 of 1,280" in done.stderr
+            "density", "coverage", "duplicates", "repeated_bytes"} == set(lines) and "fid" not in measured.stdout
+    assert " +/- " in lines["fd_efficientnet_lite0"] and "rank 29 of 1,280" in measured.stderr
     found = json.loads((sets / "a.json").read_text())
     assert found["protocol"]["weights_sha256"].startswith("57934424") and found["protocol"]["resize"] == "clean"
-    assert found["protocol"]["reference"]["images"] == 80 and found["protocol"]["images"] == 70
+    assert found["protocol"]["reference"]["images"] == 32 and found["protocol"]["images"] == 30
 
     again = command(sets / "samples", sets / "reference.npz", "--extractor=efficientnet_lite0",
-                    f"--json={sets}/b.json", devices=8)
+                    f"--json={sets}/b.json", devices=2)
     assert again.returncode == 0, again.stderr
-    other = json.loads((sets / "b.json").read_text())  # from the kept reference, on 8 devices: bit for bit
+    other = json.loads((sets / "b.json").read_text())  # from the kept reference, on two devices: bit for bit
     assert other["metrics"] == found["metrics"] and other["protocol"] == found["protocol"]
     assert command("--compare", sets / "a.json", sets / "b.json").stdout.count("fd_efficientnet_lite0") == 1
 
 
 @needs_weights
-def test_unlike_protocols_are_not_compared(sets):
-    for name, flags in (("c", ["--images=40"]), ("d", ["--resize=bilinear"])):
-        assert command(sets / "samples", sets / "real.npz", "--extractor=efficientnet_lite0", "--metrics=fd",
-                       f"--json={sets}/{name}.json", *flags).returncode == 0
-    done = command("--compare", sets / "c.json", sets / "d.json")
-    assert done.returncode == 1 and "images is 40 and 70" in done.stderr and "resize is clean and" in done.stderr
-    forced = command("--compare", "--force", sets / "c.json", sets / "d.json")
-    assert forced.returncode == 0 and "not alike: resize: clean and bilinear" in forced.stdout
+def test_unlike_protocols_are_not_compared(sets, measured):
+    assert command(sets / "samples", sets / "real.npz", "--extractor=efficientnet_lite0", "--metrics=kid",
+                   f"--json={sets}/c.json", "--images=20", "--resize=bilinear").returncode == 0
+    done = command("--compare", sets / "c.json", sets / "a.json")
+    assert done.returncode == 1 and "images is 20 and 30" in done.stderr and "resize is bilinear and" in done.stderr
+    forced = command("--compare", "--force", sets / "c.json", sets / "a.json")
+    assert forced.returncode == 0 and "resize: bilinear and clean" in forced.stdout
+
+
+class Pixels:
+    """An extractor whose features are the pixels, and a number that stands for its weights times 0."""
+    name, kind = "pixels", SimpleNamespace(limits={"pool": 256.0})
+
+    def __init__(self, params=0.0):
+        self.params = params
+
+    def called(self, metric):
+        return f"{metric}_pixels"
+
+    def features(self, params, images):
+        return {"pool": images[..., 0].reshape(len(images), -1).astype("float32") + 0 * params}
 
 
 @needs_weights
-@pytest.mark.parametrize("sizes", [[50], [200], [1, 33]])
-def test_batches_change_no_bit(extractor, sizes):
-    mesh = make_mesh(-1, 1)
+def test_batches_change_no_bit(extractor, monkeypatch):
+    """10 images, of which a device gets 4 at a time."""
+    monkeypatch.setattr(features, "ROWS", 4)
 
     def batches(sizes):
         first, i = 0, 0
-        while first < 90:
-            yield DIGITS[first:min(first + sizes[i % len(sizes)], 90)]
+        while first < 10:
+            yield DIGITS[first:min(first + sizes[i % len(sizes)], 10)]
             first, i = first + sizes[i % len(sizes)], i + 1
 
-    whole, cut = (features.collect(extractor, batches(s), 90, mesh=mesh, keep=60) for s in ([90], sizes))
-    np.testing.assert_array_equal(whole.sums.outer, cut.sums.outer)
-    np.testing.assert_array_equal(whole.kept, cut.kept)
-    assert whole.score == cut.score and whole.digest == cut.digest and len(whole.kept) == 60
+    whole, *cuts = (features.collect(extractor, batches(sizes), 10, mesh=make_mesh(-1, 1), keep=7)
+                    for sizes in ([10], [3], [1, 6]))
+    for cut in cuts:
+        np.testing.assert_array_equal(whole.sums.outer, cut.sums.outer)
+        np.testing.assert_array_equal(whole.kept, cut.kept)
+        assert whole.score == cut.score and whole.digest == cut.digest and len(whole.kept) == 7
 
 
-@needs_weights
-def test_a_set_and_itself(extractor):
-    found = features.collect(extractor, [DIGITS[:60]], 60, mesh=make_mesh(-1, 1), keep=60)
-    metrics = values.values(values.NAMES, extractor.called, found, Reference.of(found))
-    assert abs(metrics["fd_efficientnet_lite0"].value) < 1e-6
+def test_a_set_and_itself():
+    """Of 60 images, so that their covariance is singular."""
+    pixels, mesh = Pixels(), make_mesh(-1, 1)
+    found = features.collect(pixels, [DIGITS[:60]], 60, mesh=mesh, keep=60)
+    metrics = values.values(values.NAMES, pixels.called, found, Reference.of(found))
+    assert abs(metrics["fd_pixels"].value) < 1e-6
     assert metrics["precision"].value == metrics["recall"].value == metrics["coverage"].value == 1.0
-    again = features.collect(extractor, [DIGITS[:30], DIGITS[:30]], 60, mesh=make_mesh(-1, 1), keep=60)
+    again = features.collect(pixels, [DIGITS[:30], DIGITS[:30]], 60, mesh=mesh, keep=60)
     assert again.repeated == 30
 
 
 @needs_weights
 def test_bad_sets(extractor, tmp_path):
     mesh = make_mesh(-1, 1)
-    collect = lambda *batches, count=40: features.collect(extractor, batches, count, mesh=mesh, keep=9)  # noqa: E731
+    collect = lambda *batches, count=40: features.collect(Pixels(), batches, count, mesh=mesh, keep=9)  # noqa: E731
     with pytest.raises(DataError, match=r"uint8 \[N, H, W, 3\].*float32"):
         collect(DIGITS[:40] / np.float32(255))
     with pytest.raises(DataError, match="uint8.*4"):
@@ -117,20 +145,12 @@ def test_bad_sets(extractor, tmp_path):
         collect(DIGITS[:39])
     few = collect(DIGITS[:12], count=12)
     with pytest.raises(DataError, match="12 images are too few.*20 at least"):
-        values.values(["fd"], extractor.called, few, Reference.of(few))
+        values.values(["fd"], Pixels().called, few, Reference.of(few))
     with pytest.raises(ConfigError, match="no metric 'fid'.*kid"):
         values.check_names(["fid"])
     np.savez(tmp_path / "inception.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     with pytest.raises(ConfigError, match="2048 features, and efficientnet_lite0 has 1280.*another extractor"):
         Reference.read(tmp_path / "inception.npz", extractor)
-
-
-class Pixels:
-    """An extractor whose features are the pixels."""
-    name, params, kind = "pixels", None, SimpleNamespace(limits={"pool": 256.0})
-
-    def features(self, params, images):
-        return {"pool": images[..., 0].reshape(len(images), -1).astype("float32")}
 
 
 @pytest.mark.parametrize("count", [40, 310, 1437])  # fewer than are summed at once, some more, and many
@@ -146,14 +166,8 @@ def test_the_sums_of_a_set_and_of_its_parts_are_exact(count):
 
 
 def test_features_that_are_not_finite_are_an_error():
-    kind = extractors.KINDS["efficientnet_lite0"]
-    params = kind.network.init(__import__("jax").random.key(0), np.zeros((1, 224, 224, 3), np.float32))["params"]
-    params["head"]["bias"] = np.full(1280, np.nan, np.float32)
-    broken = extractors.Extractor(name="efficientnet_lite0", weights="", resize="clean", published=False, kind=kind,
-                                  params=params)
-    from diffusion.errors import DivergedError
     with pytest.raises(DivergedError, match="features of image 0 are not finite"):
-        features.collect(broken, [DIGITS[:20]], 20, mesh=make_mesh(-1, 1), keep=5)
+        features.collect(Pixels(np.nan), [DIGITS[:20]], 20, mesh=make_mesh(-1, 1), keep=5)
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
@@ -199,3 +213,16 @@ def test_the_list_of_differences():
     assert record.differences(a, b) == {"reference.images": (50_000, 10_000)}
     with pytest.raises(ConfigError, match="reference.images is 50000 and 10000"):
         record.check_same_protocol(a, b)
+
+
+def test_statistics_of_other_weights_are_refused(tmp_path):
+    from diffusion.metrics.frechet import Statistics
+    extractor = SimpleNamespace(name="small", weights="abc", resize="clean", dimension=2)
+    kept = Reference(statistics=Statistics(np.zeros(2), np.eye(2)), kept=np.zeros((3, 2), np.float32), count=3,
+                     digest="d", shape=(8, 8, 1))
+    with open(tmp_path / "kept.npz", "wb") as file:
+        kept.write(file, extractor)
+    assert Reference.read(tmp_path / "kept.npz", extractor).count == 3
+    for change in ({"name": "large"}, {"weights": "abd"}, {"resize": "bilinear"}):
+        with pytest.raises(ConfigError, match="was made with the .* its numbers would not compare"):
+            Reference.read(tmp_path / "kept.npz", SimpleNamespace(**vars(extractor) | change))
