@@ -35,10 +35,9 @@ def close(workdir, one_device):
 
 
 @pytest.mark.parametrize("name, devices, flags", [
-    ("eight", 8, []),
     ("fsdp", 8, ["--config.mesh.fsdp=4"]),
     ("accumulate", 2, ["--config.train.accumulate=4"]),
-    ("on_device", 4, ["--config.data.on_device=True"]),
+    ("on_device", 8, ["--config.data.on_device=True"]),
     ("dispatch", 1, ["--config.train.steps_per_dispatch=2", "--config.train.log_every=2 steps"]),
 ])
 def test_devices(tmp_path, one_device, name, devices, flags):
@@ -66,6 +65,7 @@ def test_two_processes(tmp_path, one_device):
     assert [r["step"] for r in program.rows(tmp_path)] == list(range(1, 23))
 
 
+@pytest.mark.slow
 def test_four_processes_of_which_one_is_killed_go_on_as_two(tmp_path, one_device):
     flags = [f"--workdir={tmp_path}/run", *FLAGS, "--config.mesh.fsdp=2", "--config.train.checkpoint_every=5 steps"]
     processes = program.start_processes(4, 2, *flags, "--heartbeat_seconds=10")

@@ -58,3 +58,9 @@ def test_a_run_is_reproduced(tmp_path):
     assert command("reproduce", tmp_path / "run", "--any_code").returncode == 1  # it is there already: only compared
     done = command("reproduce", tmp_path / "run")
     assert "Check out that commit" in done.stderr or done.returncode == 1
+
+
+def test_runs_of_one_config_that_went_apart_are_not_alike(tmp_path, capsys):
+    a, b = (run_folder(tmp_path / name, losses, {"seed": 0}) for name, losses in (("a", [3.0, 2.0]), ("b", [3.0, 2.5])))
+    assert diff.main([str(a), str(b)]) == 1 and "config: equal" in capsys.readouterr().out
+    assert diff.main([str(a), str(a)]) == 0

@@ -5,6 +5,7 @@ import sys
 import jax
 import numpy as np
 import program
+import pytest
 from sweeps import fake
 
 from diffusion import build
@@ -38,6 +39,7 @@ def result(words: list[str]) -> tuple[list[np.ndarray], dict, list[dict]]:
             [{k: v for k, v in row.items() if k not in program.TIMES} for row in rows])
 
 
+@pytest.mark.slow
 def test_trainings_together_are_those_of_separate_programs(tmp_path):
     for i in (0, 1):
         assert (done := run("diffusion.main", flags(tmp_path / "alone", i))).returncode == 0, done.stderr

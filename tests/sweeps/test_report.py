@@ -144,3 +144,22 @@ def test_a_log_that_is_being_written_is_read_up_to_there(tmp_path):
     from experiments.gather import log
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1}) + "\n{\"step\": 2, \"lo")
     assert log(tmp_path) == [{"step": 1}]
+
+
+def test_the_best_row_is_best_in_the_columns_direction(tmp_path, monkeypatch):
+    from experiments import results, sweep
+    from experiments.table import Column
+    found = {"five": 5.0, "ten": 3.0, "ten, linear": 9.0}
+    monkeypatch.setattr(results, "values", lambda of, row, column: Values(
+        called="fd", values=(found[row],) if row in found else ()))
+    for lower, best in ((True, "ten: fd 3"), (False, "ten, linear: fd 9")):
+        table = fake.table(columns=(Column("FID", "fd", lower_is_better=lower),))
+        assert results.best_row(sweep.expand(table, "mini", 1, tmp_path)) == best
+
+
+def test_hours_of_a_shared_training_are_shared_out(gathered):
+    """The rows' hours add up to those of all jobs."""
+    from experiments.ledger import Ledger
+    states = Ledger(gathered.sweep.folder / "ledger.jsonl").states()
+    total = sum(states[job.key].seconds for job in gathered.sweep.jobs)
+    assert total > 0 and sum(row.hours for row in gathered.rows) == pytest.approx(total / 3600)

@@ -219,3 +219,51 @@ def test_columns_of_unlike_protocols_are_apart(tmp_path):
     file.write_text(json.dumps(record | {"protocol": {"extractor": "small", "images": 5}}))
     columns = gather(runner.sweep).columns
     assert len(columns) == 2 and {c.column for c in columns} == {Column("FID", "fd")}
+
+
+def test_a_line_of_the_ledger_is_on_the_disk_and_a_torn_one_is_left_out(tmp_path, monkeypatch):
+    from experiments.ledger import Ledger, State
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_size))
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.add("a", "failed", seconds=1.0, error="x")
+    assert synced == [ledger.file.stat().st_size]
+    with open(ledger.file, "a") as file:
+        file.write('{"job": "a", "eve\n')
+    ledger.add("a", "failed", seconds=2.0, error="y")
+    assert ledger.states() == {"a": State(attempts=2, error="y", seconds=3.0)}
+
+
+def test_two_programs_do_not_run_one_sweep(tmp_path):
+    from experiments.run import lock
+    of = sweep.expand(fake.table(), "mini", 1, tmp_path)
+    held = lock(of)
+    with pytest.raises(ConfigError, match="Another program runs the sweep in"):
+        lock(of)
+    held.close()
+    lock(of).close()
+
+
+def test_a_training_that_was_stopped_and_has_saved_has_not_failed(tmp_path, monkeypatch):
+    from experiments.sweep import Job
+    runner, codes = fake.runner(tmp_path, seeds=1, retries=0), [75, 130, 75, 0]
+    monkeypatch.setattr(runner, "once", lambda jobs: codes.pop(0))
+    monkeypatch.setattr(Job, "is_there", lambda job: True)
+    assert runner.complete_alone(runner.sweep.jobs[0]) and not codes
+
+
+def test_each_seed_is_measured_with_noise_of_its_own(tmp_path):
+    found = [job for job in sweep.expand(fake.table(), "mini", 3, tmp_path).jobs if job.mode == "evaluate"]
+    assert len(found) == 4 * 3
+    for job in found:
+        seed = job.what.rpartition("seed ")[2]
+        assert f"--seed={seed}" in job.flags and f"--config.seed={seed}" in job.flags
+
+
+def test_a_program_that_a_killed_sweep_left_behind_is_awaited(tmp_path):
+    before = fake.runner(tmp_path, seeds=1)
+    job = before.sweep.jobs[0]
+    orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.3)", *job.flags])
+    before.ledger.add(job.key, "started", pid=orphan.pid, what=job.what)
+    fake.runner(tmp_path, seeds=1).wait_for_another(job)
+    assert orphan.poll() is not None
