@@ -58,6 +58,7 @@ def measured(sets):
                    f"--save_reference={sets}/reference.npz")
 
 
+@pytest.mark.slow
 @needs_weights
 def test_two_sets_give_numbers_and_a_record(sets, measured):
     assert measured.returncode == 0, measured.stderr
@@ -77,6 +78,7 @@ def test_two_sets_give_numbers_and_a_record(sets, measured):
     assert command("--compare", sets / "a.json", sets / "b.json").stdout.count("fd_efficientnet_lite0") == 1
 
 
+@pytest.mark.slow
 @needs_weights
 def test_unlike_protocols_are_not_compared(sets, measured):
     assert command(sets / "samples", sets / "real.npz", "--extractor=efficientnet_lite0", "--metrics=kid",

@@ -36,7 +36,7 @@ def close(workdir, one_device):
 
 @pytest.mark.parametrize("name, devices, flags", [
     ("fsdp", 8, ["--config.mesh.fsdp=4"]),
-    ("accumulate", 2, ["--config.train.accumulate=4"]),
+    pytest.param("accumulate", 2, ["--config.train.accumulate=4"], marks=pytest.mark.slow),
     ("on_device", 8, ["--config.data.on_device=True"]),
     ("dispatch", 1, ["--config.train.steps_per_dispatch=2", "--config.train.log_every=2 steps"]),
 ])
@@ -82,10 +82,9 @@ def test_four_processes_of_which_one_is_killed_go_on_as_two(tmp_path, one_device
 
 def test_sample_i_is_the_same_picture_on_any_mesh(tmp_path, one_device):
     pictures = {}
-    for name, devices, flags in (("one", 1, []), ("eight", 8, []), ("cut", 8, ["--config.mesh.fsdp=2",
-                                                                             "--config.mesh.tensor=2"])):
+    for name, devices, flags in (("one", 1, []), ("cut", 8, ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"])):
         program.run(f"--workdir={one_device}", *FLAGS, "--mode=sample", "--num_samples=11", "--seed=3",
                     f"--out={tmp_path / name}", *flags, devices=devices)
         pictures[name] = np.load(tmp_path / name / "samples.npz")["arr_0"].astype(int)
-    for name in ("eight", "cut"):  # sums in another order may round a pixel to the next grey level
-        assert np.abs(pictures[name] - pictures["one"]).max() <= 1
+    # Sums in another order may round a pixel to the next grey level.
+    assert np.abs(pictures["cut"] - pictures["one"]).max() <= 1
