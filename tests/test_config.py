@@ -209,3 +209,42 @@ def test_a_config_file_of_other_keys_is_refused():
 def test_the_config_is_locked():
     with pytest.raises(AttributeError, match="duration"):
         config_lib.base().train.durtion = "1 steps"
+
+
+def test_a_config_that_lacks_a_key_is_refused():
+    config = config_lib.base()
+    with config.unlocked():
+        del config.train.duration
+    with pytest.raises(ConfigError, match="does not have the keys.*: train.duration"):
+        config_lib.check_loaded(config, "mine.py")
+
+
+def test_the_keys_of_p2_are_its_own():
+    from diffusion.build.objective import WEIGHTINGS
+    config = config_lib.override(config_lib.base(), {"loss.p2_k": 2.0, "loss.p2_gamma": 0.5})
+    assert float(WEIGHTINGS["p2"](config)(0.0)) == pytest.approx((2 + 1) ** -0.5)  # at SNR 1
+
+
+def test_the_steps_have_the_seed_of_the_config(monkeypatch):
+    from diffusion.train import step
+    seen, make = {}, step.make_train_step
+    monkeypatch.setattr(step, "make_train_step", lambda **given: (seen.update(given), make(**given))[1])
+    config = digits(seed=7)
+    build.training_step(config, build.model(config), 100)
+    assert seen["seed"] == 7
+
+
+def test_only_the_bound_of_a_chain_clips(monkeypatch):
+    """The sampler's chain clips; an ODE and an integral over all times have no kinks."""
+    from types import SimpleNamespace
+
+    from diffusion.build import likelihood
+    from diffusion.core.parameterization import Diffusion
+    seen = {}
+    monkeypatch.setattr(likelihood, "make_evaluator", lambda *_, **given: seen.update(given))
+    for name, estimator, clips in (("linear", "vlb", True), ("vp", "continuous_vlb", False), ("vp", "ode", False)):
+        config = digits(process__name=name, likelihood__estimator=estimator, likelihood__steps=10, sample__clip=True)
+        process = build.process(config.process)
+        likelihood.evaluator(config, SimpleNamespace(process=process, denoiser=None, mesh=None, num_classes=0), 0)
+        diffusion = Diffusion(process, lambda x_t, t, cond=None: None)
+        assert (seen["transform"](diffusion) is not diffusion) == clips, estimator

@@ -289,3 +289,8 @@ def test_everything_that_the_package_imports_is_required():
             for top in {name.split(".")[0] for name in names} - sys.stdlib_module_names - ours - optional.get(
                     str(path.relative_to(ROOT)), set()):
                 assert owner.get(top, top) in required, f"{path.relative_to(ROOT)} imports {top}"
+
+
+def test_the_oldest_python_is_that_of_setup_py():
+    (oldest,) = re.findall(r"sys\.version_info < \((\d+), (\d+)\)", (ROOT / "launch.sh").read_text())
+    assert f"python_requires=\">={'.'.join(oldest)}\"" in (ROOT / "setup.py").read_text()

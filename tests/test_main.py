@@ -263,3 +263,71 @@ def test_a_guide_is_named_by_its_run(trained, tmp_path):
         program.run(*flags, *more, f"--out={tmp_path / name}")
         images[name] = np.load(tmp_path / name / "samples.npz")["arr_0"].astype(int)
     assert np.abs(images["plain"] - images["one"]).max() <= 1 < np.abs(images["plain"] - images["two"]).max()
+
+
+def test_a_resume_that_is_not_exact_is_said(tmp_path, monkeypatch, capsys):
+    """A training whose steps depend on how often they were made before."""
+    from types import SimpleNamespace
+
+    import jax
+    import jax.numpy as jnp
+
+    from diffusion import build, verify
+    from diffusion import config as config_lib
+    from diffusion.errors import CheckpointError
+    from diffusion.train import loop
+    made = []
+
+    def steps(*, plan, state, clock, save, write_row, **_):
+        yield from ()
+        while clock.step < plan.total:
+            clock.step += 1
+            made.append(clock.step)
+            state = {"w": state["w"] + (len(made) if broken else 1)}
+            write_row({"step": clock.step})
+        save(clock.step, state, clock)
+        return state
+
+    data = SimpleNamespace(get_state=lambda: {"next_example": 0}, set_state=lambda state: None)
+    start = {"w": jnp.zeros(3)}
+    parts = SimpleNamespace(
+        plan=loop.Plan(total=9, log_every=1, sample_every=1, checkpoint_every=1, batch_size=1), data=data, dataset=None,
+        abstract_state=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), start),
+        create_state=lambda: start, train_step=None, examples_of=None)
+    monkeypatch.setattr(build, "model", lambda config: SimpleNamespace(mesh=None))
+    monkeypatch.setattr(build, "training", lambda config, model: parts)
+    monkeypatch.setattr(loop, "steps", steps)
+    for broken in (False, True):
+        if broken:
+            with pytest.raises(CheckpointError, match="Steps 3 to 4, repeated from the checkpoint of step 2.*: w"):
+                verify.verify_resume(config_lib.base(), tmp_path / "run", 2)
+        else:
+            verify.verify_resume(config_lib.base(), tmp_path / "run", 2)
+            assert "resume is exact" in capsys.readouterr().out
+
+
+def test_the_error_of_a_sampler_is_its_root_mean_square_distance(tmp_path, monkeypatch):
+    """Of images 1/2 above and below those of the reference, whose mean is the same."""
+    from types import SimpleNamespace
+
+    from diffusion import compare, pretrained
+    from diffusion import config as config_lib
+    from diffusion.core.continuous import VP
+    from diffusion.io import solver_plots
+    from diffusion.train.sharding import make_mesh
+
+    def build_cell(config, model, solver, counts):
+        images = np.zeros((4, 8, 8, 1))
+        images[::2], images[1::2] = (0.0, 0.0) if solver == "ddim" else (0.5, -0.5)
+        drawn = SimpleNamespace(images=images, evaluations=2)
+        return lambda *_, **__: drawn, [np.zeros((count, 2)) for count in counts]
+
+    model = SimpleNamespace(process=VP(), mesh=make_mesh(-1, 1), num_classes=0)
+    monkeypatch.setattr(pretrained, "open_model", lambda *_, **__: (model, dict))
+    monkeypatch.setattr(compare, "build_cell", build_cell)
+    monkeypatch.setattr(compare, "data_statistics", lambda config: None)
+    monkeypatch.setattr(solver_plots, "plot_quality", lambda *_: None)
+    compare.compare(config_lib.base(), tmp_path / "run", None, solvers=["ddim", "heun"], steps=[2], scales=[1.0],
+                    num_samples=4, seed=0, out=tmp_path / "out", checkpoint=None)
+    cells = json.loads((tmp_path / "out" / "compare.json").read_text())["cells"]
+    assert [cell["error"] for cell in cells] == [0.0, 0.5]

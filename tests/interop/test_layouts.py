@@ -80,3 +80,34 @@ def test_settings_as_text(text, expected):
 def test_what_does_not_fit(openai_file, arguments, error, message):
     with pytest.raises(error, match=message):
         DiffusionPipeline.from_pretrained(openai_file[0], **arguments)
+
+
+def test_a_run_is_loaded_with_its_average(tmp_path):
+    import json
+    from types import SimpleNamespace
+
+    import jax.numpy as jnp
+
+    from diffusion import config as config_lib
+    from diffusion.io.checkpoint import Checkpoints
+    from diffusion.train.state import State
+    (tmp_path / "config.json").write_text(json.dumps(config_lib.base().to_dict()))
+    (tmp_path / "environment.json").write_text("[]")
+    state = State(step=jnp.zeros((), jnp.int32), params={"w": jnp.zeros(3)}, ema={"w": jnp.ones(3)}, opt_state=())
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, state, SimpleNamespace(get_state=dict), {})
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params)
+    np.testing.assert_array_equal(pretrained.load(tmp_path).params(abstract)["w"], np.ones(3))
+
+
+def test_an_export_takes_its_name_whole(tmp_path, monkeypatch):
+    """Copied there file by file, a kill would leave half a model under the name."""
+    import os
+
+    from diffusion.interop import folder
+    moved, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (moved.append(pathlib.Path(b)), replace(a, b)))
+    folder.write(tmp_path / "model", unet={}, schedule={"_class_name": "DDPMScheduler"},
+                 state={"w": np.zeros(2, np.float32)}, readme="What it is.")
+    assert moved[-1] == tmp_path / "model" and (tmp_path / "model" / "unet" / "config.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -145,3 +145,15 @@ def test_the_cifar10_config_is_the_published_network():
         layers_per_block=2, mid_block_scale_factor=1, norm_num_groups=32, sample_size=32,
         time_embedding_type="positional", up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"))
     assert network_of(unet2d.read_settings(published, "")) == UNet()
+
+
+@pytest.mark.parametrize("path, name", [
+    (("down0_block1", "conv1", "kernel"), "down_blocks.0.resnets.1.conv1.weight"),
+    (("down1_downsample", "conv", "bias"), "down_blocks.1.downsamplers.0.conv.bias"),
+    (("middle_attention", "q", "kernel"), "mid_block.attentions.0.to_q.weight"),
+    (("up2_upsample", "conv", "kernel"), "up_blocks.0.upsamplers.0.conv.weight"),
+    (("up0_block2", "norm1", "scale"), "up_blocks.2.resnets.2.norm1.weight"),
+    (("emb1", "bias"), "time_embedding.linear_1.bias")])
+def test_names_are_diffusers(path, name):
+    """Of three levels. That all names go there and back would hold for any names."""
+    assert unet2d.state_name(path, 3) == name

@@ -430,3 +430,17 @@ def test_the_newest_that_is_whole(tmp_path):
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["1", "2.damaged", "3.damaged"]
     with pytest.raises(CheckpointError, match="does not fit"):  # that is no damage: nothing is put aside
         Checkpoints(tmp_path / "c").restore_newest(abstract(make_state(size=8)), make_data())
+
+
+def test_an_old_checkpoint_loses_its_name_before_it_is_deleted(tmp_path, monkeypatch):
+    """A kill in the midst of the deletion must not leave half of it under a name that looks finished."""
+    from diffusion.io import checkpoint
+    deleted, rmtree = [], checkpoint.shutil.rmtree
+
+    def noted(path, *args, **kwargs):
+        deleted.append(os.path.basename(path))
+        rmtree(path, *args, **kwargs)
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", noted)
+    save(tmp_path, [1, 2], keep=1)
+    assert "1.deleting" in deleted and "1" not in deleted

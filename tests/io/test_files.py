@@ -48,3 +48,15 @@ def test_causes_are_one_short_line():
         assert cause(error) == "the disk is full (Failed to write: No space left on device)"
     assert len(cause(ValueError("a" * 1000))) <= 300
     assert cause(ValueError("")) == "ValueError"
+
+
+def test_the_new_file_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
+    """Otherwise a power cut leaves the name on an empty file, or, where the old one is written over, on half of one."""
+    done, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append(("fsync", os.fstat(file).st_ino)), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append(("replace", os.stat(a).st_ino)), replace(a, b)))
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    atomic_write(path, "new")
+    inode = path.stat().st_ino
+    assert done == [("fsync", inode), ("replace", inode)] and path.read_text() == "new"

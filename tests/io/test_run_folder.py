@@ -151,3 +151,11 @@ def test_the_state_of_the_code(tmp_path, monkeypatch):
         assert "+two" in (tmp_path / "run" / name).read_text()
     monkeypatch.setenv("PATH", "")
     assert run_folder._git_state(code / "a.py") == (None, ""), "no git"
+
+
+def test_a_second_program_is_refused(tmp_path):
+    run = open_run(tmp_path, CONFIG)
+    with pytest.raises(ConfigError, match=f"Another program trains in .*: process {os.getpid()} on "):
+        open_run(tmp_path, CONFIG)
+    run.release()
+    assert open_run(tmp_path, CONFIG).resumed

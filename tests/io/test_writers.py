@@ -1,4 +1,5 @@
 import json
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -94,3 +95,14 @@ def test_a_file_that_cannot_be_written(tmp_path):
     (tmp_path / "full.jsonl").symlink_to("/dev/full")
     with pytest.raises(CheckpointError, match="the disk is full"):
         full.write({"step": 1, "loss": 0.5})
+
+
+def test_events_are_not_kept_back_until_the_end(tmp_path):
+    """tensorboardX hands a row to a thread of its own: what that has taken by the next row is then on the disk."""
+    with MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tb") as writer:
+        for step in range(1, 20):  # a few kB, which a buffer of 8 kB holds
+            writer.write({"step": step, "loss": 0.5})
+            if ("loss", 2, 0.5) in events(tmp_path / "tb"):
+                return
+            time.sleep(0.1)
+    pytest.fail("of 19 rows the second is not there")

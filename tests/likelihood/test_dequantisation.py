@@ -101,3 +101,22 @@ def test_the_samples_are_combined_by_their_mean_ratio(x64):
     ratios = [exact.log_density(SHARP, x).reshape(5, -1).sum(1) + 2 * np.log(2 * HALF) for x in drawn]
     expected = -(logsumexp(ratios, axis=0) - np.log(3)) / (2 * np.log(2))
     np.testing.assert_allclose(found.bits_per_dim, expected, rtol=1e-9)
+
+
+def test_the_cell_and_the_density_have_keys_of_their_own():
+    """A density draws probes: those of the cell's own key would follow u."""
+    seen = []
+
+    def dequantizer(keys, process, x0):
+        seen.append(np.asarray(jax.random.key_data(keys)))
+        return jnp.zeros_like(x0), jnp.zeros(len(x0))
+
+    def log_density(keys, diffusion, x, cond=None):
+        seen.append(np.asarray(jax.random.key_data(keys)))
+        return jnp.zeros(len(x)), jnp.ones(len(x))
+
+    from diffusion.core.parameterization import Diffusion
+    with jax.disable_jit():
+        dequantisation.dequantized(log_density, dequantizer, samples=2)(
+            keys_of(3), Diffusion(VP(), None), jnp.zeros((3, 1, 1, 1)))
+    assert len(seen) == 4 and len(np.unique(np.concatenate(seen), axis=0)) == 12

@@ -135,3 +135,17 @@ def test_a_singular_covariance_has_a_distance_of_its_own_size():
     """Two flat Gaussians across each other: |C_a| and |C_b| add up, since their product is 0."""
     a, b = Statistics(np.zeros(3), np.diag([1.0, 0, 0])), Statistics(np.zeros(3), np.diag([0, 4.0, 0]))
     assert frechet_distance(a, b) == pytest.approx(5.0, rel=1e-12)
+
+
+def test_the_error_of_the_frechet_distance_is_the_jackknifes():
+    """Over ten parts of the samples: sqrt(9/10 sum (d_i - mean d)^2), d_i the distance without part i."""
+    from diffusion.metrics import values
+    from diffusion.metrics.features import Collected
+    rng = np.random.default_rng(0)
+    x, reference = rng.normal(size=(200, 3)), statistics(rng.normal(size=(500, 3)) + 0.3)
+    parts = np.split(x, 10)
+    found = values.distance(Collected(count=200, shape=(), spatial=None, kept=x, groups=[
+        moments.Sums(len(part), part.sum(0), part.T @ part) for part in parts]), reference)
+    without = [frechet_distance(statistics(np.concatenate(parts[:i] + parts[i + 1:])), reference) for i in range(10)]
+    assert found.value == pytest.approx(frechet_distance(statistics(x), reference), rel=1e-8)
+    assert found.error == pytest.approx(np.sqrt(0.9 * np.sum((without - np.mean(without)) ** 2)), rel=1e-6)

@@ -226,3 +226,16 @@ def test_remat_changes_no_gradient():
     for remat in ("light", "full"):
         again = jax.device_get(grad(small.clone(remat=remat)))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * top), plain, again)
+
+
+def test_every_block_drops_out(monkeypatch):
+    """Going down, in the middle, going up, and where the resolution changes."""
+    net = UNet(channels=8, multipliers=(1, 2), blocks=1, attention_resolutions=(), groups=4, dropout=0.5,
+               downsample=("resblock",), upsample=("resblock",), out_channels=1)
+    seen, bernoulli = [], jax.random.bernoulli
+    monkeypatch.setattr(jax.random, "bernoulli", lambda *args: (seen.append(args), bernoulli(*args))[1])
+    x, keys = jnp.zeros((2, 8, 8, 1)), jax.random.split(jax.random.key(0), 2)
+    params = jax.eval_shape(net.init, jax.random.key(0), x, jnp.zeros(2))
+    assert not seen  # without keys
+    jax.eval_shape(net.apply, params, x, jnp.zeros(2), None, keys)
+    assert len(seen) == sum("conv2" in module for module in params["params"].values()) == 2 + 1 + 2 + 4 + 1

@@ -34,3 +34,14 @@ def test_of_a_tpu_that_is_not_there(tmp_path):
     report = json.loads((tmp_path / "plan.json").read_text())
     assert report["fits"] and report["train"]["seconds"]["step"] > 0 and "images/s" in done.stdout
     assert report["train"]["collectives"]["all-reduce"]["bytes"] >= report["sizes"]["parameters"]
+
+
+def test_sizes_are_in_bytes_of_one_device():
+    import jax
+    import numpy as np
+
+    from diffusion import plan
+    whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    tree = {"a": jax.ShapeDtypeStruct((3, 5), np.float32, sharding=whole),
+            "b": jax.ShapeDtypeStruct((7,), "bfloat16", sharding=whole)}
+    assert plan.size_of(tree) == 4 * 15 + 2 * 7

@@ -157,9 +157,13 @@ def test_the_best_row_is_best_in_the_columns_direction(tmp_path, monkeypatch):
         assert results.best_row(sweep.expand(table, "mini", 1, tmp_path)) == best
 
 
-def test_hours_of_a_shared_training_are_shared_out(gathered):
-    """The rows' hours add up to those of all jobs."""
+def test_hours_of_a_shared_training_are_shared_out(tmp_path):
+    """Three of the rows share one: the hours of all rows add up to those of all jobs."""
+    from experiments import sweep
     from experiments.ledger import Ledger
-    states = Ledger(gathered.sweep.folder / "ledger.jsonl").states()
-    total = sum(states[job.key].seconds for job in gathered.sweep.jobs)
-    assert total > 0 and sum(row.hours for row in gathered.rows) == pytest.approx(total / 3600)
+    of, ledger = sweep.expand(fake.table(), "mini", 2, tmp_path), Ledger(tmp_path / "ledger.jsonl")
+    for job in of.jobs:
+        ledger.add(job.key, "done", seconds=36.0 if job.mode == "train" else 3.6, commit="abc")
+    hours = {row.name: row.hours for row in gather(of).rows}
+    assert sum(hours.values()) == pytest.approx((4 * 36.0 + 8 * 3.6 + 2 * 3.6) / 3600)  # trainings, evaluations, plans
+    assert hours["ten, linear"] == pytest.approx((2 * 36.0 + 2 * 3.6 + 3.6) / 3600)

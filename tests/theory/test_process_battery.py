@@ -313,3 +313,12 @@ def test_a_respaced_chain_is_a_chain_of_its_own(x64):
     np.testing.assert_allclose(alpha, alpha_there, rtol=1e-12)
     for a, b in zip(posterior, posterior_there):
         np.testing.assert_allclose(a, b, rtol=1e-10)
+
+
+def test_the_network_is_told_what_the_papers_tell_it(x64):
+    """c_noise: 999 t (Song et al. 2021, code), ln(sigma) / 4 (EDM, Table 1), sigma (VE), 1000 sigma (SD 3, code)."""
+    t = np.array([0.3, 0.7])
+    for process, label in ((VP(), 999 * t), (Cosine(), 999 * t),
+                           (VarianceExploding(), np.log(t) / 4),
+                           (VE(), 0.01 * 5000.0**t), (Flow(shift=3.0), 3000 * t / (1 + 2 * t))):
+        np.testing.assert_allclose(process.label(t), label, rtol=1e-12, err_msg=type(process).__name__)

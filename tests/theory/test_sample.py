@@ -134,3 +134,23 @@ def test_a_chain_in_pieces_is_the_whole_bit_for_bit_by_one_program(name):
     assert piece._cache_size() == programs
     plain = jax.jit(lambda x: sample(SOLVERS[name], convolution(PROCESS), TWENTY, x, KEYS, COND)[1])(x)
     np.testing.assert_allclose(plain, whole, rtol=0, atol=2e-6)
+
+
+def test_image_i_is_of_class_i_and_the_last_batch_is_cut():
+    """Of 3 classes, in batches of 4, from image 2 on."""
+    from types import SimpleNamespace
+
+    from diffusion.generate import make_generate
+    from diffusion.train.sharding import make_mesh
+    asked = []
+
+    class Sampler:
+        mesh = make_mesh(-1, 1)
+
+        def __call__(self, params, steps, seed, indices, *, cond, report):
+            asked.append((list(indices), list(cond)))
+            return SimpleNamespace(images=np.asarray(indices))
+
+    drawn = list(make_generate(Sampler(), np.zeros((1, 2)), num_classes=3, batch_size=4)(None, 0, 2, 6))
+    assert asked == [([2, 3, 4, 5], [2, 0, 1, 2]), ([6, 7, 8, 9], [0, 1, 2, 0])]
+    np.testing.assert_array_equal(np.concatenate(drawn), np.arange(2, 8))

@@ -293,3 +293,28 @@ print(json.dumps({"devices": jax.device_count(), "losses": seen,
     assert (one["devices"], eight["devices"]) == (1, 8) and one["counts"] == eight["counts"]
     np.testing.assert_allclose(eight["losses"], one["losses"], rtol=1e-5)
     np.testing.assert_allclose(eight["history"], one["history"], rtol=1e-4)
+
+
+def test_the_gradient_is_that_of_the_mean_over_the_batch():
+    """The loss is quadratic in w, so that its slope is a difference of the losses of the same draws."""
+    train_step = jitted(network=tiny, optim=optax.sgd(1.0), flip=False)
+
+    def at(w):
+        return train_step(init_state({"w": jnp.float32(w), "b": jnp.float32(0.0)}, optax.sgd(1.0)), batch())
+
+    slope = float(at(0.35)[1].loss - at(0.25)[1].loss) / 0.1
+    assert 0.3 - float(at(0.3)[0].params["w"]) == pytest.approx(slope, rel=1e-3)
+
+
+def test_the_average_counts_the_step_that_is_made_and_the_log_has_its_learning_rate():
+    rate = lambda n: 0.1 * (n + 1)  # noqa: E731
+    train_step = jax.jit(step.make_train_step(
+        loss=LOSS, denoiser=parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny), density=UNIFORM,
+        stratified=False, optimizer=optax.sgd(rate), learning_rate=rate, ema_decay=lambda n: n / 10, seed=0, flip=False,
+        num_classes=0, accumulate=1, log_snr_edges=np.linspace(-10, 10, 6)))
+    old = init_state(jax.tree.map(jnp.asarray, TINY), optax.sgd(rate))
+    for n in (1, 2):
+        new, metrics = train_step(old, batch())
+        assert_close(new.ema, jax.tree.map(lambda e, p: n / 10 * e + (1 - n / 10) * p, old.ema, new.params), 1e-6)
+        assert metrics.learning_rate == pytest.approx(0.1 * n)
+        old = new
