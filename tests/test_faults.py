@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 def test_every_fault_ends_bit_equal(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.faults", "--kills=3", "--kills_of_a_run=3", "--sigterms=1",
+        [sys.executable, "-m", "benchmarks.faults", "--kills=2", "--kills_of_a_run=2", "--sigterms=1",
          "--damaged_checkpoints=1", "--damaged_shards=1", "--full_disks=1", "--lost_hosts=1",
          f"--out={tmp_path}/report.json"], cwd=program.ROOT, env=program.environment(), text=True, capture_output=True)
     report = json.loads((tmp_path / "report.json").read_text())
