@@ -5,8 +5,7 @@ import numpy as np
 import program
 import pytest
 
-# Always, one in discrete and one in continuous time; the others with the slow tests.
-OFTEN = ("digits_flow", "digits_iddpm")
+OFTEN = ("digits_flow",)  # the others with the slow tests
 CONTINUOUS = ("digits_edm", "digits_flow", "digits_score_sde", "digits_vdm")
 NAMES = sorted(path.stem for path in (program.ROOT / "configs").glob("digits*.py"))
 

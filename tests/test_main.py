@@ -72,6 +72,7 @@ def test_sampling_a_named_checkpoint_and_one_that_is_not_there(trained, tmp_path
     assert done.returncode == 1 and "15" in done.stderr and "10, 20, 30" in done.stderr
 
 
+@pytest.mark.slow
 def test_another_row_of_choices(tmp_path):
     """Each choice has its own test; here they meet in one program."""
     flags = [f"--workdir={tmp_path}/run", "--config.network.dtype=bfloat16", "--config.network.remat=light",
@@ -195,6 +196,7 @@ def test_a_signal_before_the_first_step_leaves_at_once_and_a_second_program_is_r
     assert process.returncode == 75 and ("the last checkpoint is kept" in err or "stopped at step" in err)
 
 
+@pytest.mark.slow
 def test_retention_keeps_the_newest_some_for_good_and_the_best(tmp_path):
     program.run(f"--workdir={tmp_path}", "--config.train.duration=60 steps", "--config.train.keep_checkpoints=1",
                 "--config.train.keep_every=320 images", "--config.train.keep_best=1")
@@ -203,6 +205,7 @@ def test_retention_keeps_the_newest_some_for_good_and_the_best(tmp_path):
     assert set(kept) == {20, 40, 60, min(loss, key=loss.get)}
 
 
+@pytest.mark.slow
 def test_resume_is_verified(tmp_path):
     done = program.run(f"--workdir={tmp_path}/run", "--mode=verify_resume", "--verify_steps=5",
                        "--config.network.dropout=0.1", "--config.data.flip=True")
@@ -252,6 +255,7 @@ def test_samplers_are_compared_from_the_same_noise(trained, tmp_path):
     assert Image.open(out / "quality.png").size[0] > 1000 and (out / "unipc_2_steps.png").exists()
 
 
+@pytest.mark.slow
 def test_a_guide_is_named_by_its_run(trained, tmp_path):
     """Its early self is a worse model."""
     flags = [f"--workdir={trained[0]}", "--mode=sample", "--num_samples=4", "--config.sample.solver=ddim"]

@@ -32,6 +32,7 @@ def run(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_evaluation_while_training(run):
     (found,) = records(run / "evaluations")
     assert found["samples"]["checkpoint"] == 20 and found["protocol"]["images"] == 20
@@ -75,7 +76,9 @@ def test_a_run_that_is_not_there(tmp_path):
     assert done.returncode == 1 and "none" in done.stderr and "rain" in done.stderr and not (tmp_path / "none").exists()
 
 
-def test_mistakes_come_before_anything_is_sampled(run):
+def test_mistakes_come_before_anything_is_sampled(tmp_path):
+    run = tmp_path / "run"
+    execute(f"--workdir={run}", *SMALL)
     for flags, words in (
             (["--config.evaluate.extractor=vgg"], "no extractor 'vgg'"),
             (["--config.evaluate.extractor=inception"], "weights of inception are not here"),

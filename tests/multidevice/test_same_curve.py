@@ -37,8 +37,9 @@ def close(workdir, one_device):
 @pytest.mark.parametrize("name, devices, flags", [
     ("fsdp", 8, ["--config.mesh.fsdp=4"]),
     pytest.param("accumulate", 2, ["--config.train.accumulate=4"], marks=pytest.mark.slow),
-    ("on_device", 8, ["--config.data.on_device=True"]),
-    ("dispatch", 1, ["--config.train.steps_per_dispatch=2", "--config.train.log_every=2 steps"]),
+    pytest.param("on_device", 8, ["--config.data.on_device=True"], marks=pytest.mark.slow),
+    pytest.param("dispatch", 1, ["--config.train.steps_per_dispatch=2", "--config.train.log_every=2 steps"],
+                 marks=pytest.mark.slow),
 ])
 def test_devices(tmp_path, one_device, name, devices, flags):
     program.run(f"--workdir={tmp_path}", *FLAGS, *flags, devices=devices)
@@ -80,6 +81,7 @@ def test_four_processes_of_which_one_is_killed_go_on_as_two(tmp_path, one_device
     close(tmp_path / "run", one_device)
 
 
+@pytest.mark.slow
 def test_sample_i_is_the_same_picture_on_any_mesh(tmp_path, one_device):
     pictures = {}
     for name, devices, flags in (("one", 1, []), ("cut", 8, ["--config.mesh.fsdp=2", "--config.mesh.tensor=2"])):

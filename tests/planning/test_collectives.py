@@ -88,6 +88,7 @@ def steps():
     return {int(fsdp): row for fsdp, row in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.multidevice
 def test_data_parallel_reduces_the_gradient_once_and_moves_nothing_else_of_its_size(steps):
     found, parameters = steps[1]["collectives"], steps[1]["parameters"]
@@ -96,6 +97,7 @@ def test_data_parallel_reduces_the_gradient_once_and_moves_nothing_else_of_its_s
     assert sum(row["bytes"] for row in found.values()) < 0.01 * parameters
 
 
+@pytest.mark.slow
 @pytest.mark.multidevice
 def test_memory_of_the_state_falls_as_the_devices_that_share_it_grow(steps):
     """Of the compiled programs' arguments: state and batch, of which small arrays are copied to all."""

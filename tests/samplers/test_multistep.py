@@ -188,6 +188,7 @@ SA = {"22": SASolver(), "33 half": SASolver(predictor=3, corrector=3, tau=0.6),
       "30": SASolver(predictor=3, corrector=0, tau=1.0), "within": SASolver(tau=1.0, noise_min=0.05, noise_max=1.0)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver, name", [*((solver, "VP") for solver in SA), ("22", "EDM"), ("33 half", "Flow"),
                                           ("30", "Flow"), ("within", "EDM")])
 def test_sa_solver_samples_the_data(solver, name):

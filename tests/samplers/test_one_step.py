@@ -128,6 +128,7 @@ CASES += [("2M SDE", "VP"), ("2M SDE", "Flow"), ("3M SDE", "sub-VP"), ("3M SDE",
           ("churn", "Flow"), ("langevin", "VP"), ("langevin", "VE"), ("annealed", "sub-VP"), ("annealed", "VE")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver, name", CASES)
 def test_samples_have_the_datas_moments(solver, name):
     """Mean and variance of a mixture, within 4 standard errors and what the steps leave."""

@@ -56,6 +56,7 @@ def test_trainings_together_are_those_of_separate_programs(tmp_path):
         assert command.startswith("python -m diffusion.main --config=configs/digits.py") and f"seed={i}" in command
 
 
+@pytest.mark.slow
 def test_one_that_fails_leaves_the_others(tmp_path):
     done = run("experiments.pack", [*flags(tmp_path, 0), "--config.optimizer.learning_rate=1e30"], flags(tmp_path, 1))
     assert done.returncode == 1 and f"error: {tmp_path / '0'}: Training stopped at step" in done.stderr
