@@ -6,7 +6,7 @@ import sys
 import program
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.rare
 
 
 def test_every_fault_ends_bit_equal(tmp_path):

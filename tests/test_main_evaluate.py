@@ -59,7 +59,7 @@ def test_the_same_record_on_one_device_and_on_two_and_for_any_batch(run, tmp_pat
     assert found[1]["metrics"] == training["metrics"]
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_all_checkpoints_and_several_seeds(run, tmp_path):
     execute(f"--workdir={run}", *SMALL, "--mode=evaluate", f"--out={tmp_path}/e", "--all_checkpoints",
             "--num_seeds=2", "--config.evaluate.metrics=('is',)")  # the cheapest

@@ -46,6 +46,7 @@ def test_generated_digits_are_digits(tmp_path, capsys):
     assert np.median(nearest) > 5
 
 
+@pytest.mark.rare
 def test_the_bound_is_above_the_likelihood_of_the_ode(tmp_path, capsys):
     """Kingma et al. (2021), Eq. 11, beside Song et al. (2021), Eq. 39, on the same 128 held-out digits."""
     digits = trained("digits_vdm", tmp_path / "run", 600)

@@ -66,7 +66,7 @@ def test_two_processes(tmp_path, one_device):
     assert [r["step"] for r in program.rows(tmp_path)] == list(range(1, 23))
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_four_processes_of_which_one_is_killed_go_on_as_two(tmp_path, one_device):
     flags = [f"--workdir={tmp_path}/run", *FLAGS, "--config.mesh.fsdp=2", "--config.train.checkpoint_every=5 steps"]
     processes = program.start_processes(4, 2, *flags, "--heartbeat_seconds=10")

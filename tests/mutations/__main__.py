@@ -31,7 +31,7 @@ sys.path.append(str(TESTS))
 from mutations.cases import CASES  # noqa: E402  (the tests' folder is not on the path when this is the program)
 from mutations.mutation import Mutation  # noqa: E402
 
-# Slow tests too: some of what only they see is in the list.
+# Slow and rare tests too: some of what only they see is in the list.
 PYTEST = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--color=no", "-m", "not parity and not slurm")
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+?\.py)::(.+?)(?: - .*)?$", re.M)
 HEAD = "| mutation | kind | file | result | caught by | seconds |\n|---|---|---|---|---|---|\n"
