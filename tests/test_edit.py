@@ -83,6 +83,7 @@ def test_upscaling_keeps_the_means(source, tmp_path):
     np.testing.assert_allclose(means[inside], 120, atol=1)
 
 
+@pytest.mark.slow
 def test_an_image_is_the_same_in_any_batch_and_of_its_seed(source, given, tmp_path):
     a, b, c, d = (run(source, tmp_path / str(i), task="inpaint", image=given, repeats=2, jump=2, num_samples=n,
                       seed=seed, settings={"sample.batch_size": batch})

@@ -5,13 +5,12 @@ import numpy as np
 import program
 import pytest
 
-OFTEN = ("digits_flow",)  # the others with the slow tests
+pytestmark = pytest.mark.slow
 CONTINUOUS = ("digits_edm", "digits_flow", "digits_score_sde", "digits_vdm")
 NAMES = sorted(path.stem for path in (program.ROOT / "configs").glob("digits*.py"))
 
 
-@pytest.mark.parametrize("name", [*OFTEN, *(pytest.param(name, marks=pytest.mark.slow)
-                                            for name in NAMES if name not in OFTEN)])
+@pytest.mark.parametrize("name", NAMES)
 def test_it_trains_draws_and_knows_its_likelihood(name, tmp_path):
     """A network of its own kind, as small as TINY."""
     network = ["--config.network.channels=16"] if name == "digits_dit" else []

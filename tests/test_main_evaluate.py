@@ -78,7 +78,7 @@ def test_a_run_that_is_not_there(tmp_path):
 
 def test_mistakes_come_before_anything_is_sampled(tmp_path):
     run = tmp_path / "run"
-    execute(f"--workdir={run}", *SMALL)
+    program.run(f"--workdir={run}", *SMALL)
     for flags, words in (
             (["--config.evaluate.extractor=vgg"], "no extractor 'vgg'"),
             (["--config.evaluate.extractor=inception"], "weights of inception are not here"),

@@ -17,6 +17,8 @@ sys.path[:0] = [str(TESTS / "networks"), str(TESTS / "interop")]
 from golden_chain import BATCH, CASES, STRIDE, UNETS, random_state  # noqa: E402
 from test_unet2d import abstract_params, network_of  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", CASES)
 def test_images_are_those_of_diffusers(name, tmp_path):

@@ -16,6 +16,8 @@ from diffusion.metrics import extractors
 from diffusion.metrics.networks import dinov2, inception
 from diffusion.metrics.resize import resize
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = np.load(pathlib.Path(__file__).parent.parent / "golden" / "metrics.npz")
 
 

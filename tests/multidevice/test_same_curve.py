@@ -57,6 +57,7 @@ def run_processes(workdir, count, devices, *flags):
     return [(out, err) for _, out, err in outputs]
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path, one_device):
     outputs = run_processes(tmp_path, 2, 2, "--config.mesh.fsdp=2")
     close(tmp_path, one_device)  # each step has one row: only one process writes the log
