@@ -25,8 +25,7 @@ def keep_memory() -> None:
 
 
 def cpu_digest() -> str:
-    """Eight letters for this kind of CPU. XLA compiles for the very CPU, and a shared folder may be seen by several
-    kinds; JAX's own key of a compiled program leaves the kind out."""
+    """Eight letters for this kind of CPU: XLA compiles for the very CPU, and several kinds may share a folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")

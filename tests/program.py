@@ -43,8 +43,9 @@ def command(*flags: str, config: str = "digits") -> list[str]:
 
 
 def environment(devices: int = 1, optimize: bool = False) -> dict[str, str]:
-    """That of a program. conftest.py has named the compilation cache, which saves the suite most of its time and
-    changes no result. optimize: compiled as for users, for a program that runs longer than it compiles."""
+    """The environment variables of a program. conftest.py has named the compilation cache, which saves the suite most
+    of its time and changes no result. optimize: compile as for users, for a program that runs longer than it compiles.
+    """
     flags = f"--xla_force_host_platform_device_count={devices} {'' if optimize else QUICK}"
     return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
             "XLA_FLAGS": flags}
@@ -56,7 +57,7 @@ _server.set_forkserver_preload(["preloaded"])
 
 
 def server_cpu_seconds() -> float:
-    """Of the server and of the programs that have ended."""
+    """CPU seconds of the server and of the programs that have ended."""
     pid = multiprocessing.forkserver._forkserver._forkserver_pid
     return sum(psutil.Process(pid).cpu_times()[:4]) if pid else 0.0
 
