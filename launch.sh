@@ -111,8 +111,9 @@ fi
 
 
 # ---- Test ------------------------------------------------------------------------------------------------------------
-# Without arguments: all tests but those marked slow, rare, parity and slurm, see pyproject.toml. A process for each core,
-# which takes whole files, since the tests of one share what they trained, in the order of tests/conftest.py; -n 0 is none.
+# Without arguments: all tests but those marked slow, rare, parity and slurm, see pyproject.toml. A process for each
+# core, which takes whole files, since the tests of one share what they trained, in the order of tests/conftest.py; -n 0
+# is none.
 if [ "$use" = test ]; then
   exec "$python" -m pytest -n auto --dist=loadfile --no-loadscope-reorder "$@"
 fi
