@@ -2,7 +2,7 @@
 
 CPU seconds are those of the tests' own process and of the programs that they start and wait for. They depend less than
 wall time on what else runs, but beside several other jobs they were seen to be half as large again. A program is one
-that JAX asked its compiler for in the tests' own process; it is compiled unless the persistent compilation cache has it.
+that JAX asked its compiler for in the tests' own process; it is compiled unless the persistent cache has it.
 """
 import collections
 import os

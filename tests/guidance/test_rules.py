@@ -22,7 +22,6 @@ CASES = [(name, t) for name, (_, times) in PROCESSES.items() for t in times]
 LABELS = np.array([0, 1, 1, 0, 1])
 FREE_SCALES, SCALES = [0.0, 1.0, 3.0, 4.0], [0.0, 1.0, 3.0]  # without a classifier, and with one
 # Most of the time is the compiler's, and this halves it.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SPACES = {"eps": parameterization.EPS, "x0": parameterization.X0, "v": parameterization.V}
 
 
@@ -64,7 +63,7 @@ def found(name):
     times = np.array(times)
     t_next = np.where(times == 1, 0, times - 1) if name == "table" else times / 2
     with jax.enable_x64(True):
-        evaluate = jit(jax.vmap(at, (0, 0, None, None)))
+        evaluate = jax.jit(jax.vmap(at, (0, 0, None, None)))
         values = jax.tree.map(np.asarray, evaluate(times, t_next, np.array(FREE_SCALES), np.array(SCALES)))
     per_time = [jax.tree.map(lambda a: a[i], values) for i in range(len(times))]  # noqa: B023
     return {t: SimpleNamespace(**at_t) for t, at_t in zip(PROCESSES[name][1], per_time)}
@@ -106,7 +105,7 @@ def test_a_classifier_at_zero_snr_changes_nothing(x64):
     process = DiscreteProcess(betas=schedules.zero_terminal_snr(schedules.linear(50, start=1e-3, end=0.2)))
     plain = parameterization.Diffusion(process, lambda x, t, cond=None: parameterization.Prediction(0.1 * x, x))
     guided = guidance.classifier(plain, lambda x, t, y: -jnp.sum(x**2, 1), 2.0)
-    out = jit(lambda x, t: guided.denoise(x, t, None))(np.ones((3, 2)), 50)
+    out = jax.jit(lambda x, t: guided.denoise(x, t, None))(np.ones((3, 2)), 50)
     np.testing.assert_array_equal(out.x0, np.full((3, 2), 0.1))
     np.testing.assert_array_equal(out.eps, np.ones((3, 2)))
 
@@ -149,7 +148,7 @@ def test_rescaling_brings_the_standard_deviation_back(x64):
     exact = diffusion(process)
     pair = guidance.label_pair(exact, NULL)
 
-    @jit
+    @jax.jit
     def evaluate(x, t, shares):
         def in_space(space):
             ask = lambda share: guidance.guided(exact, pair, guidance.rescaled(  # noqa: E731
@@ -176,7 +175,7 @@ def test_equal_predictions_are_left_alone(x64):
     process, t = PROCESSES["vp"][0], 0.4
     exact = diffusion(process)
     guided = guidance.guided(exact, guidance.model_pair(exact, exact), guidance.projected(3.0, norm_threshold=1.0))
-    ours, alone = jit(lambda x, t: [d.denoise(x, t, LABELS).x0 for d in (guided, exact)])(points(process, t), t)
+    ours, alone = jax.jit(lambda x, t: [d.denoise(x, t, LABELS).x0 for d in (guided, exact)])(points(process, t), t)
     np.testing.assert_array_equal(ours, alone)
 
 
@@ -186,7 +185,7 @@ def test_the_interval_is_open_below_and_closed_above(x64):
     exact = diffusion(process)
     guided = guidance.classifier_free(exact, 3.0, NULL)
     limited = guidance.classifier_free(exact, 3.0, NULL, interval=(0.5, 2.0))
-    ask = jit(lambda x, t: [d.denoise(x, t, LABELS).eps for d in (limited, guided, exact)])
+    ask = jax.jit(lambda x, t: [d.denoise(x, t, LABELS).eps for d in (limited, guided, exact)])
     for t, on in [(0.3, 0), (0.5, 0), (0.50001, 1), (1.0, 1), (2.0, 1), (2.001, 0)]:
         ours, within, alone = ask(points(process, t), t)
         np.testing.assert_allclose(ours, within if on else alone, rtol=1e-12, err_msg=str(t))
@@ -204,7 +203,7 @@ def test_outside_the_interval_the_second_evaluation_is_saved(x64):
         return exact.denoise(x, t, cond)
 
     limited = guidance.classifier_free(parameterization.Diffusion(process, denoise), 3.0, NULL, interval=(0.5, 2.0))
-    run = jit(lambda x, t: limited.denoise(x, t, LABELS))
+    run = jax.jit(lambda x, t: limited.denoise(x, t, LABELS))
     for t in (0.3, 1.0, 3.0):
         jax.block_until_ready(run(points(process, t), t))
     jax.effects_barrier()
@@ -216,7 +215,7 @@ def test_scales_and_bounds_are_traced(x64):
     process, traces = PROCESSES["vp"][0], []
     exact = diffusion(process)
 
-    @jit
+    @jax.jit
     def run(x, scale, low, high, share, threshold):
         traces.append(1)
         rule = guidance.rescaled(guidance.projected(scale, parallel=share, norm_threshold=threshold), share,
@@ -239,7 +238,7 @@ def momentum_program(bound=None):
         solver = guidance.Momentum(solver=DDIM(), momentum=momentum, pair=lambda d: guidance.label_pair(d, NULL),
                                    rule=guidance.projected(3.0, norm_threshold=0.4), finish=finish)
         return sample(solver, diffusion(PROCESSES["vp"][0]), steps, x, keys, labels, last=last)
-    return jit(run)
+    return jax.jit(run)
 
 
 START = np.random.default_rng(3).normal(size=(5, 2))
@@ -253,7 +252,7 @@ def test_momentum_is_the_papers(x64):
     pair = guidance.label_pair(exact, NULL)
     run = lambda m, bound=None: np.asarray(  # noqa: E731
         momentum_program(bound)(START, keys, LABELS, m, STEPS, 12)[1])
-    ask = jit(lambda x, t, s: [*(p.x0 for p in pair(x, t, LABELS)), process.alpha(t), process.sigma(t),
+    ask = jax.jit(lambda x, t, s: [*(p.x0 for p in pair(x, t, LABELS)), process.alpha(t), process.sigma(t),
                                    process.alpha(s), process.sigma(s)])
     x, average = START, 0.0
     for t, s in STEPS:
@@ -264,7 +263,7 @@ def test_momentum_is_the_papers(x64):
         x0 = labelled + 2 * (d - np.sum(d * unit, axis=1, keepdims=True) * unit)
         x = alpha_next * x0 + sigma_next * (x - alpha * x0) / sigma
     np.testing.assert_allclose(run(-0.5), x, rtol=1e-7, atol=1e-8)
-    alone = jit(lambda x: sample(DDIM(), guidance.guided(exact, pair, rule), STEPS, x, keys, LABELS)[1])(START)
+    alone = jax.jit(lambda x: sample(DDIM(), guidance.guided(exact, pair, rule), STEPS, x, keys, LABELS)[1])(START)
     np.testing.assert_allclose(run(0.0), alone, rtol=1e-9, atol=1e-10)
     assert np.abs(run(-0.5) - alone).max() > 1e-3
     assert np.abs(run(-0.5, 0.3)).max() <= 0.3

@@ -21,7 +21,6 @@ SEED = 20210218
 TIMES = (0.0, 1.0, 250.5, 999.0)     # labels of the discrete models
 C_NOISE = (-1.55, -0.3, 0.2, 1.09)   # of EDM: ln(sigma) / 4 for sigma = 0.002 .. 80
 LABELS = (7, 0, 9, 3)
-QUICKLY = {"xla_backend_optimization_level": 0}  # half the time of compiling
 STRIDE = 41                          # every so many values of an output are kept
 
 IMPROVED, GUIDED = "improved-diffusion", "guided-diffusion"
@@ -174,6 +173,6 @@ def _abstract(network: UNet, size: int, channels: int) -> dict:
 def output_of(sections: dict, params: dict, c_noise: tuple[float, ...]) -> np.ndarray:
     network, data = network_of(sections), sections["data"]
     labels = np.asarray(LABELS, np.int32) if network.num_classes else None
-    run = jax.jit(network.apply, compiler_options=QUICKLY)
+    run = jax.jit(network.apply)
     return np.asarray(run({"params": params}, images(data["size"], data["channels"]), np.asarray(c_noise, np.float32),
                           labels))

@@ -67,11 +67,10 @@ def diffusion(process, law):
 
 
 # Most of the time of these tests is the compiler's: this takes a third of it away.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @functools.cache
 def program(estimator, process):
     """(keys, x0, law) -> what the estimator says by the law's exact denoiser: compiled once for all laws."""
-    run = jit(lambda keys, x0, law: estimator(keys, diffusion(process, law), x0, None))
+    run = jax.jit(lambda keys, x0, law: estimator(keys, diffusion(process, law), x0, None))
     return lambda keys, x0, law: run(keys, x0, tuple(np.asarray(a, x0.dtype) for a in law))

@@ -32,7 +32,7 @@ def law_in_the_cell(kind, process):
 @pytest.mark.parametrize("kind", KINDS)
 def test_draws_lie_in_the_cell_and_have_the_stated_density(x64, kind):
     x0 = exact.draw(exact.MIXTURE, SHAPE)
-    draw = exact.jit(lambda keys, x0: {name: kind(keys, process, x0) for name, process in PROCESSES.items()})
+    draw = jax.jit(lambda keys, x0: {name: kind(keys, process, x0) for name, process in PROCESSES.items()})
     for name, (u, log_q) in jax.tree.map(np.asarray, draw(keys_of(len(x0)), x0)).items():
         law = law_in_the_cell(kind, PROCESSES[name])
         assert np.all(np.abs(u) <= HALF), name
@@ -59,7 +59,7 @@ SHARP = (np.array([1.0]), np.array([0.0]), np.array([0.003]))  # narrower than a
 def test_the_bound_holds_and_is_tight_where_the_density_is_flat(x64, kind):
     bound = dequantisation.dequantized(exact_density(exact.MIXTURE), kind)
     x0 = exact.draw(exact.MIXTURE, (3000, 1, 2, 1))
-    evaluate = exact.jit(lambda keys, x0: {name: bound(keys, exact.diffusion(process, exact.MIXTURE), x0)
+    evaluate = jax.jit(lambda keys, x0: {name: bound(keys, exact.diffusion(process, exact.MIXTURE), x0)
                                            for name, process in PROCESSES.items()})
     for name, estimate in jax.tree.map(np.asarray, evaluate(keys_of(len(x0)), x0)).items():
         gap = estimate.bits_per_dim - exact.bits(exact.MIXTURE, x0)

@@ -52,7 +52,7 @@ def test_order(x64):
     x, _ = at_t_min(process, exact.MIXTURE, (8, 1, 1, 1))
     keys, diffusion = jax.random.split(jax.random.key(0), len(x)), exact.diffusion(process, exact.MIXTURE)
 
-    @exact.jit
+    @jax.jit
     def evaluate(x):
         of = lambda steps, method: ode.make_fixed(steps, method=method, probes="exact")(keys, diffusion, x)[0]  # noqa: E731
         return {method: [of(100, method), of(200, method)] for method in ("heun", "rk4")}, of(1600, "rk4")
@@ -76,7 +76,7 @@ def test_hutchinson_is_unbiased(x64):
     x = np.broadcast_to(at_t_min(process, exact.GAUSSIAN, (1, 2, 2, 1))[0], (600, 2, 2, 1))
     keys = jax.random.split(jax.random.key(1), len(x))
 
-    @exact.jit
+    @jax.jit
     def evaluate(keys, x):
         of = lambda keys, x, **probes: ode.make_fixed(30, **probes)(keys, diffusion, x)[0]  # noqa: E731
         return ({kind: of(keys, x, probes=kind) for kind in ("rademacher", "gaussian")},

@@ -42,7 +42,7 @@ def mean_and_error(x):
 
 def test_levels_have_mass_one(x64):
     """Also where the normal is narrower than a level, or mostly outside; the masses are near the normal's own."""
-    @exact.jit
+    @jax.jit
     @jax.vmap
     def evaluate(mean, std):
         log_p = lambda mean: discretized_gaussian_log_likelihood(  # noqa: E731
@@ -80,7 +80,7 @@ def test_reverse_variances_are_the_papers(x64):
     x = np.zeros((1, 1))
     kinds = ("small", "large", "learned_range")
 
-    @exact.jit
+    @jax.jit
     @jax.vmap
     def variances(s, t, after):
         prediction = Prediction(x, x, x + 0.25)
@@ -182,7 +182,7 @@ def test_reconstruction_is_vdms(x64):
     process = VarianceExploding(sigma_min=0.01)
     x0 = exact.draw(exact.MIXTURE, (50, 1, 2, 1))
     eps = np.random.default_rng(1).normal(size=x0.shape)
-    found, clean = exact.jit(lambda x0, eps: [reconstruction_term(p, x0, eps) for p in (
+    found, clean = jax.jit(lambda x0, eps: [reconstruction_term(p, x0, eps) for p in (
         process, VarianceExploding(sigma_min=1e-4))])(x0, eps)
     z = np.asarray(x0 + 0.01 * eps)
     logits = -0.5 * ((z[..., None] - exact.LEVELS) / 0.01) ** 2

@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick
 from networks.golden_dit import IMAGE_SHAPE, LABELS, NETWORK, SEED, TIMES, images
 from networks.random_params import random_params
 
@@ -20,7 +19,7 @@ GOLDEN = np.load(pathlib.Path(__file__).parent.parent / "golden" / "dit.npz")["o
 
 def output(network=NETWORK):
     params = jax.tree.map(jnp.asarray, random_params(NETWORK, IMAGE_SHAPE, SEED))
-    return quick(network.apply)({"params": params}, jnp.asarray(images()), jnp.asarray(TIMES, jnp.float32),
+    return jax.jit(network.apply)({"params": params}, jnp.asarray(images()), jnp.asarray(TIMES, jnp.float32),
                          jnp.asarray(LABELS))
 
 
@@ -40,7 +39,7 @@ def test_remat_changes_no_gradient():
     def loss(params, network):
         return jnp.mean(network.apply({"params": params}, jnp.asarray(images()), jnp.asarray(TIMES, jnp.float32),
                                       jnp.asarray(LABELS)) ** 2)
-    one, light, full = (quick(jax.grad(loss), static_argnums=1)(params, NETWORK.clone(remat=remat))
+    one, light, full = (jax.jit(jax.grad(loss), static_argnums=1)(params, NETWORK.clone(remat=remat))
                         for remat in ("none", "light", "full"))
     for other in (light, full):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, other)
@@ -60,7 +59,7 @@ def test_parameters_are_as_many_as_in_table_1(sizes, millions):
 def test_it_starts_as_zero_and_is_built_by_config():
     c = config_lib.override(dit_xl2.get_config(), {"network.channels": 64, "network.depth": 1, "network.heads": 2})
     model = build.model(c)
-    params = quick(model.init)(jax.random.key(0, impl="rbg"))
+    params = jax.jit(model.init)(jax.random.key(0, impl="rbg"))
     assert float(sum(np.abs(x).sum() for name, x in params["params"]["pixels"].items())) == 0
     for key, value, words in (("network.patch", 3, "32 pixels"), ("network.heads", 5, "must divide"),
                               ("network.depth", 0, "1 or more"), ("network.channels", 66, "multiple of 4"),

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick
 
 from diffusion.networks.layers import (
     ACTIVATIONS,
@@ -32,7 +31,7 @@ def normal(*shape: int) -> np.ndarray:
 
 
 def apply(layer: nn.Module, params: dict, *args) -> np.ndarray:
-    return quick(layer.apply)({"params": params}, *args)
+    return jax.jit(layer.apply)({"params": params}, *args)
 
 
 def dense(p: dict, x: np.ndarray) -> np.ndarray:
@@ -62,7 +61,7 @@ def test_sinusoidal_embedding_is_the_formula(dim, freq_shift, cos_first):
     angles = times[:, None] * frequencies
     parts = [np.sin(angles), np.cos(angles)]
     expected = np.concatenate(parts[::-1] if cos_first else parts, axis=1)
-    embedding = quick(lambda t: sinusoidal_embedding(t, dim, freq_shift=freq_shift, cos_first=cos_first))
+    embedding = jax.jit(lambda t: sinusoidal_embedding(t, dim, freq_shift=freq_shift, cos_first=cos_first))
     out = np.asarray(embedding(times.astype(np.float32)))
     assert out.shape == (6, dim) and out.dtype == np.float32
     # The angle is a float32 product: its error, and so the sine's, is some ulps of the angle.
@@ -70,21 +69,22 @@ def test_sinusoidal_embedding_is_the_formula(dim, freq_shift, cos_first):
 
 
 def test_sinusoidal_embedding_ends_at_max_period():
-    out = quick(lambda t: sinusoidal_embedding(t, 8, max_period=100.0))(np.array([100.0], np.float32))
+    out = jax.jit(lambda t: sinusoidal_embedding(t, 8, max_period=100.0))(np.array([100.0], np.float32))
     np.testing.assert_allclose(out[0, [3, 7]], [np.sin(1.0), np.cos(1.0)], atol=1e-6)
 
 
 @pytest.mark.parametrize("cos_first", [False, True])
 def test_fourier_embedding_is_the_formula_and_is_not_trained(cos_first):
     layer, sigma = FourierEmbedding(8, cos_first), np.array([0.01, 1.0, 50.0], np.float32)
-    params = quick(layer.init)(jax.random.key(0), sigma)
+    params = jax.jit(layer.init)(jax.random.key(0), sigma)
     w = np.asarray(params["params"]["frequencies"], np.float64)
     assert 8 < w.std() < 32  # 16, with 8 draws
     angles = 2 * np.pi * np.log(sigma.astype(np.float64))[:, None] * w
     parts = [np.sin(angles), np.cos(angles)]
     expected = np.concatenate(parts[::-1] if cos_first else parts, axis=1)
     # float32 angles of some hundreds
-    out, gradient = quick(lambda p: (layer.apply(p, sigma), jax.grad(lambda p: layer.apply(p, sigma).sum())(p)))(params)
+    total = lambda p: layer.apply(p, sigma).sum()  # noqa: E731
+    out, gradient = jax.jit(lambda p: (layer.apply(p, sigma), jax.grad(total)(p)))(params)
     np.testing.assert_allclose(out, expected, atol=2e-7 * np.abs(angles).max() + 1e-6)
     assert not np.any(gradient["params"]["frequencies"])
 
@@ -164,16 +164,16 @@ def test_attention_is_the_formula(heads):
 def test_attention_starts_as_the_identity():
     x = normal(1, 2, 2, 8)
     layer = Attention(2, Style(groups=2))
-    params = quick(layer.init)(jax.random.key(0), x)
-    np.testing.assert_array_equal(quick(layer.apply)(params, x), x)
+    params = jax.jit(layer.init)(jax.random.key(0), x)
+    np.testing.assert_array_equal(jax.jit(layer.apply)(params, x), x)
 
 
 def test_attention_without_normalisation_and_with_a_divisor():
     x = normal(2, 2, 3, 8)
     layer = Attention(2, Style(groups=2), groups=0, divisor=1.5)
-    params = quick(layer.init)(jax.random.key(0), x)
+    params = jax.jit(layer.init)(jax.random.key(0), x)
     assert "norm" not in params["params"]
-    np.testing.assert_allclose(quick(layer.apply)(params, x), x / 1.5, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(layer.apply)(params, x), x / 1.5, rtol=1e-6)
 
 
 # ---- residual block -----------------------------------------------------------------------------------------------
@@ -208,14 +208,14 @@ def test_the_activations_are_their_formulas():
                 "mish": x * np.tanh(np.log1p(np.exp(x)))}
     assert set(expected) == set(ACTIVATIONS)
     for name, values in expected.items():
-        np.testing.assert_allclose(quick(ACTIVATIONS[name])(x.astype(np.float32)), values, atol=1e-6)
+        np.testing.assert_allclose(jax.jit(ACTIVATIONS[name])(x.astype(np.float32)), values, atol=1e-6)
 
 
 # ---- dropout ------------------------------------------------------------------------------------------------------
 
 def test_dropout_keeps_the_mean_and_drops_at_its_rate():
     keys = jax.random.split(jax.random.key(0), 10)
-    out = np.asarray(quick(Dropout(0.3, name="dropout").apply)({}, np.ones((10, 100, 100), np.float32), keys))
+    out = np.asarray(jax.jit(Dropout(0.3, name="dropout").apply)({}, np.ones((10, 100, 100), np.float32), keys))
     assert set(np.unique(out)) == {np.float32(0.0), np.float32(1 / 0.7)}
     # 10^5 draws; 5 standard deviations
     assert abs((out == 0).mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 1e5)
@@ -224,7 +224,7 @@ def test_dropout_keeps_the_mean_and_drops_at_its_rate():
 
 def test_dropout_of_an_example_is_bit_for_bit_its_own():
     x, keys = normal(4, 3, 5), jax.random.split(jax.random.key(0), 4)
-    drop = functools.partial(quick(Dropout(0.5, name="dropout").apply), {})
+    drop = functools.partial(jax.jit(Dropout(0.5, name="dropout").apply), {})
     out = drop(x, keys)
     np.testing.assert_array_equal(drop(x[2:3], keys[2:3])[0], out[2])
     np.testing.assert_array_equal(drop(x[::-1], keys[::-1]), out[::-1])
@@ -237,7 +237,7 @@ def test_dropout_differs_by_layer():
         def __call__(self, x, keys):
             return Dropout(0.5, name="a")(x, keys), Dropout(0.5, name="b")(x, keys)
 
-    a, b = quick(Two().apply)({}, np.ones((2, 1000), np.float32), jax.random.split(jax.random.key(0), 2))
+    a, b = jax.jit(Two().apply)({}, np.ones((2, 1000), np.float32), jax.random.split(jax.random.key(0), 2))
     assert 0.4 < np.mean(np.asarray(a) == np.asarray(b)) < 0.6
 
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick
 
 from diffusion.networks.layers import Dropout
 from diffusion.networks.unet import UNet
@@ -23,7 +22,7 @@ SMALL = UNet(channels=16, multipliers=(1, 2), blocks=1, attention_resolutions=(4
 
 
 DROPPING = SMALL.clone(dropout=0.3)
-small, dropping = quick(SMALL.apply), quick(DROPPING.apply)  # once, so that each compiles once for all tests
+small, dropping = jax.jit(SMALL.apply), jax.jit(DROPPING.apply)  # once, so that each compiles once for all tests
 
 
 def case(network: UNet, batch: int = 4):
@@ -45,14 +44,14 @@ def golden():
 
 def test_output_is_that_of_diffusers(golden):
     params, inputs, output = golden
-    np.testing.assert_allclose(quick(golden_unet.NETWORK.apply)(params, *inputs), output, rtol=0, atol=6e-6)
+    np.testing.assert_allclose(jax.jit(golden_unet.NETWORK.apply)(params, *inputs), output, rtol=0, atol=6e-6)
 
 
 def test_output_is_that_of_diffusers_in_float64_to_the_rounding_of_the_output(golden, x64):
     """Only where t is small: both take the sinusoidal embedding in float32, whose error grows with t."""
     params, (x, t, labels), output = golden
     params = jax.tree.map(lambda v: v.astype(np.float64), params)
-    ours = quick(golden_unet.NETWORK.clone(dtype=jnp.float64).apply)(params, x[:2], t[:2], labels[:2])
+    ours = jax.jit(golden_unet.NETWORK.clone(dtype=jnp.float64).apply)(params, x[:2], t[:2], labels[:2])
     np.testing.assert_allclose(ours, output[:2], rtol=0, atol=4e-7)
 
 
@@ -67,7 +66,7 @@ def test_cifar10_network_has_the_papers_parameter_count():
 @pytest.fixture(scope="module")
 def initial():
     # rbg: draws of many shapes compile several times faster than with threefry.
-    return quick(SMALL.init)(jax.random.key(0, impl="rbg"), *case(SMALL)[1:])
+    return jax.jit(SMALL.init)(jax.random.key(0, impl="rbg"), *case(SMALL)[1:])
 
 
 def test_starts_as_the_zero_function(initial):
@@ -122,7 +121,7 @@ def test_the_dropout_of_an_example_does_not_depend_on_the_batch_around_it():
 def test_every_layer_and_every_example_has_its_own_mask():
     params, x, t = case(SMALL)
 
-    @quick
+    @jax.jit
     def masks(keys):
         """[layers, 4, 4096]: the mask of each layer, as if all had this shape."""
         out = []
@@ -152,7 +151,7 @@ def test_bfloat16_keeps_parameters_and_output_in_float32_and_comes_close():
     half = SMALL.clone(dtype=jnp.bfloat16)
     shapes = jax.eval_shape(half.init, jax.random.key(0), x, t)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
-    out, reference = quick(half.apply)(params, x, t), small(params, x, t)
+    out, reference = jax.jit(half.apply)(params, x, t), small(params, x, t)
     assert out.dtype == reference.dtype == jnp.float32
     error = float(jnp.sqrt(jnp.mean((out - reference)**2) / jnp.mean(reference**2)))
     # bfloat16 rounds to 2^-9 = 0.002 relative: below, the computation was not in bfloat16; far above, it lost accuracy.
@@ -164,7 +163,7 @@ def test_bfloat16_keeps_parameters_and_output_in_float32_and_comes_close():
 def test_each_label_changes_the_output():
     network = SMALL.clone(num_classes=5)
     params, x, _ = case(network, batch=1)
-    out = quick(network.apply)(params, np.repeat(x, 5, axis=0), np.full(5, 100.0, np.float32), np.arange(5))
+    out = jax.jit(network.apply)(params, np.repeat(x, 5, axis=0), np.full(5, 100.0, np.float32), np.arange(5))
     assert all(np.abs(out[i] - out[j]).max() > 0.01 for i in range(5) for j in range(i))
 
 
@@ -187,7 +186,7 @@ def test_gradients_reach_every_parameter():
     params, x, t = case(network)
     labels = np.asarray([0, 1, 2, 3], np.int32)
 
-    @quick
+    @jax.jit
     @jax.grad
     def gradient(params):
         return jnp.mean((network.apply(params, x, t, labels) - unit("target", x.shape, 2))**2)
@@ -219,7 +218,7 @@ def test_remat_changes_no_gradient():
     keys = jax.random.split(jax.random.key(1), 2)
 
     def grad(network):
-        return quick(jax.grad(lambda p: jnp.mean(network.apply({"params": p}, x, t, None, keys) ** 2)))(params)
+        return jax.jit(jax.grad(lambda p: jnp.mean(network.apply({"params": p}, x, t, None, keys) ** 2)))(params)
 
     plain = jax.device_get(grad(small))
     top = max(np.abs(g).max() for g in jax.tree.leaves(plain))

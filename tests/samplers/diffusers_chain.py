@@ -20,7 +20,6 @@ REASON = "the parity tests need PyTorch and diffusers: pip install -r requiremen
 torch = pytest.importorskip("torch", reason=REASON)
 diffusers = pytest.importorskip("diffusers", reason=REASON)
 torch.set_num_threads(1)  # more only wait for each other
-QUICKLY = {"xla_backend_optimization_level": 0}  # half the time; the chains are small
 
 T, SHAPE, ROWS = 200, (2, 4, 4, 3), 64
 BETAS = schedules.linear(T, start=5e-4, end=0.1)
@@ -60,7 +59,7 @@ def our_program(solver):
 
         keys, x = keys_and_start()
         return sample(dataclasses.replace(solver, **changes), Diffusion(PROCESS, denoise), steps, x, keys, last=last)[1]
-    return jax.jit(run, compiler_options=QUICKLY)
+    return jax.jit(run)
 
 
 def our_chain(solver, prediction, **changes):

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from compiling import large, quick
+from compiling import large
 
 from diffusion.core import schedules
 from diffusion.core.continuous import VP, Flow, VarianceExploding
@@ -69,7 +69,7 @@ def program(solver, diffusion, carry, x, keys, cond, steps, first, last):
     return sample(solver, diffusion, steps, x, keys, cond, first=first, last=last, carry=carry)
 
 
-small_program = quick(program, static_argnums=(0, 1))
+small_program = jax.jit(program, static_argnums=(0, 1))
 large_program = large(program, static_argnums=(0, 1))
 
 
@@ -80,10 +80,9 @@ def run(solver, diffusion, steps, x, keys=None, cond=None, first=0, last=None, c
     return program(solver, diffusion, carry, x, keys, cond, padded, first, len(steps) if last is None else last)
 
 
-def quickly(sampler):
-    """A config's sampler, compiled as above."""
-    return dataclasses.replace(sampler, begin=quick(sampler.begin.__wrapped__), prior=quick(sampler.prior.__wrapped__),
-                               advance=large(sampler.advance.__wrapped__))
+def for_many_samples(sampler):
+    """A config's sampler whose chain is compiled for a long run."""
+    return dataclasses.replace(sampler, advance=large(sampler.advance.__wrapped__))
 
 
 def calls_of(*args, **kwargs):
@@ -94,12 +93,12 @@ def calls_of(*args, **kwargs):
     return carry, out, len(CALLS)
 
 
-@functools.partial(quick, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def times_of(process, log_snr):
     return process.time(log_snr)
 
 
-@functools.partial(quick, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def prior(process, shape, t, keys):
     """`draw_prior` in the default precision."""
     return draw_prior(process, t, keys, shape).astype(float)
@@ -118,7 +117,7 @@ def exact(name):
     t = np.linspace(first, last, count + 1)
     x = np.linspace(-1.5, 1.5, 7)[:, None] * (float(process.sigma(first)) + 0.3)
 
-    @quick
+    @jax.jit
     def solve(x, t):
         def f(x, t):
             x0, eps, _ = denoise(x, t)

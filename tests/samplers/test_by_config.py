@@ -1,7 +1,7 @@
 """Every solver that a config can name, on data of a known law, by the sampler that the config makes."""
 import numpy as np
 import pytest
-from samplers.exact import MEAN, VARIANCE, mixture, quickly
+from samplers.exact import MEAN, VARIANCE, for_many_samples, mixture
 
 from diffusion import build
 from diffusion import config as config_lib
@@ -33,7 +33,7 @@ def test_it_samples_the_data(solver, process):
     config = config_lib.override(config_lib.base(), {
         "process.name": process, "sample.solver": solver, "sample.steps": STEPS, "sample.clip": False,
         "sample.spacing": "log_snr" if process == "vp" else "trailing", "sample.between_times": True})
-    sampler = quickly(build.sampler(config, model_of(config)))
+    sampler = for_many_samples(build.sampler(config, model_of(config)))
     steps = build.grid(config.sample, build.process(config.process))
     drawn = sampler({}, steps, 0, np.arange(COUNT, dtype=np.int32))
     if solver.startswith("adaptive"):

@@ -7,10 +7,11 @@ import pathlib
 import sys
 from unittest import mock
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import large, quick
+from compiling import large
 from samplers.exact import MEAN, VARIANCE, keys_of, mixture, prior, run
 
 from diffusion.core import numerics
@@ -40,7 +41,7 @@ def diffusion(process):
     return Diffusion(process, denoise)
 
 
-@functools.partial(quick, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def step(process, relative, absolute, x, noise):
     solver = AdaptiveSDE(relative=relative, absolute=absolute)
     with (mock.patch.object(numerics, "fold_in", lambda keys, index: index),

@@ -8,11 +8,11 @@ import sys
 from dataclasses import replace
 from unittest import mock
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick
-from samplers.exact import quickly
+from samplers.exact import for_many_samples
 
 from diffusion import build, generate
 from diffusion import config as config_lib
@@ -58,7 +58,7 @@ def times_of(schedule, scaling, discretization):
     return np.asarray(SPACINGS[discretization](process, STEPS, process.t_min))
 
 
-@functools.partial(quick, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def step(options, diffusion, fraction, x, t, t_next, z):
     with mock.patch.object(numerics, "normal", lambda *_: z):
         return Heun(fraction=fraction, **dict(options)).step((), x, t, t_next, diffusion, None, None)[1]
@@ -126,7 +126,7 @@ def test_by_config_alone(choice):
     """In float32, from the same noise."""
     config = config_lib.override(config_lib.base(), settings(choice))
     model = replace(build.model(config), denoiser=lambda params: exact())
-    steps, sampler = build.grid(config.sample, model.process), quickly(build.sampler(config, model))
+    steps, sampler = build.grid(config.sample, model.process), for_many_samples(build.sampler(config, model))
     target, rows = build.along(config.sample, model.process), golden()["x"]
     noise = np.zeros((4, 8, 8, 1), np.float32)
     noise[:, 0, :3, 0] = rows * float(target.sigma(steps[0, 0]))

@@ -6,10 +6,10 @@ import functools
 import pathlib
 from unittest import mock
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick
 from samplers.exact import pairs
 
 from diffusion.core import numerics
@@ -36,7 +36,7 @@ def denoise(x, t, cond=None):
     return Prediction(x0, (x - x0) / sigma)
 
 
-@functools.partial(quick, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def step(solver, carry, x, t, t_next, z):
     with mock.patch.object(numerics, "normal", lambda *_: z):
         return solver.step(carry, x, t, t_next, Diffusion(PROCESS, denoise), None, None)
@@ -44,7 +44,7 @@ def step(solver, carry, x, t, t_next, z):
 
 def chain(solver, steps, x, noise):
     """Step by step, the i-th of which draws noise[i]."""
-    carry = quick(solver.init)(x)
+    carry = jax.jit(solver.init)(x)
     for (t, t_next), z in zip(steps, noise):
         carry, x = step(solver, carry, x, t, t_next, z)
     return x

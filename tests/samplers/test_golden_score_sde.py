@@ -8,10 +8,10 @@ import pathlib
 import sys
 from unittest import mock
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick
 
 from diffusion.core import numerics
 from diffusion.core.continuous import VE, VP, SubVP
@@ -41,7 +41,7 @@ def diffusion(process):
     return Diffusion(process, denoise)
 
 
-@functools.partial(quick, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def compiled(solver, process, x, noise, t, t_next):
     with (mock.patch.object(numerics, "fold_in", lambda keys, index: index),
           mock.patch.object(numerics, "normal", lambda index, *_: noise[0 if index is None else index])):

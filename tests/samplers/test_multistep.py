@@ -4,10 +4,11 @@ import pathlib
 from decimal import Decimal, getcontext
 from unittest import mock
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import large, quick
+from compiling import large
 from samplers.exact import (
     CHAIN,
     IMAGE,
@@ -88,7 +89,7 @@ def test_order_of_convergence(x64, solver, name):
 
 def test_short_steps_lose_no_digits(x64):
     """A thousand steps: the weights in float32 are those in float64."""
-    weights = quick(lambda nodes, rate: multistep.weights(nodes, np.ones(4, bool), lambda u: jnp.exp(rate * (1 - u))))
+    weights = jax.jit(lambda nodes, rate: multistep.weights(nodes, np.ones(4, bool), lambda u: jnp.exp(rate * (1 - u))))
     for rate in (-1e-3, -1e-6, 0.0, 0.02):
         both = [weights(np.array([0.0, -1.0, -2.1, -2.9], dtype), dtype(rate)) for dtype in (np.float32, np.float64)]
         assert [w.dtype for w in both] == [np.float32, np.float64]
@@ -97,7 +98,7 @@ def test_short_steps_lose_no_digits(x64):
 
 def test_weights_are_those_of_adams(x64):
     """Adams-Bashforth and Adams-Moulton of four values; one past value; and what is not valid counts for nothing."""
-    weights = quick(lambda nodes, valid: multistep.weights(nodes, valid, jnp.ones_like))
+    weights = jax.jit(lambda nodes, valid: multistep.weights(nodes, valid, jnp.ones_like))
     bashforth = weights(np.arange(0.0, -4, -1), np.ones(4, bool))
     np.testing.assert_allclose(bashforth * 24, [55, -59, 37, -9], rtol=1e-12)
     moulton = weights(np.arange(1.0, -3, -1), np.ones(4, bool))
@@ -110,7 +111,7 @@ def test_weights_integrate_the_exponential(x64):
     """Through four nodes a cubic is exact: against the phi recursion, in 50 digits."""
     getcontext().prec = 50
     nodes = np.array([0.0, -0.7, -1.9, -2.5])
-    weights = quick(lambda rate: multistep.weights(jnp.asarray(nodes), np.ones(4, bool),
+    weights = jax.jit(lambda rate: multistep.weights(jnp.asarray(nodes), np.ones(4, bool),
                                                    lambda u: jnp.exp(rate * (1 - u))))
     for rate in (-20.0, -3.0, -1e-4, 2.0, 10.0):
         r = Decimal(rate)
@@ -160,7 +161,7 @@ def test_evaluations_rows_parts_and_the_last_step(x64, solver, name):
         return calls_of(solver, diffusion, part, x, keys, one, first, last,
                         start if carry is None else carry)
 
-    start = quick(solver.init)(x)
+    start = jax.jit(solver.init)(x)
     for part in (steps, steps[:6], steps[4:], steps[-1:]):
         carry, out, calls = chain(part)
         more = 0
@@ -178,7 +179,7 @@ def test_evaluations_rows_parts_and_the_last_step(x64, solver, name):
     np.testing.assert_array_equal(chain(steps, half, first=5, carry=carry)[1], whole)
     if name == "VP" and label in ENDS_AT_X0:
         before = chain(steps[:-1])[1]
-        x0 = quick(lambda x, t: mixture(process).denoise(x, t).x0)(before, steps[-1, 0])
+        x0 = jax.jit(lambda x, t: mixture(process).denoise(x, t).x0)(before, steps[-1, 0])
         np.testing.assert_allclose(whole[one == 0], x0[one == 0], rtol=1e-12)
 
 
@@ -292,7 +293,7 @@ def test_consistency_sampling_is_openais(x64, number):
     np.testing.assert_allclose(x, g[f"consistency_{number}"], rtol=1e-9, atol=1e-9)
 
 
-@quick
+@jax.jit
 def consistency_step(x, t, t_next, z):
     with mock.patch.object(numerics, "normal", lambda *_: z):
         return Consistency().step((), x, t, t_next, toy(VarianceExploding()), None, None)[1]

@@ -1,10 +1,11 @@
 """Heun, DPM-Solver and its multistep form, the SDE predictors and correctors, and the adaptive ODE."""
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import large, quick
+from compiling import large
 from samplers.exact import (
     CHAIN,
     IMAGE,
@@ -147,13 +148,13 @@ def test_churn_is_algorithm_2(x64):
     """Lines 4-6: the level is raised within [S_min, S_max] alone, and the noise has S_noise."""
     diffusion = Diffusion(VarianceExploding(), None)
     solver = Heun(churn=0.3, churn_min=0.5, churn_max=10.0, churn_noise=1.007)
-    noised = quick(lambda t: (*solver.add_noise(jnp.ones((2, 3)), t, diffusion, keys_of(2)),
+    noised = jax.jit(lambda t: (*solver.add_noise(jnp.ones((2, 3)), t, diffusion, keys_of(2)),
                               numerics.normal(keys_of(2), (3,), float)))
     for sigma, raised in ((1.0, 1.3), (40.0, 40.0)):
         x, t, z = noised(sigma)
         np.testing.assert_allclose(t, raised, rtol=1e-12)
         np.testing.assert_allclose(x, 1 + (raised**2 - sigma**2) ** 0.5 * 1.007 * z, rtol=1e-9)
-    highest = quick(lambda x, t: Heun(churn=5.0).add_noise(x, t, diffusion, keys_of(2))[1])
+    highest = jax.jit(lambda x, t: Heun(churn=5.0).add_noise(x, t, diffusion, keys_of(2))[1])
     assert highest(x, 1.0) == 2**0.5
 
 
@@ -170,7 +171,7 @@ def test_reverse_diffusion_is_the_papers_discretisation(x64):
     process, x = DiscreteProcess(betas=schedules.linear(50)), np.ones((2, 3))
     diffusion, beta = mixture(process), process.betas[19]
 
-    @quick
+    @jax.jit
     def step(x, t, t_next, keys):
         score = -diffusion.denoise(x, t).eps / process.sigma(t)
         return (ReverseDiffusion().step((), x, t, t_next, diffusion, keys, None)[1], score,
@@ -208,7 +209,7 @@ def test_the_adaptive_ode_meets_its_tolerance(x64, name):
     pytest.importorskip("diffrax", reason="the adaptive ODE needs diffrax: pip install 'diffusion[ode]'")
     process, first, last = PROCESSES[name]
     (x, reference), steps = exact(name), np.array([[first, last]])
-    program = quick(lambda x, tolerance: sample(AdaptiveODE(tolerance=tolerance), mixture(process), steps, x,
+    program = jax.jit(lambda x, tolerance: sample(AdaptiveODE(tolerance=tolerance), mixture(process), steps, x,
                                                   keys_of(len(x))))
     errors, calls = [], []
     for tolerance in (1e-3, 1e-5, 1e-7):

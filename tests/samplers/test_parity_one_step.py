@@ -10,7 +10,6 @@ from samplers.diffusers_chain import (
     LEVELS,
     PREDICTIONS,
     PROCESS,
-    QUICKLY,
     assert_same,
     diffusers,
     first_time,
@@ -39,7 +38,7 @@ pytestmark = pytest.mark.parity
 def run_once(solver, diffusion, steps, scale=1.0):
     """x at the end, of a chain that begins with `scale` times the start."""
     keys, start = keys_and_start()
-    run = jax.jit(lambda steps, x, keys: sample(solver, diffusion, steps, x, keys)[1], compiler_options=QUICKLY)
+    run = jax.jit(lambda steps, x, keys: sample(solver, diffusion, steps, x, keys)[1])
     return run(steps, scale * start, keys)
 
 

@@ -1,8 +1,9 @@
 """Correlated Gaussian images, their exact denoiser, and the exact law of one part given another."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from compiling import large, quick
+from compiling import large
 
 from diffusion.core.numerics import expand
 from diffusion.core.parameterization import Diffusion, Prediction
@@ -15,7 +16,7 @@ def _sample(make, diffusion, given, steps, last, x, keys):
     return sample(make(given), diffusion, steps, x, keys, last=last)
 
 
-_small = quick(_sample, static_argnums=(0, 1))
+_small = jax.jit(_sample, static_argnums=(0, 1))
 _large = large(_sample, static_argnums=(0, 1))
 
 

@@ -4,7 +4,6 @@ import functools
 import jax
 import numpy as np
 import pytest
-from compiling import quick
 from tasks import gaussian
 
 from diffusion import tasks
@@ -96,7 +95,7 @@ def test_evaluations(x64):
 
 
 def test_slerp(x64):
-    slerp = quick(tasks.slerp)
+    slerp = jax.jit(tasks.slerp)
     a, b = np.random.default_rng(0).normal(size=(2, 3, *SHAPE))
     np.testing.assert_allclose(slerp(a, b, 0.0), a, atol=1e-14)
     np.testing.assert_allclose(slerp(a, b, 1.0), b, atol=1e-14)
@@ -121,9 +120,9 @@ def test_the_strength_cuts_the_steps():
 
 def test_at_strength_0_the_image_and_at_1_a_sample(x64):
     x, keys, steps = images(), keys_of(4), grid(FINE, 20)
-    start = quick(lambda t: tasks.start(FINE, x, t, keys))
+    start = jax.jit(lambda t: tasks.start(FINE, x, t, keys))
     np.testing.assert_array_equal(start(0), x)
-    begin, prior = quick(lambda: (tasks.start(VP(), x, 1.0, keys), draw_prior(VP(), 1.0, keys, SHAPE)))()
+    begin, prior = jax.jit(lambda: (tasks.start(VP(), x, 1.0, keys), draw_prior(VP(), 1.0, keys, SHAPE)))()
     np.testing.assert_allclose(begin, VP().alpha(1.0) * x + VP().sigma(1.0) * prior, atol=1e-6)  # drawn in float32
     distance = []
     for strength in (0.1, 0.4, 0.7, 1.0):
@@ -135,5 +134,5 @@ def test_at_strength_0_the_image_and_at_1_a_sample(x64):
 def test_the_noise_of_the_start_is_the_priors():
     x, keys = images().astype(np.float32), keys_of(4)
     edm = VarianceExploding()
-    begin, prior = quick(lambda: (tasks.start(edm, x, 80.0, keys), draw_prior(edm, 80.0, keys, SHAPE)))()
+    begin, prior = jax.jit(lambda: (tasks.start(edm, x, 80.0, keys), draw_prior(edm, 80.0, keys, SHAPE)))()
     np.testing.assert_allclose(begin - x, prior, rtol=1e-4, atol=1e-4)

@@ -4,7 +4,6 @@ import functools
 import jax
 import numpy as np
 import pytest
-from compiling import quick
 from tasks import gaussian
 
 from diffusion import tasks
@@ -43,7 +42,7 @@ def of_gaussian(process, shape=SHAPE):
 
 
 def prior(process, steps, keys, shape=SHAPE):
-    return quick(lambda t, keys: draw_prior(process, t, keys, shape).astype(float))(steps[0, 0], keys)
+    return jax.jit(lambda t, keys: draw_prior(process, t, keys, shape).astype(float))(steps[0, 0], keys)
 
 
 @functools.cache
@@ -96,7 +95,7 @@ def test_each_step_noises_the_known_part_to_its_time(x64):
     known, x, keys, exact = images(4), images(4, seed=3), keys_of(4), of_gaussian(VP())
     task = tasks.Replacement(solver=DDIM(), known=known, project=tasks.grey)
 
-    @quick
+    @jax.jit
     def steps(x, t, t_next, keys):
         return (task.step((), x, t, t_next, exact, keys, None)[1], DDIM().step((), x, t, t_next, exact, keys, None)[1],
                 numerics.normal(numerics.fold_in(keys, 1), SHAPE, float), VP().alpha(t_next), VP().sigma(t_next))
@@ -112,7 +111,7 @@ def test_rows_that_go_up_add_the_noise_between(x64, name):
     """x_t ~ q(x_t | x_s): from q(x_s | x_0) it goes to q(x_t | x_0)."""
     process, steps = PROCESSES[name]
     s, t = steps[12, 0], steps[7, 0]
-    one = quick(lambda x, s, t, z: renoise(process, x, s, t, z))
+    one = jax.jit(lambda x, s, t, z: renoise(process, x, s, t, z))
     at_0, at_1, std = (np.asarray(one(np.full((1, 2), x), s, t, np.full((1, 2), z)))[0, 0]
                        for x, z in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)))
     factor = at_1 - at_0

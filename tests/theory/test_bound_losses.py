@@ -15,7 +15,6 @@ from diffusion.core.parameterization import EPS, Diffusion, Prediction
 from diffusion.core.processes import DiscreteProcess
 
 # Most of the time of these tests is the compiler's: this takes a third of it away.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 CHAIN = DiscreteProcess(betas=schedules.linear(20, start=0.005, end=0.6))
 BATCH = 20_000
 STD = np.array([0.2, 0.5, 1.0])
@@ -44,7 +43,7 @@ def terms_by_quadrature(variance):
     x0 = np.clip(stats.norm.ppf((np.arange(1000) + 0.5) / 1000)[:, None] * STD, -1, 1)  # of each coordinate's law
     x0 = np.round((x0 + 1) * 127.5) / 127.5 - 1
 
-    @jit
+    @jax.jit
     def of_t(t):
         def of_node(total, node_and_weight):
             node, weight = node_and_weight
@@ -61,7 +60,7 @@ def test_l_vlb_is_the_sum_of_the_likelihood_codes_terms(x64, data, variance, den
     state = {"losses": jnp.linspace(1.0, 0.05, 20)[:, None], "counts": jnp.ones(20)} if density.init() else ()
     loss = losses.make_vlb_loss(variance)
 
-    @jit
+    @jax.jit
     def evaluate(keys, x0):
         u = td.stratified(jax.random.key(1), jnp.arange(BATCH), BATCH)
         # Stratified times in the order of u: the rows of the data are independent of it.
@@ -81,7 +80,7 @@ def test_hybrid_is_simple_plus_a_thousandth_of_the_bound(x64, data):
     keys, x0 = data[0][:200], data[1][:200]
     times = td.UniformDiscrete().draw(td.independent(keys), CHAIN)
     weight = weightings.in_space(None, EPS)
-    hybrid, simple, vlb = jit(lambda x0: [loss({}, exact(CHAIN, 0.3, 0.9), x0, None, times, keys)[0] for loss in (
+    hybrid, simple, vlb = jax.jit(lambda x0: [loss({}, exact(CHAIN, 0.3, 0.9), x0, None, times, keys)[0] for loss in (
         losses.make_hybrid_loss("learned_range", weight), losses.make_denoising_loss(weight),
         losses.make_vlb_loss("learned_range"))])(x0)
     np.testing.assert_allclose(hybrid, simple + 0.001 * vlb, rtol=1e-12)
@@ -103,7 +102,7 @@ def test_hybrid_teaches_the_mean_by_simple_and_the_variance_by_the_bound(x64, da
 
     three = (losses.make_hybrid_loss("learned_range", weight), losses.make_denoising_loss(weight),
              losses.make_vlb_loss("learned_range"))
-    evaluate = jit(lambda params: [gradient(params, loss) for loss in three])
+    evaluate = jax.jit(lambda params: [gradient(params, loss) for loss in three])
     hybrid, simple, vlb = evaluate({"fraction": 0.3, "scale": 0.9})
     assert calls.count(three[0]) == 1
     np.testing.assert_allclose(hybrid["scale"], simple["scale"], rtol=1e-12)
@@ -119,7 +118,7 @@ def test_gradients_are_finite_at_every_time_in_float32():
 
     def values(scale):
         return [loss({}, exact(CHAIN, 0.5, scale), x0, None, times, keys)[0] for loss in every]
-    for value, jacobian in zip(*jit(lambda scale: (values(scale), jax.jacobian(values)(scale)))(np.float32(0.3))):
+    for value, jacobian in zip(*jax.jit(lambda scale: (values(scale), jax.jacobian(values)(scale)))(np.float32(0.3))):
         assert jacobian.shape == (20,) and jacobian.dtype == np.float32
         assert np.all(np.isfinite(jacobian)) and np.all(np.isfinite(value))
 
@@ -137,7 +136,7 @@ def test_the_continuous_bound_of_a_gaussian(x64, data, process, density):
     keys, x0 = data
     loss = losses.make_continuous_vlb_loss()
 
-    @jit
+    @jax.jit
     def evaluate(keys, x0):
         u = td.stratified(jax.random.key(1), jnp.arange(BATCH), BATCH)
         plain = variational.reconstruction_term(process, x0, jax.random.normal(jax.random.key(9), x0.shape))
@@ -167,7 +166,7 @@ def test_the_diffusion_term_is_the_likelihood_weighting(x64, data):
     process, fold = continuous.VP(), jax.vmap(jax.random.fold_in, (0, None))
     weight = weightings.in_space(weightings.likelihood, EPS, per_log_snr=True)
 
-    @jit
+    @jax.jit
     def evaluate(keys, x0):
         times, diffusion = td.LogNormal().draw(td.independent(keys), process), exact(process, scale=0.8)
         rest = variational.prior_term(process, x0) + variational.reconstruction_term(
@@ -185,7 +184,7 @@ def test_the_discrete_bound_comes_near_the_continuous_one(x64, data):
     keys, x0 = data
     chain = DiscreteProcess(betas=schedules.linear(2000, start=1e-4 / 2, end=0.02 / 2))
 
-    @jit
+    @jax.jit
     def evaluate(keys, x0):
         u = td.stratified(jax.random.key(1), jnp.arange(BATCH), BATCH)
         times = td.UniformDiscrete().draw(u, chain)

@@ -1,5 +1,4 @@
 """The learned schedule: a process as any other, its ends where they are put, and what its parameters are taught."""
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,6 @@ from diffusion.core.numerics import expand
 from diffusion.core.parameterization import EPS, Diffusion, Prediction, make_denoiser
 
 # Most of the time of these tests is the compiler's: this takes a third of it away.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SCHEDULE = LearnedSchedule(hidden=32)
 ENDS = LearnedSchedule(hidden=32, learned_ends=True)
 
@@ -30,7 +28,7 @@ def test_it_starts_as_good_as_linear_between_its_ends(x64):
     members = {"fixed ends": SCHEDULE, "learned ends": ENDS, "linear": LearnedSchedule(hidden=0),
                "VDM's size": LearnedSchedule()}
 
-    @jit
+    @jax.jit
     def evaluate(t):
         processes = {name: schedule.process(schedule.init(jax.random.key(0))) for name, schedule in members.items()}
         return {name: (process.log_snr(t), process.alpha(t)) for name, process in processes.items()}
@@ -43,7 +41,7 @@ def test_it_starts_as_good_as_linear_between_its_ends(x64):
 
 def test_it_is_monotone_and_keeps_its_ends_whatever_the_parameters(x64):
     """Not so in the authors' code, where the network's output is added to the linear one."""
-    evaluate = jit(lambda params, t: [schedule.process(params).log_snr(t) for schedule in (SCHEDULE, ENDS)])
+    evaluate = jax.jit(lambda params, t: [schedule.process(params).log_snr(t) for schedule in (SCHEDULE, ENDS)])
     t = np.append(np.arange(1, 1001) / 1000, 1e-12)
     for seed in range(5):
         fixed, learned = map(np.asarray, evaluate(random_params(ENDS, seed), t))
@@ -55,14 +53,14 @@ def test_it_is_monotone_and_keeps_its_ends_whatever_the_parameters(x64):
 
 def test_time_is_the_inverse_of_log_snr(x64):
     process, t = SCHEDULE.process(random_params(SCHEDULE)), np.linspace(0.01, 1, 57)
-    time = jit(lambda t: process.time(jnp.append(process.log_snr(t), jnp.array([jnp.inf, 99.0, -99.0]))))(t)
+    time = jax.jit(lambda t: process.time(jnp.append(process.log_snr(t), jnp.array([jnp.inf, 99.0, -99.0]))))(t)
     np.testing.assert_allclose(time, [*t, 0, process.t_min, 1], atol=1e-8)
     assert jax.eval_shape(process.time, jnp.float32(3.0)).shape == ()
 
 
 def test_the_network_is_told_gamma_between_0_and_1000(x64):
     process = SCHEDULE.process(random_params(SCHEDULE))
-    label, log_snr = jit(lambda t: (process.label(t), process.log_snr(t)))(np.linspace(1e-6, 1, 5))
+    label, log_snr = jax.jit(lambda t: (process.label(t), process.log_snr(t)))(np.linspace(1e-6, 1, 5))
     np.testing.assert_allclose(label, 1000 * (13.3 - log_snr) / 18.3, rtol=1e-10, atol=1e-9)
 
 
@@ -71,7 +69,7 @@ def test_no_gradient_reaches_the_interior_but_by_the_density(x64):
     functions = {"log_snr": lambda p: p.log_snr(t), "alpha": lambda p: p.alpha(t), "label": lambda p: p.label(t),
                  "rate": lambda p: p.rates(t)[1], "density": lambda p: p.log_density(t)}
 
-    @jit
+    @jax.jit
     def gradients(params):
         return {name: jax.grad(lambda params: jnp.sum(f(ENDS.process(params))))(params)  # noqa: B023
                 for name, f in functions.items()}
@@ -108,7 +106,7 @@ def test_the_surrogate_has_the_gradient_of_the_second_moment(x64, schedule):
         value, slope = jax.lax.stop_gradient(gamma(params, t))
         return -jnp.mean((slope * error(value) / 2) ** 2 * schedule.process(params).log_density(t))
 
-    exact, ours = jit(lambda params: [jax.grad(f)(params) for f in (second_moment, surrogate)])(params)
+    exact, ours = jax.jit(lambda params: [jax.grad(f)(params) for f in (second_moment, surrogate)])(params)
     for name in ("slope", "in", "bias", "out"):
         np.testing.assert_allclose(ours[name], exact[name], rtol=1e-4, atol=1e-6 * np.abs(exact[name]).max())
         assert np.abs(exact[name]).max() > 1e-3
@@ -141,7 +139,7 @@ def diffusion_term(params, schedule, t):
 def test_the_loss_teaches_the_interior_the_variance_and_the_ends_the_bound(x64):
     t, params = (jnp.arange(500) + 0.5) / 500, random_params(ENDS)
 
-    @jit
+    @jax.jit
     def evaluate(params):
         mean = lambda params, learned: (lambda value: (jnp.mean(value), value))(  # noqa: E731
             bound(params, ENDS, t, learned))
@@ -163,7 +161,7 @@ def test_the_gradient_of_the_ends_is_that_of_the_bound(x64):
     """d/d gamma_1 of 1/2 int err d gamma is err(gamma_1)/2, and the prior's and the decoder's own."""
     t, h = (jnp.arange(500) + 0.5) / 500, 1e-4
     params = random_params(ENDS)
-    mean = jit(jax.value_and_grad(lambda p: jnp.mean(bound(p, ENDS, t, False))))
+    mean = jax.jit(jax.value_and_grad(lambda p: jnp.mean(bound(p, ENDS, t, False))))
     _, gradient = mean(params)
     for name in ("gamma_0", "span"):
         up, down = (mean(params | {name: params[name] + step})[0] for step in (h, -h))
@@ -196,7 +194,7 @@ def test_a_denoiser_with_a_learned_process_takes_its_parameters_from_the_collect
                              lambda params, x, c_noise, cond, keys: params["params"] * x)
     params = {"params": jnp.float32(0.1), "schedule": random_params(SCHEDULE)}
 
-    @jit
+    @jax.jit
     def gradient(params):
         def mean(params):
             diffusion = denoiser(params)

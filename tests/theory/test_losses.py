@@ -1,5 +1,4 @@
 """The losses: their known minimum for Gaussian data, and what each example's value depends on."""
-import functools
 import math
 
 import jax
@@ -15,7 +14,6 @@ from diffusion.core.processes import DiscreteProcess
 from diffusion.core.uncertainty import Uncertainty
 
 # Most of the time of these tests is the compiler's: this takes a third of it away.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 PROCESS = DiscreteProcess(betas=schedules.linear(1000))
 MEAN, STD = np.array([0.5, -1.0, 0.0]), np.array([0.3, 1.0, 2.0])  # of the data's coordinates
 BATCH = 20_000
@@ -43,7 +41,7 @@ def data():
     return jax.random.split(jax.random.key(0), BATCH), x0
 
 
-@jit
+@jax.jit
 def evaluate(keys, x0, t, shift, scale):
     return SIMPLE({}, exact(shift, scale), x0, None, at(t), keys)
 
@@ -83,7 +81,7 @@ def test_the_minimum_over_all_times_is_the_mean_over_times(x64, data, density):
     keys, x0 = data
     state = {"losses": jnp.linspace(0.1, 1, 1000)[:, None], "counts": jnp.ones(1000)} if density.init() else ()
 
-    @jit
+    @jax.jit
     def loss(keys, x0):
         u = td.stratified(jax.random.key(5), jnp.arange(BATCH), BATCH)
         return SIMPLE({}, exact(), x0, None, density.draw(u, PROCESS, state), keys)
@@ -103,7 +101,7 @@ def test_the_minimum_over_all_times_is_the_mean_over_times(x64, data, density):
 def test_the_weight_multiplies_each_example(x64, data):
     others = (weightings.truncated_snr, weightings.snr_plus_one, weightings.min_snr, weightings.p2, weightings.edm)
 
-    @jit
+    @jax.jit
     def weighted(keys, x0):
         return [losses.make_denoising_loss(weightings.in_space(weighting, EPS))(
             {}, exact(), x0, None, at(700, 100), keys) for weighting in (None, *others)]
@@ -124,7 +122,7 @@ def test_one_weighting_is_one_loss_in_every_space(x64, data, process):
     keys, x0 = data[0][:50], data[1][:50]
     t = np.linspace(process.t_min, process.t_max, 52)[1:-1]
 
-    @jit
+    @jax.jit
     def evaluate(t, x0):
         def per_example(space, weighting):
             weight = weightings.in_space(weighting, space)
@@ -152,7 +150,7 @@ def test_the_exact_denoiser_is_where_the_gradient_is_zero(x64, data):
     keys, x0 = data
     t = np.random.default_rng(1).uniform(0.02, 0.98, BATCH)
 
-    @jit
+    @jax.jit
     def slopes(t, x0):
         def values(spoilt):
             return {name: losses.make_denoising_loss(weightings.in_space(weightings.min_snr, space), space)(
@@ -175,7 +173,7 @@ def test_pairs_of_density_and_weighting_with_the_same_product_have_the_same_loss
     settings = [(cosine, td.Uniform(), EPS), (cosine, td.LogitNormal(std=1.5), V),  # on the log-SNRs from -9 to 9
                 (edm, td.LogNormal(mean=0.0, std=2.0), X0), (edm, td.CosineLogSnr(), SCORE)]
 
-    @jit
+    @jax.jit
     def evaluate(keys, x0):
         results = []
         for process, density, space in settings:
@@ -199,7 +197,7 @@ def test_likelihood_weighting_is_that_of_score_sde(x64, data):
     keys, x0 = data[0][:200], data[1][:200]
     weight = weightings.in_space(weightings.likelihood, EPS, per_log_snr=True)
 
-    @jit
+    @jax.jit
     def evaluate(keys, x0):
         def of_process(process):
             times = td.Uniform().draw(td.independent(keys), process)
@@ -224,7 +222,7 @@ def test_uncertainty_is_least_at_the_logarithm_of_the_loss(x64, data):
         plain, aux = SIMPLE({}, exact(), x0, None, at(300, 500), keys)
         return plain, loss(params, exact(), x0, None, at(300, 500), keys), net(params["uncertainty"], aux.log_snr)
 
-    evaluate = jit(values)
+    evaluate = jax.jit(values)
     plain, (start, _), _ = evaluate(of_start)
     np.testing.assert_allclose(start, plain)
     _, (value, told), u = evaluate(weights)
@@ -234,20 +232,20 @@ def test_uncertainty_is_least_at_the_logarithm_of_the_loss(x64, data):
     np.testing.assert_allclose(told.weight, np.exp(-u), rtol=1e-12)
 
     gradient = jax.grad(lambda weight: jnp.mean(values(weight)[1][0]))
-    trained = jit(lambda weight: jax.lax.fori_loop(0, 300, lambda _, w: w - 0.2 * gradient(w), weight))(of_start)
+    trained = jax.jit(lambda weight: jax.lax.fori_loop(0, 300, lambda _, w: w - 0.2 * gradient(w), weight))(of_start)
     np.testing.assert_allclose(np.exp(evaluate(trained)[2][0]), plain.mean(), rtol=1e-3)
 
 
 def test_uncertainty_can_follow_any_curve(x64):
     """Its Fourier features fit ln L(lambda) of a Gaussian, from log-SNR -10 to 10, by least squares."""
     net, x = Uncertainty(), jnp.linspace(-10, 10, 400)
-    features = np.asarray(jit(jax.jacobian(lambda w: net({"weight": w}, x)))(jnp.zeros(128)))
+    features = np.asarray(jax.jit(jax.jacobian(lambda w: net({"weight": w}, x)))(jnp.zeros(128)))
     target = -np.log1p(np.exp(np.asarray(x)))
     fit = features @ np.linalg.lstsq(features, target, rcond=1e-10)[0]
     assert np.abs(fit - target).max() < 0.02
 
 
-@jit
+@jax.jit
 def drawn_noise(keys, x0):
     """Loss, t and eps of the draw, as the denoiser sees them."""
     seen = {}
@@ -282,7 +280,7 @@ def test_an_example_depends_on_its_own_key_and_data_alone(data):
     keys, x0 = data[0][:8], jnp.asarray(data[1][:8], jnp.float32)
     weighted = losses.make_denoising_loss(weightings.in_space(weightings.snr_plus_one, EPS))
 
-    @jit
+    @jax.jit
     def loss(k, x):
         return weighted({}, exact(), x, None, td.UniformDiscrete().draw(td.independent(k), PROCESS), k)[0]
 

@@ -151,7 +151,7 @@ def our_program(solver, zero_snr: bool, channels: int, rederive_eps: bool):
             return jax.lax.switch(limit, limits, x, t)
 
         return sample(solver, Diffusion(process, denoise), steps, START, example_keys(), last=last)[1]
-    return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})  # half the time
+    return jax.jit(run)
 
 
 def our_chain(solver, zero_snr: bool, prediction: str, limit: str, channels: int, rederive_eps: bool):

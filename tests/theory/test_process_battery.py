@@ -136,8 +136,7 @@ def found(name):
             return values, single
 
         cuts = np.cumsum([len(part) for part in times.values()])[:-1]
-        quick = jax.jit(evaluate, compiler_options={"xla_backend_optimization_level": 0})  # compiles in half the time
-        values, single = jax.tree.map(np.asarray, quick(np.concatenate([*times.values()]), t, t[PAIRS]))
+        values, single = jax.tree.map(np.asarray, jax.jit(evaluate)(np.concatenate([*times.values()]), t, t[PAIRS]))
     values = {f: dict(zip(times, np.split(value, cuts))) for f, value in values.items()}
     return SimpleNamespace(process=process, h=h, width=width, t=t, **values, **single)
 

@@ -16,7 +16,6 @@ from diffusion.samplers.base import draw_prior, sample
 from diffusion.samplers.ddim import DDIM
 
 # Most of the time of these tests is the compiler's: this takes a third of it away.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 MEAN = np.array([0.4, -0.8, 0.2])
 VARIANCES = np.array([0.05, 0.5, 2.0])  # of the data along its principal axes
 AXES = np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
@@ -84,8 +83,8 @@ def chain(t_max, steps):
 @functools.cache
 def chain_program(name, process):
     """(steps [S, 2], last, x, keys) -> x after the first `last` steps: one program for all lengths of a chain."""
-    run = jit(lambda steps, last, x, keys: sample(SOLVERS[name], Diffusion(process, gaussian(process)), steps, x, keys,
-                                                  last=last)[1])
+    run = jax.jit(lambda steps, last, x, keys: sample(SOLVERS[name], Diffusion(process, gaussian(process)), steps, x,
+                                                      keys, last=last)[1])
     table = np.zeros((process.t_max, 2), np.int32)
 
     def padded(grid, x, keys):
@@ -101,7 +100,7 @@ def step_program(solver, process):
         law = gaussian(process, mean, variances)
         denoise = lambda *_: law(*_)._replace(variance_fraction=fraction)  # noqa: E731
         return solver.step((), x, t, s, Diffusion(process, denoise), keys, None)[1], denoise(x, t).x0
-    run = jit(step)
+    run = jax.jit(step)
     return lambda x, t, s, keys, fraction=None, mean=MEAN, variances=VARIANCES: tuple(map(np.asarray, run(
         x, t, s, keys, np.zeros(x.shape) if fraction is None else fraction, mean, variances)))
 
@@ -253,7 +252,7 @@ def test_from_zero_snr_ddim_with_eta_1_is_the_ancestral_sampler(x64):
     """The root of what eta = 1 leaves is 0, and not that of a negative rounding error."""
     process = DiscreteProcess(betas=schedules.zero_terminal_snr(schedules.linear(40, start=1e-3, end=0.2)))
     denoise = lambda x, t, cond=None: Prediction(jnp.tanh(x), x)  # noqa: E731
-    step = jit(lambda s: [solver.step((), X, 40, s, Diffusion(process, denoise), KEYS, None)[1] for solver in (
+    step = jax.jit(lambda s: [solver.step((), X, 40, s, Diffusion(process, denoise), KEYS, None)[1] for solver in (
         DDIM(eta=1.0), Ancestral(variance="small"))])
     for s in (39, 20, 1, 0):
         np.testing.assert_allclose(*step(s), rtol=1e-12, err_msg=str(s))

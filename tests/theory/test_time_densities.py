@@ -38,16 +38,15 @@ def drawn(name):
             return *times, times.log_snr_density(PROCESSES[name]), PROCESSES[name].log_snr(times.t)
         return {density: of_density(member) for density, member in DENSITIES.items()}
     with jax.enable_x64(True):
-        return jax.tree.map(np.asarray, jit(evaluate)(U))
+        return jax.tree.map(np.asarray, jax.jit(evaluate)(U))
 
 
 # Most of the time of these tests is the compiler's: this takes a third of it away.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @functools.cache
 def noise_level(process):
-    return jit(process.noise_level)
+    return jax.jit(process.noise_level)
 
 
 def level(process, t):
@@ -113,7 +112,7 @@ def test_every_u_gives_a_time_of_finite_noise_in_float32():
         times = density.draw(u, process)
         return times.t, times.p, process.log_snr(times.t)
 
-    found = jit(lambda u: {(name, of): times_and_log_snr(u, density, process) for name, density in DENSITIES.items()
+    found = jax.jit(lambda u: {(name, of): times_and_log_snr(u, density, process) for name, density in DENSITIES.items()
                            for of, process in PROCESSES.items()})(u)
     for (name, of), (t, p, log_snr) in jax.tree.map(np.asarray, found).items():
         assert t.dtype == np.float32, (name, of)
@@ -132,7 +131,7 @@ def test_uniform_over_the_integers():
 
 def test_the_density_of_a_chain_in_log_snr_adds_to_one(x64):
     process = DiscreteProcess(betas=schedules.linear(1000))
-    density, log_snr = jit(lambda u: (UniformDiscrete().draw(u, process).log_snr_density(process),
+    density, log_snr = jax.jit(lambda u: (UniformDiscrete().draw(u, process).log_snr_density(process),
                                       process.log_snr(jnp.arange(1, 1001))))((np.arange(1000) + 0.5) / 1000)
     np.testing.assert_allclose(density[:-1] * -np.diff(log_snr), 1 / 1000, rtol=1e-9)
 
@@ -207,7 +206,7 @@ def test_importance_sampling_does_not_change_the_mean():
 
 def test_rarely_seen_times_keep_all_draws_uniform():
     density, t = Importance(steps=3, history=2), np.array([1, 1, 1, 2, 2, 1, 3])
-    update = jit(density.update)
+    update = jax.jit(density.update)
     state = update(density.init(), t, np.arange(1.0, 8.0))
     np.testing.assert_array_equal(state["counts"] >= 2, [True, True, False])
     np.testing.assert_allclose(density.probabilities(state), 1 / 3, rtol=1e-6)

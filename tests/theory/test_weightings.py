@@ -51,9 +51,8 @@ def found(betas):
                 [weightings.in_space(weighting_of.get(name), SPACES[space])(process, times) for name, space in pairs])
 
     with jax.enable_x64(True):
-        quick = jax.jit(evaluate, compiler_options={"xla_backend_optimization_level": 0})
         error, on_eps, weights = jax.tree.map(
-            np.asarray, quick(np.arange(1, 1001), *np.random.default_rng(0).normal(size=(3, 1000, 6))))
+            np.asarray, jax.jit(evaluate)(np.arange(1, 1001), *np.random.default_rng(0).normal(size=(3, 1000, 6))))
     return error, on_eps, dict(zip(pairs, weights)), alpha_bar / (1 - alpha_bar)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import optax
 import program
 import pytest
-from compiling import quick
 
 from diffusion.core import losses, parameterization, processes, schedules, streams, time_densities, weightings
 from diffusion.core.parameterization import EPS
@@ -46,7 +45,7 @@ def make(accumulate=1, flip=True, network=NETWORK.apply, seed=0, density=UNIFORM
 @functools.cache
 def jitted(*args, **kwargs):
     """The same settings: one compilation for all tests."""
-    return quick(make(*args, **kwargs))
+    return jax.jit(make(*args, **kwargs))
 
 
 def tiny(params, x, c_noise, cond, keys):
@@ -238,7 +237,7 @@ def test_labels_are_dropped_as_often_as_told_and_by_the_position():
         per_example = jnp.asarray(cond, float) * params["w"]
         return per_example, losses.LossAux(times.t, jnp.asarray(cond, float) + 0.5, per_example, per_example)
 
-    train_step = quick(step.make_train_step(
+    train_step = jax.jit(step.make_train_step(
         loss=told, denoiser=parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny), density=UNIFORM,
         stratified=False, optimizer=OPTIMIZER, learning_rate=optax.constant_schedule(1e-3),
         ema_decay=lambda n: jnp.float32(1.0), seed=0, flip=False, num_classes=10, label_dropout=0.1, accumulate=1,
