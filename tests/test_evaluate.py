@@ -1,9 +1,8 @@
 """The parts of an evaluation, without a program."""
-from types import SimpleNamespace
-
 import costs
 import jax
 import numpy as np
+from metrics.pixels import Pixels
 
 from diffusion import build, evaluate
 from diffusion import config as config_lib
@@ -11,18 +10,6 @@ from diffusion import config as config_lib
 TINY = {"data.name": "digits", "data.size": 8, "data.channels": 1, "network.channels": 8, "network.multipliers": (1,),
         "network.blocks": 1, "network.attention_resolutions": (), "network.groups": 4, "process.steps": 20,
         "sample.steps": 2, "sample.preview": 5, "evaluate.images": 20, "evaluate.metrics": ("fd",)}
-
-
-class Pixels:
-    """An extractor whose features are the pixels."""
-    name, weights, resize, params = "pixels", "none", "none", None
-    kind = SimpleNamespace(limits={"pool": 256.0})
-
-    def features(self, params, images):
-        return {"pool": images[..., 0].reshape(len(images), -1).astype("float32")}
-
-    def called(self, metric):
-        return metric
 
 
 def test_seeds_and_checkpoints_share_one_compiled_sampler(tmp_path):

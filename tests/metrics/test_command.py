@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import program
 import pytest
+from metrics.pixels import Pixels
 from PIL import Image
 
 from diffusion.data import sources
@@ -87,20 +88,6 @@ def test_unlike_protocols_are_not_compared(sets, measured):
     assert done.returncode == 1 and "images is 20 and 30" in done.stderr and "resize is bilinear and" in done.stderr
     forced = command("--compare", "--force", sets / "c.json", sets / "a.json")
     assert forced.returncode == 0 and "resize: bilinear and clean" in forced.stdout
-
-
-class Pixels:
-    """An extractor whose features are the pixels, and a number that stands for its weights times 0."""
-    name, kind = "pixels", SimpleNamespace(limits={"pool": 256.0})
-
-    def __init__(self, params=0.0):
-        self.params = params
-
-    def called(self, metric):
-        return f"{metric}_pixels"
-
-    def features(self, params, images):
-        return {"pool": images[..., 0].reshape(len(images), -1).astype("float32") + 0 * params}
 
 
 @needs_weights
