@@ -171,7 +171,8 @@ LONG = ["--config.train.duration=100k steps", "--config.train.checkpoint_every=1
         "--config.train.sample_every=100k steps"]
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("number, code", [
+    (signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_the_exit_code_says_which(tmp_path, number, code):
     process = program.start(f"--workdir={tmp_path}/run", *LONG)
     program.until("first step after", process.stderr)

@@ -17,6 +17,7 @@ IMPORTS = f"""
 import sys
 import diffusion.compare, diffusion.edit, diffusion.evaluate, diffusion.main, diffusion.modes, diffusion.plan
 import diffusion.pipeline, diffusion.verify
+import diffusion.data.prepare.__main__, diffusion.interop.convert, diffusion.metrics.__main__
 print(sorted(set({LATE}) & set(sys.modules)))
 """
 

@@ -53,6 +53,7 @@ def test_other_configs_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_all_at_the_same_step(tmp_path):
     flags = [f"--workdir={tmp_path}/run", "--config.train.duration=100k steps",
              "--config.train.checkpoint_every=100k steps", "--config.train.sample_every=100k steps"]

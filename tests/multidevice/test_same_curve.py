@@ -34,12 +34,12 @@ def close(workdir, one_device):
     np.testing.assert_allclose(ours, reference, rtol=RTOL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, devices, flags", [
     ("fsdp", 8, ["--config.mesh.fsdp=4"]),
-    pytest.param("accumulate", 2, ["--config.train.accumulate=4"], marks=pytest.mark.slow),
-    pytest.param("on_device", 8, ["--config.data.on_device=True"], marks=pytest.mark.slow),
-    pytest.param("dispatch", 1, ["--config.train.steps_per_dispatch=2", "--config.train.log_every=2 steps"],
-                 marks=pytest.mark.slow),
+    ("accumulate", 2, ["--config.train.accumulate=4"]),
+    ("on_device", 8, ["--config.data.on_device=True"]),
+    ("dispatch", 1, ["--config.train.steps_per_dispatch=2", "--config.train.log_every=2 steps"]),
 ])
 def test_devices(tmp_path, one_device, name, devices, flags):
     program.run(f"--workdir={tmp_path}", *FLAGS, *flags, devices=devices)
