@@ -27,7 +27,7 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12.0",
         "ml-dtypes>=0.5",
-        "pillow>=10.0",
+        "pillow>=10.1",
         "safetensors>=0.5",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.10",

@@ -65,7 +65,7 @@ def efficientnet_lite0():
 
 
 def photographs(path: Path, count: int) -> np.ndarray:
-    found = np.concatenate(list(open_images(path)[1]))
+    found = np.concatenate(list(open_images(path)[2]))
     return found[:count // ROWS * ROWS].reshape(-1, ROWS, *found.shape[1:])
 
 

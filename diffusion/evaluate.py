@@ -21,7 +21,7 @@ from diffusion.io.files import atomic_write
 from diffusion.io.processes import is_primary, primary_says, say
 from diffusion.io.progress import Progress
 from diffusion.metrics import extractors, record, values
-from diffusion.metrics.features import ROWS, collect, digest_of
+from diffusion.metrics.features import ROWS, collect, digest_of, outputs
 from diffusion.metrics.images import BATCH, ahead
 from diffusion.metrics.reference import Reference
 from diffusion.train import sharding
@@ -98,9 +98,13 @@ def load_extractor(config: ConfigDict) -> extractors.Extractor:
     need(c.images >= values.MINIMUM, "evaluate.images", c.images, f"must be {values.MINIMUM} or more; papers take "
          "50,000.")
     need(c.reference_images >= 0, "evaluate.reference_images", c.reference_images, "must not be negative; 0: all.")
-    need(c.keep >= 2, "evaluate.keep", c.keep, "must be 2 or more.")
+    need(c.keep >= values.MINIMUM_KEPT, "evaluate.keep", c.keep, f"must be {values.MINIMUM_KEPT} or more.")
     values.check_names(c.metrics)
-    return extractors.load(c.extractor, c.weights, mode=c.resize, other_weights=c.other_weights)
+    extractor = extractors.load(c.extractor, c.weights, mode=c.resize, other_weights=c.other_weights)
+    found = outputs(extractor)
+    values.check_possible(values.lacking(c.metrics, found, spatial="spatial" in found, kept=True,
+                                         held_out=bool(c.held_out)))
+    return extractor
 
 
 def prepare(config: ConfigDict, model: build.Model, extractor: extractors.Extractor, cache: Path) -> Evaluation:
@@ -108,6 +112,8 @@ def prepare(config: ConfigDict, model: build.Model, extractor: extractors.Extrac
     DataError before anything is sampled."""
     c, drawing = config.evaluate, Drawing(config, model)
     source = build.training_images(config)
+    values.check_counts(c.images, min(c.reference_images or len(source), len(source)), c.keep,
+                        outputs(extractor)["pool"].shape[-1])
     found = features_of(config, model, extractor, source, cache)
     held_out = None
     if c.held_out:

@@ -16,6 +16,7 @@ MODULES = sorted(FILES)
 # main -> modes -> {pretrained, build} -> {train.loop, generate, likelihood} -> {train.step, samplers, guidance} -> core
 # each imports what is below it. pipeline and interop.convert are programs, as modes is.
 BASE = ["diffusion.typing", "diffusion.errors", "diffusion.core.numerics"]
+READING = ["diffusion.io.reading", "diffusion.io.npz", "diffusion.io.pictures"]  # of files that a user gives
 MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.main": ["diffusion.hosts", "diffusion.runtime", "diffusion.modes", "diffusion.compare",
                        "diffusion.edit", "diffusion.evaluate", "diffusion.plan", "diffusion.verify", "diffusion.config",
@@ -32,7 +33,8 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.guidance": [*BASE, "diffusion.core", "diffusion.samplers.base"],  # of a solver around a solver
     "diffusion.tasks": [*BASE, "diffusion.core", "diffusion.samplers.base"],
     "diffusion.likelihood": [*BASE, "diffusion.core", "diffusion.train.sharding"],
-    "diffusion.metrics": [*BASE, "diffusion.interop.tensor_files", "diffusion.io.download", "diffusion.train.sharding"],
+    "diffusion.metrics": [*BASE, "diffusion.interop.tensor_files", "diffusion.io.download", *READING,
+                          "diffusion.train.sharding"],
     "diffusion.metrics.__main__": ["diffusion"],
     "diffusion.evaluate": ["diffusion"],
     "diffusion.compare": ["diffusion"],
@@ -48,8 +50,8 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.samplers": [*BASE, "diffusion.core"],
     "diffusion.core": ["diffusion.typing"],
     "diffusion.networks": BASE,
-    "diffusion.data": BASE,
-    "diffusion.data.prepare": [*BASE, "diffusion.data", "diffusion.io.download"],
+    "diffusion.data": [*BASE, *READING],
+    "diffusion.data.prepare": [*BASE, *READING, "diffusion.data", "diffusion.io.download"],
     "diffusion.io": BASE,
 }
 ONLY_IN = {  # library: where it may be imported

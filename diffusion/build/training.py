@@ -129,11 +129,14 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
 
 
 def training_images(config: ConfigDict):
-    """The data source of config.data. Raises ConfigError or DataError if it is not there or not as the config says."""
-    c = config.data
+    """The data source of config.data, without labels where the model has no classes. Raises ConfigError or DataError
+    if it is not there or not as the config says."""
+    c, classes = config.data, config.network.num_classes
     source = choose(SOURCES, "data.name", c.name)(c)
     sources.check_images(source, c.size, c.size, c.channels)
-    return source
+    need(classes == 0 or source.num_classes <= classes, "network.num_classes", classes,
+         f"the data has labels of {source.num_classes} classes; it is that, or 0 for an unconditional model.")
+    return source if classes else sources.without_labels(source)
 
 
 def check_batch(c: ConfigDict, shards: int) -> None:

@@ -1,6 +1,7 @@
 """Where images come from: random access to (image, label), each set checked when it is opened.
 
-A `Source` holds images as uint8 in 0..255. Scaling and augmentation are in `augment.py`, inside the training step.
+A `Source` holds images as uint8 in 0..255, and labels of 0 .. num_classes - 1; `take` and `check_images` hold every
+source to that. Scaling and augmentation are in `augment.py`, inside the training step.
 """
 import dataclasses
 import gzip
@@ -9,18 +10,20 @@ import math
 import pathlib
 import re
 import struct
-import zlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
+from diffusion.data.augment import TO_UINT8
 from diffusion.errors import DataError
+from diffusion.io import pictures
+from diffusion.io.pictures import by
+from diffusion.io.reading import check_room, expanded, reading
 
 
 class Source(Protocol):
-    """N images with integer labels. `source[i]` -> {"image": uint8 [H, W, C], "label": np.int32}, for 0 <= i < N.
+    """N images with integer labels. `source[i]` -> {"image": uint8 [H, W, C], "label": integer}, for 0 <= i < N.
 
     A source that reads many examples faster than one by one may have `__getitems__(indices)` -> list of these.
     """
@@ -39,9 +42,14 @@ class ArraySource:
 
     def __post_init__(self):
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
-            raise ValueError(f"images must be uint8 [N, H, W, C], got {self.images.dtype} {self.images.shape}")
+            raise DataError(f"Images must be uint8 [N, H, W, C], but they are {self.images.dtype} "
+                            f"{list(self.images.shape)}. {TO_UINT8}")
         if self.labels.dtype != np.int32 or self.labels.shape != self.images.shape[:1]:
-            raise ValueError(f"labels must be int32 [{len(self.images)}], got {self.labels.dtype} {self.labels.shape}")
+            raise DataError(f"Labels must be int32 [{len(self.images)}], but they are {self.labels.dtype} "
+                            f"{list(self.labels.shape)}.")
+        if self.labels.min(initial=0) < 0:
+            raise DataError(f"Labels must be 0 or more, but that of example {int(self.labels.argmin())} is "
+                            f"{self.labels.min()}.")
 
     @property
     def num_classes(self) -> int:
@@ -57,7 +65,7 @@ class ArraySource:
 def take(source: Source, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
     """The examples at `indices` [b], in that order: {"image": uint8 [b, H, W, C], "label": int32 [b]}.
 
-    Raises DataError if their images are not all of one shape.
+    Raises DataError if their images are not uint8 and all of one shape, or a label is not in 0 .. num_classes - 1.
     """
     if isinstance(source, ArraySource):  # one gather instead of b reads
         return {"image": source.images[indices], "label": source.labels[indices]}
@@ -65,11 +73,26 @@ def take(source: Source, indices: Sequence[int] | np.ndarray) -> dict[str, np.nd
     examples = source.__getitems__(indices) if hasattr(source, "__getitems__") else [source[i] for i in indices]
     shapes = {e["image"].shape: i for i, e in zip(indices, examples, strict=True)}
     if len(shapes) > 1:
-        found = ", ".join(f"image {i} is {_by(shape)}" for shape, i in shapes.items())
+        found = ", ".join(f"image {i} is {by(shape)}" for shape, i in shapes.items())
         raise DataError(f"All images of a data set must have the same size, but {found}. Resize them to one size and "
                         "prepare the data set again.")
+    for i, example in zip(indices, examples):
+        if example["image"].dtype != np.uint8:
+            raise DataError(f"Images must be uint8, but image {i} is {example['image'].dtype}. {TO_UINT8}")
+        if not 0 <= (label := int(example["label"])) < source.num_classes:
+            raise DataError(f"The label of example {i} is {label}, but the data set's classes are 0 .. "
+                            f"{source.num_classes - 1}. Mend its label; an unconditional model "
+                            "(config.network.num_classes=0) needs none.")
     return {"image": np.stack([e["image"] for e in examples]),
             "label": np.array([e["label"] for e in examples], np.int32)}
+
+
+def without_labels(source: Source) -> Source:
+    """The same images, each with label 0, for a model that is told no class: its data set may have labels of no class,
+    such as the -1 of unlabelled examples."""
+    if isinstance(source, ArraySource):
+        return dataclasses.replace(source, labels=np.zeros_like(source.labels))
+    return dataclasses.replace(source, labelled=False) if isinstance(source, _TFDSSource) else source
 
 
 def check_images(source: Source, height: int, width: int, channels: int) -> None:
@@ -78,13 +101,14 @@ def check_images(source: Source, height: int, width: int, channels: int) -> None
         raise DataError("The data set has no images.")
     image = np.asarray(source[0]["image"])
     if image.dtype != np.uint8 or image.ndim != 3:
-        raise DataError(f"Images must be uint8 [H, W, C], but the first one is {image.dtype} {list(image.shape)}.")
+        raise DataError(f"Images must be uint8 [H, W, C], but the first one is {image.dtype} {list(image.shape)}. "
+                        f"{TO_UINT8}")
     if image.shape == (height, width, channels):
         return
     h, w, c = image.shape
     advice = (f"Set --config.data.size={h} --config.data.channels={c}" if h == w else
               "Images must be square: crop or resize them, prepare the data set again,")
-    raise DataError(f"The data set's images are {_by(image.shape)} (height x width x channels), but the config says "
+    raise DataError(f"The data set's images are {by(image.shape)} (height x width x channels), but the config says "
                     f"{height}x{width}x{channels} (config.data.size, config.data.channels). {advice} or choose another "
                     "data set.")
 
@@ -121,8 +145,8 @@ def idx(folder: str, split: str) -> ArraySource:
     """
     if split not in _IDX_FILES:
         raise DataError(f"An idx data set has no split {split!r}. Choose one of: {', '.join(_IDX_FILES)}.")
-    if not pathlib.Path(folder).is_dir():
-        raise DataError(f"There is no folder {folder!r}. {_IDX_HELP}")
+    if not (folder := expanded(folder)).is_dir():
+        raise DataError(f"There is no folder {str(folder)!r}. {_IDX_HELP}")
     images, path = _read_idx(folder, f"{_IDX_FILES[split]}-images-idx3-ubyte", rank=3)
     labels, _ = _read_idx(folder, f"{_IDX_FILES[split]}-labels-idx1-ubyte", rank=1)
     if len(images) != len(labels):
@@ -131,25 +155,29 @@ def idx(folder: str, split: str) -> ArraySource:
     return ArraySource(images[..., None], labels.astype(np.int32))
 
 
-def _read_idx(folder: str, name: str, *, rank: int) -> tuple[np.ndarray, pathlib.Path]:
+def _read_idx(folder: pathlib.Path, name: str, *, rank: int) -> tuple[np.ndarray, pathlib.Path]:
     """The uint8 array of an idx file: a 4-byte magic number 0x0800 + rank, `rank` big-endian sizes, the bytes."""
-    path = next((p for p in (pathlib.Path(folder, name), pathlib.Path(folder, name + ".gz")) if p.is_file()), None)
+    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
     if path is None:
         raise DataError(f"{folder} holds neither {name} nor {name}.gz. {_IDX_HELP}")
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as e:
-        raise DataError(f"{path} is truncated or damaged ({e}). Copy or download it again.") from e
-    header = 4 * (1 + rank)
-    magic = int.from_bytes(data[:4], "big")
-    if len(data) < header or magic != 0x800 + rank:
-        raise DataError(f"{path} does not start as an idx file of {rank} dimension(s) of uint8: its magic number is "
-                        f"0x{magic:08x}, not 0x{0x800 + rank:08x}. {_IDX_HELP}")
-    shape = struct.unpack(f">{rank}I", data[4:header])
-    if len(data) - header != math.prod(shape):
-        raise DataError(f"{path} says it holds {_by(shape)} bytes = {math.prod(shape)}, but there are "
-                        f"{len(data) - header}: the file is truncated or damaged. Copy or download it again.")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape), path
+    with (reading(f"{path} is truncated or damaged", "Copy or download it again."),
+          (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file):
+        head = file.read(4 * (1 + rank))
+        magic = int.from_bytes(head[:4], "big")
+        if len(head) < 4 * (1 + rank) or magic != 0x800 + rank:
+            raise DataError(f"{path} does not start as an idx file of {rank} dimension(s) of uint8: its magic number "
+                            f"is 0x{magic:08x}, not 0x{0x800 + rank:08x}. {_IDX_HELP}")
+        shape = struct.unpack(f">{rank}I", head[4:])
+        size = math.prod(shape)
+        check_room(size, f"The content of {path}")
+        data, found = np.empty(size, np.uint8), 0
+        while found < size and (number := file.readinto(memoryview(data)[found:])):
+            found += number
+        if found < size or file.read(1):
+            there = "more" if found == size else f"{found}"
+            raise DataError(f"{path} says it holds {by(shape)} bytes = {size}, but there are {there}: the file is "
+                            "truncated or damaged. Copy or download it again.")
+    return data.reshape(shape), path
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -159,10 +187,12 @@ class _TFDSSource:
     TFDS's own decoding walks its feature tree in Python for each example: for a 32x32 PNG that takes 5 times as long.
     """
     records: Any
-    mode: str     # Pillow's name for the channels: L, RGB, RGBA
+    channels: int
+    size: tuple[int, int] | None  # of each image: height, width
     num_classes: int
     folder: str
     remedy: str
+    labelled: bool = True  # otherwise each label is 0
 
     def __len__(self) -> int:
         return len(self.records)
@@ -183,62 +213,63 @@ class _TFDSSource:
     def _decode(self, record: bytes) -> dict[str, Any]:
         from tensorflow_datasets.proto import tf_example_pb2
         feature = tf_example_pb2.Example.FromString(record).features.feature
-        image = Image.open(io.BytesIO(feature["image"].bytes_list.value[0]))
-        image = np.array(image if image.mode == self.mode else image.convert(self.mode))
-        label = feature["label"].int64_list.value[0] if "label" in feature else 0
-        return {"image": image[..., None] if image.ndim == 2 else image, "label": np.int32(label)}
+        image = pictures.decode(io.BytesIO(feature["image"].bytes_list.value[0]), "its image",
+                                channels=self.channels, size=self.size, whose="the data set's are")
+        label = feature["label"].int64_list.value[0] if self.labelled and "label" in feature else 0
+        return {"image": image, "label": label}
 
 
 def tfds_source(name: str, data_dir: str, split: str) -> Source:
     """A prepared TFDS data set in array_record files, read without TensorFlow; the newest version in data_dir/name.
 
-    split: any TFDS split, "train", "test", "train[:1000]", ... An example without a label gets label 0.
-    Raises DataError where the data set is missing or its files do not hold what its dataset_info.json says; and on
-    reading, for a record that cannot be decoded.
+    split: any TFDS split, "train", "test", "train[:1000]", ... Without a feature `label` of classes, each label is 0.
+    Pictures become arrays as `io.pictures` says. Raises DataError where the data set is missing or its files do not
+    hold what its dataset_info.json says; and on reading, for a record that cannot be decoded.
     """
+    data_dir = expanded(data_dir)
     remedy = f"Prepare it with: python -m diffusion.data.prepare {name} --source=PATH_OR_URL --data_dir={data_dir}"
     again = f"Delete the folder, then prepare it again. {remedy}"
-    versions = [p.parent for p in pathlib.Path(data_dir, name).glob("*/dataset_info.json")
+    versions = [p.parent for p in expanded(data_dir / name).glob("*/dataset_info.json")
                 if re.fullmatch(r"\d+\.\d+\.\d+", p.parent.name)]
     if not versions:
         raise DataError(f"There is no prepared data set {name!r} in {data_dir} (looked for "
-                        f"{pathlib.Path(data_dir, name)}/VERSION/dataset_info.json). {remedy}")
+                        f"{data_dir / name}/VERSION/dataset_info.json). {remedy}")
     folder = max(versions, key=lambda p: [int(n) for n in p.name.split(".")])
 
     import tensorflow_datasets as tfds  # about half a second, which only its users pay
     from array_record.python.array_record_module import ArrayRecordReader
-    try:
+    with reading(f"The description of the data set in {folder} cannot be read", again):
         builder = tfds.builder_from_directory(folder)
         splits, features, file_format = builder.info.splits, builder.info.features, builder.info.file_format
-    except Exception as e:
-        raise DataError(f"The description of the data set in {folder} cannot be read ({e}). {again}") from e
     if file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise DataError(f"The data set in {folder} is in {file_format and file_format.value} files; only array_record "
                         f"allows random access. {remedy}")
     image = features["image"] if "image" in features else None
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(image.shape[-1]) if isinstance(image, tfds.features.Image) else None
-    if mode is None or image.np_dtype != np.uint8:
+    if not isinstance(image, tfds.features.Image) or image.shape[-1] not in (1, 3, 4) or image.np_dtype != np.uint8:
         raise DataError(f"The data set in {folder} must have a feature 'image', uint8 with 1, 3 or 4 channels. It has: "
                         f"{', '.join(f'{key} ({value})' for key, value in features.items())}.")
-    try:
-        shards = splits[split].file_instructions
-    except (KeyError, ValueError) as e:
-        raise DataError(f"The data set in {folder} has no split {split!r}. Its splits: {', '.join(splits)}.") from e
+    with reading(f"The data set in {folder} has no split {split!r}", f"Its splits: {', '.join(splits)}."):
+        count, shards = splits[split].num_examples, splits[split].file_instructions
+    if not count:
+        raise DataError(f"Split {split!r} of the data set in {folder} is empty. Its splits: " + ", ".join(
+            f"{name} ({info.num_examples:,} examples)" for name, info in splits.items()) + ".")
     for shard in shards:
         if not pathlib.Path(shard.filename).is_file():
             raise DataError(f"The file {shard.filename} is missing. {again}")
-        found = ArrayRecordReader(shard.filename).num_records()  # 0 if the end of the file, its index, is cut off
+        with reading(f"{shard.filename} cannot be read", again):
+            found = ArrayRecordReader(shard.filename).num_records()  # 0 if the end of the file, its index, is cut off
         if found != shard.examples_in_shard:
             raise DataError(f"{shard.filename} holds {found} readable records, but dataset_info.json says "
                             f"{shard.examples_in_shard}: the file is truncated or damaged. {again}")
-    records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-    if not len(records) or len(records) != splits[split].num_examples:
-        raise DataError(f"Split {split!r} of the data set in {folder} has {len(records)} examples, where "
-                        f"{splits[split].num_examples} were expected. {again}")
+    with reading(f"Split {split!r} of the data set in {folder} cannot be opened", again):
+        records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    if len(records) != count:
+        raise DataError(f"Split {split!r} of the data set in {folder} has {len(records)} examples, where {count} were "
+                        f"expected. {again}")
     label = features["label"] if "label" in features else None
-    num_classes = label.num_classes if isinstance(label, tfds.features.ClassLabel) else 1
-    return _TFDSSource(records, mode, num_classes, str(folder), again)
-
-
-def _by(shape: Sequence[int]) -> str:
-    return "x".join(str(n) for n in shape)
+    classes = label.num_classes if isinstance(label, tfds.features.ClassLabel) else None
+    source = _TFDSSource(records, image.shape[-1], image.shape[:2], classes or 1, str(folder), again, bool(classes))
+    if None in image.shape[:2]:  # it is not said: as the first one
+        source = dataclasses.replace(source, size=None)
+        source = dataclasses.replace(source, size=source[0]["image"].shape[:2])
+    return source

@@ -3,6 +3,7 @@ import hashlib
 import http.client
 import os
 import pathlib
+import re
 import sys
 import urllib.error
 import urllib.parse
@@ -14,12 +15,14 @@ from diffusion.errors import DataError
 
 
 def is_url(source: str) -> bool:
-    return urllib.parse.urlsplit(source).scheme in ("http", "https")
+    return source.lower().startswith(("http://", "https://"))
 
 
 def file_name(url: str) -> str:
-    """The last part of its path; "download" where there is none."""
-    return pathlib.PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name or "download"
+    """The last part of its path as a name that any file system takes; "download" where there is none."""
+    path = urllib.parse.unquote(re.split(r"[?#]", url, maxsplit=1)[0].partition("://")[2].partition("/")[2])
+    name = re.sub(r"[^\w.+ -]", "_", path.rstrip("/").rpartition("/")[2], flags=re.ASCII).lstrip(".")
+    return name[-100:] or "download"
 
 
 def fetch(url: str, folder: pathlib.Path, *, digest: str = "", timeout: float = 60.0) -> pathlib.Path:

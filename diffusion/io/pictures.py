@@ -1,13 +1,29 @@
-"""Pictures that a user gives: files to uint8 arrays, each checked."""
-import zipfile
+"""Pictures that a user gives: files of many kinds to uint8 arrays, by the same rules for data, tasks and metrics.
+
+A picture is what a viewer shows: turned as its EXIF says, transparent parts in front of white (unless alpha is asked
+for as a fourth channel), palettes and CMYK as colours. 16 bits become 8 by x/257 (0 .. 65535 to 0 .. 255; where a
+camera uses 10 of the 16 bits it stays as dark as it is stored). Floating-point levels and 32-bit integers have no
+agreed white, and animations are not one picture: these are refused.
+"""
+import os
+from collections import Counter
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from diffusion.errors import DataError
+from diffusion.io import npz
+from diffusion.io.reading import expanded, ordinary, reading
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+# Other files that hold pictures: one among those that are read would be left out without a word.
+_OTHER_ENDINGS = (".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".ppm", ".pgm", ".exr", ".npy")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's others run programs, or are never data
+_MAX_PIXELS = 2**26  # of a picture whose size nothing else tells; Pillow itself only warns there
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_WIDE = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 def read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
@@ -15,62 +31,127 @@ def read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
     Raises DataError if there are none, one cannot be read, or has not `shape` [H, W, C].
     """
-    path = Path(path)
+    path = expanded(path)
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS and p.stem != "grid")
-        if not files:
+        if not (files := [file for file in listed(path) if file.stem != "grid"]):  # which `save_samples` writes too
             raise DataError(f"There are no pictures in {path}: files that end in {', '.join(ENDINGS)}.")
         return np.concatenate([read(file, shape) for file in files])
     if path.suffix == ".npz":
-        return _checked(_archive(path), shape, path)
-    picture = np.asarray(_opened(path).convert("L" if shape[-1] == 1 else "RGB"))
-    return _checked(picture.reshape(1, *picture.shape[:2], -1), shape, path)
+        header = npz.headers(path).get("arr_0")
+        if header is None:
+            raise DataError(f"{path} has no array arr_0, but {', '.join(npz.headers(path)) or 'none'}.")
+        if header.dtype != np.uint8 or len(header.shape) != 4 or not header.shape[0]:
+            raise DataError(f"{path}: arr_0 must be uint8 [N, H, W, C] with N > 0, got {header}.")
+        if header.shape[1:] != shape:
+            raise DataError(f"{path} is {by(header.shape[1:])} (height x width x channels), the images of this model "
+                            f"are {by(shape)}. Crop or scale it to that.")
+        return npz.read(path, ["arr_0"])["arr_0"]
+    return decode(path, channels=shape[-1], size=shape[:2], whose="the images of this model are")[None]
 
 
 def read_mask(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """bool [H, W, 1], where the picture is white; it has black and white alone. Raises DataError otherwise."""
-    levels = np.asarray(_opened(path).convert("L"))[..., None]
+    """bool [H, W, 1], where the picture is white, or transparent. Raises DataError where it has greys too."""
+    levels = decode(path, channels=1)
     if levels.shape[:2] != shape[:2]:
-        raise DataError(f"The mask {path} is {_by(levels.shape[:2])} (height x width), the images of this model are "
-                        f"{_by(shape[:2])}. Scale it without smoothing, or draw it anew.")
+        raise DataError(f"The mask {path} is {by(levels.shape[:2])} (height x width), the images of this model are "
+                        f"{by(shape[:2])}. Scale it without smoothing, or draw it anew.")
     if np.any((levels > 16) & (levels < 239)):
         raise DataError(f"The mask {path} has greys in it. White is drawn anew, black is kept: use these two alone, in "
                         "a PNG, since a JPEG blurs edges.")
     return levels > 127
 
 
-def _opened(path: Path) -> Image.Image:
-    try:
-        picture = Image.open(path)
-        picture.load()
-        return picture
-    except FileNotFoundError as error:
-        raise DataError(f"There is no file {path}.") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is not a picture that can be read, or is damaged: {error}") from error
+def listed(folder: Path, *, below: bool = False) -> list[Path]:
+    """The picture files in a folder, or `below` it at any depth, in the order of their paths. Raises DataError if there
+    are some of a kind that is not read."""
+    files = sorted(p for p in (folder.rglob("*") if below else folder.iterdir()) if not p.is_dir())
+    if strange := [p for p in files if p.suffix.lower() in _OTHER_ENDINGS]:
+        raise DataError(f"{strange[0]} would be left out: pictures are read from files that end in "
+                        f"{', '.join(ENDINGS)}. Convert it, or move it away.")
+    return [p for p in files if p.suffix.lower() in ENDINGS]
 
 
-def _archive(path: Path) -> np.ndarray:
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            if "arr_0" not in found:
-                raise DataError(f"{path} has no array arr_0, but {', '.join(found) or 'none'}.")
-            array = found["arr_0"]
-    except FileNotFoundError as error:
-        raise DataError(f"There is no file {path}.") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not a .npz of plain arrays, or is damaged: {error}") from error
-    if array.dtype != np.uint8 or array.ndim != 4 or not len(array):
-        raise DataError(f"{path}: arr_0 must be uint8 [N, H, W, C] with N > 0, got {array.dtype} {list(array.shape)}.")
-    return array
+def opened(file: str | os.PathLike | IO[bytes], where: object = None, *, size: tuple[int, int] | None = None,
+           whose: str = "the others are") -> Image.Image:
+    """The decoded picture of a file, turned as its EXIF says, in its own colours.
+
+    where: how errors call it; the file by default. size: its height and width, `whose` in the error for another; that
+    is found before anything is decoded. Raises DataError for what cannot be read, is too large, or animated.
+    """
+    if not hasattr(file, "read"):
+        file = ordinary(file)
+        where = where or file
+    with reading(f"{where} is not a picture that can be read, or is damaged", "Replace or remove it."):
+        try:
+            image = Image.open(file, formats=_FORMATS)
+        except UnidentifiedImageError as error:
+            raise DataError(f"{where} is not a picture that can be read, or is damaged: it has none of the formats "
+                            f"{', '.join(_FORMATS)}. Replace or remove it.") from error
+        with image:
+            width, height = image.size
+            if size is not None and sorted(size) != sorted((height, width)):
+                raise _wrong_size(where, (height, width), size, whose)
+            if size is None and width * height > _MAX_PIXELS:
+                raise DataError(f"{where} says that it is {width:,} x {height:,} pixels, more than {_MAX_PIXELS:,}: it "
+                                "is damaged, or made to fill the memory. Crop or scale it.")
+            if getattr(image, "is_animated", False) and image.format != "MPO":  # a JPEG with a preview
+                raise DataError(f"{where} is an animation of {image.n_frames} pictures. Save each as a file.")
+            image.load()
+            wide = image.mode == "I" and image.format in ("PNG", "PPM")  # older Pillows' mode for 16 bits
+            turned = ImageOps.exif_transpose(image.convert("I;16") if wide else image)
+    if size is not None and turned.size != (size[1], size[0]):
+        raise _wrong_size(where, turned.size[::-1], size, whose)
+    return turned
 
 
-def _checked(images: np.ndarray, shape: tuple[int, int, int], path: Path) -> np.ndarray:
-    if images.shape[1:] != shape:
-        raise DataError(f"{path} is {_by(images.shape[1:])} (height x width x channels), the images of this model are "
-                        f"{_by(shape)}. Crop or scale it to that.")
-    return images
+def decode(file: str | os.PathLike | IO[bytes], where: object = None, *, channels: int,
+           size: tuple[int, int] | None = None, whose: str = "the others are",
+           seen: Counter | None = None) -> np.ndarray:
+    """uint8 [H, W, C] of a picture file; C = 1 grey, 3 RGB, 4 with alpha.
+
+    Other arguments and errors as `opened`. seen: counts what was done that its owner may not expect.
+    """
+    if channels not in _MODES:
+        raise DataError(f"A picture has 1, 3 or 4 channels, not the {channels} of config.data.channels.")
+    image, mode = opened(file, where, size=size, whose=whose), _MODES[channels]
+    if image.mode != mode or image.has_transparency_data:
+        seen = Counter() if seen is None else seen
+        with reading(f"{where or file} cannot be made {mode}", "Convert it."):
+            image = _eight_bits(image, where or file, seen)
+            image = (image if channels == 4 else _opaque(image, seen)).convert(mode)
+    found = np.asarray(image)
+    return found[..., None] if found.ndim == 2 else found
 
 
-def _by(shape: tuple[int, ...]) -> str:
+def by(shape: tuple[int, ...]) -> str:
+    """8x8x3."""
     return "x".join(map(str, shape))
+
+
+def _eight_bits(image: Image.Image, where: object, seen: Counter) -> Image.Image:
+    if image.mode in ("F", "I"):
+        raise DataError(f"{where} has {'floating-point' if image.mode == 'F' else '32-bit'} levels, and what is white "
+                        "in it is not said. Scale it to 0 .. 255 and save it as an 8-bit PNG.")
+    if image.mode not in _WIDE:
+        return image
+    seen["of 16 bits, which are now 8"] += 1
+    levels = np.asarray(image).astype(np.int32)
+    grey = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    if (hidden := image.info.get("transparency")) is None:
+        return grey
+    return Image.merge("LA", (grey, Image.fromarray(np.where(levels == hidden, 0, 255).astype(np.uint8))))
+
+
+def _opaque(image: Image.Image, seen: Counter) -> Image.Image:
+    """In front of white, as viewers and img2dataset show it."""
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    if image.getextrema()[3][0] < 255:
+        seen["with transparent parts, which are now white"] += 1
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
+
+
+def _wrong_size(where: object, found: tuple[int, int], size: tuple[int, int], whose: str) -> DataError:
+    return DataError(f"{where} is {by(found)} (height x width), {whose} {by(size)}. Crop or scale it to that.")

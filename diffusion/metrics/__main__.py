@@ -13,70 +13,87 @@ import json
 import sys
 from pathlib import Path
 
-from diffusion.errors import DataError, DiffusionError
+from diffusion.errors import ConfigError, DataError, DiffusionError
+from diffusion.io import npz
 from diffusion.io.files import atomic_write
+from diffusion.io.pictures import by
 from diffusion.io.progress import Progress
-from diffusion.metrics import extractors, record, values
+from diffusion.io.reading import expanded, ordinary, reading
+from diffusion.metrics import extractors, features, record, values
 from diffusion.metrics import images as image_sets
-from diffusion.metrics.features import Collected, collect
 from diffusion.metrics.reference import Reference
 from diffusion.metrics.resize import MODES
 from diffusion.train.sharding import make_mesh
+
+USUAL = ("fd", "is", "kid", "prdc", "duplicates")
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m diffusion.metrics", description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    p.add_argument("samples", type=Path, help="a folder or an npz; with --compare a record")
-    p.add_argument("reference", type=Path, help="a folder, an npz or statistics; with --compare a record")
+    p.add_argument("samples", type=expanded, help="a folder or an npz; with --compare a record")
+    p.add_argument("reference", type=expanded, help="a folder, an npz or statistics; with --compare a record")
     p.add_argument("--extractor", default="inception", help=f"{', '.join(extractors.KINDS)} (%(default)s)")
     p.add_argument("--weights", default="", help="their file or its URL; default: that of an installed package")
     p.add_argument("--other_weights", action="store_true", help="allow weights that are not the published ones")
     p.add_argument("--resize", default="", help=f"{', '.join(MODES)}; default: the extractor's own")
-    p.add_argument("--metrics", default="fd,is,kid,prdc,duplicates", help=f"of {', '.join(values.NAMES)} (%(default)s)")
-    p.add_argument("--held_out", type=Path, help="images that were not trained on, for memorisation")
+    p.add_argument("--metrics", help=f"of {', '.join(values.NAMES)}; default: {','.join(USUAL)}, as "
+                   "far as the extractor and the reference allow")
+    p.add_argument("--held_out", type=expanded, help="images that were not trained on, for memorisation")
     p.add_argument("--images", type=int, help="only the first so many of each set")
     p.add_argument("--keep", type=int, default=10_000, help="features for kid, prdc, duplicates (%(default)s)")
-    p.add_argument("--json", type=Path, help="write the record: the numbers and all that they depend on")
-    p.add_argument("--save_reference", type=Path, help="write the reference's statistics, to be used again")
+    p.add_argument("--json", type=expanded, help="write the record: the numbers and all that they depend on")
+    p.add_argument("--save_reference", type=expanded, help="write the reference's statistics, to be used again")
     p.add_argument("--compare", action="store_true", help="show two records side by side, if they were measured alike")
     p.add_argument("--force", action="store_true", help="with --compare: also if not")
     return p
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.compare:
-        a, b = (read_record(path) for path in (args.samples, args.reference))
-        if not args.force:
-            record.check_same_protocol(a, b)
-        print(record.side_by_side(a, b))
-        for key, (x, y) in record.differences(a, b).items():
-            print(f"not alike: {key}: {x} and {y}")
-        return
-    names = args.metrics.split(",")
-    values.check_names(names)
+    (compare if args.compare else measure)(args)
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Prints two records side by side."""
+    a, b = (read_record(path) for path in (args.samples, args.reference))
+    if not args.force:
+        record.check_same_protocol(a, b)
+    print(record.side_by_side(a, b))
+    for key, (x, y) in record.differences(a, b).items():
+        print(f"not alike: {key}: {x} and {y}")
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Prints the metrics of two sets; whatever can be wrong is found before the features, which take minutes."""
+    values.check_names(USUAL if args.metrics is None else args.metrics.split(","))
+    if args.images is not None and args.images < values.MINIMUM:
+        raise ConfigError(f"--images={args.images} is too few: {values.MINIMUM} or more; papers take 50,000.")
+    sets = {what: path for what, path in (("generated", args.samples), ("reference", args.reference),
+                                          ("held-out", args.held_out)) if path is not None}
+    statistics = is_statistics(args.reference)
+    opened = {what: image_sets.open_images(path) for what, path in sets.items()
+              if what != "reference" or not statistics}
+    counts = {what: min(count, args.images or count) for what, (count, _, _) in opened.items()}
     extractor = extractors.load(args.extractor, args.weights, mode=args.resize, other_weights=args.other_weights)
+    reference = Reference.read(args.reference, extractor) if statistics else None
+    shapes = {what: tuple(shape) for what, (_, shape, _) in opened.items()}
+    check_shapes(shapes | ({"reference": reference.shape} if reference and reference.shape else {}))
+    names = chosen(args, extractor, reference)
+    values.check_counts(min(counts.values()), reference and reference.count, args.keep,
+                        features.outputs(extractor)["pool"].shape[-1])
     mesh = make_mesh(-1, 1)
 
-    def found(path: Path, what: str) -> Collected:
-        count, batches = image_sets.open_images(path)
-        count = min(count, args.images or count)
-        print(f"features of the {count:,} {what} images in {path}", file=sys.stderr)
-        with Progress(count, unit="image") as progress:
-            return collect(extractor, batches, count, mesh=mesh, keep=args.keep, report=progress.update)
+    def found(what: str) -> features.Collected:
+        print(f"features of the {counts[what]:,} {what} images in {sets[what]}", file=sys.stderr)
+        with Progress(counts[what], unit="image") as progress:
+            return features.collect(extractor, opened[what][2], counts[what], mesh=mesh, keep=args.keep,
+                                    report=progress.update)
 
-    is_file = args.reference.suffix == ".npz" and args.reference.is_file()
-    if is_file and "mu" in image_sets.names(args.reference):
-        reference = Reference.read(args.reference, extractor)
-    else:
-        reference = Reference.of(found(args.reference, "reference"))
+    reference = reference or Reference.of(found("reference"))
     if args.save_reference:
         atomic_write(args.save_reference, lambda file: reference.write(file, extractor))
-    held_out = found(args.held_out, "held-out").kept if args.held_out else None
-    fake = found(args.samples, "generated")
-    if reference.shape and fake.shape != reference.shape:
-        raise DataError(f"The samples are {fake.shape} and the reference is {reference.shape} (height, width, "
-                        "channels). Nothing is resized here before the extractor: how that is done is a choice.")
+    held_out = found("held-out").kept if "held-out" in opened else None
+    fake = found("generated")
     for note in values.rank_notes(fake.count, reference.count, len(reference.statistics.mean)):
         print(f"note: {note}", file=sys.stderr)
     metrics = values.as_json(values.values(names, extractor.called, fake, reference, held_out))
@@ -91,12 +108,40 @@ def main(args: argparse.Namespace) -> None:
             "versions": record.versions()}, indent=1) + "\n")
 
 
+def chosen(args: argparse.Namespace, extractor: extractors.Extractor, reference: Reference | None) -> list[str]:
+    """The metrics to take. reference: None if it is images. Raises ConfigError for one that was asked for and cannot
+    be had."""
+    outputs = features.outputs(extractor)
+    names = list(USUAL) if args.metrics is None else args.metrics.split(",")
+    lacks = values.lacking(names, outputs, kept=reference is None or reference.kept is not None, held_out=bool(
+        args.held_out), spatial="spatial" in outputs if reference is None else bool(reference.spatial))
+    if args.metrics is not None:
+        values.check_possible(lacks)
+    return [name for name in names if name not in lacks]
+
+
+def check_shapes(shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raises DataError unless all are those of the generated images."""
+    for what, shape in shapes.items():
+        if shape != shapes["generated"]:
+            raise DataError(f"The generated images are {by(shapes['generated'])} and the {what} images are {by(shape)} "
+                            "(height x width x channels). Nothing is resized here before the extractor: how that is "
+                            "done is a choice.")
+
+
+def is_statistics(path: Path) -> bool:
+    """Whether it is an npz of mu and sigma, and not of images."""
+    path = expanded(path)
+    return path.suffix == ".npz" and not path.is_dir() and "mu" in npz.headers(path)
+
+
 def read_record(path: Path) -> dict:
-    try:
+    path = ordinary(path)
+    with reading(f"{path} is not a metric record", "Write one with --json, or by main --mode=evaluate."):
         found = json.loads(path.read_text())
-        return {"metrics": found["metrics"], "protocol": found["protocol"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a metric record: {type(error).__name__}: {error}.") from error
+        for row in found["metrics"].values():
+            float(row["value"]), float(row.get("error", 0))
+        return {"metrics": found["metrics"], "protocol": dict(found["protocol"])}
 
 
 if __name__ == "__main__":

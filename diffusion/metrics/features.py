@@ -118,6 +118,11 @@ def placed(shape: tuple[int, ...], mesh: Mesh):
     return sharding.over_batch(mesh, 2) if fits else sharding.replicated(mesh)
 
 
+def outputs(extractor: Extractor) -> dict[str, jax.ShapeDtypeStruct]:
+    """What it gives of one image: "pool", and "logits" and "spatial" where it has them."""
+    return jax.eval_shape(extractor.features, extractor.params, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.uint8))
+
+
 @functools.lru_cache(maxsize=2)  # evaluations of one program share them
 def compile_steps(extractor: Extractor, mesh: Mesh):
     """(params, images uint8 [B,H,W,C]) -> (features by name, ok [B]: whether all are finite and in their limits);
@@ -132,7 +137,7 @@ def compile_steps(extractor: Extractor, mesh: Mesh):
         fine = [jnp.all(jnp.abs(found[name]) < limit, 1) for name, limit in limits.items()]  # false for NaN too
         return found, jnp.all(jnp.stack(fine), 0)
 
-    shapes = jax.eval_shape(extractor.features, extractor.params, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.uint8))
+    shapes = outputs(extractor)
 
     def zeros():
         return {name: moments.zeros(shapes[name].shape[-1]) for name in limits}

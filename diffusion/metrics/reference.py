@@ -8,10 +8,11 @@ from typing import IO
 import numpy as np
 
 from diffusion.errors import ConfigError, DataError
+from diffusion.io import npz
+from diffusion.io.reading import reading
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.features import Collected
 from diffusion.metrics.frechet import Statistics
-from diffusion.metrics.images import npz
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +42,11 @@ class Reference:
     def read(cls, path: Path, extractor: Extractor) -> "Reference":
         """Of `write`, or mu and sigma as NVlabs/edm, pytorch-fid and the TTUR authors publish them. Raises DataError
         where it is neither; ConfigError where it is of another extractor."""
-        arrays = npz(path)
+        arrays = npz.read(path)
         if "mu" not in arrays or "sigma" not in arrays:
             raise DataError(f"{path} has no mu and sigma. It has: {', '.join(arrays)}.")
-        mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
+        with reading(f"mu and sigma in {path} are no numbers", "Get it again."):
+            mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
         dimension = extractor.dimension
         if mean.shape != (dimension,) or covariance.shape != (dimension, dimension):
             raise ConfigError(f"{path} has statistics of {mean.shape[0] if mean.ndim else 0} features, and "
@@ -53,11 +55,13 @@ class Reference:
             with open(path, "rb") as file:
                 return cls(statistics=Statistics(mean, covariance),
                            digest=hashlib.file_digest(file, "sha256").hexdigest())
-        about = json.loads(str(arrays["about"]))
-        for name, ours in (("extractor", extractor.name), ("weights", extractor.weights), ("resize", extractor.resize)):
-            if about[name] != ours:
-                raise ConfigError(f"{path} was made with the {name} {about[name]}, not {ours}: its numbers would not "
-                                  "compare.")
-        spatial = Statistics(arrays["spatial_mu"], arrays["spatial_sigma"]) if "spatial_mu" in arrays else None
-        return cls(statistics=Statistics(mean, covariance), spatial=spatial, kept=arrays["kept"], count=about["count"],
-                   digest=about["digest"], shape=tuple(about["shape"]))
+        with reading(f"{path} is no reference that --save_reference or an evaluation wrote", "Make it again."):
+            about = json.loads(str(arrays["about"]))
+            for name, ours in (("extractor", extractor.name), ("weights", extractor.weights),
+                               ("resize", extractor.resize)):
+                if about[name] != ours:
+                    raise ConfigError(f"{path} was made with the {name} {about[name]}, not {ours}: its numbers would "
+                                      "not compare.")
+            spatial = Statistics(arrays["spatial_mu"], arrays["spatial_sigma"]) if "spatial_mu" in arrays else None
+            return cls(statistics=Statistics(mean, covariance), spatial=spatial, kept=arrays["kept"],
+                       count=about["count"], digest=about["digest"], shape=tuple(about["shape"]))

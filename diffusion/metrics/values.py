@@ -1,5 +1,5 @@
 """The numbers that follow from what was collected of two sets of images, each with its error and how that was found."""
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from diffusion.metrics.reference import Reference
 
 NAMES = ("fd", "sfd", "is", "kid", "prdc", "duplicates", "memorisation")
 MINIMUM = 2 * GROUPS  # images: two in each part
+MINIMUM_KEPT = 6      # features: the fifth nearest other one is asked for
 KERNEL_ROWS = 1000    # of a subset, as KID is usually taken
 
 
@@ -28,23 +29,60 @@ class Value:
 def check_names(names: Sequence[str]) -> None:
     if unknown := [name for name in names if name not in NAMES]:
         raise ConfigError(f"There is no metric {unknown[0]!r}. Choose of: {', '.join(NAMES)}.")
+    if not names:
+        raise ConfigError(f"No metric was asked for. Choose of: {', '.join(NAMES)}.")
+
+
+def lacking(names: Sequence[str], outputs: Collection[str], *, spatial: bool, kept: bool, held_out: bool
+            ) -> dict[str, str]:
+    """Of the metrics `names` those that cannot be had, and what they need.
+
+    outputs: of the extractor. spatial, kept: whether such features are there of the reference, which published
+    statistics lack. held_out: whether there are images that were not trained on.
+    """
+    image_features = "" if kept else "the reference's images, of which statistics alone were given"
+    needs = {"sfd": "spatial features, which this extractor has not" if "spatial" not in outputs else
+                    "" if spatial else "spatial features of the reference, which its statistics do not have",
+             "is": "" if "logits" in outputs else "class probabilities, which this extractor has not",
+             "kid": image_features, "prdc": image_features, "duplicates": image_features,
+             "memorisation": image_features or ("" if held_out else "images that were not trained on: --held_out, or "
+                                                "config.evaluate.held_out")}
+    return {name: needs[name] for name in names if needs.get(name)}
+
+
+def check_possible(lacks: dict[str, str]) -> None:
+    """Raises ConfigError if a metric that was asked for cannot be had: `lacking`."""
+    if lacks:
+        raise ConfigError("; ".join(f"the metric {name} needs {need}" for name, need in lacks.items())
+                          + ". Leave it out of the metrics (--metrics, or config.evaluate.metrics).")
+
+
+def check_counts(generated: int, reference: int | None, keep: int, dimension: int) -> None:
+    """Raises DataError for sets, or ConfigError for `keep`, that are too small for any number."""
+    if (least := min(generated, reference or generated)) < MINIMUM:
+        raise DataError(f"{least} images are too few: the covariance and its error need {MINIMUM} at least, and more "
+                        f"than the {dimension} features to mean anything.")
+    if keep < MINIMUM_KEPT:
+        raise ConfigError(f"{keep} features are too few to keep (--keep, config.evaluate.keep): {MINIMUM_KEPT} "
+                          "or more.")
 
 
 def values(names: Sequence[str], called: Callable[[str], str], fake: Collected, reference: Reference,
            held_out: np.ndarray | None = None) -> dict[str, Value]:
-    """The metrics `names` (NAMES; those that the sets do not allow are left out). called: `Extractor.called`.
-    held_out: features [K, D] of images that were not trained on."""
+    """The metrics `names`, of NAMES. called: `Extractor.called`. held_out: features [K, D] of images that were not
+    trained on. Raises ConfigError for a metric that the sets do not allow, DataError for too few images."""
     check_names(names)
+    check_possible(lacking(names, ("pool", *["spatial"] * bool(fake.spatial), *["logits"] * bool(fake.score)),
+                           spatial=bool(reference.spatial), kept=reference.kept is not None,
+                           held_out=held_out is not None and len(held_out) > 0))
+    check_counts(fake.count, reference.count, MINIMUM_KEPT, len(reference.statistics.mean))
     found: dict[str, Value] = {}
-    if (least := min(fake.count, reference.count or fake.count)) < MINIMUM:
-        raise DataError(f"{least} images are too few: the covariance and its error need {MINIMUM} at least, and more "
-                        f"than the {len(reference.statistics.mean)} features to mean anything.")
     if "fd" in names:
         found[called("fd")] = distance(fake, reference.statistics)
-    if "sfd" in names and fake.spatial and reference.spatial:
+    if "sfd" in names:
         found[called("sfd")] = Value(
             value=frechet_distance(fake.spatial, reference.spatial), images=fake.count)
-    if "is" in names and fake.score:
+    if "is" in names:
         mean, std = fake.score
         found[called("score")] = Value(
             value=mean, error=std, error_is="standard deviation over 10 parts", images=fake.count)
@@ -64,7 +102,7 @@ def values(names: Sequence[str], called: Callable[[str], str], fake: Collected, 
         if "duplicates" in names:
             found["duplicates"] = Value(value=duplicates(a, b), images=n)
             found["repeated_bytes"] = Value(value=fake.repeated / fake.count, images=fake.count)
-        if "memorisation" in names and held_out is not None and len(held_out):
+        if "memorisation" in names:
             n = min(len(b), len(held_out))
             for name, value in memorisation(a, b, held_out).items():
                 found[name] = Value(value=value, images=n)

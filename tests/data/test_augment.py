@@ -1,7 +1,17 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffusion.data.augment import random_flip, to_float
+from diffusion.errors import DataError
+
+
+def test_what_is_not_uint8_is_refused():
+    """Floats in [-1, 1] were scaled as bytes: every image became the same dark grey."""
+    for dtype in (np.float32, jnp.bfloat16, np.int32, bool):
+        with pytest.raises(DataError, match="must be uint8, but they are .*np.rint"):
+            to_float(jnp.zeros((1, 2, 2, 1), dtype))
 
 
 def test_to_float_is_the_affine_map_onto_minus_one_to_one():

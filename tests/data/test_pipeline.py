@@ -25,7 +25,7 @@ class OneByOne:
     """The same examples, from a source that is not in memory."""
 
     def __init__(self, source):
-        self.source = source
+        self.source, self.num_classes = source, source.num_classes
 
     def __len__(self):
         return len(self.source)

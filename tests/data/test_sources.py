@@ -25,14 +25,15 @@ def test_array_source():
     assert len(source) == 4
     np.testing.assert_array_equal(source[2]["image"], images[2])
     assert source[2]["label"] == labels[2] and source[2]["label"].dtype == np.int32
-    with pytest.raises(ValueError, match="uint8"):
+    with pytest.raises(DataError, match=r"uint8 .* float32 .*np.rint\(127.5"):
         sources.ArraySource(images.astype(np.float32), labels)
-    with pytest.raises(ValueError, match="labels must be int32 \\[4\\]"):
+    with pytest.raises(DataError, match="Labels must be int32 \\[4\\]"):
         sources.ArraySource(images, labels[:3])
 
 
 class Listed:
     """A source that is read element by element."""
+    num_classes = 3
 
     def __init__(self, examples):
         self.examples = examples
@@ -58,6 +59,30 @@ def test_take_names_images_of_different_sizes():
     listed = Listed([{"image": np.zeros(s, np.uint8), "label": np.int32(0)} for s in ((2, 2, 1), (2, 2, 1), (3, 2, 1))])
     with pytest.raises(DataError, match="image 1 is 2x2x1, image 2 is 3x2x1"):
         sources.take(listed, [0, 1, 2])
+
+
+def test_labels_and_types_of_every_example_are_checked():
+    image = np.zeros((2, 2, 1), np.uint8)
+    for label in (-1, 3, 2**32, np.int64(2**40), np.uint8(3)):
+        with pytest.raises(DataError, match=f"label of example 1 is {label}, but the data set's classes are 0 .. 2"):
+            sources.take(Listed([{"image": image, "label": 2}, {"image": image, "label": label}]), [0, 1])
+    with pytest.raises(DataError, match="image 1 is float32.*np.rint"):
+        sources.take(Listed([{"image": image, "label": 0}, {"image": image.astype(np.float32), "label": 0}]), [0, 1])
+    with pytest.raises(DataError, match="that of example 1 is -1"):
+        sources.ArraySource(np.zeros((2, 2, 2, 1), np.uint8), np.array([0, -1], np.int32))
+
+
+def test_a_model_without_classes_needs_no_labels(tmp_path, monkeypatch):
+    """Such as those of a test split that are not published, -1."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    with monkeypatch.context() as patch:
+        patch.setattr(tfds.features.ClassLabel, "encode_example", lambda self, label: -1)
+        write_tfds(tmp_path)
+    source = sources.tfds_source("tiny", str(tmp_path), "train")
+    with pytest.raises(DataError, match="label of example 2 is -1.*unconditional"):
+        sources.take(source, [2])
+    assert sources.take(sources.without_labels(source), [2, 3])["label"].tolist() == [0, 0]
+    assert sources.without_labels(sources.ArraySource(*random_images(4))).num_classes == 1
 
 
 def test_check_images():
@@ -141,6 +166,10 @@ def test_idx_bad_input(tmp_path):
     broken("train-images-idx3-ubyte", whole[:-1], "7x5x4 bytes = 140, but there are 139")
     broken("train-images-idx3-ubyte", idx_bytes(labels), "magic number is 0x00000801, not 0x00000803")
     broken("train-images-idx3-ubyte", b"", "magic number is 0x00000000")
+    zeros = gzip.compress(struct.pack(">4I", 0x803, 2**30, 2**10, 2**10) + bytes(2**20))  # claims an exbibyte
+    broken("train-images-idx3-ubyte.gz", zeros, "gz would take .* GiB of memory")
+    broken("train-images-idx3-ubyte.gz", gzip.compress(whole + b"x"), "7x5x4 bytes = 140, but there are more")
+    broken("train-images-idx3-ubyte", struct.pack(">4I", 0x803, 2**32 - 1, 2**32 - 1, 2**32 - 1), "GiB of memory")
     broken("train-labels-idx1-ubyte", idx_bytes(labels[:6]), "7 images, but there are 6 labels")
 
 
@@ -192,12 +221,22 @@ def test_tfds_source_takes_the_newest_version(tmp_path):
     assert len(sources.tfds_source("tiny", str(tmp_path), "train")) == 5
 
 
+def test_tfds_source_of_an_empty_split(tmp_path):
+    write_tfds(tmp_path)
+    for split in ("train[:0]", "train[5:5]", "train[50%:50%]"):
+        with pytest.raises(DataError, match=r"is empty. Its splits: train \(11 examples\)"):
+            sources.tfds_source("tiny", str(tmp_path), split)
+    for split in ("", "train[", "train[::2]", "train[99:]", "train\0"):
+        with pytest.raises(DataError, match="has no split .*Its splits: train"):
+            sources.tfds_source("tiny", str(tmp_path), split)
+
+
 def test_tfds_source_missing(tmp_path):
     command = f"python -m diffusion.data.prepare tiny --source=PATH_OR_URL --data_dir={tmp_path}"
     with pytest.raises(DataError, match=f"no prepared data set 'tiny'.*{command}"):
         sources.tfds_source("tiny", str(tmp_path), "train")
     write_tfds(tmp_path)
-    with pytest.raises(DataError, match="no split 'test'. Its splits: train"):
+    with pytest.raises(DataError, match="no split 'test': .* Its splits: train"):
         sources.tfds_source("tiny", str(tmp_path), "test")
 
 
@@ -249,7 +288,7 @@ def test_tfds_source_names_the_record_that_is_no_image(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "_png", third_is_none)
     write_tfds(tmp_path)
     source = sources.tfds_source("tiny", str(tmp_path), "train")
-    with pytest.raises(DataError, match="Record 2 of .* cannot be read .*cannot identify image"):
+    with pytest.raises(DataError, match="Record 2 of .* cannot be read .*none of the formats PNG"):
         source[2]
 
 

@@ -1,4 +1,6 @@
 """Reading the pictures and masks that a user gives, good and bad."""
+from collections import Counter
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,8 +32,59 @@ def test_colours_become_those_of_the_model(tmp_path):
     Image.fromarray(ARRAY[0, :, :, 0]).save(tmp_path / "grey.png")
     np.testing.assert_array_equal(pictures.read(tmp_path / "grey.png", SHAPE)[0], ARRAY[0, :, :, :1].repeat(3, -1))
     np.testing.assert_array_equal(pictures.read(tmp_path / "grey.png", (4, 6, 1))[0], ARRAY[0, :, :, :1])
-    Image.fromarray(np.concatenate([ARRAY[0], ARRAY[0, :, :, :1]], -1), "RGBA").save(tmp_path / "alpha.png")
-    np.testing.assert_array_equal(pictures.read(tmp_path / "alpha.png", SHAPE)[0], ARRAY[0])
+
+
+RAMP = np.tile(np.linspace(0, 255, 8).round().astype(np.uint8), (8, 1))  # from black on the left to white
+GREY = Image.fromarray(RAMP)
+UPPER_HIDDEN = np.dstack([RAMP] * 3 + [np.repeat(np.uint8([0, 255]), 4)[:, None].repeat(8, 1)])
+SHOWN = np.where(UPPER_HIDDEN[..., 3] == 0, 255, RAMP)
+EXIF = Image.Exif()
+EXIF[274] = 6  # to be turned by 90 degrees
+KINDS = {  # name -> (picture, how it is saved, what a viewer shows)
+    "grey.png": (GREY, {}, RAMP),
+    "grey_16.png": (Image.fromarray(RAMP.astype(np.uint16) * 257), {}, RAMP),
+    "ten_bits.png": (Image.fromarray(RAMP.astype(np.uint16) * 4), {}, np.rint(RAMP * (4 / 257)).astype(np.uint8)),
+    "transparent.png": (Image.fromarray(UPPER_HIDDEN), {}, SHOWN),
+    "transparent.webp": (Image.fromarray(UPPER_HIDDEN), {"lossless": True}, SHOWN),
+    "opaque.png": (Image.merge("LA", (GREY, Image.new("L", (8, 8), 255))), {}, RAMP),
+    "one_colour_hidden.png": (GREY, {"transparency": 0}, np.where(RAMP == 0, 255, RAMP)),
+    "one_colour_hidden_16.png": (Image.fromarray(RAMP.astype(np.uint16) * 257), {"transparency": 0}, np.where(
+        RAMP == 0, 255, RAMP)),
+    "turned.png": (GREY, {"exif": EXIF}, np.rot90(RAMP, -1)),
+    "palette.png": (GREY.convert("P"), {}, RAMP),
+    "palette_hidden.png": (GREY.convert("P"), {"transparency": 255}, RAMP),
+    "bits.png": (Image.fromarray(RAMP > 127), {}, np.where(RAMP > 127, 255, 0)),
+    "lossless.webp": (GREY.convert("RGB"), {"lossless": True}, RAMP),
+    "grey.bmp": (GREY, {}, RAMP),
+}
+
+
+def test_pictures_of_every_kind_become_what_a_viewer_shows(tmp_path):
+    seen = Counter()
+    for name, (image, how, shown) in KINDS.items():
+        image.save(tmp_path / name, **how)
+        for channels in (1, 3):
+            found = pictures.decode(tmp_path / name, channels=channels, seen=seen)
+            np.testing.assert_array_equal(found, np.repeat(shown[..., None], channels, -1), err_msg=name)
+    assert set(seen) == {"of 16 bits, which are now 8", "with transparent parts, which are now white"}
+    np.testing.assert_array_equal(pictures.decode(tmp_path / "transparent.png", channels=4), UPPER_HIDDEN)
+    GREY.convert("RGB").save(tmp_path / "turned.jpg", quality=100, exif=EXIF)
+    GREY.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
+    for name, shown in (("turned.jpg", np.rot90(RAMP, -1)), ("cmyk.jpg", RAMP)):
+        found = pictures.decode(tmp_path / name, channels=1)[..., 0]
+        assert np.abs(found.astype(int) - shown).max() < 12, name
+
+
+@pytest.mark.parametrize(("name", "image", "how", "message"), [
+    ("float.tif", Image.fromarray(RAMP / np.float32(255)), {}, "floating-point levels, and what is white in it is not"),
+    ("ints.tif", Image.fromarray(RAMP.astype(np.int32)), {}, "32-bit levels"),
+    ("moves.png", GREY, {"save_all": True, "append_images": [GREY.rotate(90)]}, "an animation of 2 pictures"),
+    ("huge.png", Image.new("1", (9_000, 8_000)), {}, "9,000 x 8,000 pixels, more than"),
+])
+def test_pictures_without_a_meaning_here(tmp_path, name, image, how, message):
+    image.save(tmp_path / name, **how)
+    with pytest.raises(DataError, match=message):
+        pictures.decode(tmp_path / name, channels=3)
 
 
 def test_what_is_no_picture(folder):
@@ -50,7 +103,7 @@ def test_what_is_no_picture(folder):
 
 
 def test_another_size(folder):
-    with pytest.raises(DataError, match="000000.png is 4x6x3 .* of this model are 8x8x3. Crop or scale"):
+    with pytest.raises(DataError, match="000000.png is 4x6 .* of this model are 8x8. Crop or scale"):
         pictures.read(folder / "000000.png", (8, 8, 3))
     np.savez(folder / "a.npz", ARRAY)
     with pytest.raises(DataError, match="a.npz is 4x6x3 .* this model are 4x6x1"):
@@ -67,7 +120,7 @@ def test_archives_of_something_else(folder):
     np.savez(folder / "objects.npz", np.array([{}], object))
     (folder / "text.npz").write_bytes(b"hello")
     for name in ("objects.npz", "text.npz"):
-        with pytest.raises(DataError, match="is not a .npz of plain arrays, or is damaged"):
+        with pytest.raises(DataError, match="holds Python objects|cannot be read as an npz of plain arrays"):
             pictures.read(folder / name, SHAPE)
 
 

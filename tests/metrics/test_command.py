@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 from unittest import mock
 
@@ -16,8 +17,9 @@ from PIL import Image
 
 from diffusion.data import sources
 from diffusion.errors import ConfigError, DataError, DivergedError
+from diffusion.metrics import __main__ as metrics_program
 from diffusion.metrics import extractors, features, record, values
-from diffusion.metrics.images import open_images
+from diffusion.metrics.images import ahead, open_images
 from diffusion.metrics.reference import Reference
 from diffusion.train.sharding import make_mesh
 
@@ -113,7 +115,7 @@ def test_a_set_and_itself():
     """Of 60 images, so that their covariance is singular."""
     pixels, mesh = Pixels(), make_mesh(-1, 1)
     found = features.collect(pixels, [DIGITS[:60]], 60, mesh=mesh, keep=60)
-    metrics = values.values(values.NAMES, pixels.called, found, Reference.of(found))
+    metrics = values.values(["fd", "kid", "prdc", "duplicates"], pixels.called, found, Reference.of(found))
     assert abs(metrics["fd_pixels"].value) < 1e-6
     assert metrics["precision"].value == metrics["recall"].value == metrics["coverage"].value == 1.0
     again = features.collect(pixels, [DIGITS[:30], DIGITS[:30]], 60, mesh=mesh, keep=60)
@@ -165,17 +167,20 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     good = tmp_path / "a.png"
     Image.fromarray(DIGITS[0, ..., 0]).save(good)
     (tmp_path / "b.png").write_bytes(good.read_bytes()[:60])
-    with pytest.raises(DataError, match=r"b\.png cannot be read as an image"):
-        list(open_images(tmp_path)[1])
+    with pytest.raises(DataError, match=r"b\.png is not a picture that can be read"):
+        list(open_images(tmp_path)[2])
     (tmp_path / "b.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"b\.png cannot be read"):
-        list(open_images(tmp_path)[1])
+    with pytest.raises(DataError, match=r"b\.png is not a picture that can be read"):
+        list(open_images(tmp_path)[2])
     Image.new("RGBA", (8, 8)).save(tmp_path / "b.png")
     with pytest.raises(DataError, match=r"b\.png is RGBA"):
-        list(open_images(tmp_path)[1])
+        list(open_images(tmp_path)[2])
     Image.new("L", (9, 9)).save(tmp_path / "b.png")
-    with pytest.raises(DataError, match=r"b\.png is \(9, 9\), but .*a\.png is \(8, 8\)"):
-        list(open_images(tmp_path)[1])
+    with pytest.raises(DataError, match=r"b\.png is 9x9 .*, the others are 8x8"):
+        list(open_images(tmp_path)[2])
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
+    with pytest.raises(DataError, match=r"b\.png is in colours, the others are not"):
+        list(open_images(tmp_path)[2])
     np.savez(tmp_path / "x.npz", other=DIGITS[:2])
     with pytest.raises(DataError, match="has no arr_0"):
         open_images(tmp_path / "x.npz")
@@ -184,7 +189,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         open_images(tmp_path / "z.npz")
     for save in (np.savez, np.savez_compressed):
         save(tmp_path / "good.npz", arr_0=DIGITS[:450])
-        count, batches = open_images(tmp_path / "good.npz")
+        count, _, batches = open_images(tmp_path / "good.npz")
         batches = list(batches)
         assert count == 450 and [len(b) for b in batches] == [200, 200, 50]
         np.testing.assert_array_equal(np.concatenate(batches), DIGITS[:450])
@@ -193,6 +198,52 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "y.npz").write_bytes(b"PK")
     with pytest.raises(DataError, match="cannot be read as an npz"):
         open_images(tmp_path / "y.npz")
+
+
+def test_what_cannot_be_measured_is_found_before_any_features(tmp_path, monkeypatch):
+    """Metrics that were asked for were left out without a word, and sets of two sizes found after the features."""
+    monkeypatch.setattr(extractors, "load", lambda *args, **how: Pixels())
+    monkeypatch.setattr(features, "collect", lambda *args, **how: pytest.fail("took features"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(Pixels, "dimension", 64, raising=False)
+    np.savez(tmp_path / "a.npz", DIGITS[:40])
+    np.savez(tmp_path / "few.npz", DIGITS[:19])
+    np.savez(tmp_path / "wide.npz", np.zeros((40, 8, 9, 1), np.uint8))
+    np.savez(tmp_path / "published.npz", mu=np.zeros(64), sigma=np.eye(64))
+    for flags, message in (
+            (["~/a.npz", "~/wide.npz"], "generated images are 8x8x1 and the reference images are 8x9x1"),
+            (["~/a.npz", "~/a.npz", "--held_out=~/wide.npz"], "8x8x1 and the held-out images are 8x9x1"),
+            (["~/a.npz", "~/a.npz", "--metrics=fd,is"], "the metric is needs class probabilities, which this"),
+            (["~/a.npz", "~/a.npz", "--metrics=sfd"], "the metric sfd needs spatial features"),
+            (["~/a.npz", "~/a.npz", "--metrics=memorisation"], "not trained on: --held_out"),
+            (["~/a.npz", "~/published.npz", "--metrics=fd,kid,prdc"], "metric kid needs the reference's images.*prdc"),
+            (["~/a.npz", "~/a.npz", "--metrics="], "no metric ''"),
+            (["~/few.npz", "~/a.npz"], "19 images are too few"), (["~/a.npz", "~/few.npz"], "19 images are too few"),
+            (["~/a.npz", "~/a.npz", "--keep=5"], "5 features are too few to keep"),
+            (["~/a.npz", "~/a.npz", "--images=-1"], "--images=-1 is too few")):
+        with pytest.raises((ConfigError, DataError), match=message):
+            metrics_program.main(metrics_program.parser().parse_args(flags))
+
+
+def test_by_default_what_can_be_had_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(extractors, "load", lambda *args, **how: Pixels())
+    monkeypatch.setattr(Pixels, "dimension", 64, raising=False)
+    np.savez(tmp_path / "a.npz", DIGITS[:40])
+    np.savez(tmp_path / "published.npz", mu=np.zeros(64), sigma=np.eye(64))
+    sets = [str(tmp_path / name) for name in ("a.npz", "published.npz")]
+    metrics_program.main(metrics_program.parser().parse_args(sets))
+    assert capsys.readouterr().out.startswith("fd_pixels: ")
+
+
+def test_reading_ahead_ends_where_its_reader_stops():
+    started = threading.active_count()
+    batches = ahead(iter(range(100)))
+    assert next(batches) == 0 and threading.active_count() == started + 1
+    batches.close()
+    for thread in threading.enumerate():
+        if thread.name == "images":
+            thread.join(10)
+    assert threading.active_count() == started
 
 
 def test_the_list_of_differences():

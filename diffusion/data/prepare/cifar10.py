@@ -3,7 +3,6 @@ import io
 import pathlib
 import pickle
 import tarfile
-import zlib
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,11 @@ import numpy as np
 from diffusion.data.prepare.data_set import DataSet
 from diffusion.data.prepare.readers import Splits
 from diffusion.errors import DataError
+from diffusion.io.reading import ordinary, reading
 
 _TRAIN = [f"data_batch_{i}" for i in range(1, 6)]
 _MAX_BYTES = 64 * 2**20  # a batch file has 31 MB: more is not one, and would fill the memory
+_MAX_ARCHIVE = 2**30     # unpacked, where the official ones have 185 MB: more would take long to look through
 
 
 def read_official(path: pathlib.Path) -> Splits | None:
@@ -57,16 +58,17 @@ def _files_of_folder(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 def _files_of_archive(path: pathlib.Path) -> dict[str, bytes]:
-    files = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                folder, _, name = member.name.rpartition("/")
-                if (folder in ("cifar-10-batches-py", "cifar-10-batches-bin") and _wanted(name) and member.isreg()
-                        and member.size <= _MAX_BYTES):
-                    files[name] = archive.extractfile(member).read()
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as e:
-        raise DataError(f"{path} cannot be read as an archive ({e}): it is truncated or damaged. Get it again.") from e
+    path, files = ordinary(path), {}
+    with (reading(f"{path} cannot be read as an archive", "It is truncated or damaged. Get it again."),
+          tarfile.open(path) as archive):
+        for member in archive:
+            if member.offset_data + member.size > _MAX_ARCHIVE:
+                raise DataError(f"{path} unpacks to more than {_MAX_ARCHIVE // 2**20:,} MiB: it is not an archive of "
+                                "CIFAR-10.")
+            folder, _, name = member.name.rpartition("/")
+            if (folder in ("cifar-10-batches-py", "cifar-10-batches-bin") and _wanted(name) and member.isreg()
+                    and member.size <= _MAX_BYTES):
+                files[name] = archive.extractfile(member).read()
     return files
 
 
@@ -80,12 +82,12 @@ def _decode_binary(data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _decode_python(data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     """A pickled {b"data": uint8 [N, 3072], b"labels": N ints, ...}."""
-    try:
+    with reading(f"{where} is not a batch of CIFAR-10", "It is damaged or another file. Get it again."):
         batch = _Unpickler(io.BytesIO(data), encoding="bytes").load()
-        images, labels = batch[b"data"].to_numpy(), np.array(batch[b"labels"], np.int32)
-    except Exception as e:  # a damaged pickle can raise anything
-        raise DataError(f"{where} is not a batch of CIFAR-10 ({type(e).__name__}: {e}): it is damaged or another "
-                        "file. Get it again.") from e
+        images, labels = batch[b"data"].to_numpy(), batch[b"labels"]
+        if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+            raise ValueError("the labels are no list of integers")
+        labels = np.array(labels, np.int32)
     if labels.shape != images.shape[:1]:
         raise DataError(f"{where} has {len(images)} images and labels of shape {list(labels.shape)}: it is damaged.")
     return _to_nhwc(images), labels
@@ -124,7 +126,7 @@ class _DType:
         pass
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # the one in Python: that in C takes the memory that a forged pickle names
     """Knows the three names that a pickled array needs, and gives stand-ins for them. Everything else is refused: a
     pickle may otherwise call any function of any module, and the archive comes from the network."""
 

@@ -16,6 +16,7 @@ from diffusion.data.prepare.readers import Splits
 from diffusion.data.sources import tfds_source
 from diffusion.errors import DataError
 from diffusion.io import download
+from diffusion.io.reading import expanded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,13 +42,14 @@ def prepare(data_set: DataSet, *, source: str, data_dir: str, allow_other: bool 
     It is written elsewhere and moved there at the end. Raises DataError for a source that is missing, damaged, or
     not the official data (without allow_other), for a second run at the same time, and for a disk that is full.
     """
-    target = pathlib.Path(data_dir, data_set.name, data_set.version)
+    data_dir = expanded(data_dir)
+    target = data_dir / data_set.name / data_set.version
     if target.exists():
         print(f"{target} is already prepared. To prepare it again, delete that folder.")
         return target
     try:
         with _only_one(target.parent):
-            splits, official = _read(data_set, source, pathlib.Path(data_dir))
+            splits, official = _read(data_set, source, data_dir)
             note = _check(data_set, splits, source=source, official=official, allow_other=allow_other)
             _write(data_set, splits, note, target)
     except OSError as e:
@@ -94,7 +96,7 @@ def _read(data_set: DataSet, source: str, data_dir: pathlib.Path) -> tuple[Split
         md5 = data_set.archives.get(download.file_name(source))
         path = download.fetch(source, data_dir / "downloads", digest=f"md5:{md5}" if md5 else "")
     else:
-        path = pathlib.Path(source).expanduser()
+        path = expanded(source)
     if not path.exists():
         raise DataError(f"There is no file or folder {source!r}. --source takes a path or an http(s) URL; --help lists "
                         f"what it may hold. The official archives ({', '.join(data_set.archives)}) are at "

@@ -2,12 +2,16 @@ import dataclasses
 import fcntl
 import hashlib
 import http.server
+import os
 import pathlib
+import re
 import resource
 import signal
+import struct
 import sys
 import textwrap
 import threading
+import zlib
 
 import numpy as np
 import program
@@ -147,11 +151,14 @@ def test_the_official_counts_and_digest():
     (dict(train_images=None, train_labels=None), "has no train_images and no train_labels"),
     (dict(test_labels=None), "has no test_labels"),
     (dict(train_labels=np.zeros(20)), "train_labels in .* must be integers"),
-    (dict(train_labels=np.array([{}] * 20)), "cannot be read as an .npz file of plain arrays"),
+    (dict(train_labels=np.array([{}] * 20)), "train_labels in .* holds Python objects, as a pickle"),
+    (dict(train_labels=np.full(20, 2**32 + 1)), "has 4294967297, which is no label"),
+    (dict(train_labels=np.full(20, 2**64 - 1, np.uint64)), "has 18446744073709551615, which is no label"),
+    (dict(train_labels=np.full(20, True)), "train_labels in .* must be integers"),
     (dict(train_labels=np.zeros(19, int)), "20 images and 19 labels"),
     (dict(train_labels=np.full(20, 10)), "labels of .* run from 10 to 10; those of cifar10 are 0..9"),
     (dict(train_images=np.zeros((20, 28, 28, 1), np.uint8)), r"uint8 \[28, 28, 1\]; those of cifar10 are uint8 \[32"),
-    (dict(train_images=np.zeros((20, 32, 32, 3), np.float32)), "float32"),
+    (dict(train_images=np.zeros((20, 32, 32, 3), np.float32)), r"must be uint8 .*float32 .*np.rint\(127.5"),
     (dict(train_images=np.zeros((0, 32, 32, 3), np.uint8), train_labels=np.zeros(0, int)), "0 images and 0 labels"),
     (dict(train_images=np.zeros((19, 32, 32, 3), np.uint8), train_labels=np.zeros(19, int)), "19 images instead of 20"),
     (dict(train_labels=np.zeros(20, int)), "not every class has 2 train images"),
@@ -173,9 +180,28 @@ def test_bad_paths(tmp_path, tiny, capsys):
     assert "There is no file or folder" in error(tmp_path / "absent.npz")
     assert "is not one of the forms" in error(tmp_path)
     (tmp_path / "cut.npz").write_bytes(tiny.npz(tmp_path / "a.npz").read_bytes()[:5000])
-    assert "cannot be read as an .npz" in error(tmp_path / "cut.npz")
+    assert "cannot be read as an npz" in error(tmp_path / "cut.npz")
     (tmp_path / "cut.tar.gz").write_bytes(tiny.archive(tmp_path / "a.tar.gz").read_bytes()[:5000])
     assert "truncated or damaged" in error(tmp_path / "cut.tar.gz")
+    for url in ("http://127.0.0.1:9/%00", "http://[", "http://127.0.0.1:9/..", "https://", "http://a b/c"):
+        assert f"Downloading {url} failed" in error(url)
+    assert "has a null byte" in error("a\0b") and "not known here" in error("~nobody-of-that-name/x")
+
+
+def test_home_folders(tmp_path, tiny, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tiny.npz(tmp_path / "a.npz")
+    assert run(tiny, "~/a.npz", "~/data") == 0
+    assert len(tfds_source("cifar10", "~/data", "train")) == 20 and (tmp_path / "data").is_dir()
+
+
+@pytest.mark.parametrize("name", ["pipe.npz", "pipe.tar.gz", "images/train/0/pipe.png"])
+def test_a_named_pipe_is_not_waited_for(tmp_path, tiny, capsys, name):
+    write_images(tmp_path / "images" / "train", *tiny.train)
+    os.mkfifo(tmp_path / name)
+    source = tmp_path / name.split("/")[0]
+    assert run(tiny, source, tmp_path / "data") == 1
+    assert f"{tmp_path / name} is a named pipe, which is not read" in capsys.readouterr().err
 
 
 def test_bad_image_folders(tmp_path, tiny, capsys):
@@ -183,16 +209,49 @@ def test_bad_image_folders(tmp_path, tiny, capsys):
         assert run(tiny, source, tmp_path / "data") == 1
         return capsys.readouterr().err
 
-    write_images(tmp_path / "images" / "train", *tiny.train)
-    broken = tmp_path / "images" / "train" / "0" / "999.png"
+    train = tmp_path / "images" / "train"
+    write_images(train, *tiny.train)
+    broken = train / "0" / "999.png"
     broken.write_bytes(next(broken.parent.iterdir()).read_bytes()[:300])
-    assert "999.png cannot be read as an image" in error(tmp_path / "images")
+    assert "999.png is not a picture that can be read, or is damaged" in error(tmp_path / "images")
     Image.new("RGB", (16, 16)).save(broken)
-    assert "999.png is 16x16, but" in error(tmp_path / "images")
-    (tmp_path / "images" / "train" / "zebra").mkdir()
-    assert "zebra, which name no class" in error(tmp_path / "images")
+    assert "999.png is 16x16 (height x width), but" in error(tmp_path / "images")
+    whole = broken.read_bytes()
+    for side, message in ((30_000, "999.png is not a picture that can be read.*900000000"), (9_000, "is 9000x9000")):
+        start = b"IHDR" + struct.pack(">2I", side, side) + whole[24:29]  # so many pixels are claimed
+        broken.write_bytes(whole[:12] + start + struct.pack(">I", zlib.crc32(start)) + whole[33:])
+        assert re.search(message, error(tmp_path / "images"))
+    broken.unlink()
     (tmp_path / "empty" / "train" / "0").mkdir(parents=True)
     assert "has no images" in error(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(("path", "message"), [
+    ("train/zebra/000.png", "zebra, which name no class"),
+    ("train/airplane/000.png", "train/0 and .*train/airplane are the same class, 0 .airplane."),
+    ("train/0/more/000.png", "more is a folder in a class's folder, whose pictures would be left out"),
+    ("train/000.png", "000.png is in no class"),
+    ("train/0/000.tif", "000.tif would be left out"),
+    ("train/0/GRID.PNG", "GRID.PNG is 5x5"),  # read as any other
+])
+def test_pictures_that_would_be_left_out(tmp_path, tiny, capsys, path, message):
+    write_images(tmp_path / "images" / "train", *tiny.train)
+    (tmp_path / "images" / path).parent.mkdir(exist_ok=True)
+    Image.new("RGB", (5, 5)).save(tmp_path / "images" / path)
+    assert run(tiny, tmp_path / "images", tmp_path, "--allow_other") == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_what_is_done_to_pictures_is_said(tmp_path, tiny, capsys):
+    train = tmp_path / "images" / "train"
+    write_images(train, *tiny.train)
+    Image.new("RGBA", (32, 32), (9, 9, 9, 100)).save(train / "3" / "a.png")
+    Image.fromarray(np.full((32, 32), 257 * 40, np.uint16)).save(train / "3" / "b.png")
+    (tmp_path / "images" / "valid").mkdir()
+    assert run(tiny, tmp_path / "images", tmp_path, "--allow_other") == 0
+    out = capsys.readouterr().out
+    assert "of the 22 pictures in" in out and "1 is with transparent parts, which are now white" in out
+    assert "1 is of 16 bits, which are now 8" in out and "only train and test are read, not valid" in out
 
 
 def test_killed_while_writing_leaves_nothing_that_looks_whole(tmp_path, tiny):

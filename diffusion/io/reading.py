@@ -1,0 +1,77 @@
+"""Files from outside, read without trust.
+
+Only ordinary files are opened (a named pipe or a device may never end), nothing is decoded that claims more memory than
+there is, and whatever a decoder raises becomes one DataError that names the file.
+"""
+import contextlib
+import os
+import resource
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffusion.errors import DataError, DiffusionError
+from diffusion.io.files import cause
+
+_KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def expanded(path: str | os.PathLike) -> Path:
+    """`path` with a leading ~ or ~USER replaced. Raises DataError for what can be no path."""
+    try:
+        found = Path(path).expanduser()
+        os.fsencode(found).index(b"\0")
+    except ValueError:  # no null byte is in it
+        return found
+    except RuntimeError as error:
+        raise DataError(f"{str(path)!r} names the home folder of a user who is not known here. Give the whole "
+                        "path.") from error
+    raise DataError(f"{str(path)!r} has a null byte in it, which no path can have.")
+
+
+def ordinary(path: str | os.PathLike) -> Path:
+    """The path of a file that can be opened and ends, with ~ expanded; links are followed. Raises DataError for
+    anything else."""
+    path = expanded(path)
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except FileNotFoundError as error:
+        raise DataError(f"There is no file {path}.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened: {cause(error)}.") from error
+    if kind == stat.S_IFDIR:
+        raise DataError(f"{path} is a folder; a file is needed here.")
+    if kind != stat.S_IFREG:
+        raise DataError(f"{path} is {_KINDS.get(kind, 'no ordinary file')}, which is not read: copy its content into "
+                        "an ordinary file.")
+    return path
+
+
+@contextlib.contextmanager
+def reading(problem: str, remedy: str) -> Iterator[None]:
+    """Raises DataError "PROBLEM: cause. REMEDY" for any error inside but our own: damaged files make decoders raise
+    errors of every class, MemoryError among them."""
+    try:
+        yield
+    except DiffusionError:
+        raise
+    except Exception as error:
+        name = "" if isinstance(error, (OSError, ValueError)) or not str(error) else f"{type(error).__name__}: "
+        raise DataError(f"{problem}: {name}{cause(error)}. {remedy}") from error
+
+
+def check_room(size: int, what: str) -> None:
+    """Raises DataError if `size` bytes are more than this process may ever have."""
+    if size > (room := memory_limit()):
+        raise DataError(f"{what} would take {size / 2**30:,.3g} GiB of memory, and there are {room / 2**30:,.3g} GiB "
+                        "here: it is damaged, made to fill the memory, or for a larger machine.")
+
+
+def memory_limit() -> int:
+    """Bytes that this process may have: of the machine, the container (cgroup v2) and the shell (ulimit)."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    limits += [soft for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+               if (soft := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY]
+    with contextlib.suppress(OSError, ValueError):  # "max": no limit
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits)
