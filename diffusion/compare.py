@@ -13,6 +13,7 @@ from diffusion import config as config_lib
 from diffusion.data.augment import to_float
 from diffusion.data.pipeline import to_arrays
 from diffusion.errors import ConfigError, DataError
+from diffusion.generate import labels_of
 from diffusion.io import images
 from diffusion.io.files import atomic_write
 from diffusion.io.processes import is_primary
@@ -36,15 +37,19 @@ class Cell:
 
 
 def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: list[str], steps: list[int],
-            scales: list[float], num_samples: int, seed: int, out: Path, checkpoint: int | None) -> None:
+            scales: list[float] | None, num_samples: int, seed: int, out: Path, checkpoint: int | None) -> None:
     """Samples the model of a run, or of `source`, by every combination, and writes compare.json, quality.png and a
-    picture of each cell into the new folder `out`.
+    picture of each cell into the new folder `out`. scales: of guidance; None: that of config.sample.guidance.
 
     The reference of `Cell.error` is DDIM's chain (eta = 0) of as many steps as the model has times, 1000 in continuous
     time, which is the probability-flow ODE but for its own error; a stochastic solver is far from it by nature. Each
     solver is compiled once, whatever the steps and scales. Raises ConfigError for a combination that cannot be, before
     anything is compiled.
     """
+    if scales is None:
+        scales = [config.sample.guidance.scale if config.sample.guidance.name != "none" else 1.0]
+    elif scales != [1.0] and config.sample.guidance.name == "none":
+        config = build.with_scale(config, max(scales))
     model, read = pretrained.open_model(config, source or workdir, checkpoint=checkpoint)
     images.check_samples_folder(out)
     cells = [build_cell(config, model, name, list(steps)) for name in solvers]
@@ -56,9 +61,10 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
     reference, (grid,) = build_cell(config_lib.override(config, {"sample.eta": 0.0}), model, "ddim", [finest])
     rows = sharding.fill(num_samples, model.mesh)
     indices = np.arange(rows, dtype=np.int32)
-    cond = indices % model.num_classes if model.num_classes else None
+    cond = labels_of(build.classes(config, model), indices)
     draw = lambda sampler, grid, scale: sampler(  # noqa: E731
-        params, grid, seed, indices, cond=cond, given={"scale": scale} if len(scales) > 1 or scale != 1 else {})
+        params, grid, seed, indices, cond=cond,
+        given={} if config.sample.guidance.name == "none" else {"scale": scale})
     results, pictures = [], {}
     with Progress(len(scales) + len(cells) * len(steps) * len(scales), unit="sampler") as progress:
         exact = {}

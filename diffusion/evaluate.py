@@ -15,6 +15,7 @@ from diffusion import config as config_lib
 from diffusion.build.rules import need
 from diffusion.data.sources import Source, take
 from diffusion.errors import CheckpointError, ConfigError
+from diffusion.generate import labels_of
 from diffusion.io import images, run_folder
 from diffusion.io.checkpoint import Checkpoints
 from diffusion.io.files import atomic_write
@@ -73,6 +74,7 @@ class Drawing:
 
     def __init__(self, config: ConfigDict, model: build.Model):
         self.sampler, self.model = build.sampler(config, model), model
+        self.classes = build.classes(config, model)
         self.steps = build.grid(config.sample, model.process)
         self.evaluations, self.preview = 0.0, config.sample.preview
         self.first: list[np.ndarray] = []
@@ -82,8 +84,7 @@ class Drawing:
         rows, total = ROWS * sharding.batch_shards(self.model.mesh), 0.0
         for first in range(0, count, rows):
             indices = np.arange(first, first + rows, dtype=np.int32)
-            cond = indices % self.model.num_classes if self.model.num_classes else None
-            drawn = self.sampler(params, self.steps, seed, indices, cond=cond)
+            drawn = self.sampler(params, self.steps, seed, indices, cond=labels_of(self.classes, indices))
             number = min(rows, count - first)
             total += drawn.evaluations * number
             self.evaluations = total / (first + number)

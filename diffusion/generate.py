@@ -103,15 +103,20 @@ def make_sampler(chain: Chain, shape: tuple[int, int, int], mesh: Mesh, evaluati
         gather=jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh)))
 
 
-def make_generate(sampler: Sampler, steps: np.ndarray, *, num_classes: int, batch_size: int) -> Generate:
-    """A generator of any number of images, `batch_size` at a time; with `num_classes` > 0 image i is of class
-    i % num_classes. The last batch is filled up and cut, so that nothing compiles twice."""
+def labels_of(classes: np.ndarray | None, indices: np.ndarray) -> np.ndarray | None:
+    """Of images by index: the classes in turn, image i of classes[i % K]; None where there are none."""
+    return None if classes is None else classes[indices % len(classes)]
+
+
+def make_generate(sampler: Sampler, steps: np.ndarray, *, classes: np.ndarray | None, batch_size: int) -> Generate:
+    """A generator of any number of images, `batch_size` at a time, of the classes in turn (`labels_of`). The last batch
+    is filled up and cut, so that nothing compiles twice."""
     def generate(params: Params, seed: int, first: int, count: int,
                  report: Callable[[int], None] | None = None) -> Iterator[np.ndarray]:
         rows = min(batch_size, sharding.fill(count, sampler.mesh))
         for start in range(first, first + count, rows):
             indices = np.arange(start, start + rows, dtype=np.int32)
-            cond = indices % num_classes if num_classes else None
-            yield sampler(params, steps, seed, indices, cond=cond, report=report).images[:first + count - start]
+            drawn = sampler(params, steps, seed, indices, cond=labels_of(classes, indices), report=report)
+            yield drawn.images[:first + count - start]
 
     return generate

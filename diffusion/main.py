@@ -40,7 +40,7 @@ NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "likelihood: how many 
 SOLVERS = flags.DEFINE_list("solvers", ["ddim", "heun", "dpm_solver++m", "unipc"], "compare: names of "
                             "config.sample.solver.")
 STEPS = flags.DEFINE_list("steps", ["5", "10", "20", "50"], "compare: numbers of steps.")
-SCALES = flags.DEFINE_list("scales", ["1"], "compare: scales of config.sample.guidance.")
+SCALES = flags.DEFINE_list("scales", None, "compare: scales of guidance. Default: that of config.sample.guidance.")
 TASK = flags.DEFINE_enum("task", None, ["inpaint", "colorise", "upscale", "vary", "reconstruct", "interpolate"],
                          "sample: what to make of given images. inpaint, colorise, upscale: what is missing; vary: "
                          "SDEdit; reconstruct, interpolate: by DDIM inversion.")
@@ -111,8 +111,9 @@ def main(argv: list[str]) -> None:
                          out=Path(OUT.value or here / name), step=CHECKPOINT.value)
     elif MODE.value == "compare":
         from diffusion.compare import compare
+        scales = None if SCALES.value is None else numbers("scales", SCALES.value, float)
         compare(CONFIG.value, workdir, source, solvers=SOLVERS.value, steps=numbers("steps", STEPS.value, int),
-                scales=numbers("scales", SCALES.value, float), num_samples=NUM_SAMPLES.value, seed=SEED.value,
+                scales=scales, num_samples=NUM_SAMPLES.value, seed=SEED.value,
                 out=Path(OUT.value or here / "compare"), checkpoint=CHECKPOINT.value)
     elif TASK.value is not None and not train:
         from diffusion.edit import Settings, edit

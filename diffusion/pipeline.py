@@ -16,17 +16,18 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from diffusion import build, guidance, pretrained
+from diffusion import build, pretrained
 from diffusion import config as config_lib
 from diffusion.errors import ConfigError
+from diffusion.generate import labels_of
 from diffusion.interop import folder, scheduler, unet2d
 from diffusion.io.images import picture, to_uint8
 from diffusion.io.progress import Progress
 from diffusion.train import sharding
 
-# What of config.sample only makes the time grid: the compiled sampler serves all values.
-GRID_KEYS = {"steps", "spacing", "offset", "constant_stride", "end", "rho", "given", "t_min", "between_times",
-             "batch_size", "preview"}
+# What of config.sample only makes the time grid, or is an argument of the chain: a compiled sampler serves all values.
+NOT_COMPILED = {"steps", "spacing", "offset", "constant_stride", "end", "rho", "given", "t_min", "between_times",
+                "batch_size", "preview", "guidance.scale"}
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,11 @@ class PipelineOutput:
 class DiffusionPipeline:
     """A model and its weights, to sample from. `config` is the whole config, `params` the (averaged) parameters."""
 
-    def __init__(self, config: ConfigDict, params: Any):
-        """`params` as `build.model(config).abstract_params` says. Raises ConfigError if the config cannot be built."""
-        self.config, self.params = config, params
+    def __init__(self, config: ConfigDict, params: Any, guide: ConfigDict | None = None):
+        """`params` as `build.model(config).abstract_params` says. guide: the config of the model that guides it
+        (config.sample.guidance.name="autoguidance"), whose parameters are params["guide"]. Raises ConfigError if the
+        config cannot be built."""
+        self.config, self.params, self._guide = config, params, guide
         self._models: dict[str, build.Model] = {}
         self._samplers: dict[str, build.Sampler] = {}
 
@@ -64,11 +67,16 @@ class DiffusionPipeline:
         """
         loaded = pretrained.load(source, checkpoint=checkpoint, layout=layout, settings=settings)
         config = config_lib.override(loaded.config, overrides or {})
-        return cls(config, loaded.params(build.model(config).abstract_params))
+        guide = pretrained.load_guide(config)
+        model = build.model(config, guide and guide.config)
+        params = loaded.params(model.abstract_params)
+        if guide is None:
+            return cls(config, params)
+        return cls(config, {**params, "guide": guide.params(model.guide.abstract_params)}, guide.config)
 
     def __call__(self, batch_size: int = 1, num_inference_steps: int | None = None, seed: int = 0, *,
                  sampler: str | None = None, eta: float | None = None, initial_noise: np.ndarray | None = None,
-                 class_labels: Any = None, guidance_scale: float = 1.0, unconditional_label: int | None = None,
+                 class_labels: Any = None, guidance_scale: float | None = None, unconditional_label: int | None = None,
                  dtype: str | None = None, output_type: Literal["pil", "np"] = "pil",
                  progress_bar: bool = True) -> PipelineOutput:
         """Draws images. Image i is a function of the seed, i and the settings alone, whatever the batch size.
@@ -80,9 +88,11 @@ class DiffusionPipeline:
           sampler: a name of config.sample.solver, such as "ancestral", "ddim" or "unipc". Default: the source's.
           eta: ddim: 0 deterministic .. 1 like ancestral with the small variance. Default: the source's.
           initial_noise: float [B, H, W, C], x at the chain's start instead of drawn noise.
-          class_labels: of a conditional model: an int, or [B] of them. Default: image i is of class i % classes.
-          guidance_scale: classifier-free guidance (Ho & Salimans 2022), 1 for none; it needs `unconditional_label`, the
-            label that the model was trained with for "no class".
+          class_labels: of a conditional model: an int, or [B] of them. Default: the classes in turn.
+          guidance_scale: of the guidance that the source's `sample.guidance` names, or of classifier-free guidance (Ho
+            & Salimans 2022) where it names none; 1 turns it off. Default: the source's.
+          unconditional_label: the label that the model was trained with for "no class". Models of ours know it, and
+            others say it in `sample.guidance.null_label`. It is no class that is drawn.
           dtype: "float32" or "bfloat16", of the network's computation. Default: the source's.
           output_type: "pil", or "np" for float32 in [0, 1].
           progress_bar: shows it on a terminal, and lines elsewhere. Without, the chain is one call of the device.
@@ -94,18 +104,22 @@ class DiffusionPipeline:
         if batch_size < 1:
             raise ConfigError(f"batch_size = {batch_size} must be 1 or more.")
         given = {"network.dtype": dtype, "sample.solver": sampler, "sample.eta": eta,
-                 "sample.steps": num_inference_steps}
+                 "sample.steps": num_inference_steps, "sample.guidance.null_label": unconditional_label}
         config = config_lib.override(self.config, {key: value for key, value in given.items() if value is not None})
+        if guidance_scale is not None:
+            config = build.with_scale(config, guidance_scale)
         model = self._model(config)
         if output_type == "pil" and model.shape[-1] not in (1, 3):
             raise ConfigError(f"Images of {model.shape[-1]} channels are no pictures: ask for output_type='np'.")
-        run = self._sampler(config, model, guidance_scale, unconditional_label)
+        run = self._sampler(config, model)
         steps = build.grid(config.sample, model.process)
         # The chains are cut over the devices: what fills up the last piece is thrown away.
         rows = sharding.fill(batch_size, model.mesh)
-        cond = self._labels(class_labels, batch_size, rows, model.num_classes)
+        labels = self._labels(class_labels, batch_size, config, model)
+        cond = labels_of(labels, np.arange(rows))
         noise = self._noise(initial_noise, (batch_size, *model.shape), rows)
-        given = {"scale": guidance_scale} if guidance_scale != 1.0 else {}
+        guidance = config.sample.guidance
+        given = {} if guidance.name == "none" else {"scale": guidance.scale}
         indices = np.arange(rows, dtype=np.int32)
         if progress_bar:
             with Progress(len(steps), unit="step", images_per_unit=batch_size / len(steps)) as progress:
@@ -134,37 +148,29 @@ class DiffusionPipeline:
 
     def _model(self, config: ConfigDict) -> build.Model:
         if config.network.dtype not in self._models:
-            self._models[config.network.dtype] = build.model(config)
+            self._models[config.network.dtype] = build.model(config, self._guide)
         return self._models[config.network.dtype]
 
-    def _sampler(self, config: ConfigDict, model: build.Model, scale: float, null: int | None) -> build.Sampler:
-        outer = lambda diffusion, given: diffusion  # noqa: E731
-        if scale != 1.0:
-            if not model.num_classes or null is None or not 0 <= null < model.num_classes:
-                raise ConfigError(f"guidance_scale = {scale} needs a class-conditional model and unconditional_label, "
-                                  f"the label below {model.num_classes} that it was trained with for no class; got "
-                                  f"{null}.")
-            outer = lambda diffusion, given: guidance.classifier_free(diffusion, given["scale"], null)  # noqa: E731
-        settings = {key: value for key, value in config.sample.to_dict().items() if key not in GRID_KEYS}
+    def _sampler(self, config: ConfigDict, model: build.Model) -> build.Sampler:
+        settings = {key: value for key, value in config_lib.keys(config.sample).items() if key not in NOT_COMPILED}
         per_step = config.sample.steps if config.sample.churn else None  # S_churn is shared out over the steps
-        key = json.dumps([config.network.dtype, settings, scale != 1.0, null, per_step])
+        key = json.dumps([config.network.dtype, settings, per_step])
         if key not in self._samplers:
-            self._samplers[key] = build.sampler(config, model, outer)
+            self._samplers[key] = build.sampler(config, model)
         return self._samplers[key]
 
     @staticmethod
-    def _labels(labels: Any, count: int, rows: int, classes: int) -> np.ndarray | None:
-        if not classes:
+    def _labels(labels: Any, count: int, config: ConfigDict, model: build.Model) -> np.ndarray | None:
+        """The labels that the images have in turn."""
+        if labels is None or not model.num_classes:
             if labels is not None:
                 raise ConfigError("class_labels were given, but the model is unconditional.")
-            return None
-        labels = np.arange(count) % classes if labels is None else np.asarray(labels)
+            return build.classes(config, model)
+        labels = np.asarray(labels)
         if labels.shape not in ((), (count,)) or not np.issubdtype(labels.dtype, np.integer):
             raise ConfigError(f"class_labels must be one integer or {count} of them (batch_size), got {labels.dtype} "
                               f"{list(labels.shape)}.")
-        if labels.min() < 0 or labels.max() >= classes:
-            raise ConfigError(f"class_labels must lie in 0 .. {classes - 1}, got {labels.min()} .. {labels.max()}.")
-        return np.resize(np.broadcast_to(labels, (count,)), rows).astype(np.int32)
+        return build.classes(config, model, labels.reshape(-1).tolist())
 
     @staticmethod
     def _noise(noise: np.ndarray | None, shape: tuple[int, ...], rows: int) -> np.ndarray | None:

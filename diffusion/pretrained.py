@@ -94,14 +94,19 @@ def open_model(config: ConfigDict, source: str | os.PathLike, *,
     """
     loaded = load(source, checkpoint=checkpoint)
     check_same(config, loaded.config, source, (*NETWORK, "process", "prediction"))
-    g = config.sample.guidance
-    guide = load(g.guide, checkpoint=g.guide_checkpoint) if g.name == "autoguidance" and g.guide else None
+    guide = load_guide(config)
     model = build.model(config, guide and guide.config)
 
     def read() -> Any:
         params = loaded.params(shared(config, loaded.config, model.abstract_params))
         return {**params, "guide": guide.params(model.guide.abstract_params)} if guide else params
     return model, read
+
+
+def load_guide(config: ConfigDict) -> Pretrained | None:
+    """The model that config.sample.guidance.guide names for autoguidance, if any."""
+    g = config.sample.guidance
+    return load(g.guide, checkpoint=g.guide_checkpoint) if g.name == "autoguidance" and g.guide else None
 
 
 def shared(config: ConfigDict, source: ConfigDict, abstract: dict[str, Any]) -> dict[str, Any]:

@@ -222,7 +222,7 @@ def test_a_config_that_lacks_a_key_is_refused():
 def test_the_keys_of_p2_are_its_own():
     from diffusion.build.objective import WEIGHTINGS
     config = config_lib.override(config_lib.base(), {"loss.p2_k": 2.0, "loss.p2_gamma": 0.5})
-    assert float(WEIGHTINGS["p2"](config)(0.0)) == pytest.approx((2 + 1) ** -0.5)  # at SNR 1
+    assert float(WEIGHTINGS["p2"](config)(1.0, 1.0)) == pytest.approx((2 + 1) ** -0.5)  # at SNR 1
 
 
 def test_the_steps_have_the_seed_of_the_config(monkeypatch):

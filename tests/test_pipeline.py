@@ -150,6 +150,46 @@ def test_guidance_is_that_of_guidance_py(labelled):
     assert np.abs(out - draw(labelled, 2, **call)).max() > 1e-2
 
 
+@pytest.fixture(scope="module")
+def guided():
+    """A model of ours that hides labels, whose config guides with a scale of 3."""
+    return pipeline(network__num_classes=4, network__label_dropout=0.1, sample__solver="ddim", sample__batch_size=4,
+                    sample__guidance__name="classifier_free", sample__guidance__scale=3.0)
+
+
+def test_guidance_of_a_run_is_what_the_programs_draw(guided):
+    """--mode=sample, evaluation and previews draw by build.generate."""
+    drawn = draw(guided, 4)
+    x, = build.generate(guided.config, build.model(guided.config))(guided.params, 0, 0, 4)
+    np.testing.assert_array_equal(drawn, (x + 1) / 2)
+    plain, weak = draw(guided, 4, guidance_scale=1), draw(guided, 4, guidance_scale=1.5)
+    assert min(np.abs(plain - drawn).max(), np.abs(weak - drawn).max(), np.abs(weak - plain).max()) > 1e-2
+    assert len(guided._samplers) == 2  # scales share one, and none is the other
+    np.testing.assert_array_equal(draw(guided, 4, guidance_scale=3.0, unconditional_label=4), drawn)
+    unguided = DiffusionPipeline(config_lib.override(guided.config, {"sample.guidance.name": "none"}), guided.params)
+    np.testing.assert_array_equal(draw(unguided, 4), plain)
+    np.testing.assert_array_equal(draw(unguided, 4, guidance_scale=3.0), drawn)
+    assert np.abs(draw(guided, 4, guidance_scale=1, class_labels=4) - plain).max() > 1e-2  # of no class
+    with pytest.raises(ConfigError, match="= 3: is a class of this model. Its label for no class is 4"):
+        guided(4, guidance_scale=3.0, unconditional_label=3)
+
+
+def test_the_label_for_no_class_is_no_class_that_is_drawn(labelled):
+    """As in a model of diffusers whose last label was hidden: images are of the others, in turn."""
+    call = dict(num_inference_steps=2, sampler="ddim", unconditional_label=3)
+    three = draw(labelled, 4, class_labels=[0, 1, 2, 0], **call)
+    np.testing.assert_array_equal(draw(labelled, 4, **call), three)
+    config = config_lib.override(labelled.config, {"sample.guidance.null_label": 3})
+    model = build.model(config)
+    assert build.classes(config, model).tolist() == [0, 1, 2]
+    assert build.classes(config, model, [3, 1]).tolist() == [3, 1]
+    for chosen in ([], [4], [-1]):
+        with pytest.raises(ConfigError, match=r"labels of the model, 0 .. 2, or 3 for no class; got"):
+            build.classes(config, model, chosen)
+    with pytest.raises(ConfigError, match="= 4: is not a label of the model, which has 0 .. 3"):
+        labelled(1, unconditional_label=4)
+
+
 def test_a_learned_variance_is_sampled():
     pipe = pipeline(learned_range=True, sample__variance="learned_range")
     assert np.isfinite(draw(pipe, 2)).all()
@@ -164,7 +204,8 @@ def test_a_learned_variance_is_sampled():
     (dict(output_type="pt"), "output_type = 'pt' is not known"),
     (dict(initial_noise=np.zeros((1, 3, 8, 8))), r"\[1, 8, 8, 3\], got \[1, 3, 8, 8\]"),
     (dict(class_labels=1), "the model is unconditional"),
-    (dict(guidance_scale=2.0), "guidance_scale = 2.0 needs a class-conditional model"),
+    (dict(guidance_scale=2.0), "guides towards a label, and the model has none"),
+    (dict(unconditional_label=1), "is a label, and the model has none"),
 ])
 def test_arguments_that_cannot_be(pipe, arguments, message):
     with pytest.raises(ConfigError, match=message):
@@ -172,7 +213,8 @@ def test_arguments_that_cannot_be(pipe, arguments, message):
 
 
 @pytest.mark.parametrize("labels, message", [
-    ([0, 4], r"must lie in 0 .. 3, got 0 .. 4"), ([0, 1, 2], "one integer or 2 of them"), (0.5, "one integer or 2")])
+    ([0, 4], r"labels of the model, 0 .. 3; got 4"), (-1, "0 .. 3; got -1"),
+    ([0, 1, 2], "one integer or 2 of them"), (0.5, "one integer or 2")])
 def test_labels_that_cannot_be(labelled, labels, message):
     with pytest.raises(ConfigError, match=message):
         labelled(2, class_labels=labels)

@@ -2,6 +2,7 @@
 
 To add a member to a family, write it in the family's folder and add it to the table here.
 """
+from diffusion.build.guidance import classes, with_scale
 from diffusion.build.likelihood import evaluator, likelihood_chain
 from diffusion.build.models import PREDICTIONS, Model, model
 from diffusion.build.networks import network
@@ -10,5 +11,5 @@ from diffusion.build.sampling import SOLVERS, Sampler, along, check_sample_batch
 from diffusion.build.training import RESUMABLE_KEYS, Training, training, training_images, training_step
 
 __all__ = ["PREDICTIONS", "RESUMABLE_KEYS", "SCHEDULES", "SOLVERS", "Model", "Sampler", "Training", "along", "betas",
-           "check_sample_batch", "evaluator", "generate", "grid", "likelihood_chain", "model", "network", "process",
-           "sampler", "solver", "training", "training_images", "training_step"]
+           "check_sample_batch", "classes", "evaluator", "generate", "grid", "likelihood_chain", "model", "network",
+           "process", "sampler", "solver", "training", "training_images", "training_step", "with_scale"]

@@ -1,13 +1,16 @@
 """The guidance of config.sample.guidance."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion import guidance
 from diffusion.build.models import PREDICTIONS, Model
 from diffusion.build.rules import choose, need
+from diffusion.config import override
 from diffusion.core.parameterization import Diffusion, on_process
+from diffusion.errors import ConfigError
 from diffusion.generate import Given
 from diffusion.guidance.pairs import Interval, Pair
 from diffusion.guidance.rules import Rule
@@ -69,14 +72,58 @@ def guide(config: ConfigDict, model: Model) -> Guide | None:
     return Guide(pair, rule_of, None if everywhere else (c.interval_low, c.interval_high), c.momentum)
 
 
+def with_scale(config: ConfigDict, scale: float) -> ConfigDict:
+    """The config with its guidance at another scale: classifier-free guidance where it names none, and none where the
+    scale is 1 and its rule then changes nothing."""
+    name = config.sample.guidance.name
+    if scale == 1 and name != "cfg++":
+        name = "none"
+    elif name == "none":
+        name = "classifier_free"
+    return override(config, {"sample.guidance.name": name, "sample.guidance.scale": float(scale)})
+
+
+def null_label(c: ConfigDict, model: Model) -> int | None:
+    """The label for "no class": the model's own, or the one that the guidance `c` of a pretrained model names."""
+    if c.null_label < 0:
+        return model.null_label
+    key = "sample.guidance.null_label"
+    need(model.num_classes > 0, key, c.null_label, "is a label, and the model has none: network.num_classes = 0.")
+    need(model.null_label in (None, c.null_label), key, c.null_label, f"is a class of this model. Its label for no "
+         f"class is {model.null_label}: leave the key at -1.")
+    need(model.null_label is not None or c.null_label < model.num_classes, key, c.null_label, "is not a label of the "
+         f"model, which has 0 .. {model.num_classes - 1}.")
+    return c.null_label
+
+
+def classes(config: ConfigDict, model: Model, chosen: Sequence[int] | None = None) -> np.ndarray | None:
+    """The labels int32 [K] that images are drawn of, in turn: `chosen`, or all but the one for "no class"; None for an
+    unconditional model. Raises ConfigError for a label that the model has not."""
+    null = null_label(config.sample.guidance, model)
+    if not model.num_classes:
+        if chosen is not None:
+            raise ConfigError("Classes were chosen, but the model is unconditional: network.num_classes = 0.")
+        return None
+    proper = [label for label in range(model.num_classes) if label != null]
+    if chosen is None:
+        need(proper, "sample.guidance.null_label", null, "is the only label of the model: there is no class to draw.")
+        return np.array(proper, np.int32)
+    allowed = {*proper, *(() if null is None else (null,))}
+    if not len(chosen) or (wrong := sorted({*chosen} - allowed)):
+        raise ConfigError(f"Classes must be labels of the model, 0 .. {max(proper, default=0)}"
+                          + ("" if null is None else f", or {null} for no class")
+                          + (f"; got {wrong[0]}." if len(chosen) else "; got none."))
+    return np.array(chosen, np.int32)
+
+
 def labels(c: ConfigDict, model: Model) -> Callable[[Diffusion, Any], Pair]:
     """With the label, and without."""
-    null = model.null_label if c.null_label < 0 else c.null_label
     need(model.num_classes > 0, "sample.guidance.name", c.name, "guides towards a label, and the model has "
          "none: network.num_classes = 0.")
-    need(null is not None and null <= model.num_classes, "sample.guidance.name", c.name, "needs a model that was "
-         "trained without labels too: network.label_dropout (Ho & Salimans 2022: 0.1), or sample.guidance.null_label, "
-         "the label that a pretrained one has for no class.")
+    null = null_label(c, model)
+    need(null is not None, "sample.guidance.name", c.name, "needs a model that was trained without labels too: "
+         "network.label_dropout (Ho & Salimans 2022: 0.1), or sample.guidance.null_label, the label that a pretrained "
+         "one has for no class.")
     return lambda diffusion, params: guidance.label_pair(diffusion, null)
 
 

@@ -1,11 +1,11 @@
 """The sampler and time grid of config.sample."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion.build.guidance import guide
+from diffusion.build.guidance import classes, guide
 from diffusion.build.models import Model, check_times
 from diffusion.build.rules import choose, need
 from diffusion.core import grids, parameterization, processes
@@ -136,11 +136,10 @@ def along(c: ConfigDict, proc: processes.Process) -> processes.Process:
     return ScheduleScaling(schedule=c.schedule, scaling=c.scaling, sigma_min=low, sigma_max=high)
 
 
-def sampler(config: ConfigDict, model: Model, outer: Callable | None = None, wrap: Callable | None = None) -> Sampler:
-    """The sampler of config.sample but for its time grid.
+def sampler(config: ConfigDict, model: Model, wrap: Callable | None = None) -> Sampler:
+    """The sampler of config.sample, guidance and all, but for its time grid.
 
-    `outer(diffusion, given)` changes what is clipped: by default the guidance of the config. `wrap(solver, given)` puts
-    a task's solver around the config's.
+    `wrap(solver, given)` puts a task's solver around the config's. given["scale"] replaces the scale of guidance.
     """
     c = config.sample
     check_times(config)
@@ -151,7 +150,7 @@ def sampler(config: ConfigDict, model: Model, outer: Callable | None = None, wra
          "is a quantile in (0, 1), or 0 for none (Saharia et al. 2022: 0.995).")
     need(c.threshold_max >= 1, "sample.threshold_max", c.threshold_max, "must be 1 or more.")
     need(c.preview >= 1, "sample.preview", c.preview, "must be positive.")
-    one_step, guided = solver(c), None if outer else guide(config, model)
+    one_step, guided = solver(c), guide(config, model)
     target = along(c, model.process)
 
     def clipped(diffusion):
@@ -169,7 +168,7 @@ def sampler(config: ConfigDict, model: Model, outer: Callable | None = None, wra
         elif guided:
             diffusion = clipped(guided.diffusion(diffusion, params, given))
         else:
-            diffusion = clipped(outer(diffusion, given) if outer else diffusion)
+            diffusion = clipped(diffusion)
         return wrap(inner, given) if wrap else inner, diffusion
 
     return make_sampler(chain, model.shape, model.mesh, (wrap(one_step, {}) if wrap else one_step).evaluations)
@@ -197,6 +196,7 @@ def grid(c: ConfigDict, proc: processes.Process) -> np.ndarray:
         times = times + c.offset
         need(times[0] <= proc.t_max, "sample.offset", c.offset,
              f"with {c.steps} steps the first time would be {times[0]}, above T = {proc.t_max}.")
+    check_first_step(c, proc, times[0])
     need(c.solver not in BETWEEN or c.between_times, "sample.solver", c.solver, "goes by times between the "
          f"{proc.t_max} whole ones that this model was trained at and never saw. Use another solver, or say "
          "sample.between_times=True: the network interpolates (Lu et al. 2022, DPM-Solver, Section 3.4).")
@@ -227,18 +227,24 @@ def float_grid(c: ConfigDict, proc: processes.Process, discrete: bool) -> np.nda
     times = FLOAT_SPACINGS[c.spacing](c, proc, c.steps, t_min)
     need(len(times) == c.steps and np.all(np.diff(times) < 0) and times[-1] > 0, "sample.given", c.given,
          f"must be sample.steps = {c.steps} falling times or noise levels of the process above 0.")
-    from_noise = all_noise and times[0] >= proc.t_max
-    need(not from_noise or c.solver not in ("euler_maruyama", "adaptive_sde"), "sample.solver", c.solver, "starts "
-         f"at t = {proc.t_max:g}, where nothing of the data is left and the reverse SDE's drift is infinite: "
-         "use ancestral, or ddim with eta, or sample.spacing=times from a little below.")
+    check_first_step(c, proc, times[0])
     return grids.pairs(times)
 
 
-def generate(config: ConfigDict, model: Model) -> Generate:
-    """Draws with the sampler and grid of config.sample."""
+def check_first_step(c: ConfigDict, proc: processes.Process, first: float) -> None:
+    """That the solver can start at the time `first`."""
+    with jax.enable_x64(True):
+        all_noise = not np.isfinite(float(proc.noise_level(np.float64(first))))
+    need(not all_noise or c.solver not in ("euler_maruyama", "reverse_diffusion", "adaptive_sde"), "sample.solver",
+         c.solver, f"starts at t = {first:g}, where nothing of the data is left and the reverse SDE's drift is "
+         "infinite: use ancestral, or ddim with eta, or sample.spacing=times from a little below.")
+
+
+def generate(config: ConfigDict, model: Model, chosen: Sequence[int] | None = None) -> Generate:
+    """Draws with the sampler and grid of config.sample, the classes in turn, or the `chosen` ones."""
     c = config.sample
     check_sample_batch(c, model)
-    return make_generate(sampler(config, model), grid(c, model.process), num_classes=model.num_classes,
+    return make_generate(sampler(config, model), grid(c, model.process), classes=classes(config, model, chosen),
                          batch_size=c.batch_size)
 
 

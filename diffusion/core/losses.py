@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.core import numerics, variational
+from diffusion.core import numerics, variational, weightings
 from diffusion.core.parameterization import EPS, Diffusion, Parameterization, Prediction
 from diffusion.core.processes import Process
 from diffusion.core.time_densities import TimeDensity, Times
@@ -57,7 +57,7 @@ def make_denoising_loss(weight: Weight, space: Parameterization = EPS,
         error = space.target(process, x0 - prediction.x0, eps - prediction.eps, t)
         w, log_snr = weight(process, times), process.log_snr(t)
         term = w * numerics.mean_flat(error**2)
-        on_eps = w * space.error_ratio(process, t) ** 2 * times.importance
+        on_eps = weightings.on_eps(w, space, process, t) * times.importance
         if uncertainty is not None:
             u = uncertainty(params["uncertainty"], log_snr)
             term, on_eps = term * jnp.exp(-u) + u, on_eps * jnp.exp(-u)
@@ -150,7 +150,7 @@ def effective_weight(weight: Weight, density: TimeDensity, process: Process, sta
     """
     times = density.draw((jnp.arange(points) + 0.5) / points, process, state)
     log_snr = process.log_snr(times.t)
-    effective = weight(process, times) * space.error_ratio(process, times.t) ** 2 * times.log_snr_density(process)
+    effective = weightings.on_eps(weight(process, times), space, process, times.t) * times.log_snr_density(process)
     log_snr, effective = np.asarray(log_snr), np.asarray(effective)
     order = np.unique(log_snr, return_index=True)[1]
     order = order[np.isfinite(log_snr[order]) & np.isfinite(effective[order])]

@@ -56,14 +56,13 @@ class Parameterization:
         if _is_zero(b):
             x0 = f / expand(a, x_t)
             return Prediction(x0, (x_t - alpha * x0) / sigma)
-        a, b = expand(a, x_t), expand(b, x_t)
-        determinant = alpha * b - sigma * a
+        a, b, determinant = (expand(c, x_t) for c in (a, b, self.determinant(process, t)))
         return Prediction((b * x_t - sigma * f) / determinant, (alpha * f - a * x_t) / determinant)
 
-    def error_ratio(self, process: Process, t: Time) -> Array:
-        """An error in F over the error in eps that it is at the same x_t: (alpha b - sigma a) / alpha."""
+    def determinant(self, process: Process, t: Time) -> Array:
+        """alpha b - sigma a: alpha times the error in F over the error in eps that it is at the same x_t, [B]."""
         a, b = self.coefficients(process, t)
-        return b - a * process.noise_level(t)
+        return process.alpha(t) * b if _is_zero(a) else process.alpha(t) * b - process.sigma(t) * a
 
 
 def _is_zero(c: Array | float) -> bool:

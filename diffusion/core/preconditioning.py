@@ -19,16 +19,15 @@ def edm(sigma_data: float) -> Parameterization:
     / sqrt(sigma^2 + sigma_data^2), c_noise = ln(sigma) / 4. The network's input and target have variance 1 where the
     data's is sigma_data^2: F = (x_0 - c_skip (x_0 + sigma eps)) / c_out.
     """
-    def spread(process: Process, t: Time) -> tuple[Array, Array]:
-        level = process.noise_level(t)
-        return level, jnp.sqrt(level**2 + sigma_data**2)
+    def spread(process: Process, t: Time) -> Array:
+        """Of x_t: alpha sqrt((sigma / alpha)^2 + sigma_data^2), finite where alpha is 0."""
+        return jnp.sqrt(process.sigma(t) ** 2 + (process.alpha(t) * sigma_data) ** 2)
 
     def coefficients(process: Process, t: Time) -> tuple[Array, Array]:
-        level, total = spread(process, t)
-        return level / (sigma_data * total), -sigma_data / total
+        total = spread(process, t)
+        return process.sigma(t) / (sigma_data * total), -sigma_data * process.alpha(t) / total
 
-    return Parameterization(coefficients=coefficients,
-                            c_in=lambda process, t: 1 / (process.alpha(t) * spread(process, t)[1]),
+    return Parameterization(coefficients=coefficients, c_in=lambda process, t: 1 / spread(process, t),
                             c_noise=lambda process, t: -process.log_snr(t) / 8)
 
 

@@ -7,6 +7,7 @@ Time is a float, or an integer in the tables of a DiscreteProcess. t = 0 is the 
 noise starts above zero (a VE SDE, VDM's) jumps there from t_min, the least time that its network is trained at.
 """
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -120,6 +121,7 @@ class DiscreteProcess(Process):
     working precision where they are used, each from its own float64 value: sigma is not sqrt(1 - alpha^2) in float32.
     At a float t in [1, T] the log-SNR is interpolated between its neighbours, linearly, and alpha and sigma are those
     of it: a second view of the chain, in continuous time, as k-diffusion has it. There t < 1 counts as 1, and 0 as 0.
+    Where alpha is 0 at T the log-SNR is infinite there, and on the last piece alpha is interpolated instead.
     """
     betas: np.ndarray  # float64 [T], in (0, 1); the last may be 1: zero terminal SNR (Lin et al. 2024)
     label_scale: float = 1.0
@@ -149,29 +151,46 @@ class DiscreteProcess(Process):
     def alpha(self, t: Time) -> Array:
         if _is_integer(t):
             return jnp.asarray(self._alpha, float)[t]
-        return jnp.sqrt(jax.nn.sigmoid(self.log_snr(t)))
+        return self._with_last_piece(t, lambda log_snr: jnp.sqrt(jax.nn.sigmoid(log_snr)), lambda alpha: alpha)
 
     def sigma(self, t: Time) -> Array:
         if _is_integer(t):
             return jnp.asarray(self._sigma, float)[t]
-        return jnp.sqrt(jax.nn.sigmoid(-self.log_snr(t)))
+        return self._with_last_piece(t, lambda log_snr: jnp.sqrt(jax.nn.sigmoid(-log_snr)),
+                                     lambda alpha: jnp.sqrt(1 - alpha**2))
 
     def log_snr(self, t: Time) -> Array:
-        table = jnp.asarray(self._log_snr, float)
         if _is_integer(t):
-            return table[t]
-        below = jnp.clip(jnp.floor(t), 1, max(self.t_max - 1, 1)).astype(int)
-        share = jnp.where(t >= 1, t - below, 0)
-        step = table[jnp.minimum(below + 1, self.t_max)] - table[below]
-        # A whole t is the table's own value, also next to an infinite one (0 times infinity). Nothing here may cut off
-        # the slope at a whole t, which `rates` takes: that of the piece above it.
-        between = table[below] + share * jnp.where((share == 0) & jnp.isinf(step), 0, step)
-        return jnp.where(t > 0, between, jnp.inf)
+            return jnp.asarray(self._log_snr, float)[t]
+        return self._with_last_piece(t, lambda log_snr: log_snr,
+                                     lambda alpha: 2 * jnp.log(alpha) - jnp.log1p(-(alpha**2)))
 
     def time(self, log_snr: Array) -> Array:
-        t = jnp.interp(-jnp.asarray(log_snr, float), -jnp.asarray(self._log_snr[1:], float),
-                       jnp.arange(1, self.t_max + 1, dtype=float))
+        log_snr, last = jnp.asarray(log_snr, float), self._last_finite()
+        t = jnp.interp(-log_snr, -jnp.asarray(self._log_snr[1:last + 1], float), jnp.arange(1, last + 1, dtype=float))
+        if last < self.t_max:
+            on_last = self.t_max - jnp.sqrt(jax.nn.sigmoid(log_snr)) / self._alpha[last]
+            t = jnp.where(log_snr < self._log_snr[last], on_last, t)
         return jnp.where(jnp.isposinf(log_snr), 0, t)
+
+    def _last_finite(self) -> int:
+        """The last time with something of the data: T, or T - 1 where alpha is 0 at T."""
+        return self.t_max - int(np.isneginf(self._log_snr[-1]) and self.t_max > 1)
+
+    def _with_last_piece(self, t: Array, of_log_snr: Callable, of_alpha: Callable) -> Array:
+        """At float t: a function of the interpolated log-SNR, and of the interpolated alpha on the last piece if there
+        the log-SNR is infinite. Nothing here may cut off the slope at a whole t, which `rates` takes: that of the piece
+        above it."""
+        table, last = jnp.asarray(self._log_snr, float), self._last_finite()
+        below = jnp.clip(jnp.floor(t), 1, max(last - 1, 1)).astype(int)
+        share = jnp.where(t >= 1, t - below, 0)
+        if last < self.t_max:  # beyond `last` this is not used, and must be finite
+            share = jnp.minimum(share, 1)
+        step = table[jnp.minimum(below + 1, last)] - table[below]
+        value = of_log_snr(jnp.where(t > 0, table[below] + share * step, jnp.inf))
+        if last == self.t_max:
+            return value
+        return jnp.where(t >= last, of_alpha(self._alpha[last] * (self.t_max - jnp.maximum(t, last))), value)
 
     def label(self, t: Time) -> Array:
         """t - 1: the papers' code counts the T noisy steps from 0, and published weights expect that.

@@ -20,13 +20,13 @@ Interval = tuple[Array | float, Array | float]
 def label_pair(diffusion: Diffusion, null_label: int) -> Pair:
     """With the labels, and with "no class" in their place, in one call of the network on a doubled batch.
 
-    null_label: what training had for "no class", num_classes where it hid labels (network.label_dropout).
+    null_label: what training had for "no class", num_classes where it hid labels (network.label_dropout). The two of an
+    image are neighbours in that batch, so that they stay on its device: a concatenation would cost collectives.
     """
     def pair(x_t: Image, t: Time, cond: Cond = None) -> tuple[Prediction, Prediction]:
-        both = diffusion.denoise(jnp.concatenate([x_t, x_t]), jnp.tile(jnp.broadcast_to(t, x_t.shape[:1]), 2),
-                                 jnp.concatenate([cond, jnp.full_like(cond, null_label)]))
-        return tuple(jax.tree.map(lambda y: y[part], both)
-                     for part in (slice(None, len(x_t)), slice(len(x_t), None)))
+        labels = jnp.stack([cond, jnp.full_like(cond, null_label)], axis=1).reshape(-1)
+        both = diffusion.denoise(jnp.repeat(x_t, 2, axis=0), jnp.repeat(jnp.broadcast_to(t, x_t.shape[:1]), 2), labels)
+        return tuple(jax.tree.map(lambda y: y[first::2], both) for first in (0, 1))
     return pair
 
 

@@ -108,8 +108,9 @@ def test_the_weight_multiplies_each_example(x64, data):
 
     (plain, _), *rest = weighted(data[0][:100], data[1][:100])
     for weighting, (per_example, aux) in zip(others, rest):
-        np.testing.assert_allclose(per_example, weighting(aux.log_snr) * plain, rtol=1e-12)
-        np.testing.assert_allclose(aux.weight, weighting(aux.log_snr), rtol=1e-12)
+        signal = jax.nn.sigmoid(aux.log_snr)  # alpha^2
+        np.testing.assert_allclose(per_example, weighting(signal, 1 - signal) / signal * plain, rtol=1e-12)
+        np.testing.assert_allclose(aux.weight, weighting(signal, 1 - signal) / signal, rtol=1e-12)
 
 
 SPACES = {"eps": EPS, "x0": X0, "v": V, "score": SCORE, "velocity": VELOCITY, "edm": preconditioning.edm(0.5)}

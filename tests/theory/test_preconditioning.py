@@ -59,5 +59,5 @@ def test_the_weights_of_their_losses_are_ours():
     process = VarianceExploding()
     for name, weight in {"edm_vp": 1 / t**2, "edm_ve": 1 / t**2, "edm_iddpm": 1 / t**2,
                          "edm": (t**2 + 0.25) / (t * 0.5) ** 2}.items():
-        on_x0 = MEMBERS[name].error_ratio(process, t) ** 2 / process.noise_level(t) ** 2
+        on_x0 = (MEMBERS[name].determinant(process, t) / process.sigma(t)) ** 2
         np.testing.assert_allclose(on_x0, weight, rtol=1e-5)

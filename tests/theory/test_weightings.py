@@ -10,12 +10,12 @@ import pytest
 
 from diffusion.core import continuous, losses, preconditioning, schedules, weightings
 from diffusion.core import time_densities as td
-from diffusion.core.parameterization import EPS, SCORE, VELOCITY, X0, V
+from diffusion.core.parameterization import EPS, SCORE, VELOCITY, X0, Diffusion, V
 from diffusion.core.processes import DiscreteProcess
 
 BETAS = {"linear": schedules.linear(1000), "cosine": schedules.cosine(1000)}
 
-# Name -> (weight of the squared error in eps, weight of the squared error in x_0 by the papers).
+# Name -> (weighting, weight of the squared error in x_0 by the papers).
 MEANINGS = {
     "snr": (weightings.snr, lambda snr: snr),
     "truncated_snr": (weightings.truncated_snr, lambda snr: np.maximum(snr, 1)),
@@ -47,7 +47,8 @@ def found(betas):
         wrong, times = X0.predict(process, guess, process.diffuse(x0, t, eps), t), td.Times(t, jnp.full(1000, 1e-3))
         return ({name: jnp.sum((space.target(process, x0, eps, t) - space.target(process, *wrong[:2], t)) ** 2, 1)
                  for name, space in SPACES.items()},
-                {name: weighting(process.log_snr(t)) for name, weighting in weighting_of.items()},
+                {name: weighting(process.alpha(t)**2, process.sigma(t)**2) / process.alpha(t)**2
+                 for name, weighting in weighting_of.items()},
                 [weightings.in_space(weighting_of.get(name), SPACES[space])(process, times) for name, space in pairs])
 
     with jax.enable_x64(True):
@@ -93,11 +94,48 @@ def test_min_snr_for_each_prediction(betas):
 
 def test_weights_are_finite_where_there_is_noise():
     for betas in BETAS.values():
-        log_snr = DiscreteProcess(betas=betas).log_snr(np.arange(1, 1001))
+        process, t = DiscreteProcess(betas=betas), np.arange(1, 1001)
         for name, (weighting, _) in MEANINGS.items():
-            weight = weighting(log_snr)
+            weight = weighting(process.alpha(t)**2, process.sigma(t)**2)
             assert weight.dtype == jnp.float32, name
             assert np.all(np.isfinite(weight)) and np.all(np.asarray(weight) > 0), name
+
+
+# At alpha = 0: alpha^2 w, by hand. There v = -x_0, so this is the weight of the squared error in v and in x_0.
+AT_PURE_NOISE = {"snr": 0, "truncated_snr": 1, "snr_plus_one": 1, "min_snr": 0, "min_snr, gamma 1": 0,
+                 "soft_min_snr": 0, "p2": 0, "p2, gamma 1/2": 0, "edm": 4, "edm, sigma_data 1": 1, "sigmoid": 0,
+                 "likelihood": 0}
+ENDS = {"zero terminal SNR": DiscreteProcess(betas=schedules.zero_terminal_snr(schedules.linear(1000))),
+        "jsd": DiscreteProcess(betas=schedules.jsd(1000)), "flow": continuous.Flow()}
+
+
+def test_a_loss_at_pure_noise_is_its_limit():
+    """Of every process that ends there, weighting and space, against the limit of w SNR by hand. A
+    wrong guess of x_0 by 0.3 makes snr_plus_one 0.09, whatever the space."""
+    x0, named = jnp.full((1, 1, 1, 1), 0.3), {**MEANINGS, "simple": (None, None)}
+    off = {"x0": 0.3**2, "v": 0.3**2, "eps": 0.0, "score": 0.0}  # the squared error in each space at alpha = 0
+    for end, process in ENDS.items():
+        def evaluate(t, key, process=process):
+            denoise = lambda x_t, t, cond: X0.predict(process, jnp.zeros_like(x_t), x_t, t)  # noqa: E731
+            times = td.Times(t[None], jnp.full(1, 1e-3))
+            found = {}
+            for name, per_log_snr, space in itertools.product(named, (False, True), SPACES):
+                weighting = named[name][0]
+                chosen = V if weighting is not None and space in ("eps", "score") else SPACES[space]
+                loss = losses.make_denoising_loss(weightings.in_space(weighting, chosen, per_log_snr=per_log_snr),
+                                                  chosen)
+                found[name, per_log_snr, space] = loss({}, Diffusion(process, denoise), x0, None, times, key[None])
+            return found
+
+        last = jax.jit(evaluate)(jnp.asarray(process.t_max), jax.random.key(0))
+        for (name, per_log_snr, space), (value, aux) in last.items():
+            where = f"{end}, {name}, {space}"
+            assert np.isfinite(value).all() and np.isfinite(aux.weight).all(), where
+            if not per_log_snr and name == "simple":
+                if space in off:
+                    np.testing.assert_allclose(value, off[space], atol=1e-7, err_msg=where)
+            elif not per_log_snr:
+                np.testing.assert_allclose(value, AT_PURE_NOISE[name] * 0.3**2, rtol=1e-6, atol=1e-9, err_msg=where)
 
 
 def sech(x):
