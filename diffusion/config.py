@@ -11,6 +11,20 @@ from ml_collections.config_dict import placeholder
 
 from diffusion.errors import ConfigError
 
+# Keys that are None in `base()`, since what is right hangs on another key of their section: (that key, the values of
+# those of its members that have one of their own, the value with all others).
+OWN = {
+    "process.sigma_min": ("name", {"ve": 0.02}, 0.002),         # ve: Song et al. (2021) have 0.01 and 50 for data in
+    "process.sigma_max": ("name", {"ve": 100.0}, 80.0),         # [0, 1]; ours lie in [-1, 1]
+    "process.log_snr_min": ("name", {"learned": -5.0}, -20.0),
+    "process.log_snr_max": ("name", {"learned": 13.3}, 20.0),
+    "process.t_min": ("name", {"vp": 1e-5, "sub_vp": 1e-5, "ve": 1e-5}, 1e-3),
+    "loss.gamma": ("weighting", {"soft_min_snr": 4.0}, 5.0),
+    "loss.bias": ("weighting", {"sigmoid": 2.0}, 0.0),
+    "loss.density_mean": ("density", {"logit_normal": 0.0}, -1.2),
+    "loss.density_std": ("density", {"logit_normal": 1.0}, 1.2),
+}
+
 
 def base() -> ConfigDict:
     """The default config, locked: the choices of Ho et al. (2020) where there is one, and no data set."""
@@ -45,16 +59,17 @@ def base() -> ConfigDict:
     p.table_of = "shifted_cosine"      # table_of: vp, shifted_cosine or laplace, at t = 1/T .. 1
     p.beta_min = 0.1                   # vp, sub_vp: beta(0)
     p.beta_max = 20.0                  # vp, sub_vp: beta(1)
-    p.sigma_min = 0.002                # edm, ve: the least noise ...
-    p.sigma_max = 80.0                 # ... and the most
+    p.sigma_min = placeholder(float)   # edm, ve: the least noise (None: 0.002 and 0.02) ...
+    p.sigma_max = placeholder(float)   # ... and the most (80 and 100)
     p.shift = 1.0                      # flow, shifted_cosine: towards noise, for large images; 1: none
-    p.log_snr_min = -20.0              # shifted_cosine, learned: at t = 1 (learned, Kingma et al. 2021: -5)
-    p.log_snr_max = 20.0               # shifted_cosine, learned: at t = 0 (learned: 13.3)
+    p.log_snr_min = placeholder(float)  # shifted_cosine, learned: at t = 1 (None: -20 and -5)
+    p.log_snr_max = placeholder(float)  # shifted_cosine, learned: at t = 0 (None: 20 and 13.3)
     p.hidden = 1024                    # learned: width of the monotone network; 0: linear log-SNR between the ends
     p.learned_ends = False             # learned: the ends too
     p.log_snr_mean = 0.0               # laplace: mu ...
     p.log_snr_scale = 0.5              # ... and b of the law of log-SNR under uniform t
-    p.t_min = 1e-3                     # vp, sub_vp, ve, flow, laplace: the least noisy time that is trained, of [0, 1]
+    p.t_min = placeholder(float)       # the least noisy time that is trained, of [0, 1] (None: vp, sub_vp, ve: 1e-5;
+                                       # flow, laplace: 1e-3)
     p.rescale_times = False            # the network is told (t - 1) 1000 / T, as in improved-diffusion, not t - 1
     p.zero_terminal_snr = False        # rescale so that nothing of the data is left at T (Lin et al. 2024)
 
@@ -71,16 +86,17 @@ def base() -> ConfigDict:
     o.space = "eps"                    # denoising: of what the error is measured, as in config.prediction
     o.weighting = "simple"             # simple: 1 in that space; converted to it: snr, truncated_snr, snr_plus_one (= 1
                                        # on v), min_snr, soft_min_snr, p2, edm, sigmoid, likelihood
-    o.gamma = 5.0                      # min_snr, soft_min_snr: the SNR above which the weight on x0 no longer grows
+    o.gamma = placeholder(float)       # the SNR above which the weight on x0 no longer grows (None: min_snr: 5;
+                                       # soft_min_snr: 4)
     o.p2_k = 1.0                       # p2: 1 / (k + SNR)^gamma (Choi et al. 2022)
     o.p2_gamma = 1.0
-    o.bias = 0.0                       # sigmoid: the log-SNR where it falls to 1/2 (Hoogeboom et al. 2024)
+    o.bias = placeholder(float)        # sigmoid: the log-SNR where it falls to 1/2 (None: 2, Kingma & Gao 2023)
     o.uncertainty = False              # a learned factor for each noise level (Karras et al. 2024, Eq. 21)
     o.density = "uniform"              # of the times. Tables: uniform, importance (Nichol & Dhariwal 2021). Continuous:
                                        # uniform, log_normal (Karras et al. 2022), logit_normal, mode (Esser et al.
                                        # 2024), cosine_log_snr
-    o.density_mean = -1.2              # log_normal: P_mean of the log noise level; logit_normal: m
-    o.density_std = 1.2                # log_normal: P_std; logit_normal: s
+    o.density_mean = placeholder(float)  # log_normal: P_mean of the log noise level (None: -1.2); logit_normal: m (0)
+    o.density_std = placeholder(float)  # log_normal: P_std (None: 1.2); logit_normal: s (1)
     o.mode_scale = 1.29                # mode: s
     o.stratified = False               # the times of a batch evenly spread (Kingma et al. 2021, Appendix I.1)
     o.variance = "large"               # vlb without learned_range: large, small
@@ -172,7 +188,9 @@ def base() -> ConfigDict:
                                        # consistency (Song et al. 2023)
     s.order = placeholder(int)         # of those that have several; None: the usual one
     s.unipc_variant = "B2"             # unipc: B(h): B1 for unconditional models, B2 for guided ones (Zhao et al. 2023)
-    s.variance = "large"               # ancestral: large (beta_t), small (beta-tilde_t), learned_range (between them)
+    s.variance = "large"               # ancestral: large (beta_t), small (beta-tilde_t), learned_range (between them by
+                                       # the network), mixed (between them by the next key)
+    s.variance_share = 0.2             # mixed: of the large one, in logarithms (Hoogeboom et al. 2023)
     s.heun_fraction = 1.0              # heun: where in a step the second slope is: 1, midpoint 1/2, Ralston 2/3
     s.churn = 0.0                      # heun, euler: S_churn (Karras et al. 2022, Algorithm 2) ...
     s.churn_min = 0.0                  # ... where the noise level is from this ...
@@ -196,7 +214,7 @@ def base() -> ConfigDict:
                                        # in sample.given: times, noise_levels
     s.rho = 7.0                        # karras
     s.given = ()                       # times, noise_levels: falling, one for each step
-    s.t_min = -1.0                     # continuous: the last noisy time; -1: process.t_min
+    s.t_min = -1.0                     # continuous: the last noisy time; -1: process.t_min; vp, sub_vp: 1e-3
     s.between_times = False            # let a model of a table be asked at times between those it was trained at
     s.offset = 0                       # leading: added to each time
     s.constant_stride = False          # ddim: a step goes T // steps down whatever the next time is, as in diffusers
@@ -248,6 +266,21 @@ def base() -> ConfigDict:
     return c.lock()
 
 
+def own(config: ConfigDict, section: str = "") -> ConfigDict:
+    """A copy in which the keys of OWN that are None have what is right for the members that the config names.
+
+    section: of which `config` is, such as "process"; "": a whole config.
+    """
+    found = config.copy_and_resolve_references()
+    for key, (named_by, members, others) in OWN.items():
+        part, name = key.split(".")
+        if section in ("", part):
+            values = found if section else found[part]
+            if values[name] is None:
+                values[name] = members.get(values[named_by], others)
+    return found
+
+
 def keys(config: ConfigDict, prefix: str = "") -> dict[str, object]:
     """All leaves by their dotted names."""
     found = {}
@@ -257,7 +290,7 @@ def keys(config: ConfigDict, prefix: str = "") -> dict[str, object]:
 
 
 def from_dict(values: dict, where: str) -> ConfigDict:
-    """`base()` with the values of nested dicts, as JSON holds them. Keys that they lack keep their defaults.
+    """`base()` with the values of nested dicts, as JSON holds them. Keys that they lack keep their defaults (`own`).
 
     Raises ConfigError for a key that is not in `base()`, or a value of another type.
     """
@@ -279,7 +312,7 @@ def from_dict(values: dict, where: str) -> ConfigDict:
                                       f"as {known[key]!r}.") from error
 
     merge(config, values, "")
-    return config
+    return own(config)
 
 
 def override(config: ConfigDict, values: dict[str, object]) -> ConfigDict:

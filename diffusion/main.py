@@ -168,6 +168,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise ConfigError("--config is missing: name a file of configs/, such as --config=configs/digits.py, or "
                           "a model by --from_pretrained=SOURCE or --init_from=SOURCE.")
     config_lib.check_loaded(CONFIG.value, flags.FLAGS["config"].config_filename)
+    flags.FLAGS["config"].value = config_lib.own(CONFIG.value)
     return rest
 
 

@@ -1,28 +1,39 @@
 """What is allowed and known to be poor: words for the log, each with its reason and source."""
 from ml_collections import ConfigDict
 
-from diffusion.build.processes import SCHEDULES
+from diffusion import config as config_lib
+from diffusion.build.processes import SCHEDULES, noise_levels, process
 
 
 def of_training(config: ConfigDict) -> list[str]:
     """For --mode=train."""
-    c, process = config.loss, config.process
+    config = config_lib.own(config)
+    c, p, n = config.loss, config.process, config.network
+    patch = config.data.channels * (n.patch**2 if n.name == "dit" else 1)
     return _told([
         (c.name == "denoising" and c.space == "x0" and config.prediction == "eps" and c.weighting == "simple",
          "loss.space", c.space, "weighs an error in eps by 1 / SNR, without bound towards noise (Salimans & Ho 2022, "
          "Section 4): predict x0 or v, or measure in eps."),
         (c.name == "vlb" and c.density == "uniform", "loss.density", c.density, "L_vlb by uniform times has noisy "
-         "gradients (Nichol & Dhariwal 2021, Section 3.3, Fig. 6): loss.density=importance, or loss.name=hybrid."),
+         "gradients, all the more with the cosine schedule (Nichol & Dhariwal 2021, Section 3.3, Fig. 6): "
+         "loss.density=importance, or loss.name=hybrid."),
+        (c.weighting == "truncated_snr" and config.prediction == "eps", "loss.weighting", c.weighting, "with "
+         "prediction eps diverges (Salimans & Ho 2022, Table 1: N/A): as the SNR falls, x0 = (x - sigma eps) / alpha "
+         "has an error without bound, whose weight no longer falls. Predict x0 or v, or use snr_plus_one."),
+        (config.prediction != "x0" and patch > n.channels, "prediction", config.prediction, f"has noise in it, {patch} "
+         f"numbers for each patch (data.channels, network.patch), which {n.channels} (network.channels) cannot carry. "
+         "x0 lies near a manifold of few dimensions (Li & He 2025, \"JiT\", Table 2: FID 372 for eps, 8.6 for x0): "
+         "prediction=x0."),
         (c.name == "continuous_vlb" and not c.stratified, "loss.stratified", False, "evenly spread times make the "
          "bound's estimate less noisy at no cost (Kingma et al. 2021, Appendix I.1)."),
-        (process.name == "edm" and c.density == "uniform", "loss.density", c.density, "is uniform in the noise level "
-         f"up to {process.sigma_max:g}, nearly all of it where nothing is to be learned (Karras et al. 2022, Section "
+        (p.name == "edm" and c.density == "uniform", "loss.density", c.density, "is uniform in the noise level "
+         f"up to {p.sigma_max:g}, nearly all of it where nothing is to be learned (Karras et al. 2022, Section "
          "5, Fig. 5a): loss.density=log_normal."),
         (config.prediction == "edm" and c.name == "denoising" and c.space != "edm" and c.weighting != "edm",
          "loss.weighting", c.weighting, "lets the gradient's size vary with the noise level, which the "
          "preconditioning is made to avoid (Karras et al. 2022, Eq. 8): loss.weighting=edm."),
-        (config.data.size >= 128 and process.shift == 1 and process.name in ("shifted_cosine", "flow"),
-         "process.shift", process.shift, f"leaves images of {config.data.size} pixels too clean for most of the time: "
+        (config.data.size >= 128 and p.shift == 1 and p.name in ("shifted_cosine", "flow"),
+         "process.shift", p.shift, f"leaves images of {config.data.size} pixels too clean for most of the time: "
          "shift towards noise (Hoogeboom et al. 2023, \"simple diffusion\": 64 / size; Esser et al. 2024: 3)."),
     ])
 
@@ -48,7 +59,19 @@ def of_sampling(config: ConfigDict) -> list[str]:
          "Section 2.3): sample.dynamic_threshold=0.995, guidance apg, or an interval."),
         (s.solver == "adaptive_ode" and s.clip, "sample.clip", True, "has kinks, at which an adaptive solver of order "
          "5 takes many small steps: sample.clip=False."),
+        *_outside(config),
     ])
+
+
+def _outside(config: ConfigDict) -> list[tuple]:
+    """The noise levels of config.sample that the model was not trained at: the nearest that it was are taken."""
+    s = config.sample
+    if s.schedule == "model" or max(s.sigma_min, s.sigma_max) <= 0:
+        return []
+    least, most = noise_levels(process(config.process))
+    return [(0 < given and not least <= given <= most, f"sample.{key}", given, f"is outside the noise levels that the "
+             f"model knows: the nearest, {end:.4g}, is taken (Karras et al. 2022, code).")
+            for key, given, end in (("sigma_min", s.sigma_min, least), ("sigma_max", s.sigma_max, most))]
 
 
 def _told(rows: list[tuple]) -> list[str]:

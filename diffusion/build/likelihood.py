@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 from diffusion.build.models import Model, check_times
 from diffusion.build.processes import SCHEDULES
 from diffusion.build.rules import choose, need
+from diffusion.build.sampling import variance
 from diffusion.core import grids, parameterization
 from diffusion.data.augment import to_float
 from diffusion.likelihood.base import Estimator
@@ -48,7 +49,7 @@ def estimator(config: ConfigDict, model: Model) -> Estimator:
              f"{config.process.name!r} is in continuous time: use continuous_vlb.")
         need(c.steps <= config.process.steps, "likelihood.steps", c.steps, f"must be at most {config.process.steps}, "
              "the number of the model's times: the chain of all of them, or a respaced one.")
-        return make_vlb(likelihood_chain(config, model), variance=config.sample.variance)
+        return make_vlb(likelihood_chain(config, model), variance=variance(config.sample))
     if c.estimator == "continuous_vlb":
         need(not discrete, "likelihood.estimator", c.estimator, "integrates over times that this model, of "
              f"{config.process.steps} whole ones, never saw: use vlb.")

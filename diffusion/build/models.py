@@ -123,11 +123,6 @@ def check(c: ConfigDict, proc: processes.Process) -> None:
         need(name != "mean" or isinstance(proc.t_max, int), key, name, "is the mean of x_{t-1} given x_t and x_0 "
              f"(Ho et al. 2020, Section 3.2), and process.name={c.process.name} has no such step: it takes a table.")
     need(c.sigma_data > 0, "sigma_data", c.sigma_data, "must be positive (Karras et al. 2022: 0.5).")
-    patch = c.data.channels * (c.network.patch**2 if c.network.name == "dit" else 1)
-    need(c.prediction == "x0" or patch <= c.network.channels, "prediction",
-         c.prediction, f"has noise in it, {patch} numbers for each patch (config.data.channels, config.network.patch), "
-         f"which {c.network.channels} (config.network.channels) cannot carry: such a network can only predict x0, "
-         "which lies near a manifold of few dimensions (Li & He 2025, \"JiT\", Table 2: FID 372 for eps, 8.6 for x0).")
 
 
 def check_times(c: ConfigDict) -> None:

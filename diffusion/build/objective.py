@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from diffusion import config as config_lib
 from diffusion.build.models import PREDICTIONS, Model
 from diffusion.build.processes import SCHEDULES
 from diffusion.build.rules import choose, need
@@ -51,6 +52,7 @@ class Objective(NamedTuple):
 
 def objective(config: ConfigDict, model: Model) -> Objective:
     """The objective of config.loss. Raises ConfigError for what cannot or should not be."""
+    config = config_lib.own(config)
     c = config.loss
     check(config)
     discrete = config.process.name in SCHEDULES
@@ -88,9 +90,6 @@ def check(config: ConfigDict) -> None:
         need(c.density in CONTINUOUS_DENSITIES, "loss.density", c.density, "keeps the last losses of each of T times "
              f"(Nichol & Dhariwal 2021, Section 3.3), and process.name = {process!r} is in continuous time. Use one "
              f"of: {', '.join(CONTINUOUS_DENSITIES)}.")
-    need(not (c.weighting == "truncated_snr" and config.prediction == "eps"), "loss.weighting", c.weighting,
-         "with prediction eps diverges (Salimans & Ho 2022, Table 1: N/A): as the SNR falls, x0 = (x - sigma eps) / "
-         "alpha has an error without bound, whose weight no longer falls. Predict x0 or v, or use snr_plus_one.")
     need(c.name in ("vlb", "hybrid") or not config.learned_range, "learned_range", True, "the variance head has no "
          f"gradient from loss.name = {c.name!r}: use hybrid or vlb (Nichol & Dhariwal 2021, Section 3.1 and Eq. 16).")
     need(c.name != "hybrid" or config.learned_range, "loss.name", c.name, "adds L_vlb to learn the variance (Nichol & "
@@ -99,9 +98,6 @@ def check(config: ConfigDict) -> None:
          f"chain, and process.name = {process!r} is in continuous time: use continuous_vlb.")
     need(c.name != "continuous_vlb" or not discrete, "loss.name", c.name, f"needs a process in continuous time, and "
          f"process.name = {process!r} is a table: use vlb.")
-    need(not (c.name == "vlb" and process == "cosine" and c.density != "importance"), "loss.density", c.density,
-         "L_vlb with the cosine schedule has terms of such unlike size that uniform times are too noisy to train on "
-         "(Nichol & Dhariwal 2021, Section 3.3 and Fig. 6): use loss.density=importance, or loss.name=hybrid.")
     need(c.name in ("denoising", "hybrid") or c.weighting == "simple", "loss.weighting", c.weighting,
          f"loss.name = {c.name!r} has its own weights: leave simple.")
     need(c.name == "denoising" or not c.uncertainty, "loss.uncertainty", True, "divides the denoising loss by what it "

@@ -3,6 +3,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from diffusion import config as config_lib
 from diffusion.build.rules import choose, need
 from diffusion.core import continuous, processes, schedules
 from diffusion.core.learned_schedule import LearnedSchedule
@@ -36,9 +37,21 @@ PRESERVING = {"vp", "shifted_cosine", "laplace"}  # those with alpha^2 + sigma^2
 
 def learned_schedule(c: ConfigDict) -> LearnedSchedule:
     """The schedule whose parameters are trained; in PROCESSES is the process that it starts from."""
+    c = config_lib.own(c, "process")
     need(c.hidden >= 0, "process.hidden", c.hidden, "must not be negative (Kingma et al. 2021: 1024; 0: a line).")
     return LearnedSchedule(log_snr_min=c.log_snr_min, log_snr_max=c.log_snr_max, hidden=c.hidden,
                            learned_ends=c.learned_ends)
+
+
+def noise_levels(proc: processes.Process) -> tuple[float, float]:
+    """sigma / alpha at the least and the most noisy time that the network knows."""
+    with jax.enable_x64(True):
+        return tuple(float(proc.noise_level(np.float64(t))) for t in (least_time(proc, proc.t_min), proc.t_max))
+
+
+def least_time(proc: processes.Process, t: float) -> float:
+    """t, or where that is 0, the data, the least noisy time after it: 1 of a table, 1e-3 of [0, 1]."""
+    return float(t) or (1.0 if isinstance(proc.t_max, int) else 1e-3 * proc.t_max)
 
 
 def betas(c: ConfigDict) -> np.ndarray:
@@ -46,6 +59,7 @@ def betas(c: ConfigDict) -> np.ndarray:
     if c.name in PROCESSES:
         raise ConfigError(f"config.process.name = {c.name!r} is a process in continuous time and has no table of "
                           f"betas. Those that have: {', '.join(sorted(SCHEDULES))}.")
+    c = config_lib.own(c, "process")
     need(c.steps >= 1, "process.steps", c.steps, "the number of noising steps T must be 1 or more (the papers: 1000).")
     need(0 < c.beta_start <= c.beta_end < 1, "process.beta_start", c.beta_start,
          f"the paper's linear schedule needs 0 < beta_start <= beta_end < 1 (Ho et al. 2020: 1e-4 and 0.02), and "
@@ -66,6 +80,7 @@ def betas(c: ConfigDict) -> np.ndarray:
 def process(c: ConfigDict) -> processes.Process:
     """The process. Which predictions it allows is the model's to say."""
     choose(SCHEDULES | PROCESSES, "process.name", c.name)
+    c = config_lib.own(c, "process")
     if c.name in PROCESSES:
         need(not c.zero_terminal_snr, "process.zero_terminal_snr", True, "rescales a table of betas (Lin et al. 2024), "
              f"which process.name = {c.name!r} has not.")
@@ -82,9 +97,10 @@ def check_continuous(c: ConfigDict) -> None:
     need(0 < c.beta_min < c.beta_max, "process.beta_min", c.beta_min,
          f"must be positive and below beta_max = {c.beta_max!r} (Song et al. 2021: 0.1 and 20).")
     need(0 < c.sigma_min < c.sigma_max, "process.sigma_min", c.sigma_min, "must be positive and below sigma_max = "
-         f"{c.sigma_max!r} (Karras et al. 2022: 0.002 and 80; Song et al. 2021, VE: 0.01 and 50).")
+         f"{c.sigma_max!r} (Karras et al. 2022: 0.002 and 80; Song et al. 2021, VE: 0.02 and 100 for data in [-1, 1]).")
     need(c.shift > 0, "process.shift", c.shift, "must be positive; 1 shifts nothing (Hoogeboom et al. 2023: 64 / "
          "resolution; Esser et al. 2024: 3).")
     need(c.log_snr_min < c.log_snr_max, "process.log_snr_min", c.log_snr_min,
-         f"must be below log_snr_max = {c.log_snr_max!r} (Salimans & Ho 2022: -20 and 20).")
+         f"must be below log_snr_max = {c.log_snr_max!r} (Salimans & Ho 2022: -20 and 20; Kingma et al. 2021: -5 and "
+         "13.3; Hoogeboom et al. 2023: -15 and 15).")
     need(c.log_snr_scale > 0, "process.log_snr_scale", c.log_snr_scale, "must be positive (Hang et al. 2024: 0.5).")

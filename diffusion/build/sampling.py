@@ -7,9 +7,11 @@ from ml_collections import ConfigDict
 
 from diffusion.build.guidance import classes, guide
 from diffusion.build.models import Model, check_times
+from diffusion.build.processes import least_time, noise_levels
 from diffusion.build.rules import choose, need
 from diffusion.core import grids, parameterization, processes
 from diffusion.core.schedule_scaling import ScheduleScaling
+from diffusion.core.variational import Variance
 from diffusion.generate import Generate, Sampler, make_generate, make_sampler
 from diffusion.samplers.adaptive import AdaptiveODE
 from diffusion.samplers.adaptive_sde import AdaptiveSDE
@@ -38,9 +40,14 @@ def usual(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
 
 
+def variance(c: ConfigDict) -> Variance:
+    """Of p(x_s | x_t), by config.sample."""
+    return c.variance_share if c.variance == "mixed" else c.variance
+
+
 # name: (config.sample, order) -> solver; the second table has the orders that each can have, the first the usual one.
 SOLVERS = {
-    "ancestral": lambda c, order: Ancestral(variance=c.variance),
+    "ancestral": lambda c, order: Ancestral(variance=variance(c)),
     "ddim": lambda c, order: DDIM(eta=usual(c.eta, 0.0)),
     "euler_ancestral": lambda c, order: DDIM(eta=1.0),
     "euler": lambda c, order: _heun(c, 1),
@@ -80,7 +87,7 @@ FLOAT_SPACINGS = {
     "noise_levels": lambda c, process, *args: grids.of_noise_levels(process, c.given),
 }
 NO_NOISE_LEVEL = ("log_snr", "karras", "vp", "iddpm")  # at a time where nothing of the data is left
-VARIANCES = {"large", "small", "learned_range"}
+VARIANCES = {"large", "small", "learned_range", "mixed"}
 
 
 def solver(c: ConfigDict) -> Solver:
@@ -100,6 +107,8 @@ def solver(c: ConfigDict) -> Solver:
          "2021: 1e-5; adaptive_sde, Jolicoeur-Martineau et al. 2021: 0.01 to 0.5).")
     choose({"B1", "B2"}, "sample.unipc_variant", c.unipc_variant)
     choose(VARIANCES, "sample.variance", c.variance)
+    need(0 <= c.variance_share <= 1, "sample.variance_share", c.variance_share, "must lie in [0, 1]: 0 is the small "
+         "variance, 1 the large one (Hoogeboom et al. 2023: 0.2; Ho & Salimans 2022: 0.3).")
     choose(CORRECTORS, "sample.corrector", c.corrector)
     found = make(c, c.order or orders[0])
     if c.corrector == "none":
@@ -127,9 +136,11 @@ def along(c: ConfigDict, proc: processes.Process) -> processes.Process:
     need(not isinstance(proc.t_max, int) or c.between_times, "sample.schedule", c.schedule, "has times between the "
          f"{proc.t_max} whole ones that this discrete model was trained at and never saw: sample along its own, or say "
          "sample.between_times=True.")
+    least, most = noise_levels(proc)
     with jax.enable_x64(True):
-        low, high = (float(proc.noise_level(np.float64(t))) for t in (proc.t_min or 1e-3 * proc.t_max, proc.t_max))
-    low, high = (given if given > 0 else own for given, own in ((c.sigma_min, low), (c.sigma_max, high)))
+        end = float(proc.noise_level(np.float64(least_time(proc, proc.t_end))))
+    # Within what the network knows, as in EDM's code; build/advice.py says so.
+    low, high = max(c.sigma_min, least) if c.sigma_min > 0 else end, min(c.sigma_max, most) if c.sigma_max > 0 else most
     need(np.isfinite(high), "sample.sigma_max", c.sigma_max, "must be given: at the last time of the model's process "
          "nothing of the data is left, and the noise level is infinite (Karras et al. 2022: 80).")
     need(low < high, "sample.sigma_min", low, f"must be below sample.sigma_max = {high!r}: noise levels.")
@@ -216,10 +227,9 @@ def float_grid(c: ConfigDict, proc: processes.Process, discrete: bool) -> np.nda
          "that this discrete model was trained at and never saw. Use linspace, leading or trailing, or say "
          "sample.between_times=True: the network interpolates (Lu et al. 2022, DPM-Solver, Section 3.4).")
     need(c.steps >= 1, "sample.steps", c.steps, "must be 1 or more.")
-    t_min = float(proc.t_min) if c.t_min < 0 else c.t_min
-    t_min = t_min or 1e-3 * float(proc.t_max)  # a process whose noise starts above 0 at t = 0
-    need(0 < t_min < proc.t_max, "sample.t_min", c.t_min, f"must lie in (0, {proc.t_max:g}), or be -1 for the least "
-         "time that was trained.")
+    t_min = least_time(proc, proc.t_end if c.t_min < 0 else c.t_min)
+    need(proc.t_min <= t_min < proc.t_max, "sample.t_min", c.t_min, f"must lie in [{proc.t_min:g}, {proc.t_max:g}), "
+         "the times that were trained, or be -1 for the usual end.")
     with jax.enable_x64(True):
         all_noise = not np.isfinite(float(proc.noise_level(np.float64(proc.t_max))))
     need(not (all_noise and c.spacing in NO_NOISE_LEVEL), "sample.spacing", c.spacing, "spaces noise levels, and at t "

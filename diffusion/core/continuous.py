@@ -54,6 +54,12 @@ class VP(VariancePreserving):
     """
     beta_min: float = 0.1
     beta_max: float = 20.0
+    t_min: float = 1e-5
+
+    @property
+    def t_end(self) -> float:
+        """1e-3, where Song et al. (2021, code: run_lib.py, sampling_eps) end both SDEs, trained down to 1e-5."""
+        return max(self.t_min, 1e-3)
 
     def integral(self, t: Time) -> Array:
         """B(t), the integral of beta from 0 to t: alpha^2 = e^-B."""
@@ -98,7 +104,8 @@ class Cosine(VariancePreserving):
     """lambda = -2 log tan(pi t / 2) + 2 log(shift), between log_snr_min and log_snr_max by cutting the range of t.
 
     Salimans & Ho (2022), Section 4 and code (+-20), with alpha = cos(pi t / 2) in between; the shift, for images wider
-    than those it was tuned for, is Hoogeboom et al. (2023), "simple diffusion", Eq. 3: 64 / resolution.
+    than those it was tuned for, is Hoogeboom et al. (2023), "simple diffusion", Eq. 5: 64 / resolution (they cut at
+    +-15, before the shift).
     """
     shift: float = 1.0
     log_snr_min: float = -20.0
@@ -185,10 +192,11 @@ class VarianceExploding(Process):
 class VE(Process):
     """The VE SDE, alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t, t in (0, 1]; 0 is the data.
 
-    Song et al. (2021), "Score SDE", Eqs. 9 and 30-31.
+    Song et al. (2021), "Score SDE", Eqs. 9 and 30-31. Their 0.01 and 50 are for data in [0, 1] (code,
+    configs/default_cifar10_configs.py); data in [-1, 1] have twice those (Karras et al. 2022, code, VELoss).
     """
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
+    sigma_min: float = 0.02
+    sigma_max: float = 100.0
     t_min: float = 1e-5
     t_max = 1.0
 

@@ -30,6 +30,11 @@ class Process(ABC):
     t_max: float  # where the noise ends and sampling starts
     t_min: float  # the least noisy time that the network knows; t = 0 itself is the data
 
+    @property
+    def t_end(self) -> float:
+        """The last noisy time of sampling, unless another is given: t_min, where a paper has no later one."""
+        return self.t_min
+
     @abstractmethod
     def alpha(self, t: Time) -> Array:
         """The factor of x_0 in x_t, of the shape of t."""

@@ -14,7 +14,7 @@ from diffusion.core.processes import Process
 from diffusion.core.time_densities import clean_end
 from diffusion.typing import Array, Cond, Image, Time
 
-Variance = Literal["small", "large", "learned_range"]
+Variance = Literal["small", "large", "learned_range"] | float
 
 _LEAST_LOG_PROBABILITY = math.log(1e-12)  # of a level, as in the code of Ho et al. and Nichol & Dhariwal
 
@@ -52,6 +52,7 @@ def reverse_log_variance(process: Process, prediction: Prediction, s: Time, t: T
     small          sigma_s^2 (1 - SNR_t/SNR_s): beta-tilde, the posterior's own; right for a single data point
     large          sigma_t^2 (1 - SNR_t/SNR_s) = 1 - alpha_t^2/alpha_s^2: beta_t, right for data ~ N(0, I)
     learned_range  between their logarithms, where the network says (Nichol & Dhariwal 2021, Eq. 15)
+    a number       between their logarithms, this share of large (Ho & Salimans 2022, v; Hoogeboom et al. 2023)
 
     beta-tilde is 0 at s = 0. There it is that of the step before, from `after` to t, and so is `large`, as in the code
     of both papers; `after` is the time that precedes t in the grid, 2t if None, as in a uniform grid.
@@ -66,7 +67,7 @@ def reverse_log_variance(process: Process, prediction: Prediction, s: Time, t: T
     large = expand(2 * jnp.log(process.sigma(t)) + jnp.log(process.removed(s, t)), prediction.x0)
     if variance == "large":
         return jnp.where(expand(last, prediction.x0), small, large)
-    v = prediction.variance_fraction
+    v = prediction.variance_fraction if variance == "learned_range" else variance
     return v * large + (1 - v) * small
 
 

@@ -15,7 +15,7 @@ from samplers.test_golden_score_sde import diffusion, golden
 from diffusion.core.continuous import VE, VP, SubVP
 from diffusion.likelihood import ode
 
-PROCESSES = {"vp": VP(t_min=1e-5), "subvp": SubVP(t_min=1e-5), "ve": VE(t_min=1e-5)}
+PROCESSES = {"vp": VP(), "subvp": SubVP(), "ve": VE(sigma_min=0.01, sigma_max=50.0)}
 
 
 @functools.cache

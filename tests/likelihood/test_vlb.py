@@ -78,7 +78,7 @@ def test_reverse_variances_are_the_papers(x64):
     process = linear(100)
     bar = np.cumprod(1 - process.betas)
     x = np.zeros((1, 1))
-    kinds = ("small", "large", "learned_range")
+    kinds = ("small", "large", "learned_range", 0.25)  # the last two are one
 
     @jax.jit
     @jax.vmap
@@ -95,8 +95,9 @@ def test_reverse_variances_are_the_papers(x64):
     for s, t in pairs[:3]:
         small, large = tilde(s, t), 1 - bar[t - 1] / bar[s - 1]
         for part in (given, uniform):  # the time before t has no bearing
-            np.testing.assert_allclose(part[s, t], [small, large, small**0.75 * large**0.25], rtol=1e-9)
-    np.testing.assert_allclose(uniform[0, 1], [*2 * [tilde(1, 2)], tilde(1, 2)**0.75 * process.betas[0]**0.25],
+            np.testing.assert_allclose(part[s, t], [small, large, *2 * [small**0.75 * large**0.25]],
+                                       rtol=1e-9)
+    np.testing.assert_allclose(uniform[0, 1], [*2 * [tilde(1, 2)], *2 * [tilde(1, 2)**0.75 * process.betas[0]**0.25]],
                                rtol=1e-9)
     np.testing.assert_allclose(given[0, 5][0], tilde(5, 30), rtol=1e-9)
     assert np.isfinite(given[0, 100][0])  # a chain of one step

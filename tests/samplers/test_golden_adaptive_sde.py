@@ -26,7 +26,7 @@ sys.path.insert(0, str(GOLDEN))
 from make_adaptive_sde import SETTINGS  # noqa: E402
 from make_score_sde_pc import eps_hat  # noqa: E402
 
-PROCESSES = {"vp": VP(), "subvp": SubVP(), "ve": VE()}
+PROCESSES = {"vp": VP(), "subvp": SubVP(), "ve": VE(sigma_min=0.01, sigma_max=50.0)}
 
 
 @functools.cache

@@ -25,7 +25,7 @@ GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 sys.path.insert(0, str(GOLDEN))
 from make_score_sde_pc import INDEX, SNR, N, eps_hat  # noqa: E402
 
-CONTINUOUS = {"vp": VP(), "subvp": SubVP(), "ve": VE()}
+CONTINUOUS = {"vp": VP(), "subvp": SubVP(), "ve": VE(sigma_min=0.01, sigma_max=50.0)}
 TABLE = DiscreteProcess(betas=np.linspace(0.1 / N, 20 / N, N))
 
 
@@ -74,6 +74,6 @@ def test_predictor_and_corrector(x64, name, predictor, corrector, index):
     if name == "vp":
         out = step(solver, TABLE, index + 1, index, case)
     else:  # theirs asks the score 1e-9 away from the level's time
-        out = step(solver, VE(), index / (N - 1), (index - 1) / (N - 1), case)
+        out = step(solver, VE(sigma_min=0.01, sigma_max=50.0), index / (N - 1), (index - 1) / (N - 1), case)
     expected = golden()[f"{case}_out"]
     np.testing.assert_allclose(out, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())

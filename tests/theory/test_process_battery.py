@@ -63,8 +63,8 @@ PAPERS = {
            lambda t: (-beta(t) / 2, np.sqrt(beta(t)))),
     "sub-VP": (SubVP(), lambda t: (np.exp(-big_b(t) / 2), -np.expm1(-big_b(t))),
                lambda t: (-beta(t) / 2, np.sqrt(beta(t) * -np.expm1(-2 * big_b(t))))),
-    "VE": (VE(), lambda t: (1 + 0 * t, 0.01 * 5000**t),
-           lambda t: (0 * t, 0.01 * 5000**t * np.sqrt(2 * np.log(5000)))),
+    "VE": (VE(), lambda t: (1 + 0 * t, 0.02 * 5000**t),
+           lambda t: (0 * t, 0.02 * 5000**t * np.sqrt(2 * np.log(5000)))),
     "EDM": (VarianceExploding(), lambda t: (1 + 0 * t, t), lambda t: (0 * t, np.sqrt(2 * t))),
     "EDM's VE": (VarianceExploding(power=0.5, sigma_min=0.02, sigma_max=100.0), lambda t: (1 + 0 * t, np.sqrt(t)),
                  lambda t: (0 * t, 1 + 0 * t)),
@@ -319,5 +319,5 @@ def test_the_network_is_told_what_the_papers_tell_it(x64):
     t = np.array([0.3, 0.7])
     for process, label in ((VP(), 999 * t), (Cosine(), 999 * t),
                            (VarianceExploding(), np.log(t) / 4),
-                           (VE(), 0.01 * 5000.0**t), (Flow(shift=3.0), 3000 * t / (1 + 2 * t))):
+                           (VE(), 0.02 * 5000.0**t), (Flow(shift=3.0), 3000 * t / (1 + 2 * t))):
         np.testing.assert_allclose(process.label(t), label, rtol=1e-12, err_msg=type(process).__name__)
