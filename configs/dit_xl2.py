@@ -35,4 +35,5 @@ def get_config():
     c.sample.variance = "learned_range"
     c.sample.steps = 250
     c.sample.spacing = "linspace"
+    c.sample.clip = False  # latents have no bounds
     return c

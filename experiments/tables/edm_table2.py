@@ -2,7 +2,8 @@
 
 A and B are other hyperparameters, and F needs a network that is told of augmentation. VP and VE have networks of their
 own there; here they are only the process and preconditioning of the baseline, and E is the same for both. All are
-sampled by EDM's deterministic sampler.
+sampled by EDM's deterministic sampler, whose noise levels 0.002 .. 80 are kept within those of the model, as in their
+code: VE's begin at 0.02.
 """
 from experiments.proxies import mini, small
 from experiments.table import Cell, Column, Finding, Row, Table

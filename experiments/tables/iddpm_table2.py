@@ -16,7 +16,9 @@ LINEAR_4000 = {**LINEAR, **T4000, "process.beta_start": 2.5e-5, "process.beta_en
 BASE = {"prediction": "eps", "loss.space": "eps", "loss.weighting": "simple", "process.rescale_times": True,
         "sample.solver": "ancestral", "sample.variance": "large"}
 NETWORK = {"network.blocks": 3, "network.attention_resolutions": (16, 8), "network.heads": 4, "network.dropout": 0.3,
-           "network.scale_shift": True, "optimizer.learning_rate": 1e-4, "optimizer.warmup": "0 steps",
+           "network.scale_shift": True, "network.pad_around": True, "network.norm_epsilon": 1e-5,
+           "network.freq_shift": 0.0, "network.cos_first": True, "optimizer.learning_rate": 1e-4,
+           "optimizer.warmup": "0 steps", "optimizer.clip_norm": 0.0, "data.flip": False,
            "train.duration": "500k steps"}
 
 

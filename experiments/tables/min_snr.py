@@ -20,7 +20,7 @@ def weighting(name: str) -> dict:
     return {"loss.space": "x0", "loss.weighting": "simple"} if name == "constant" else WEIGHTINGS[name]
 
 
-# eps by a weight on x_0 that does not fall with the SNR diverges, there too.
+# eps by a weight on x_0 that does not fall with the SNR diverges (Salimans & Ho 2022, Table 1).
 PAIRS = [(p, w) for p in PREDICTIONS for w in WEIGHTINGS if p != "eps" or w not in ("constant", "max(SNR, 1)")]
 
 TABLE = Table(

@@ -6,9 +6,11 @@ with the Fourier embedding of the paper's own networks.
 from experiments.proxies import mini, small
 from experiments.table import Cell, Column, Finding, Row, Table
 
-VE = {"process.name": "ve", "process.sigma_min": 0.01, "process.sigma_max": 50.0, "process.t_min": 1e-5,
-      "network.embedding": "fourier"}
-VP = {"process.name": "vp", "process.t_min": 1e-3}
+# Noise of 0.01 to 50 for data in [0, 1] (configs/default_cifar10_configs.py) is 0.02 to 100 for ours in [-1, 1].
+VE = {"process.name": "ve", "process.sigma_min": 0.02, "process.sigma_max": 100.0, "process.t_min": 1e-5,
+      "sample.t_min": 1e-5, "network.embedding": "fourier"}
+VP = {"process.name": "vp", "process.beta_min": 0.1, "process.beta_max": 20.0, "process.t_min": 1e-5,
+      "sample.t_min": 1e-3}
 PREDICTORS = {"ancestral": "euler_ancestral", "reverse diffusion": "reverse_diffusion", "probability flow": "euler"}
 CELLS = {  # P1000, P2000, PC1000
     ("VE", "ancestral"): ((4.98, .06), (4.88, .06), (3.62, .03)),
@@ -39,7 +41,8 @@ def rows(one: int) -> list[Row]:
     return found
 
 
-BASE = {"prediction": "eps", "loss.space": "eps", "loss.weighting": "simple", "sample.spacing": "uniform"}
+BASE = {"prediction": "eps", "loss.space": "eps", "loss.weighting": "simple", "sample.spacing": "uniform",
+        "sample.clip": False}
 
 TABLE = Table(
     title="Score SDE, Table 1: predictor and corrector", source="Song et al. 2021, arXiv 2011.13456, Table 1",
