@@ -281,6 +281,11 @@ def own(config: ConfigDict, section: str = "") -> ConfigDict:
     return found
 
 
+def defaults() -> dict:
+    """Of all keys, nested: what they were for a run that is older than they are."""
+    return own(base()).to_dict()
+
+
 def keys(config: ConfigDict, prefix: str = "") -> dict[str, object]:
     """All leaves by their dotted names."""
     found = {}

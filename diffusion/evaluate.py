@@ -157,7 +157,7 @@ def evaluate(config: ConfigDict, workdir: Path, source: str | None, *, seed: int
     in the folder `out`, and a picture over all that are there."""
     if source is None:
         run_folder.open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, read_only=True,
-                            defaults=config_lib.base().to_dict())
+                            defaults=config_lib.defaults())
     steps: list[int | None] = [step]
     if all_checkpoints:
         if source is not None:

@@ -51,7 +51,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: Inte
     if source is not None:
         weights = source.params(pretrained.shared(config, source.config, model.abstract_params))
     extractor = evaluation.load_extractor(config) if parts.plan.evaluate_every else None
-    run = open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, defaults=config_lib.base().to_dict())
+    run = open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, defaults=config_lib.defaults())
     plan = parts.plan
     with Checkpoints(run.checkpoints, **parts.retention, say=say) as checkpoints:
         if (restored := checkpoints.restore_newest(parts.abstract_state, parts.data)) is not None:
@@ -129,7 +129,7 @@ def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_
     """
     if source is None:
         open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, read_only=True,
-                 defaults=config_lib.base().to_dict())
+                 defaults=config_lib.defaults())
     model, read = pretrained.open_model(config, source or workdir, checkpoint=step)
     generate = build.generate(config, model)
     for note in advice.of_sampling(config):

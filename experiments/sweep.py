@@ -132,7 +132,7 @@ def config_flags(overrides: dict) -> list[str]:
 
 def resolved(sweep: Sweep) -> dict[str, dict]:
     """Row -> the keys of its config that are not the base's."""
-    base = config_lib.keys(config_lib.base())
+    base = config_lib.keys(config_lib.own(config_lib.base()))
     return {row.name: {key: value for key, value in config_lib.keys(sweep.table.config(sweep.scale, row)).items()
                        if value != base[key]} for row in dict.fromkeys(member.row.name for member in sweep.members)
             for row in [sweep.table.row(row)]}

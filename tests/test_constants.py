@@ -230,6 +230,8 @@ def test_a_run_of_before_has_the_same_config():
     for name in ("linear", "cosine", "edm", "flow", "shifted_cosine", "laplace"):
         now = config_lib.keys(config_lib.override(config_lib.base(), {"process.name": name}))
         assert {key: now[key] for key in before} == before
+    values = config_lib.defaults()
+    assert {key: values[key.split(".")[0]][key.split(".")[1]] for key in before} == before
 
 
 def along_of(**keys):

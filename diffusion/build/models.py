@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from diffusion import config as config_lib
 from diffusion.build.networks import SHARDING, network
 from diffusion.build.processes import learned_schedule, process
 from diffusion.build.rules import choose, need
@@ -51,7 +52,7 @@ class Model:
 def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence | None = None) -> Model:
     """The model that the config describes, and the one that may guide it. Raises ConfigError before anything is
     compiled."""
-    c, shape = config, (config.data.size, config.data.size, config.data.channels)
+    c, shape = config_lib.own(config), (config.data.size, config.data.size, config.data.channels)
     need(c.data.size >= 1 and c.data.channels >= 1, "data.size", c.data.size, "and data.channels must be positive.")
     proc = process(c.process)
     both = c.prediction == TWO_HEADS
