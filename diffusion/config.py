@@ -85,12 +85,13 @@ def base() -> ConfigDict:
                                        # continuous_vlb (Kingma et al. 2021)
     o.space = "eps"                    # denoising: of what the error is measured, as in config.prediction
     o.weighting = "simple"             # simple: 1 in that space; converted to it: snr, truncated_snr, snr_plus_one (= 1
-                                       # on v), min_snr, soft_min_snr, p2, edm, sigmoid, likelihood
+                                       # on v), min_snr, soft_min_snr, p2, edm, sigmoid, likelihood, clipped_velocity
     o.gamma = placeholder(float)       # the SNR above which the weight on x0 no longer grows (None: min_snr: 5;
                                        # soft_min_snr: 4)
     o.p2_k = 1.0                       # p2: 1 / (k + SNR)^gamma (Choi et al. 2022)
     o.p2_gamma = 1.0
     o.bias = placeholder(float)        # sigmoid: the log-SNR where it falls to 1/2 (None: 2, Kingma & Gao 2023)
+    o.least_sigma = 0.05               # clipped_velocity: 1 / max(sigma, this)^2 on x0 (Li & He 2025, "JiT")
     o.uncertainty = False              # a learned factor for each noise level (Karras et al. 2024, Eq. 21)
     o.density = "uniform"              # of the times. Tables: uniform, importance (Nichol & Dhariwal 2021). Continuous:
                                        # uniform, log_normal (Karras et al. 2022), logit_normal, mode (Esser et al.

@@ -86,7 +86,7 @@ METHODS = {
                      "sample.steps": 32, "sample.clip": False})],
     "Laplace": [(RECALLED, {"process.log_snr_mean": 0.0, "process.log_snr_scale": 0.5, "sample.eta": 0.0})],
     "x0 with the loss in velocity": [(JIT, {"loss.density_mean": 0.8, "loss.density_std": 0.8, "sample.steps": 50,
-                                            "process.shift": 1.0})],
+                                            "process.shift": 1.0, "loss.least_sigma": 0.05})],
 }
 NO_PAPERS = {"cifar10_tiny", "digits", "digits_dit", "digits_guided", "fashion_mnist", "mnist"}
 CONFIGS = {
@@ -214,7 +214,8 @@ def test_a_weighting_and_a_density_have_their_own_defaults():
     for name, arguments, own in (
             ("min_snr", {"gamma": 5.0}, weightings.min_snr), ("soft_min_snr", {"gamma": 4.0}, weightings.soft_min_snr),
             ("sigmoid", {"bias": 2.0}, weightings.sigmoid), ("p2", {"k": 1.0, "gamma": 1.0}, weightings.p2),
-            ("edm", {"sigma_data": 0.5}, weightings.edm)):
+            ("edm", {"sigma_data": 0.5}, weightings.edm),
+            ("clipped_velocity", {"least": 0.05}, weightings.clipped_velocity)):
         made = WEIGHTINGS[name](config_lib.override(config_lib.base(), {"loss.weighting": name}))
         assert made.keywords == arguments == own.__kwdefaults__
     for name, own in (("log_normal", time_densities.LogNormal()), ("logit_normal", time_densities.LogitNormal()),

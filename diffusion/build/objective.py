@@ -25,6 +25,7 @@ WEIGHTINGS = {
     "p2": lambda c: partial(weightings.p2, k=c.loss.p2_k, gamma=c.loss.p2_gamma),
     "edm": lambda c: partial(weightings.edm, sigma_data=c.sigma_data),
     "sigmoid": lambda c: partial(weightings.sigmoid, bias=c.loss.bias),
+    "clipped_velocity": lambda c: partial(weightings.clipped_velocity, least=c.loss.least_sigma),
     "likelihood": lambda c: weightings.likelihood,
 }
 PER_LOG_SNR = {"sigmoid", "likelihood"}  # these are of an integral over lambda, whatever the density of the times
@@ -105,7 +106,7 @@ def check(config: ConfigDict) -> None:
     need(process != "learned" or c.name == "continuous_vlb", "process.name", process, "only the variational bound is "
          "the same for all schedules between its ends, so that one can be learned (Kingma et al. 2021, Section 5.1): "
          "use loss.name=continuous_vlb.")
-    for key in ("gamma", "p2_k", "p2_gamma", "density_std", "hybrid_scale"):
+    for key in ("gamma", "p2_k", "p2_gamma", "density_std", "hybrid_scale", "least_sigma"):
         need(c[key] > 0, f"loss.{key}", c[key], "must be positive.")
     need(-1 <= c.mode_scale <= 2 / (3.141592653589793 - 2), "loss.mode_scale", c.mode_scale, "must lie in [-1, 1.75], "
          "else the times do not rise with u (Esser et al. 2024, Eq. 20).")

@@ -95,6 +95,12 @@ def sigmoid(signal: Array, noise: Array, *, bias: float = 2.0) -> Array:
     return signal * noise / (noise + signal * math.exp(-bias))
 
 
+def clipped_velocity(signal: Array, noise: Array, *, least: float = 0.05) -> Array:
+    """w = min(1, (sigma / least)^2) / alpha^2, which is 1 / max(sigma, least)^2 on x_0: the flow process's velocity of
+    a predicted x_0, (x_t - x_0) / sigma, with its denominator kept from 0 (Li & He 2025, "JiT", code, t_eps)."""
+    return jnp.minimum(1.0, noise / least**2)
+
+
 def likelihood(signal: Array, noise: Array) -> Array:
     """w = 1, for the loss per unit of log-SNR: g^2 on the score, the variational bound in continuous time but for a
     factor.

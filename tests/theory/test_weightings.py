@@ -31,6 +31,8 @@ MEANINGS = {
     "edm, sigma_data 1": (partial(weightings.edm, sigma_data=1.0), lambda snr: 1 + snr),
     "sigmoid": (weightings.sigmoid, lambda snr: snr / (1 + snr * np.exp(-2))),
     "likelihood": (weightings.likelihood, lambda snr: snr),
+    # 1 / max(sigma, 0.05)^2, sigma^2 = 1 / (1 + SNR)
+    "clipped_velocity": (weightings.clipped_velocity, lambda snr: np.minimum(1 + snr, 400)),
 }
 SPACES = {"eps": EPS, "x0": X0, "v": V, "score": SCORE, "edm": preconditioning.edm(0.5)}
 
@@ -104,7 +106,7 @@ def test_weights_are_finite_where_there_is_noise():
 # At alpha = 0: alpha^2 w, by hand. There v = -x_0, so this is the weight of the squared error in v and in x_0.
 AT_PURE_NOISE = {"snr": 0, "truncated_snr": 1, "snr_plus_one": 1, "min_snr": 0, "min_snr, gamma 1": 0,
                  "soft_min_snr": 0, "p2": 0, "p2, gamma 1/2": 0, "edm": 4, "edm, sigma_data 1": 1, "sigmoid": 0,
-                 "likelihood": 0}
+                 "likelihood": 0, "clipped_velocity": 1}
 ENDS = {"zero terminal SNR": DiscreteProcess(betas=schedules.zero_terminal_snr(schedules.linear(1000))),
         "jsd": DiscreteProcess(betas=schedules.jsd(1000)), "flow": continuous.Flow()}
 
