@@ -3,6 +3,7 @@ import dataclasses
 import itertools
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from diffusion import config as config_lib
 from diffusion.data.augment import to_float
 from diffusion.data.pipeline import to_arrays
 from diffusion.errors import ConfigError, DataError
-from diffusion.generate import labels_of
+from diffusion.generate import Drawn, labels_of
 from diffusion.io import images
 from diffusion.io.files import atomic_write
 from diffusion.io.processes import is_primary
@@ -43,8 +44,8 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
 
     The reference of `Cell.error` is DDIM's chain (eta = 0) of as many steps as the model has times, 1000 in continuous
     time, which is the probability-flow ODE but for its own error; a stochastic solver is far from it by nature. Each
-    solver is compiled once, whatever the steps and scales. Raises ConfigError for a combination that cannot be, before
-    anything is compiled.
+    solver is compiled once, whatever the steps and scales; config.sample.batch_size images are drawn at a time. Raises
+    ConfigError for a combination that cannot be, before anything is compiled.
     """
     if scales is None:
         scales = [config.sample.guidance.scale if config.sample.guidance.name != "none" else 1.0]
@@ -59,30 +60,33 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
     longest = getattr(model.process, "t_max", 1.0)
     finest = int(longest) if config.process.name in build.SCHEDULES else 1000
     reference, (grid,) = build_cell(config_lib.override(config, {"sample.eta": 0.0}), model, "ddim", [finest])
-    rows = sharding.fill(num_samples, model.mesh)
-    indices = np.arange(rows, dtype=np.int32)
-    cond = labels_of(build.classes(config, model), indices)
-    draw = lambda sampler, grid, scale: sampler(  # noqa: E731
-        params, grid, seed, indices, cond=cond,
-        given={} if config.sample.guidance.name == "none" else {"scale": scale})
+    rows = min(config.sample.batch_size, sharding.fill(num_samples, model.mesh))
+    classes = build.classes(config, model)
+
+    def draw(sampler: build.Sampler, grid: np.ndarray, scale: float, count: int = num_samples
+             ) -> Iterator[tuple[slice, Drawn]]:
+        """The chains of the first `count` images, `rows` at a time: where they belong, and what was drawn."""
+        for first in range(0, count, rows):
+            indices = np.arange(first, first + rows, dtype=np.int32)
+            yield slice(first, min(first + rows, count)), sampler(
+                params, grid, seed, indices, cond=labels_of(classes, indices),
+                given={} if config.sample.guidance.name == "none" else {"scale": scale})
+
     results, pictures = [], {}
     with Progress(len(scales) + len(cells) * len(steps) * len(scales), unit="sampler") as progress:
+        progress.message(f"first the reference, which errors are distances to: ddim with {finest:,} steps, of "
+                         f"{num_samples:,} images" + (f" at each of {len(scales)} scales" if len(scales) > 1 else ""))
         exact = {}
         for scale in scales:
-            exact[scale] = draw(reference, grid, scale).images[:num_samples]
+            exact[scale] = np.concatenate([drawn.images[:at.stop - at.start]
+                                           for at, drawn in draw(reference, grid, scale)])
             progress.update(1)
         for (name, (sampler, grids)), scale in itertools.product(zip(solvers, cells), scales):
             for count, grid in zip(steps, grids):
-                draw(sampler, grid[-1:], scale)  # compiles, if this is the first of its kind
-                started = time.perf_counter()
-                drawn = draw(sampler, grid, scale)
-                seconds = time.perf_counter() - started
-                x = drawn.images[:num_samples]
-                results.append(Cell(
-                    solver=name, steps=count, scale=scale, evaluations=drawn.evaluations, seconds=round(seconds, 3),
-                    distance=None if data is None else frechet_distance(statistics(pooled_pixels(x)), data),
-                    error=float(np.sqrt(np.mean((x - exact[scale]) ** 2)))))
-                pictures[f"{name}_{count}_steps" + (f"_scale_{scale:g}" if len(scales) > 1 else "")] = x[:SHOWN]
+                list(draw(sampler, grid[-1:], scale, 1))  # compiles, if this is the first of its kind
+                cell, shown = measure(draw(sampler, grid, scale), exact[scale], data)
+                results.append(Cell(solver=name, steps=count, scale=scale, **cell))
+                pictures[f"{name}_{count}_steps" + (f"_scale_{scale:g}" if len(scales) > 1 else "")] = shown
                 progress.update(1)
     if is_primary():
         from diffusion.io import solver_plots  # imports matplotlib: half a second that only its users pay
@@ -94,6 +98,24 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
         solver_plots.plot_quality(rows, out / "quality.png")
         print(table(results))
         print(f"quality.png, compare.json and the pictures are in {out}")
+
+
+def measure(batches: Iterator[tuple[slice, Drawn]], exact: np.ndarray, data: Statistics | None
+            ) -> tuple[dict[str, float | None], np.ndarray]:
+    """What a cell says of the images that `batches` draws, beside `exact` [N, H, W, C]; and the first SHOWN of them."""
+    seconds, squares, evaluations, pooled, shown = 0.0, 0.0, 0.0, [], []
+    started = time.perf_counter()
+    for at, drawn in batches:
+        seconds += time.perf_counter() - started
+        x = drawn.images[:at.stop - at.start]
+        squares += float(np.sum((x - exact[at]) ** 2, dtype=np.float64))
+        evaluations += drawn.evaluations * len(x)
+        pooled.append(pooled_pixels(x))
+        shown.extend(x[:SHOWN - len(shown)])
+        started = time.perf_counter()
+    distance = None if data is None else frechet_distance(statistics(np.concatenate(pooled)), data)
+    return {"evaluations": evaluations / len(exact), "seconds": round(seconds, 3), "distance": distance,
+            "error": float(np.sqrt(squares / exact.size))}, np.stack(shown)
 
 
 def build_cell(config: ConfigDict, model: build.Model, solver: str, counts: list[int]):

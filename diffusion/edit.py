@@ -67,20 +67,21 @@ def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settin
     take_rows = lambda indices: (np.asarray(to_float(pixels[indices % len(pixels)])),  # noqa: E731
                                  None if labels is None else labels[indices % len(labels)])
     draw = make(config, model, settings, params, steps, seed, mask, num_samples, take_rows)
-    results, shown = [], []
-    batch = config.sample.batch_size
-    with Progress(-(-num_samples // batch), unit="batch", images_per_unit=batch) as progress:
+    shown, batch = [], config.sample.batch_size
+
+    def batches(report: Callable[[int], None]):
         for first in range(0, num_samples, batch):
             count = min(batch, num_samples - first)
             rows = sharding.fill(count, model.mesh)
             x, *sides = draw(np.arange(first, first + rows, dtype=np.int32))
-            results.append(images.to_uint8(x[:count]))
             if first < SHOWN:
-                shown += [picture for row in zip(sides[0], x, sides[1]) for picture in row][:3 * count]
-            progress.update(1)
-    images.save_samples(out, results)
-    if model.shape[-1] in (1, 3):
-        images.save_png(out / "task.png", images.grid(images.to_uint8(np.stack(shown[:3 * SHOWN])), columns=6))
+                shown.extend([picture for row in zip(sides[0], x, sides[1]) for picture in row][:3 * count])
+            report(count)
+            yield images.to_uint8(x[:count])
+
+    with Progress(num_samples, unit="image") as progress:
+        images.save_samples(out, batches(progress.update), count=num_samples)
+    images.save_png(out / "task.png", images.grid(images.to_uint8(np.stack(shown[:3 * SHOWN])), columns=6))
     print(f"{num_samples:,} images, samples.npz and task.png (given, made, original) are in {out}", flush=True)
 
 

@@ -16,8 +16,8 @@ from diffusion.errors import DivergedError, Interrupted
 from diffusion.io import images, run_folder
 from diffusion.io.checkpoint import Checkpoints
 from diffusion.io.files import atomic_write
-from diffusion.io.processes import is_primary, say
-from diffusion.io.progress import Progress, duration
+from diffusion.io.processes import is_primary, primary_says, say
+from diffusion.io.progress import Progress, duration, of_chains
 from diffusion.io.run_folder import command_line, open_run
 from diffusion.io.writers import MetricsWriter, read_rows
 from diffusion.likelihood.vlb import rate_distortion
@@ -70,15 +70,22 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: Inte
                 say(f"starting from the weights of {init_from}")
                 for key in pretrained.differences(config, source.config, ("process", "prediction")):
                     say(f"note: {key} is not that of {init_from}: the network has to learn it anew")
-        if clock.step >= plan.total:
-            say(f"{run.path} is finished: {clock.step:,} of {plan.total:,} steps are done. Lengthen "
-                "config.train.duration to go on.")
-            return
 
         def draw_samples(step: int, state) -> None:
             x = np.concatenate(list(generate(average_of(state.ema, "float32"), config.seed, 0, config.sample.preview)))
             if is_primary():
-                images.save_png(run.samples / f"step_{step:08d}.png", images.grid(images.to_uint8(x)))
+                images.save_png(grid_of(run, step), images.grid(images.to_uint8(x)))
+
+        finished = clock.step >= plan.total
+        due = restored is not None and (finished or clock.step % plan.sample_every == 0)
+        if primary_says(due and not grid_of(run, clock.step).exists()):  # it was stopped after the checkpoint
+            draw_samples(clock.step, state)
+        if finished:
+            if not (run.path / "effective_weight.json").exists():
+                draw_curves(run, parts)
+            say(f"{run.path} is finished: {clock.step:,} of {plan.total:,} steps are done. Lengthen "
+                "config.train.duration to go on.")
+            return
 
         evaluator = extractor and evaluation.prepare(config, model, extractor, run.path / ".features")
 
@@ -87,7 +94,8 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: Inte
                                                                   evaluation.sampling(config, workdir, step)))
 
         with (MetricsWriter(run.metrics, run.tensorboard, from_step=clock.step) as writer,
-              Progress(plan.total, unit="step", initial=clock.step, images_per_unit=plan.batch_size) as progress,
+              Progress(plan.total, unit="step", initial=clock.step, images_per_unit=plan.batch_size,
+                       ahead=loop.IN_FLIGHT * plan.steps_per_dispatch) as progress,
               Watchdog(config.train.stall_seconds) as watchdog):
             try:
                 yield from loop.steps(
@@ -103,14 +111,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: Inte
     if clock.step < plan.total:
         raise Interrupted(f"stopped at step {clock.step:,} of {plan.total:,}, which is saved in {run.checkpoints}: the "
                           "same command goes on from it", interrupts.exit_code)
-    if is_primary():
-        from diffusion.io import plots  # imports matplotlib: half a second that only its users pay
-        rows = read_rows(run.metrics)
-        plots.plot_loss(rows, run.path / "loss.png")
-        plots.plot_loss_by_noise(rows, run.path / "loss_by_noise.png", parts.log_snr_edges)
-        curve = parts.effective_weight and {k: v.tolist() for k, v in parts.effective_weight().items()}
-        atomic_write(run.path / "effective_weight.json", json.dumps(curve))
-        plots.plot_effective_weight(rows, run.path / "effective_weight.png", parts.log_snr_edges, curve)
+    draw_curves(run, parts)
     say(f"""
 trained {plan.total:,} steps in {duration(clock.seconds)}; in {run.path}:
   samples/step_{plan.total:08d}.png   the last grid of samples
@@ -118,6 +119,23 @@ trained {plan.total:,} steps in {duration(clock.seconds)}; in {run.path}:
   effective_weight.png   how much each noise level counts in the loss
 Next, draw more of them, or look at README.md there:
   {command_line()} --mode=sample --num_samples=256""")
+
+
+def grid_of(run: run_folder.RunFolder, step: int) -> Path:
+    """The picture of the samples of a training's step."""
+    return run.samples / f"step_{step:08d}.png"
+
+
+def draw_curves(run: run_folder.RunFolder, parts: build.Training) -> None:
+    """The pictures of a finished run, of the rows of its log; effective_weight.json is the last."""
+    if is_primary():
+        from diffusion.io import plots  # imports matplotlib: half a second that only its users pay
+        rows = read_rows(run.metrics)
+        plots.plot_loss(rows, run.path / "loss.png")
+        plots.plot_loss_by_noise(rows, run.path / "loss_by_noise.png", parts.log_snr_edges)
+        curve = parts.effective_weight and {k: v.tolist() for k, v in parts.effective_weight().items()}
+        plots.plot_effective_weight(rows, run.path / "effective_weight.png", parts.log_snr_edges, curve)
+        atomic_write(run.path / "effective_weight.json", json.dumps(curve))
 
 
 def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_samples: int, seed: int, out: Path,
@@ -136,11 +154,12 @@ def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_
         say(note)
     images.check_samples_folder(out)
     params = read()
-    steps = config.sample.steps * -(-num_samples // config.sample.batch_size)
-    with Progress(steps, unit="step", images_per_unit=num_samples / steps) as progress:
-        batches = map(images.to_uint8, generate(params, seed, 0, num_samples, progress.update))
+    progress, report = of_chains(num_samples, batch=config.sample.batch_size,
+                                 steps=len(build.grid(config.sample, model.process)))
+    with progress:
+        batches = map(images.to_uint8, generate(params, seed, 0, num_samples, report))
         if is_primary():
-            images.save_samples(out, batches)
+            images.save_samples(out, batches, count=num_samples)
         else:  # every process computes its share
             collections.deque(batches, maxlen=0)
     say(f"{num_samples:,} images, grid.png and samples.npz are in {out}")

@@ -312,7 +312,8 @@ def test_a_resume_that_is_not_exact_is_said(tmp_path, monkeypatch, capsys):
 
 
 def test_the_error_of_a_sampler_is_its_root_mean_square_distance(tmp_path, monkeypatch):
-    """Of images 1/2 above and below those of the reference, whose mean is the same."""
+    """Of images 1/2 above and below those of the reference, whose mean is the same; config.sample.batch_size of them
+    are drawn at a time, where all were once."""
     from types import SimpleNamespace
 
     from diffusion import compare, pretrained
@@ -324,15 +325,19 @@ def test_the_error_of_a_sampler_is_its_root_mean_square_distance(tmp_path, monke
     def build_cell(config, model, solver, counts):
         images = np.zeros((4, 8, 8, 1))
         images[::2], images[1::2] = (0.0, 0.0) if solver == "ddim" else (0.5, -0.5)
-        drawn = SimpleNamespace(images=images, evaluations=2)
-        return lambda *_, **__: drawn, [np.zeros((count, 2)) for count in counts]
+        return lambda params, grid, seed, indices, **_: sizes.append(len(indices)) or SimpleNamespace(
+            images=images[indices], evaluations=2), [np.zeros((count, 2)) for count in counts]
+
+    sizes = []
 
     model = SimpleNamespace(process=VP(), mesh=make_mesh(-1, 1), num_classes=0)
     monkeypatch.setattr(pretrained, "open_model", lambda *_, **__: (model, dict))
     monkeypatch.setattr(compare, "build_cell", build_cell)
     monkeypatch.setattr(compare, "data_statistics", lambda config: None)
     monkeypatch.setattr(solver_plots, "plot_quality", lambda *_: None)
-    compare.compare(config_lib.base(), tmp_path / "run", None, solvers=["ddim", "heun"], steps=[2], scales=[1.0],
-                    num_samples=4, seed=0, out=tmp_path / "out", checkpoint=None)
+    config = config_lib.override(config_lib.base(), {"sample.batch_size": 2})
+    compare.compare(config, tmp_path / "run", None, solvers=["ddim", "heun"], steps=[2], scales=[1.0], num_samples=3,
+                    seed=0, out=tmp_path / "out", checkpoint=None)
+    assert set(sizes) == {2}
     cells = json.loads((tmp_path / "out" / "compare.json").read_text())["cells"]
-    assert [cell["error"] for cell in cells] == [0.0, 0.5]
+    assert [(cell["error"], cell["evaluations"]) for cell in cells] == [(0.0, 2), (0.5, 2)]

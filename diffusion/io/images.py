@@ -3,8 +3,10 @@ import itertools
 import math
 import os
 import re
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -34,13 +36,14 @@ def to_uint8(x: Array) -> np.ndarray:
 def grid(images: np.ndarray, *, columns: int | None = None, margin: int = 4, min_tile: int = 40) -> np.ndarray:
     """One picture of all images, row by row, with a light margin around each tile.
 
-    images: uint8 [N, H, W, C], C = 1 or 3. Returns uint8 [h, w, 3]. Images smaller than min_tile pixels are enlarged by
-    a whole factor, each pixel to a square, less so where the grid would exceed 2048 pixels. columns: nearly square if
-    None.
+    images: uint8 [N, H, W, C], shown by `visible`. Returns uint8 [h, w, 3]. Images smaller than min_tile pixels are
+    enlarged by a whole factor, each pixel to a square, less so where the grid would exceed 2048 pixels. columns: nearly
+    square if None.
     """
     images = np.asarray(images)
-    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3) or not len(images):
-        raise ValueError(f"expected uint8 [N, H, W, 1 or 3] with N > 0, got {images.dtype} {list(images.shape)}")
+    if images.ndim != 4 or images.dtype != np.uint8 or not images.size:
+        raise ValueError(f"expected uint8 [N, H, W, C] with N > 0, got {images.dtype} {list(images.shape)}")
+    images = visible(images)
     n, height, width, channels = images.shape
     columns = min(columns or math.ceil(math.sqrt(n)), n)
     rows = math.ceil(n / columns)
@@ -55,8 +58,20 @@ def grid(images: np.ndarray, *, columns: int | None = None, margin: int = 4, min
     return out
 
 
+def visible(images: np.ndarray) -> np.ndarray:
+    """uint8 [..., H, W, C] -> [..., H, W, 1 or 3] that a person can look at: four channels are RGBA, in front of white;
+    of any other number but one and three each is shown in grey, [..., H, C W, 1] from left to right."""
+    channels = images.shape[-1]
+    if channels == 4:
+        alpha = images[..., 3:] / 255
+        return np.rint(images[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    if channels in (1, 3):
+        return images
+    return np.concatenate(np.split(images, channels, axis=-1), axis=-2)
+
+
 def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Writes uint8 [H, W], [H, W, 1] or [H, W, 3], whole or not at all. Raises CheckpointError if it cannot."""
+    """Writes uint8 [H, W] or [H, W, C] as `picture`, whole or not at all. Raises CheckpointError if it cannot."""
     atomic_write(path, lambda file: picture(image).save(file, "PNG"))
 
 
@@ -72,30 +87,44 @@ def check_samples_folder(folder: str | os.PathLike) -> None:
                           "another --out, or move or delete that folder.")
 
 
-def save_samples(folder: str | os.PathLike, images: np.ndarray | Iterable[np.ndarray], first_index: int = 0) -> None:
+def save_samples(folder: str | os.PathLike, images: np.ndarray | Iterable[np.ndarray], first_index: int = 0, *,
+                 count: int | None = None) -> None:
     """Writes image i as `{first_index + i:06d}.png`, the first 100 as grid.png, then all as samples.npz.
 
-    images: uint8 [N, H, W, C], or batches [b, H, W, C] of them, each written as it comes. samples.npz holds `arr_0`,
-    uint8 [N, H, W, C], as the field's evaluators read it, and is the sign that the set is whole. A folder with samples
-    in it is refused, by `check_samples_folder`, before the first batch is asked for. CheckpointError: the disk is full.
+    images: uint8 [N, H, W, C], or batches [b, H, W, C] of them, `count` images in all, each batch written as it comes
+    and not kept. samples.npz holds `arr_0`, uint8 [N, H, W, C], as the field's evaluators read it, and is the sign that
+    the set is whole. A folder with samples in it is refused, by `check_samples_folder`, before the first batch is asked
+    for. CheckpointError: the disk is full.
     """
     folder = Path(folder)
     check_samples_folder(folder)
-    batches, index = [], itertools.count(first_index)
-    for batch in [images] if isinstance(images, np.ndarray) else images:
-        batches.append(batch)
-        for image in batch:
-            path = folder / f"{next(index):06d}.png"
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                picture(image).save(path)  # not atomic: tens of thousands of fsyncs take minutes
-            except OSError as error:
-                raise CheckpointError(cannot_write(path, error)) from error
-    everything = np.concatenate(batches)
-    save_png(folder / "grid.png", grid(everything[:GRID_IMAGES]))
-    atomic_write(folder / "samples.npz", lambda file: np.savez(file, everything))
+    if isinstance(images, np.ndarray):
+        images, count = [images], len(images)
+    batches, index, shown = iter(images), itertools.count(first_index), []
+    first = next(batches)  # drawn before the folder is made
+
+    def write(file: IO[bytes]) -> None:
+        with zipfile.ZipFile(file, "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as array:
+            np.lib.format.write_array_header_1_0(
+                array, {"descr": "|u1", "fortran_order": False, "shape": (count, *first.shape[1:])})
+            for batch in itertools.chain([first], batches):
+                for image in batch:
+                    path = folder / f"{next(index):06d}.png"
+                    try:
+                        picture(image).save(path)  # not atomic: tens of thousands of fsyncs take minutes
+                    except OSError as error:
+                        raise CheckpointError(cannot_write(path, error)) from error
+                shown.extend(batch[:GRID_IMAGES - len(shown)])
+                array.write(np.ascontiguousarray(batch).tobytes())
+        if (written := next(index) - first_index) != count:
+            raise ValueError(f"{written} images came, where {count} were announced")
+        save_png(folder / "grid.png", grid(np.stack(shown)))
+
+    atomic_write(folder / "samples.npz", write)
 
 
 def picture(image: np.ndarray) -> Image.Image:
-    """uint8 [H, W], [H, W, 1] or [H, W, 3] -> a PIL image."""
-    return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
+    """uint8 [H, W] or [H, W, C] -> a PIL image: grey, RGB or RGBA of 1, 3 or 4 channels; of others as `visible`."""
+    if image.ndim == 3 and image.shape[-1] not in (3, 4):
+        image = visible(image)[..., 0]
+    return Image.fromarray(image)

@@ -2,6 +2,7 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 import tqdm
@@ -9,6 +10,7 @@ import tqdm
 from diffusion.io.processes import is_primary
 
 _LINE_EVERY, _LOG_EVERY = 10.0, 1.0  # seconds between plain lines, at least: of update(), of log()
+_LONG = 60.0  # seconds from which `expect` speaks
 _SHOWN = {"loss": "loss {:.4g}".format,
           "images_per_second": lambda rate: f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.2g} images/s"}
 
@@ -17,12 +19,14 @@ class Progress:
     """How far, how fast, and how long still; for training and sampling alike. Only the first process prints.
 
     total, initial: in `unit`s ("step", "image"), initial being done already when it begins. images_per_unit: to show
-    images a second until a row of the log brings a better measured figure. stream: where to (standard error).
+    images a second until a row of the log brings a better measured figure. ahead: so many of the units that are done
+    may still be with the device. stream: where to (standard error).
     """
 
-    def __init__(self, total: int, *, unit: str = "step", initial: int = 0, images_per_unit: float = 1,
+    def __init__(self, total: int, *, unit: str = "step", initial: int = 0, images_per_unit: float = 1, ahead: int = 0,
                  stream: TextIO | None = None):
         self.total, self.unit, self.done, self.images_per_unit = total, unit, initial, images_per_unit
+        self.ahead = ahead
         self.info: dict[str, float] = {}
         self._stream = stream if stream is not None else sys.stderr
         self._quiet = not is_primary()
@@ -70,6 +74,15 @@ class Progress:
         else:
             self._shown = None  # what it would have said is due at the end
 
+    def expect(self, seconds: float) -> None:
+        """Says how long all will take at so many seconds a unit, before there is a better measured figure; nothing
+        where that is soon."""
+        left = seconds * (self.total - self.done)
+        if left >= _LONG:
+            each = f"{seconds:,.3g} s" if seconds >= 0.1 else f"{1000 * seconds:.3g} ms"
+            self.message(f"about {duration(left)} for {self.total - self.done:,} {self.unit}s at {each} each on this "
+                         "device, samples and checkpoints apart")
+
     def message(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
         if self._bar is not None:
@@ -83,7 +96,8 @@ class Progress:
 
     def _text(self) -> str:
         parts = [f"{self.unit} {self.done:,} of {self.total:,}"]
-        elapsed, timed = time.monotonic() - self._began, self.done - self._timed_from
+        elapsed = time.monotonic() - self._began
+        timed = self.done - self._timed_from - (self.ahead if self.done < self.total else 0)
         info = dict(self.info)
         if timed > 0 and elapsed > 0:
             info.setdefault("images_per_second", timed / elapsed * self.images_per_unit)
@@ -91,6 +105,25 @@ class Progress:
         if timed > 0 and self.done < self.total:
             parts.append(f"{duration(elapsed / timed * (self.total - self.done))} left")
         return ", ".join(parts)
+
+
+def of_chains(count: int, *, batch: int, steps: int, stream: TextIO | None = None
+              ) -> tuple[Progress, Callable[[int], None]]:
+    """The progress of `count` images, drawn `batch` at a time by chains of `steps` steps, and what hears of steps that
+    are done. One chain counts its steps; several count images, a chain's as its steps go."""
+    if count <= batch:
+        progress = Progress(steps, unit="step", images_per_unit=count / steps, stream=stream)
+        return progress, progress.update
+    progress, done = Progress(count, unit="image", stream=stream), 0
+
+    def report(n: int) -> None:
+        nonlocal done
+        done += n
+        chains, part = divmod(done, steps)
+        before = min(chains * batch, count)
+        progress.update(before + min(batch, count - before) * part // steps - progress.done)
+
+    return progress, report
 
 
 def _has_width(stream: TextIO) -> bool:

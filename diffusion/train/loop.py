@@ -1,6 +1,8 @@
 """The training loop. It is boring, and its order is fixed:
 
-    restore (state, data iterator, clock) -> [next batch -> step -> log -> sample -> evaluate -> checkpoint] -> plots
+    restore (state, data iterator, clock) -> [next batch -> step -> log -> checkpoint -> sample -> evaluate] -> plots
+
+What only reports comes after the checkpoint: samples or an evaluation that fail, or are killed, cost no training.
 
 A checkpoint of step k holds the state after k steps, the iterator before batch k + 1, and the clock with what the log
 has gathered since its last row; so a resumed run repeats the uninterrupted one bit for bit, log included.
@@ -23,7 +25,7 @@ from diffusion.train.watchdog import Watchdog
 
 _SUMS = ("steps", "loss", "grad_norm", "skipped", "seconds", "timed_steps")
 _BINNED = ("bin_loss", "bin_count", "bin_weight")
-_IN_FLIGHT = 2  # dispatches queued ahead of the device: it never waits for the host, and progress stays true
+IN_FLIGHT = 2  # dispatches queued ahead of the device: it never waits for the host, and progress stays true
 _HOPELESS = 10  # steps skipped one after the other, with which training stops
 
 
@@ -78,8 +80,8 @@ class Window:
     def add(self, metrics: StepMetrics) -> None:
         """Takes the metrics of the steps after the clock's, still on the device."""
         self.pending.append((self.clock.step, self.clock.images, metrics))
-        if len(self.pending) > _IN_FLIGHT:
-            jax.block_until_ready(self.pending[-1 - _IN_FLIGHT][2].loss)
+        if len(self.pending) > IN_FLIGHT:
+            jax.block_until_ready(self.pending[-1 - IN_FLIGHT][2].loss)
 
     def fetch(self) -> None:
         """Waits for the device and adds up what is pending. Raises DivergedError at the first bad step."""
@@ -196,6 +198,7 @@ def steps(*, plan: Plan, train_step: Callable, state: State, clock: Clock, data:
                                      mesh, leading=1)
         watchdog(f"step {clock.step + 1}")
         state, metrics = yield train_step, state, batch, dataset
+        dispatched = time.perf_counter()
         window.add(metrics)
         clock.step += k
         clock.images += k * plan.batch_size
@@ -204,6 +207,7 @@ def steps(*, plan: Plan, train_step: Callable, state: State, clock: Clock, data:
             interrupts.begin()
             since, booked = time.perf_counter(), first_step  # compilation is not training
             progress.message(f"first step after {since - started:.1f} s (start-up and compilation)")
+            progress.expect((since - dispatched) / k)
         progress.update(k)
 
         last, stop = clock.step == plan.total, interrupts()
@@ -212,8 +216,12 @@ def steps(*, plan: Plan, train_step: Callable, state: State, clock: Clock, data:
             row = window.row()
             write_row(row)
             progress.log(row)
-        draw = last or clock.step % plan.sample_every == 0
-        if draw and not stop:
+        if last or stop or clock.step % plan.checkpoint_every == 0:
+            account()
+            watchdog(f"the checkpoint of step {clock.step}")
+            save(clock.step, state, clock)
+            since = time.perf_counter()
+        if last or clock.step % plan.sample_every == 0:
             account()
             watchdog(None)
             draw_samples(clock.step, state)
@@ -223,14 +231,7 @@ def steps(*, plan: Plan, train_step: Callable, state: State, clock: Clock, data:
             watchdog(None)
             evaluate(clock.step, state)
             since = time.perf_counter()
-        if last or stop or clock.step % plan.checkpoint_every == 0:
-            account()
-            watchdog(f"the checkpoint of step {clock.step}")
-            save(clock.step, state, clock)
-            since = time.perf_counter()
         if stop:
             watchdog(None)
-            if draw:  # what is saved comes first, since there may be no time for more
-                draw_samples(clock.step, state)
             break
     return state

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from diffusion.errors import CheckpointError, ConfigError, DivergedError
-from diffusion.io.images import GRID_IMAGES, check_samples_folder, grid, save_png, save_samples, to_uint8
+from diffusion.io.images import GRID_IMAGES, check_samples_folder, grid, save_png, save_samples, to_uint8, visible
 
 
 def random(*shape):
@@ -49,30 +49,47 @@ def test_grid_sizes():
     assert grid(random(3, 7, 9, 3), margin=2, min_tile=20).shape == (2 * 23 + 2, 2 * 29 + 2, 3)
     assert max(grid(random(1600, 32, 32, 1)).shape) == 40 * 36 + 4  # would be 2724 if enlarged twice
     assert grid(random(9, 8, 8, 3), margin=0, min_tile=1).shape == (24, 24, 3)
-    for bad in (np.zeros((0, 8, 8, 1), np.uint8), np.zeros((8, 8, 1), np.uint8), np.zeros((1, 8, 8, 1)),
-                np.zeros((1, 8, 8, 4), np.uint8)):
+    for bad in (np.zeros((0, 8, 8, 1), np.uint8), np.zeros((8, 8, 1), np.uint8), np.zeros((1, 8, 8, 1))):
         with pytest.raises(ValueError, match="expected uint8"):
             grid(bad)
 
 
+def test_any_number_of_channels_can_be_looked_at():
+    """RGBA was trained on, and died at the first grid."""
+    rgba = random(3, 8, 8, 4)
+    rgba[0, ..., 3], rgba[1, ..., 3] = 0, 255
+    tiles = visible(rgba)
+    assert (tiles[0] == 255).all()
+    np.testing.assert_array_equal(tiles[1], rgba[1, ..., :3])
+    np.testing.assert_array_equal(tiles[2], Image.alpha_composite(
+        Image.new("RGBA", (8, 8), "white"), Image.fromarray(rgba[2])).convert("RGB"))
+    np.testing.assert_array_equal(grid(rgba), grid(tiles))
+    for channels in (2, 5, 8):
+        images = random(3, 8, 8, channels)
+        np.testing.assert_array_equal(visible(images)[1, :, 8:16, 0], images[1, ..., 1])
+        assert grid(images).shape == grid(random(3, 8, 8 * channels, 1)).shape
+
+
 def test_png_keeps_every_value(tmp_path):
-    for image in (random(5, 7, 3), random(5, 7, 1), random(5, 7)):
+    for image in (random(5, 7, 3), random(5, 7, 1), random(5, 7), random(5, 7, 4)):
         save_png(tmp_path / "a" / "x.png", image)
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a" / "x.png")), np.squeeze(image))
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_samples_as_files_as_one_array_and_as_a_grid(tmp_path, channels):
     images = random(120, 4, 4, channels)
     save_samples(tmp_path / "whole", images, first_index=7)
-    save_samples(tmp_path / "batches", (images[i:i + 50] for i in range(0, 120, 50)), first_index=7)
+    save_samples(tmp_path / "batches", (images[i:i + 50] for i in range(0, 120, 50)), first_index=7,
+                 count=120)
     for folder in (tmp_path / "whole", tmp_path / "batches"):
         with np.load(folder / "samples.npz") as archive:
             assert archive.files == ["arr_0"]
             np.testing.assert_array_equal(archive["arr_0"], images)
         names = sorted(p.name for p in folder.glob("0*.png"))
         assert names == [f"{i:06d}.png" for i in range(7, 127)]
-        np.testing.assert_array_equal(np.asarray(Image.open(folder / names[3])), np.squeeze(images[3]))
+        np.testing.assert_array_equal(np.asarray(Image.open(folder / names[3])), np.squeeze(
+            images[3] if channels != 2 else visible(images[3])))
         np.testing.assert_array_equal(np.asarray(Image.open(folder / "grid.png")), grid(images[:GRID_IMAGES]))
 
 
@@ -88,7 +105,7 @@ def test_two_sets_of_samples_are_not_mixed(tmp_path):
         yield
 
     with pytest.raises(ConfigError, match=r"holds samples already \(000000\.png, \.\.\.\)\. Give another --out"):
-        save_samples(tmp_path, batches())
+        save_samples(tmp_path, batches(), count=2)
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
     with pytest.raises(ConfigError, match="is a file"):
         check_samples_folder(tmp_path / "notes.txt")

@@ -3,7 +3,7 @@ import io
 import pytest
 
 from diffusion.io import progress
-from diffusion.io.progress import Progress, duration
+from diffusion.io.progress import Progress, duration, of_chains
 
 
 class Clock:
@@ -92,3 +92,44 @@ def test_other_processes_are_quiet(monkeypatch):
             bar.log({"loss": 1.0})
             bar.message("word")
         assert out.getvalue() == ""
+
+
+def test_long_ones_say_at_once_how_long_they_take(clock):
+    out = io.StringIO()
+    with Progress(800_000, stream=out) as bar:
+        bar.expect(0.34)
+        bar.expect(0.00001)  # 8 s: not worth a line
+        bar.done = 800_000
+    assert out.getvalue().splitlines()[0] == ("about 3d 04h for 800,000 steps at 0.34 s each on this device, samples "
+                                              "and checkpoints apart")
+
+
+def test_steps_that_are_with_the_device_are_not_done(clock):
+    """A step of 40 s was said to take 13 s, since three had been handed over."""
+    out = io.StringIO()
+    with Progress(100, stream=out, ahead=2) as bar:
+        bar.update(1)  # compiled and done
+        bar.update(1)
+        bar.update(1)  # at once: the device is behind
+        clock.now += 40
+        bar.update(1)
+        assert out.getvalue().splitlines()[-1] == "step 4 of 100, 0.025 images/s, 1h 04m left"
+
+
+def test_chains_count_their_steps_and_several_of_them_images(clock):
+    """It counted the sum over all batches: step 188 of 1,000 where 250 were asked for."""
+    out = io.StringIO()
+    bar, report = of_chains(4, batch=8, steps=250, stream=out)
+    with bar:
+        for _ in range(10):
+            clock.now += 10
+            report(25)
+    assert out.getvalue().splitlines()[2].startswith("step 75 of 250,")
+    out = io.StringIO()
+    bar, report = of_chains(20, batch=8, steps=250, stream=out)
+    shown = []
+    with bar:
+        for _ in range(6):
+            report(125)
+            shown.append(bar.done)
+    assert shown == [4, 8, 12, 16, 18, 20] and out.getvalue().endswith("image 20 of 20\n")

@@ -1,0 +1,86 @@
+"""The order of the training loop, with a step that costs nothing."""
+import contextlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.train import loop, sharding
+from diffusion.train.step import BAD, StepMetrics
+from diffusion.train.watchdog import Watchdog
+
+
+class Progress:
+    """Hears what a Progress hears."""
+
+    def __init__(self):
+        self.said = []
+
+    def __getattr__(self, name):
+        return lambda *args: self.said.append((name, *args))
+
+
+class Interrupts:
+    def __init__(self, at=None):
+        self.at, self.calls = at, 0
+
+    def begin(self):
+        pass
+
+    def __call__(self):
+        self.calls += 1
+        return self.calls == self.at
+
+
+def train_step(state, batch, dataset):
+    one = jnp.ones(1)
+    return state + 1, StepMetrics(
+        loss=one, grad_norm=one, learning_rate=one, bad_position=jnp.full((1, BAD), -1), bad_log_snr=one[:, None],
+        skipped=jnp.zeros(1), bin_loss=one[:, None], bin_count=one[:, None], bin_weight=one[:, None])
+
+
+def run(stop_at=None, fails=None, **plan):
+    """What was done, in its order; and what was said."""
+    done, progress = [], Progress()
+
+    def note(name, step):
+        done.append(f"{name} {step}")
+        if fails == f"{name} {step}":
+            raise RuntimeError(fails)
+
+    settings = dict(total=4, log_every=4, sample_every=2, checkpoint_every=2, evaluate_every=2, batch_size=1)
+    with contextlib.suppress(RuntimeError), jax.transfer_guard("allow"):
+        loop.alone(loop.steps(
+            plan=loop.Plan(**settings | plan), train_step=train_step, state=jnp.zeros(()), clock=loop.Clock(),
+            data=iter(lambda: {"image": np.zeros((1, 1))}, None), dataset=None, mesh=sharding.make_mesh(1, 1),
+            started=time.perf_counter(), examples_of=None, write_row=lambda row: note("row", row["step"]),
+            draw_samples=lambda step, state: note("samples", step), progress=progress,
+            evaluate=lambda step, state: note("evaluation", step),
+            save=lambda step, state, clock: note("checkpoint", step),
+            interrupts=Interrupts(stop_at), watchdog=Watchdog(0.0)))
+    return done, progress.said
+
+
+@pytest.fixture(autouse=True)
+def transfers(monkeypatch):
+    """The step is not compiled here."""
+    monkeypatch.setattr(jax, "transfer_guard", lambda mode: contextlib.nullcontext())
+
+
+def test_what_only_reports_comes_after_the_checkpoint():
+    whole = ["checkpoint 2", "samples 2", "evaluation 2", "row 4", "checkpoint 4", "samples 4", "evaluation 4"]
+    assert run()[0] == whole
+    for name in ("samples 2", "evaluation 2", "samples 4", "evaluation 4"):
+        assert run(fails=name)[0] == whole[:whole.index(name) + 1]  # the checkpoint of its step is among them
+
+
+def test_who_asks_to_stop_gets_the_checkpoint_first_and_no_evaluation():
+    assert run(stop_at=2)[0] == ["checkpoint 2", "samples 2"]
+    assert run(stop_at=1)[0] == ["checkpoint 1"]
+
+
+def test_how_long_it_takes_is_said_after_the_first_step():
+    said = run()[1]
+    assert [name for name, *_ in said][:3] == ["message", "expect", "update"]
