@@ -2,6 +2,7 @@
 import errno
 import os
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -22,7 +23,7 @@ def atomic_write(path: str | os.PathLike, content: bytes | str | Callable[[IO[by
     needed. Raises CheckpointError if it cannot be written; then the old file is still there.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")  # each writer its own
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -33,6 +34,7 @@ def atomic_write(path: str | os.PathLike, content: bytes | str | Callable[[IO[by
             file.flush()
             os.fsync(file.fileno())  # without it a power cut may leave the new name on an empty file
         os.replace(temporary, path)
+        _flush_folder(path.parent)
     except OSError as error:
         raise CheckpointError(cannot_write(path, error)) from error
     finally:
@@ -40,6 +42,18 @@ def atomic_write(path: str | os.PathLike, content: bytes | str | Callable[[IO[by
             temporary.unlink(missing_ok=True)
         except OSError:
             pass
+
+
+def _flush_folder(folder: Path) -> None:
+    """Puts the names in it on the disk, where its file system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF):
+            raise
+    finally:
+        os.close(handle)
 
 
 def cannot_write(path: str | os.PathLike, error: BaseException) -> str:

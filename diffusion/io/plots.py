@@ -16,6 +16,8 @@ STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, 
 BLUE = "#1f5fa8"
 _LOG_SNR = r"log-SNR, $\log(\alpha^2/\sigma^2)$:  noise $\leftarrow$ $\rightarrow$ data"
 _LOG_FROM = 8.0  # a ratio of largest to smallest from which an axis is logarithmic
+_PEAK = 50.0     # of weights: a ratio of the largest to the median
+_SPAN = 1e8      # of weights: of the largest to the smallest that is shown
 _PERIODS = (("first tenth", 0.0, 0.1), ("middle tenth", 0.45, 0.55), ("last tenth", 0.9, 1.0))
 _SHORT_PERIODS = (("first row", 0.0, 0.0), ("last row", 1.0, 1.0))  # of fewer than ten rows
 
@@ -102,14 +104,20 @@ def plot_effective_weight(rows: Sequence[dict], path: str | os.PathLike, log_snr
         return
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(path, title, "effective weight")
+        # Weights fall by many powers of ten where they do not matter: a linear axis shows what does. Where a few noise
+        # levels have nearly all of the weight, it would show those alone.
+        low = 0.0
+        if (positive := shown[shown > 0]).size and shown.max() > _PEAK * np.median(positive):
+            low = max(positive.min(), shown.max() / _SPAN) / 2
+            _log(axes)
         if np.isfinite(measured).any():
-            axes.stairs(measured, edges, baseline=0, fill=True, color=BLUE, alpha=0.3,
+            axes.stairs(measured, edges, baseline=low, fill=True, color=BLUE, alpha=0.3,
                         label="of the times drawn, last tenth of the run")
         for log_snr, weight in curves:
             axes.plot(log_snr, weight, color=BLUE, linewidth=2, label="formula")
-        # Weights fall by many powers of ten where they do not matter: a linear axis shows what does.
-        axes.set_ylim(0, 1.1 * shown.max())
-        axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+        axes.set_ylim(low, (2 if low else 1.1) * shown.max())
+        if not low:
+            axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
         axes.set(xlabel=_LOG_SNR, ylabel=r"weight of the error in $\epsilon$ for each unit of log-SNR",
                  xlim=(edges[0], edges[-1]))
         axes.legend(frameon=False)
@@ -132,12 +140,16 @@ def _save(figure: Figure, path: str | os.PathLike) -> None:
 def scale_y(axes, values: np.ndarray) -> None:
     values = values[np.isfinite(values)]
     if values.min() > 0 and values.max() / values.min() > _LOG_FROM:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(_PlainLog())
-        axes.yaxis.set_minor_formatter(_PlainLog(labelOnlyBase=False, minor_thresholds=(2, 0.8)))
+        _log(axes)
     else:
         axes.set_ylim(bottom=min(0, values.min()))
         axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+
+
+def _log(axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(_PlainLog())
+    axes.yaxis.set_minor_formatter(_PlainLog(labelOnlyBase=False, minor_thresholds=(2, 0.8)))
 
 
 class _PlainLog(LogFormatter):

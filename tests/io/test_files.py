@@ -1,4 +1,6 @@
+import concurrent.futures
 import os
+import threading
 
 import pytest
 
@@ -59,4 +61,21 @@ def test_the_new_file_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypa
     path.write_text("old")
     atomic_write(path, "new")
     inode = path.stat().st_ino
-    assert done == [("fsync", inode), ("replace", inode)] and path.read_text() == "new"
+    assert done == [("fsync", inode), ("replace", inode), ("fsync", tmp_path.stat().st_ino)]
+    assert path.read_text() == "new"
+
+
+def test_threads_that_write_one_file_do_not_meet(tmp_path):
+    both = threading.Barrier(2)
+
+    def content(letter):
+        def write(file):
+            file.write(letter * 1000)
+            both.wait(10)  # each is half done
+            file.write(letter * 1000)
+        return write
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(atomic_write, tmp_path / "a", content(letter)) for letter in (b"x", b"y")]:
+            done.result()
+    assert (tmp_path / "a").read_bytes() in (b"x" * 2000, b"y" * 2000) and os.listdir(tmp_path) == ["a"]

@@ -66,18 +66,29 @@ def test_short_runs(tmp_path, figures, n):
 
 def test_effective_weight_measured_and_by_formula(tmp_path, figures):
     def row(i):
-        return {"step": i, "images": i, "effective_weight_by_log_snr": [0.1, float(i), None, 0.3]}
+        return {"step": i, "images": i, "effective_weight_by_log_snr": [0.1, i / 10, None, 0.3]}
 
     curve = {"log_snr": [-20.0, -5.0, 0.0, 5.0], "effective_weight": [9.0, 0.2, np.inf, 0.1]}
     plots.plot_effective_weight([row(i) for i in range(40)], tmp_path / "w.png", EDGES, curve)
     (axes,) = figures
-    np.testing.assert_allclose(axes.patches[0].get_data().values, [0.1, 37.5, np.nan, 0.3])
+    np.testing.assert_allclose(axes.patches[0].get_data().values, [0.1, 3.75, np.nan, 0.3])
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), [-5, 5])  # what is finite and within the edges
-    assert axes.get_ylim() == (0, pytest.approx(1.1 * 37.5)) and (tmp_path / "w.png").exists()
+    assert axes.get_ylim() == (0, pytest.approx(1.1 * 3.75)) and (tmp_path / "w.png").exists()
     plots.plot_effective_weight([], tmp_path / "x.png", EDGES, curve)
     assert len(figures) == 2 and not figures[1].patches
     plots.plot_effective_weight([row(1)], tmp_path / "y.png", EDGES)
     assert len(figures) == 3 and not figures[2].lines
+
+
+def test_effective_weights_that_one_noise_level_dwarfs_can_be_read(tmp_path, figures):
+    """Those of digits.py are 60,000 at its noisiest level and 1/1000 at its cleanest: the axis was linear."""
+    curve = {"log_snr": np.linspace(-9, 9, 19), "effective_weight": np.exp(-np.linspace(-9, 9, 19))}
+    row = {"images": 1, "effective_weight_by_log_snr": [5000.0, 1.0, 0.0, 1e-3]}
+    plots.plot_effective_weight([row], tmp_path / "w.png", EDGES, curve)
+    (axes,) = figures
+    low, high = axes.get_ylim()
+    assert axes.get_yscale() == "log" and 0 < low < np.exp(-9) < np.exp(9) < high < 1e5
+    assert axes.patches[0].get_data().baseline == low
 
 
 def test_nothing_to_draw_draws_nothing(tmp_path):
