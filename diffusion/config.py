@@ -210,16 +210,19 @@ def base() -> ConfigDict:
     s.eta = placeholder(float)         # share of the reverse SDE's noise, 0 .. 1: ddim (None: 0; 1 is like ancestral
                                        # with the small variance), dpm_solver++sde, sa_solver (its tau; None: 1)
     s.steps = 1000                     # network evaluations for one image, at most process.steps
-    s.spacing = "linspace"             # of those steps. Tables: linspace, leading, trailing. Continuous: uniform in t,
-                                       # quadratic, log_snr (EDM's "ve"), karras (EDM's own), vp, iddpm, or the lists
-                                       # in sample.given: times, noise_levels
+    s.spacing = "linspace"             # of those steps. Tables: linspace, leading, trailing, open_linspace and
+                                       # open_leading (one time more, and the last left out, as diffusers' multistep
+                                       # solvers have them). Continuous: uniform in t, quadratic, log_snr (EDM's
+                                       # "ve"), karras (EDM's own), vp, iddpm, or the lists in sample.given: times,
+                                       # noise_levels
     s.rho = 7.0                        # karras
     s.given = ()                       # times, noise_levels: falling, one for each step
     s.t_min = -1.0                     # continuous: the last noisy time; -1: process.t_min; vp, sub_vp: 1e-3
     s.between_times = False            # let a model of a table be asked at times between those it was trained at
-    s.offset = 0                       # leading: added to each time
-    s.constant_stride = False          # ddim: a step goes T // steps down whatever the next time is, as in diffusers
-    s.end = 0                          # ddim: the last step's end; 0 is clean data, 1 the least noisy time
+    s.offset = 0                       # leading, open_leading: added to each time
+    s.constant_stride = False          # ddim, pndm, plms: a step goes T // steps down whatever the next time is
+    s.end = 0                          # ddim, and multistep solvers: the last step's end; 0 is clean data, 1 the least
+                                       # noisy time
     s.clip = True                      # clip x0 to [-clip_range, clip_range] at each step
     s.clip_range = 1.0
     s.dynamic_threshold = 0.0          # instead, if not 0: clip and scale by this quantile of |x0| (Saharia et al.

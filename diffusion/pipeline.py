@@ -7,18 +7,20 @@
     images[0].save("out.png")
 """
 import json
+import operator
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
 from diffusion import build, pretrained
 from diffusion import config as config_lib
-from diffusion.errors import ConfigError
+from diffusion.errors import CheckpointError, ConfigError
 from diffusion.generate import labels_of
 from diffusion.interop import folder, scheduler, unet2d
 from diffusion.io.images import picture, to_uint8
@@ -28,6 +30,7 @@ from diffusion.train import sharding
 # What of config.sample only makes the time grid, or is an argument of the chain: a compiled sampler serves all values.
 NOT_COMPILED = {"steps", "spacing", "offset", "constant_stride", "end", "rho", "given", "t_min", "between_times",
                 "batch_size", "preview", "guidance.scale"}
+_FIRST = ("batch_size", "num_inference_steps", "seed")  # of a call, by place or by name
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,20 @@ class PipelineOutput:
 class DiffusionPipeline:
     """A model and its weights, to sample from. `config` is the whole config, `params` the (averaged) parameters."""
 
-    def __init__(self, config: ConfigDict, params: Any, guide: ConfigDict | None = None):
+    def __init__(self, config: ConfigDict, params: Any, guide: ConfigDict | None = None, *,
+                 model: build.Model | None = None):
         """`params` as `build.model(config).abstract_params` says. guide: the config of the model that guides it
-        (config.sample.guidance.name="autoguidance"), whose parameters are params["guide"]. Raises ConfigError if the
-        config cannot be built."""
+        (config.sample.guidance.name="autoguidance"), whose parameters are params["guide"]. model: that of the configs,
+        where it is there already. Raises ConfigError if the config cannot be built, or the parameters are not its."""
+        model = build.model(config, guide) if model is None else model
+        check_params(params, model.abstract_params)
         self.config, self.params, self._guide = config, params, guide
-        self._models: dict[str, build.Model] = {}
+        self._models: dict[str, build.Model] = {config.network.dtype: model}
         self._samplers: dict[str, build.Sampler] = {}
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike, *, checkpoint: int | None = None, layout: str | None = None,
-                        settings: str | dict[str, Any] = "",
+                        settings: str | dict[str, Any] = "", weights: str | None = None,
                         overrides: dict[str, Any] | None = None) -> "DiffusionPipeline":
         """Loads a model, with its sampler's settings.
 
@@ -61,24 +67,29 @@ class DiffusionPipeline:
           layout, settings: for a weight file of another project, "improved-diffusion", "guided-diffusion" or
             "score_sde", and its flags or config values there, such as "--image_size 64 --num_channels 128"
             (docs/interop.md).
+          weights: which, where there are several sets: a key of a PyTorch file, such as "ema", or "unet" or "unet_ema"
+            of a folder in diffusers' layout.
           overrides: config keys to set otherwise, such as {"network.head_channels": 0, "sample.steps": 50}.
 
         Raises CheckpointError if files are missing, damaged or do not fit, ConfigError if a setting cannot be run.
         """
-        loaded = pretrained.load(source, checkpoint=checkpoint, layout=layout, settings=settings)
+        if not isinstance(overrides, dict | None) or any(not isinstance(key, str) for key in overrides or {}):
+            raise ConfigError(f"overrides = {overrides!r} must be a dict of config keys and their values, such as "
+                              "{'sample.steps': 50}.")
+        loaded = pretrained.load(source, checkpoint=checkpoint, layout=layout, settings=settings, weights=weights)
         config = config_lib.override(loaded.config, overrides or {})
         guide = pretrained.load_guide(config)
         model = build.model(config, guide and guide.config)
         params = loaded.params(model.abstract_params)
         if guide is None:
-            return cls(config, params)
-        return cls(config, {**params, "guide": guide.params(model.guide.abstract_params)}, guide.config)
+            return cls(config, params, model=model)
+        return cls(config, {**params, "guide": guide.params(model.guide.abstract_params)}, guide.config, model=model)
 
     def __call__(self, batch_size: int = 1, num_inference_steps: int | None = None, seed: int = 0, *,
                  sampler: str | None = None, eta: float | None = None, initial_noise: np.ndarray | None = None,
                  class_labels: Any = None, guidance_scale: float | None = None, unconditional_label: int | None = None,
                  dtype: str | None = None, output_type: Literal["pil", "np"] = "pil",
-                 progress_bar: bool = True) -> PipelineOutput:
+                 progress_bar: bool = True, **unknown: Any) -> PipelineOutput:
         """Draws images. Image i is a function of the seed, i and the settings alone, whatever the batch size.
 
         Args:
@@ -99,10 +110,14 @@ class DiffusionPipeline:
 
         Raises ConfigError for an argument that the model cannot take, DivergedError if an image has NaN in it.
         """
+        for name in unknown:
+            hint = config_lib.nearest(name, DiffusionPipeline.__call__.__kwdefaults__ | dict.fromkeys(_FIRST))
+            raise ConfigError(f"A pipeline has no argument {name!r}.{hint} help(DiffusionPipeline.__call__) has all.")
         if output_type not in ("pil", "np"):
             raise ConfigError(f"output_type = {output_type!r} is not known. It can be 'pil' or 'np'.")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size = {batch_size} must be 1 or more.")
+        batch_size, seed = whole("batch_size", batch_size, 1, 2**20), whole("seed", seed, 0, 2**32 - 1)
+        if num_inference_steps is not None:
+            num_inference_steps = whole("num_inference_steps", num_inference_steps, 1, 2**20)
         given = {"network.dtype": dtype, "sample.solver": sampler, "sample.eta": eta,
                  "sample.steps": num_inference_steps, "sample.guidance.null_label": unconditional_label}
         config = config_lib.override(self.config, {key: value for key, value in given.items() if value is not None})
@@ -133,18 +148,37 @@ class DiffusionPipeline:
                               else (x[:batch_size] + 1) / 2)
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
-        """Writes a new folder that diffusers' DDPMPipeline.from_pretrained loads (DDIMPipeline if the sampler is ddim).
+        """Writes a new folder that diffusers' pipelines load, and which loads here as the same model and sampler.
 
-        Raises CheckpointError, with nothing written, if the model has something that diffusers cannot express, which
-        the message names, or the folder cannot be written.
+        The pipeline is DDPMPipeline, or the one of the sampler. Raises CheckpointError, with nothing written, if the
+        model has something that diffusers cannot express, which the message names, or the folder cannot be written.
         """
-        c = self.config.to_dict()
-        unet = unet2d.write_settings(c["network"], size=c["data"]["size"], channels=c["data"]["channels"],
-                                     learned_range=c["learned_range"])
-        schedule = scheduler.write_settings(c["process"], c["sample"], c["prediction"],
-                                            build.betas(self.config.process))
-        folder.write(Path(directory), unet=unet, schedule=schedule, state=unet2d.write_params(self.params["params"]),
-                     readme=folder.readme(unet, schedule, self.config.sample.steps))
+        c, target = self.config.to_dict(), folder.as_path(directory, "directory")
+        classes = c["network"]["num_classes"] + (c["network"]["label_dropout"] > 0)  # the last is no class
+        unet = unet2d.write_settings(c["network"] | {"num_classes": classes}, size=c["data"]["size"],
+                                     channels=c["data"]["channels"], learned_range=c["learned_range"])
+        try:
+            betas = build.betas(self.config.process)
+        except ConfigError as error:
+            raise CheckpointError(f"diffusers' chains are of betas: {error}") from error
+        schedule = scheduler.write_settings(c["process"], c["sample"], c["prediction"], betas)
+        folder.write(target, unet=unet, schedule=schedule, state=unet2d.write_params(self.params["params"]),
+                     readme=folder.readme(unet, schedule, self.config.sample.steps), check=self._check_export)
+
+    def _check_export(self, written: Path) -> None:
+        """Raises CheckpointError if what was written is not this model, with this sampler."""
+        back = pretrained.load(written)
+        model = build.model(back.config)
+        params = back.params(model.abstract_params)["params"]
+        if not all(jax.tree.leaves(jax.tree.map(np.array_equal, params, dict(self.params["params"])))):
+            raise CheckpointError("The parameters that were written are not those of this model.")
+        for key in ("steps", "constant_stride"):  # has no place in the file; docs/interop.md, DDIM with linspace
+            back.config.sample[key] = self.config.sample[key]
+        ours, theirs = (chain(config, model.process) for config in (self.config, back.config))
+        for name in ours:
+            if not np.array_equal(ours[name], theirs[name]):
+                raise CheckpointError(f"diffusers cannot express config.sample.{name} of this model: read back, it is "
+                                      f"{theirs[name]} instead of {ours[name]}.")
 
     def _model(self, config: ConfigDict) -> build.Model:
         if config.network.dtype not in self._models:
@@ -176,7 +210,46 @@ class DiffusionPipeline:
     def _noise(noise: np.ndarray | None, shape: tuple[int, ...], rows: int) -> np.ndarray | None:
         if noise is None:
             return None
-        noise = np.asarray(noise, np.float32)
+        try:
+            noise = np.asarray(noise)
+            noise = noise.astype(np.float32, casting="same_kind" if noise.dtype.kind in "fc" else "unsafe")
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"initial_noise must be an array of numbers: {error}.") from error
         if noise.shape != shape:
             raise ConfigError(f"initial_noise must be [B, H, W, C] = {list(shape)}, got {list(noise.shape)}.")
         return np.resize(noise, (rows, *shape[1:]))
+
+
+def whole(name: str, value: Any, least: int, most: int) -> int:
+    """The argument as an int, whatever integer type it had. Raises ConfigError if it is none or out of range."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or not least <= number <= most:
+        raise ConfigError(f"{name} = {value!r} must be a whole number in {least} .. {most}.")
+    return number
+
+
+def check_params(params: Any, abstract: Any) -> None:
+    """Raises ConfigError unless the parameters have all that the model needs, in its shapes."""
+    shapes = {jax.tree_util.keystr(path): np.shape(leaf)
+              for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    wrong = [f"{name} {list(leaf.shape)}" + (f", which is {list(shapes[name])}" if name in shapes else "")
+             for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)
+             if shapes.get(name := jax.tree_util.keystr(path)) != leaf.shape]
+    if wrong:
+        raise ConfigError(f"The parameters are not those of the config: {len(wrong)} are missing or of another shape, "
+                          f"the first {wrong[0]}. build.model(config).abstract_params has all.")
+
+
+def chain(config: ConfigDict, process: Any) -> dict[str, Any]:
+    """What config.sample draws with, by its keys, without what diffusers says in the call of a pipeline (eta) or has
+    otherwise on purpose (rederive_eps, docs/interop.md)."""
+    s = config.sample
+    levels = (True, 1.0) if s.dynamic_threshold and s.threshold_max == 1 else (s.clip, s.clip and s.clip_range)
+    if s.dynamic_threshold and s.threshold_max != 1:
+        levels = (s.dynamic_threshold, s.threshold_max)
+    solver = config_lib.override(config, {"sample.eta": None} if s.solver == "ddim" else {}).sample
+    return {"solver": build.solver(solver), "spacing": build.grid(s, process), "clip": levels,
+            "schedule": (s.schedule, s.scaling)}

@@ -18,12 +18,13 @@ from ml_collections import ConfigDict
 from diffusion import build
 from diffusion import config as config_lib
 from diffusion.errors import ConfigError
-from diffusion.interop import folder, openai, score_sde, unet2d
+from diffusion.interop import fields, folder, openai, score_sde, unet2d
 from diffusion.interop.tensor_files import read_tensors
 from diffusion.io import run_folder
 from diffusion.io.checkpoint import Checkpoints
 
-# Other projects' weight files: (settings, where) -> sections of our config; path -> tensors; the reader of parameters.
+# Other projects' weight files: (settings, where) -> sections of our config; (path, which) -> tensors; the reader of
+# parameters.
 LAYOUTS = {
     "improved-diffusion": (partial(openai.read_settings, codebase="improved-diffusion"), read_tensors,
                            openai.read_params),
@@ -42,21 +43,26 @@ class Pretrained:
 
 
 def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: str | None = None,
-         settings: str | dict[str, Any] = "") -> Pretrained:
+         settings: str | dict[str, Any] = "", weights: str | None = None) -> Pretrained:
     """`source`: a run folder of ours, a folder in diffusers' layout, or a name on the Hugging Face hub.
 
     checkpoint: of a run folder, the step; the newest if None. layout: of LAYOUTS, where `source` is a weight file of
     another project, and `settings` what describes its model there: {"image_size": 32, ...}, or text as on a command
-    line, "--image_size 32" or "image_size=32". The weights are read when asked for. Raises CheckpointError or
-    ConfigError if there is no such model or it cannot be read or expressed.
+    line, "--image_size 32" or "image_size=32". weights: which, where there are several sets: a key of a PyTorch file,
+    such as "ema", or "unet" or "unet_ema" of a folder in diffusers' layout. The weights are read when asked for. Raises
+    CheckpointError or ConfigError if there is no such model or it cannot be read or expressed.
     """
+    check_arguments(checkpoint, settings, weights)
     if layout is not None:
-        return load_other(Path(source), layout, settings)
+        return load_other(folder.as_path(source, "source"), layout, settings, weights)
     if settings:
         raise ConfigError(f"settings are for the weight files of other projects: say which, by layout = "
                           f"{' or '.join(LAYOUTS)}.")
     path = folder.find(source)
     if run_folder.is_run(path):
+        if weights is not None:
+            raise ConfigError(f"weights = {weights!r} is for the files of others: a run of ours has its average.")
+
         def restore(abstract):
             kept = jax.tree.map(lambda x: x.update(dtype=config.ema.dtype if x.dtype == jnp.float32 else x.dtype),
                                 abstract)
@@ -69,20 +75,32 @@ def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: st
     if checkpoint is not None:
         raise ConfigError(f"{source} is not a run folder of ours: it has no checkpoint {checkpoint}, but one set "
                           "of weights.")
-    return from_sections(folder.read_settings(path),
-                         lambda abstract: unet2d.read_params(abstract, folder.read_weights(path), str(path)),
+    return from_sections(folder.read_settings(path, weights),
+                         lambda abstract: unet2d.read_params(abstract, folder.read_weights(path, weights), str(path)),
                          str(source))
 
 
-def load_other(path: Path, layout: str, settings: str | dict[str, Any]) -> Pretrained:
+def check_arguments(checkpoint: Any, settings: Any, weights: Any) -> None:
+    """Raises ConfigError for arguments of `load` that are of another type."""
+    if checkpoint is not None and (not isinstance(checkpoint, int) or isinstance(checkpoint, bool) or checkpoint < 0):
+        raise ConfigError(f"checkpoint = {fields.shown(checkpoint)} is no step of a run: give a whole number, or None "
+                          "for the newest.")
+    if not isinstance(settings, str) and not (isinstance(settings, dict) and all(isinstance(x, str) for x in settings)):
+        raise ConfigError(f"settings = {fields.shown(settings)} must be text, such as \"--image_size 32\", or a "
+                          "dict of values by name.")
+    if weights is not None and not isinstance(weights, str):
+        raise ConfigError(f"weights = {fields.shown(weights)} must be the name of a set of weights, such as \"ema\".")
+
+
+def load_other(path: Path, layout: str, settings: str | dict[str, Any], weights: str | None = None) -> Pretrained:
     """The weight file of another project."""
-    if layout not in LAYOUTS:
-        raise ConfigError(f"layout = {layout!r} is not known.{config_lib.nearest(layout, LAYOUTS)} It can be one of: "
-                          f"{', '.join(LAYOUTS)}.")
+    if not isinstance(layout, str) or layout not in LAYOUTS:
+        raise ConfigError(f"layout = {fields.shown(layout)} is not known.{config_lib.nearest(str(layout), LAYOUTS)} "
+                          f"It can be one of: {', '.join(LAYOUTS)}.")
     settings_of, tensors_of, params_of = LAYOUTS[layout]
     given = parse_settings(settings) if isinstance(settings, str) else settings
     return from_sections(settings_of(given, f"settings of {path.name}"), lambda abstract: params_of(
-        abstract, tensors_of(path), str(path), settings=given), str(path))
+        abstract, tensors_of(path, weights), str(path), settings=given), str(path))
 
 
 def open_model(config: ConfigDict, source: str | os.PathLike, *,
@@ -121,14 +139,18 @@ def parse_settings(text: str) -> dict[str, Any]:
 
     Lists without brackets stay text, as the flags of OpenAI's programs have them.
     """
-    words = [part for word in shlex.split(text) for part in word.split("=", 1)]
+    try:
+        words = [part for word in shlex.split(text) for part in word.split("=", 1)]
+    except ValueError as error:  # of quotes
+        raise ConfigError(f"The settings {fields.shown(text)} cannot be split into words: {error}.") from error
     if len(words) % 2:
-        raise ConfigError(f"The settings {text!r} are not pairs of a name and a value, such as --image_size 32.")
+        raise ConfigError(f"The settings {fields.shown(text)} are not pairs of a name and a value, such as "
+                          "--image_size 32.")
 
     def value(word: str) -> Any:
         try:
             found = ast.literal_eval(word)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # what is no literal, and brackets without end
             return word
         return word if isinstance(found, tuple) and not word.startswith("(") else found
 

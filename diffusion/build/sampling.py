@@ -74,7 +74,13 @@ CORRECTABLE = ("ancestral", "ddim", "euler", "euler_ancestral", "euler_maruyama"
 CORRECTORS = {"none", "langevin", "annealed_langevin"}
 ALONG = {"model", "linear", "vp", "ve"}
 SCALINGS = {"none", "vp"}
-SPACINGS = {"linspace": grids.linspace, "leading": grids.leading, "trailing": grids.trailing}
+# Of a table: (T, steps) -> times. An open one has a time more, the least noisy, and leaves it out, as the multistep
+# solvers of diffusers do.
+SPACINGS = {
+    "linspace": grids.linspace, "leading": grids.leading, "trailing": grids.trailing,
+    "open_linspace": lambda t_max, steps: grids.linspace(t_max, steps + 1)[:-1],
+    "open_leading": lambda t_max, steps: grids.leading(t_max, steps + 1)[:-1],
+}
 # In continuous time: (config.sample, process, steps, t_min) -> times.
 FLOAT_SPACINGS = {
     "uniform": lambda c, *args: grids.uniform_time(*args),
@@ -200,10 +206,11 @@ def grid(c: ConfigDict, proc: processes.Process) -> np.ndarray:
         return grids.pairs(np.asarray(c.given, np.int32))
     if c.spacing in FLOAT_SPACINGS or not discrete:
         return float_grid(c, proc, discrete)
-    need(1 <= c.steps <= proc.t_max, "sample.steps", c.steps,
-         f"must lie in 1 .. {proc.t_max}: the model knows the {proc.t_max} times of config.process.steps.")
+    most = proc.t_max - c.spacing.startswith("open_")
+    need(1 <= c.steps <= most, "sample.steps", c.steps, f"must lie in 1 .. {most}: the model knows the {proc.t_max} "
+         f"times of config.process.steps{', and an open grid leaves one out' if most < proc.t_max else ''}.")
     times = SPACINGS[c.spacing](proc.t_max, c.steps)
-    if c.spacing == "leading":
+    if c.spacing.endswith("leading"):
         times = times + c.offset
         need(times[0] <= proc.t_max, "sample.offset", c.offset,
              f"with {c.steps} steps the first time would be {times[0]}, above T = {proc.t_max}.")
@@ -211,11 +218,16 @@ def grid(c: ConfigDict, proc: processes.Process) -> np.ndarray:
     need(c.solver not in BETWEEN or c.between_times, "sample.solver", c.solver, "goes by times between the "
          f"{proc.t_max} whole ones that this model was trained at and never saw. Use another solver, or say "
          "sample.between_times=True: the network interpolates (Lu et al. 2022, DPM-Solver, Section 3.4).")
-    if c.solver != "ddim":
-        return grids.pairs(times)
-    return grids.constant_stride(times, proc.t_max, c.end) if c.constant_stride else grids.pairs(times, c.end)
+    if c.solver in STRIDING and c.constant_stride:
+        return grids.constant_stride(times, proc.t_max, c.end)
+    # From the least noisy time a step to itself is none, and only DDIM's formula bears it.
+    ends = c.solver in STRIDING or c.solver in ENDING and times[-1] > c.end
+    return grids.pairs(times, c.end if ends else 0)
 
 
+# Solvers whose steps may go a constant way, and others that may end at the least noisy time as well.
+STRIDING = ("ddim", "pndm", "plms")
+ENDING = ("dpm_solver++m", "dpm_solver++sde", "unipc", "deis")
 # Solvers that ask for times of their own.
 BETWEEN = ("dpm_solver", "dpm_solver++", "pndm", "adaptive_ode", "adaptive_sde", "euler", "heun")
 

@@ -40,13 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("destination", metavar="DST", help="the folder to write")
     parser.add_argument("--checkpoint", type=int, metavar="STEP", help="of a run folder. Default: the newest")
     parser.add_argument("--layout", choices=list(LAYOUTS), help="SRC is a weight file of this project")
+    parser.add_argument("--weights", metavar="NAME", help="which, where there are several sets: a key of a PyTorch "
+                        "file, such as ema, or unet or unet_ema of a folder")
     parser.add_argument("--settings", default="", metavar="TEXT",
                         help='with --layout: what describes the model there, such as '
                              '"--image_size 64 --num_channels 128"')
     args = parser.parse_args(argv)
     try:
         return convert(args.source, args.destination, checkpoint=args.checkpoint, layout=args.layout,
-                       settings=args.settings)
+                       settings=args.settings, weights=args.weights)
     except DiffusionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -62,22 +64,23 @@ def convert(source: str, destination: str, **options) -> int:
                                                      strict=True))
     print(f"read back: {'the parameters are equal bit for bit' if equal else 'THE PARAMETERS DIFFER'}")
     difference = compare(back, destination)
-    if difference is None:
-        print("not compared with diffusers: torch and diffusers are not installed")
+    if isinstance(difference, str):
+        print(f"not compared with diffusers: {difference}")
         return 0 if equal else 1
     print(f"largest difference of the network's output from diffusers': {difference:.2g} (float32, random input, "
           f"t = {', '.join(map(str, TIMES))})")
     return 0 if equal and difference < TOLERANCE else 1
 
 
-def compare(pipe: DiffusionPipeline, folder: str) -> float | None:
-    """max |ours - diffusers'| over the output of the network, relative to its size if above 1; None without
-    diffusers."""
+def compare(pipe: DiffusionPipeline, folder: str) -> float | str:
+    """max |ours - diffusers'| over the output of the network, relative to its size if above 1; or why there is none."""
     try:
         import torch
         from diffusers import UNet2DModel
     except ImportError:
-        return None
+        return "torch and diffusers are not installed"
+    except Exception as error:  # of packages that do not fit each other, such as torch and torchvision
+        return f"it cannot be imported ({(str(error).strip() or type(error).__name__).splitlines()[-1]})"
     c = pipe.config
     x = np.asarray(jax.random.normal(jax.random.key(0), (len(TIMES), c.data.size, c.data.size, c.data.channels)))
     labels = np.arange(len(TIMES)) % c.network.num_classes if c.network.num_classes else None

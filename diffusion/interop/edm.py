@@ -17,13 +17,18 @@ from typing import Any
 import numpy as np
 
 from diffusion.errors import CheckpointError
-from diffusion.interop import matching
+from diffusion.interop import fields, matching
 from diffusion.interop.matching import Slot
 
 # The arguments of DhariwalUNet and of EDMPrecond around it, with their defaults.
-REQUIRED = ("img_resolution", "in_channels", "out_channels")
-DEFAULTS = dict(label_dim=0, augment_dim=0, model_channels=192, channel_mult=(1, 2, 3, 4), channel_mult_emb=4,
-                num_blocks=3, attn_resolutions=(32, 16, 8), dropout=0.1)
+_COUNT = fields.whole(None, 1, fields.CHANNELS)
+REQUIRED = {"img_resolution": fields.whole(None, 1, fields.SIDE), "in_channels": _COUNT, "out_channels": _COUNT}
+FIELDS = REQUIRED | {
+    "label_dim": fields.whole(0, 0, fields.LABELS), "augment_dim": fields.whole(0, 0, fields.CHANNELS),
+    "model_channels": fields.whole(192, 1, fields.CHANNELS),
+    "channel_mult": fields.several((1, 2, 3, 4), _COUNT, fields.LEVELS),
+    "channel_mult_emb": fields.whole(4, 1, fields.CHANNELS), "num_blocks": fields.whole(3, 1, fields.BLOCKS),
+    "attn_resolutions": fields.several((32, 16, 8), _COUNT, fields.LEVELS, 0), "dropout": fields.number(0.1, 0, 1)}
 IGNORED = {"label_dropout", "use_fp16", "sigma_min", "sigma_max", "sigma_data"}  # of training, precision and process
 CLASSES = ("DhariwalUNet", "EDMPrecond")
 GROUPS, CHANNELS_PER_GROUP, CHANNELS_PER_HEAD = 32, 4, 64
@@ -62,7 +67,7 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
         name="unet", channels=channels, multipliers=multipliers, blocks=s["num_blocks"],
         attention_resolutions=tuple(h for h in heights if h in s["attn_resolutions"]), heads=1,
         head_channels=CHANNELS_PER_HEAD, groups=GROUPS, norm_epsilon=1e-5, activation="swish",
-        dropout=float(s["dropout"]), scale_shift=True, downsample=("resblock",), upsample=("resblock",),
+        dropout=s["dropout"], scale_shift=True, downsample=("resblock",), upsample=("resblock",),
         middle="attention", embedding="positional", embedding_channels=channels * s["channel_mult_emb"],
         freq_shift=0.0, cos_first=True, num_classes=s["label_dim"])
     return {"network": network, "data": dict(size=s["img_resolution"], channels=s["in_channels"]),
@@ -73,35 +78,22 @@ def parse(settings: dict[str, Any], where: str) -> dict[str, Any]:
     """All arguments of DhariwalUNet. Raises CheckpointError that names one that is not known, missing or wrong."""
     given = dict(settings)
     for key in ("class_name", "model_type"):
-        name = str(given.pop(key, CLASSES[0])).split(".")[-1]
+        name = str(given.pop(key, CLASSES[0])).split(".")[-1][:60]
         if name not in CLASSES:
             why = f": {SONG}, which our U-Net has not" if name == "SongUNet" else ""
             raise CheckpointError(f"{where}: {key} = {name} is not supported{why}. It can be one of: "
                                   f"{', '.join(CLASSES)}.")
     if "img_channels" in given:
         given["in_channels"] = given["out_channels"] = given.pop("img_channels")
-    known = [*REQUIRED, *DEFAULTS]
-    if unknown := sorted(given.keys() - known - IGNORED):
+    known = list(FIELDS)
+    if unknown := sorted(given.keys() - FIELDS.keys() - IGNORED):
         match = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
-        raise CheckpointError(f"{where}: DhariwalUNet has no argument {', '.join(unknown)}."
+        raise CheckpointError(f"{where}: DhariwalUNet has no argument {fields.named(', '.join(map(str, unknown)))}."
                               f"{f' Did you mean {match[0]}?' if match else ''} It has: {', '.join(known)}.")
     if missing := [key for key in REQUIRED if key not in given]:
         raise CheckpointError(f"{where}: {', '.join(missing)} of the network is missing (img_channels of EDMPrecond is "
                               "both in_channels and out_channels).")
-    s = {key: given[key] for key in REQUIRED} | {key: given.get(key, default) for key, default in DEFAULTS.items()}
-    least = {"label_dim": 0, "augment_dim": 0}
-    for key, value in s.items():
-        example = DEFAULTS.get(key, 32)
-        if isinstance(example, float):
-            right = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
-        else:
-            values = value if isinstance(example, tuple) else [value]
-            right = isinstance(values, list | tuple) and all(
-                isinstance(v, int) and not isinstance(v, bool) and v >= least.get(key, 1) for v in values)
-        if not right or (key == "channel_mult" and not value):
-            raise CheckpointError(f"{where}: {key} = {value!r} is not such as {example!r}.")
-        s[key] = tuple(value) if isinstance(example, tuple) else value
-    return s
+    return fields.read(given, FIELDS, where)
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------

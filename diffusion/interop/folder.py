@@ -1,7 +1,7 @@
 """A model in diffusers' layout on the disk or on the Hugging Face hub.
 
     model_index.json            the pipeline's class (may be missing in a flat folder)
-    unet/config.json            UNet2DModel; flat: config.json
+    unet/config.json            UNet2DModel; flat: config.json; unet_ema/: the average of one in training
     unet/diffusion_pytorch_model.safetensors (or .bin, or either in shards with an .index.json)
     scheduler/scheduler_config.json             flat: scheduler_config.json
 """
@@ -11,32 +11,51 @@ import re
 import shutil
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffusion.errors import CheckpointError
-from diffusion.interop import scheduler, unet2d
+from diffusion.errors import CheckpointError, ConfigError
+from diffusion.interop import fields, scheduler, unet2d
 from diffusion.interop.tensor_files import read_sharded, read_tensors, write_safetensors
 from diffusion.io.files import atomic_write, cannot_write
 
-PIPELINES = {"DDPMPipeline": "DDPMScheduler", "DDIMPipeline": "DDIMScheduler"}
+# The pipelines that can be read; two of them draw with a scheduler of their own, made of the file's settings.
+PIPELINES = {"DDPMPipeline": None, "DDIMPipeline": "DDIMScheduler", "PNDMPipeline": "PNDMScheduler"}
 WEIGHTS = "diffusion_pytorch_model"
+AVERAGE = "unet_ema"  # as the training scripts of diffusers save it
 HUB_FILES = ["*.json", f"*{WEIGHTS}.safetensors", f"*{WEIGHTS}.bin", f"*{WEIGHTS}-*-of-*.safetensors",
              f"*{WEIGHTS}-*-of-*.bin"]
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
+def as_path(value: Any, name: str) -> Path:
+    """The path that an argument says. Raises ConfigError if it is none: of another type, empty, or not a name of files.
+    """
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise ConfigError(f"{name} = {fields.shown(value)} is no path: give a string or a pathlib.Path.")
+    text = os.fspath(value)
+    if not text or "\0" in text or any(len(os.fsencode(part)) > 255 for part in text.split("/")) or len(text) > 4000:
+        raise ConfigError(f"{name} = {fields.shown(text)} is no path: it is empty, too long, or has a null byte.")
+    return Path(text)
+
+
 def find(source: str | os.PathLike) -> Path:
     """The folder of a source: itself, or the cached copy of a hub name such as "google/ddpm-cifar10-32".
 
-    Raises CheckpointError if there is no such folder and it is no hub name, or the hub cannot be reached.
+    Raises CheckpointError if there is no such folder and it is no hub name, or the hub cannot be reached, and
+    ConfigError if `source` is no path at all.
     """
-    path = Path(source)
-    if path.is_dir():
+    path = as_path(source, "source")
+    try:
+        found, other = path.is_dir(), path.exists()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be looked at: {error.strerror}.") from error
+    if found:
         return path
-    if path.exists():
+    if other:
         raise CheckpointError(f"{path} is a file. Name the folder of the model: a run folder of ours, or a folder with "
                               "config.json or unet/ of diffusers. Weights of other projects: see docs/interop.md.")
     if not HUB_NAME.fullmatch(str(source)) or ".." in str(source):
@@ -57,16 +76,21 @@ def find(source: str | os.PathLike) -> Path:
         ) from error
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path, weights: str | None = None) -> dict[str, Any]:
     """Our config sections of a model in diffusers' layout.
 
-    Raises CheckpointError if a file is missing or no JSON, or a setting is not supported.
+    weights: "unet" or "unet_ema", where both are there. Raises CheckpointError if a file is missing or no JSON, or a
+    setting is not supported.
     """
-    index = folder / "model_index.json"
-    if index.is_file() and (name := read_json(index).get("_class_name")) not in PIPELINES:
-        raise CheckpointError(f"{index} describes a {name}, which is not supported. It can be one of: "
-                              f"{', '.join(PIPELINES)}.")
-    unet, beside = part(folder, "unet"), part(folder, "scheduler")
+    index, kind = folder / "model_index.json", None
+    if index.is_file():
+        name = fields.read_one(read_json(index).get("_class_name"), fields.choice(None, tuple(PIPELINES)),
+                               f"{index}: _class_name")
+        kind = PIPELINES[name]
+    unet, beside = network_folder(folder, weights), part(folder, "scheduler")
+    if weights is None and unet.name == "unet" and (folder / AVERAGE).is_dir():
+        warnings.warn(f"{folder} has {AVERAGE}/, too, the average of a training. As in diffusers, the weights are "
+                      f"those of unet/; weights={AVERAGE!r} takes the others.", stacklevel=4)
     for file in (unet / "config.json", beside / "scheduler_config.json"):
         if not file.is_file():
             raise CheckpointError(f"{file} is missing. A model in diffusers' layout has config.json, "
@@ -79,19 +103,16 @@ def read_settings(folder: Path) -> dict[str, Any]:
                       "head: for that, set attention_head_dim to null in the file, or network.head_channels to 0.",
                       stacklevel=4)
     schedule, at = read_json(beside / "scheduler_config.json"), str(beside / "scheduler_config.json")
-    try:
-        return unet2d.read_settings(settings, where) | scheduler.read_settings(schedule, at)
-    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
-        raise CheckpointError(f"{where} or {at} has a value of the wrong kind: {error}. Compare it with the settings "
-                              "of diffusers' UNet2DModel and scheduler.") from error
+    return unet2d.read_settings(settings, where) | scheduler.read_settings(
+        schedule | ({"_class_name": kind} if kind else {}), at)
 
 
-def read_weights(folder: Path) -> dict[str, np.ndarray]:
-    """The state dict of a model in diffusers' layout.
+def read_weights(folder: Path, weights: str | None = None) -> dict[str, np.ndarray]:
+    """The state dict of a model in diffusers' layout; weights as for `read_settings`.
 
     Raises CheckpointError if there is none, or the file is truncated or carries code.
     """
-    folder = part(folder, "unet")
+    folder = network_folder(folder, weights)
     for suffix in (".safetensors", ".bin"):
         if (folder / f"{WEIGHTS}{suffix}").is_file():
             return read_tensors(folder / f"{WEIGHTS}{suffix}")
@@ -101,15 +122,26 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
                           f"{contents(folder)}.")
 
 
+def network_folder(folder: Path, weights: str | None) -> Path:
+    """Where config.json and the weights are: the folder named, unet/, the average if that alone is there, or the flat
+    folder itself. Raises CheckpointError for one that is not there."""
+    there = [name for name in ("unet", AVERAGE) if (folder / name).is_dir()]
+    if weights is not None and weights not in there:
+        raise CheckpointError(f"{folder} has no {fields.shown(weights)} to take weights from. It has: "
+                              f"{', '.join(there) or 'one set of weights, without a folder of its own'}.")
+    return folder / (weights or there[0]) if there else folder
+
+
 def part(folder: Path, name: str) -> Path:
     """Its own folder, or the model's where that is flat."""
     return folder / name if (folder / name).is_dir() else folder
 
 
 def read_json(file: Path) -> dict[str, Any]:
+    """The object of settings in a JSON file. Raises CheckpointError if it is none, or nested too deep."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read as JSON: {error}. Fetch the file again.") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{file} holds a {type(value).__name__}, where an object of settings is needed.")
@@ -122,15 +154,15 @@ def contents(folder: Path) -> str:
 
 
 def write(folder: Path, *, unet: dict[str, Any], schedule: dict[str, Any], state: dict[str, np.ndarray],
-          readme: str) -> None:
+          readme: str, check: Callable[[Path], None] = lambda folder: None) -> None:
     """Writes a pipeline that diffusers loads, to a folder that is new or empty: whole, or not at all.
 
-    Raises CheckpointError if the folder holds something, or cannot be written.
+    check: reads what was written before it gets its name, and raises what is wrong. Raises CheckpointError if the
+    folder holds something, or cannot be written.
     """
-    folder = Path(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise CheckpointError(f"{folder} is there already. Nothing was changed. Name a new or empty folder.")
-    pipeline = next(name for name, kind in PIPELINES.items() if kind == schedule["_class_name"])
+    pipeline = scheduler.pipeline_of(schedule)
     files = {"model_index.json": {"_class_name": pipeline, "unet": ["diffusers", "UNet2DModel"],
                                   "scheduler": ["diffusers", schedule["_class_name"]]},
              "unet/config.json": unet, "scheduler/scheduler_config.json": schedule}
@@ -143,6 +175,7 @@ def write(folder: Path, *, unet: dict[str, Any], schedule: dict[str, Any], state
             atomic_write(temporary / name, json.dumps(value, indent=2) + "\n")
         atomic_write(temporary / "README.md", readme)
         write_safetensors(temporary / "unet" / f"{WEIGHTS}.safetensors", state, {"format": "pt"})
+        check(temporary)
         os.replace(temporary, folder)  # also over an empty folder
     except OSError as error:
         raise CheckpointError(cannot_write(folder, error)) from error
@@ -153,7 +186,7 @@ def write(folder: Path, *, unet: dict[str, Any], schedule: dict[str, Any], state
 
 def readme(unet: dict[str, Any], schedule: dict[str, Any], steps: int) -> str:
     """README.md of an exported model: what it is, and how each side loads it; `steps` has no place in the settings."""
-    pipeline = next(name for name, kind in PIPELINES.items() if kind == schedule["_class_name"])
+    pipeline = scheduler.pipeline_of(schedule)
     size, channels = unet["sample_size"], unet["in_channels"]
     return f"""# A diffusion model of {size}x{size}x{channels} images
 

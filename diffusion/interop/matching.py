@@ -60,7 +60,8 @@ def fill(abstract: Any, state: dict[str, np.ndarray], locate: Callable[[tuple[st
             if value.shape != leaf.shape:
                 wrong.append(f"{name} {list(state[name].shape)} (read as {list(value.shape)}, "
                              f"needed {list(leaf.shape)})")
-            filled[path] = np.ascontiguousarray(value, leaf.dtype)
+            else:
+                filled[path] = np.ascontiguousarray(value, leaf.dtype)
     if wrong:
         problems.append(f"{len(wrong)} of {len(slots)} tensors have another shape: {listed(wrong)}")
     if problems:

@@ -11,19 +11,25 @@ from typing import Any
 import numpy as np
 
 from diffusion.errors import CheckpointError
-from diffusion.interop import matching
+from diffusion.interop import fields, matching
 from diffusion.interop.matching import Slot
 from diffusion.interop.unet2d import count_levels
 
 # The flags that decide what is computed, with the defaults of both codebases' model_and_diffusion_defaults().
-SHARED = dict(
-    image_size=64, num_channels=128, num_res_blocks=2, num_heads=4, num_heads_upsample=-1, attention_resolutions="16,8",
-    dropout=0.0, class_cond=False, use_scale_shift_norm=True, learn_sigma=False, diffusion_steps=1000,
-    noise_schedule="linear", timestep_respacing="", predict_xstart=False, use_ddim=False, clip_denoised=True)
-DEFAULTS = {
-    "improved-diffusion": SHARED | dict(sigma_small=False, rescale_timesteps=True),
-    "guided-diffusion": SHARED | dict(num_head_channels=-1, channel_mult="", resblock_updown=False,
-                                      use_new_attention_order=False, rescale_timesteps=False),
+_ON, _OFF = fields.flag(True), fields.flag(False)
+_CHANNELS = fields.whole(-1, -1, fields.CHANNELS)
+SHARED = {
+    "image_size": fields.whole(64, 1, fields.SIDE), "num_channels": fields.whole(128, 1, fields.CHANNELS),
+    "num_res_blocks": fields.whole(2, 1, fields.BLOCKS), "num_heads": fields.whole(4, 1, fields.CHANNELS),
+    "num_heads_upsample": _CHANNELS, "attention_resolutions": fields.text("16,8"), "dropout": fields.number(0.0, 0, 1),
+    "class_cond": _OFF, "use_scale_shift_norm": _ON, "learn_sigma": _OFF,
+    "diffusion_steps": fields.whole(1000, 1, fields.STEPS),
+    "noise_schedule": fields.choice("linear", ("linear", "cosine")), "timestep_respacing": fields.text(""),
+    "predict_xstart": _OFF, "use_ddim": _OFF, "clip_denoised": _ON}
+FIELDS = {
+    "improved-diffusion": SHARED | {"sigma_small": _OFF, "rescale_timesteps": _ON},
+    "guided-diffusion": SHARED | {"num_head_channels": _CHANNELS, "channel_mult": fields.text(""),
+                                  "resblock_updown": _OFF, "use_new_attention_order": _OFF, "rescale_timesteps": _OFF},
 }
 # The channels of each level, where no flag gives them: by image_size.
 MULTIPLIERS = {
@@ -54,14 +60,11 @@ def read_settings(flags: dict[str, Any], where: str, *, codebase: str) -> dict[s
     def unsupported(key: str, why: str) -> CheckpointError:
         return CheckpointError(f"{where}: {key} = {f[key]!r} is not supported{why}")
 
-    if codebase not in DEFAULTS:
-        raise CheckpointError(f"{where}: the codebase is {' or '.join(DEFAULTS)}, not {codebase!r}: their flags have "
+    if codebase not in FIELDS:
+        raise CheckpointError(f"{where}: the codebase is {' or '.join(FIELDS)}, not {codebase!r}: their flags have "
                               "different defaults.")
     f = parse(flags, codebase, where)
     size, multipliers = f["image_size"], channel_multipliers(f, codebase, where)
-    for key in ("image_size", "num_channels", "num_res_blocks", "num_heads", "diffusion_steps"):
-        if f[key] < 1:
-            raise unsupported(key, ": it must be 1 or more.")
     if multipliers[0] != 1:
         raise CheckpointError(
             f"{where}: channel_mult begins with {multipliers[0]} (the default for image_size = 512 does), so that the "
@@ -79,46 +82,45 @@ def read_settings(flags: dict[str, Any], where: str, *, codebase: str) -> dict[s
         upsample=resample, pad_around=True, middle="attention", embedding="positional", freq_shift=0.0, cos_first=True,
         num_classes=NUM_CLASSES if f["class_cond"] else 0)
     return {"network": network, "data": dict(size=size, channels=3), "learned_range": f["learn_sigma"],
-            "process": noise_process(f, where) | dict(rescale_times=f["rescale_timesteps"]),
+            "process": noise_process(f) | dict(rescale_times=f["rescale_timesteps"]),
             "prediction": "x0" if f["predict_xstart"] else "eps", "sample": sampler(f, where)}
 
 
 def parse(flags: dict[str, Any], codebase: str, where: str) -> dict[str, Any]:
     """All flags with the types of their defaults. Raises CheckpointError that names a flag or value that is wrong."""
-    defaults = DEFAULTS[codebase]
-    for key in flags.keys() - defaults.keys() - IGNORED:
+    known = FIELDS[codebase]
+    for key in flags.keys() - known.keys() - IGNORED:
         for start, what in UNSUPPORTED.items():
             if key.startswith(start):
-                raise CheckpointError(f"{where}: the flag {key} is not supported, since {what} is not.")
-        match = difflib.get_close_matches(key, [*defaults, *IGNORED], n=1, cutoff=0.5)
-        other = next((name for name, table in DEFAULTS.items() if key in table), None)
+                raise CheckpointError(f"{where}: the flag {fields.named(key)} is not supported, since {what} is not.")
+        match = difflib.get_close_matches(key, [*known, *IGNORED], n=1, cutoff=0.5)
+        other = next((name for name, table in FIELDS.items() if key in table), None)
         hint = f" It is one of {other}." if other else f" Did you mean {match[0]}?" if match else ""
-        raise CheckpointError(f"{where}: {codebase} has no flag {key}.{hint} The flags that decide what a model "
-                              f"computes are: {', '.join(defaults)}.")
-    return {key: typed(flags.get(key, default), type(default), key, where) for key, default in defaults.items()}
+        raise CheckpointError(f"{where}: {codebase} has no flag {fields.named(key)}.{hint} The flags that decide what "
+                              f"a model computes are: {', '.join(known)}.")
+    return {key: typed(flags.get(key, field.default), field, key, where) for key, field in known.items()}
 
 
-def typed(value: Any, kind: type, key: str, where: str) -> Any:
+def typed(value: Any, field: fields.Field, key: str, where: str) -> Any:
     """A flag's value, given as on the command line or as what it is."""
-    if kind is bool:
-        text = str(value).lower()
-        if text in YES + NO:
-            return text in YES
-    elif kind is str and isinstance(value, str | int) and not isinstance(value, bool):
-        return str(value)
-    elif not isinstance(value, bool) and (kind is float or not isinstance(value, float)):
-        try:
-            return kind(value)
-        except (TypeError, ValueError):
-            pass
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
-    raise CheckpointError(f"{where}: {key} = {value!r} is not {words[kind]}.")
+    kind = type(field.default)
+    try:
+        if kind is bool and (text := str(value).lower()) in YES + NO:
+            value = text in YES
+        elif kind in (int, float) and isinstance(value, str):
+            value = kind(value)
+        elif kind is str and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+    except ValueError:
+        pass
+    return fields.read_one(value, field, f"{where}: {key}")
 
 
 def integers(text: str, key: str, where: str) -> tuple[int, ...]:
     """ "16,8" -> (16, 8)."""
-    if not re.fullmatch(r"\s*[1-9]\d*\s*(,\s*[1-9]\d*\s*)*", text):
-        raise CheckpointError(f"{where}: {key} = {text!r} is not a list of whole numbers such as '16,8'.")
+    if not re.fullmatch(r"\s*[1-9]\d{0,5}\s*(,\s*[1-9]\d{0,5}\s*)*", text) or text.count(",") >= fields.LEVELS:
+        raise CheckpointError(f"{where}: {key} = {fields.shown(text)} is not a list of 1 to {fields.LEVELS} whole "
+                              "numbers such as '16,8'.")
     return tuple(int(part) for part in text.split(","))
 
 
@@ -133,23 +135,20 @@ def channel_multipliers(f: dict[str, Any], codebase: str, where: str) -> tuple[f
     return table[f["image_size"]]
 
 
-def noise_process(f: dict[str, Any], where: str) -> dict[str, Any]:
+def noise_process(f: dict[str, Any]) -> dict[str, Any]:
     """Their linear schedule is Ho et al.'s in the limit: its betas are scaled by 1000/T."""
     steps = f["diffusion_steps"]
     if f["noise_schedule"] == "linear":
         return dict(name="linear", steps=steps, beta_start=1000 / steps * 0.0001, beta_end=1000 / steps * 0.02)
-    if f["noise_schedule"] == "cosine":
-        return dict(name="cosine", steps=steps, offset=0.008, max_beta=0.999)
-    raise CheckpointError(f"{where}: noise_schedule = {f['noise_schedule']!r} is not known. It can be one of: linear, "
-                          "cosine.")
+    return dict(name="cosine", steps=steps, offset=0.008, max_beta=0.999)
 
 
 def sampler(f: dict[str, Any], where: str) -> dict[str, Any]:
     """timestep_respacing "" is all T steps, "N" is N evenly spaced ones, "ddimN" every (T/N)-th from the first."""
     text, total = f["timestep_respacing"], f["diffusion_steps"]
-    if not (match := re.fullmatch(r"(ddim)?([1-9]\d*)|", text)):
-        raise CheckpointError(f"{where}: timestep_respacing = {text!r} is not supported. It can be empty, a number of "
-                              "steps, or ddimN with a number N; not a list of sections.")
+    if not (match := re.fullmatch(r"(ddim)?([1-9]\d{0,5})|", text)):
+        raise CheckpointError(f"{where}: timestep_respacing = {fields.shown(text)} is not supported. It can be "
+                              "empty, a number of steps, or ddimN with a number N; not a list of sections.")
     steps = int(match[2] or total)
     if steps > total or (steps == 1 < total):
         raise CheckpointError(f"{where}: timestep_respacing = {text!r}: the model has {total} steps (diffusion_steps), "
@@ -179,9 +178,9 @@ def read_params(abstract: dict, state: dict[str, np.ndarray], where: str, *, set
     settings: the flags; those of attention say how the rows of its weights are ordered. Raises CheckpointError if names
     or shapes do not fit.
     """
-    known = DEFAULTS["guided-diffusion"]
+    known = FIELDS["guided-diffusion"]
     heads, head_channels, split_first = (
-        typed(settings.get(key, known[key]), type(known[key]), key, where)
+        typed(settings.get(key, known[key].default), known[key], key, where)
         for key in ("num_heads", "num_head_channels", "use_new_attention_order"))
     prefix = prefixes(abstract)
 

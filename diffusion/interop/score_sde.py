@@ -15,14 +15,18 @@ import jax
 import numpy as np
 
 from diffusion.errors import CheckpointError
-from diffusion.interop import matching
+from diffusion.interop import fields, matching
 from diffusion.interop.matching import Slot
 
 # The settings that decide what is computed, with the values of configs/vp/ddpm/cifar10.py.
-DEFAULTS = {
-    "data.image_size": 32, "data.num_channels": 3, "model.nf": 128, "model.ch_mult": (1, 2, 2, 2),
-    "model.num_res_blocks": 2, "model.attn_resolutions": (16,), "model.dropout": 0.1, "model.num_scales": 1000,
-    "model.beta_min": 0.1, "model.beta_max": 20.0,
+FIELDS = {
+    "data.image_size": fields.whole(32, 1, fields.SIDE), "data.num_channels": fields.whole(3, 1, fields.CHANNELS),
+    "model.nf": fields.whole(128, 1, fields.CHANNELS),
+    "model.ch_mult": fields.several((1, 2, 2, 2), fields.whole(None, 1, fields.CHANNELS), fields.LEVELS),
+    "model.num_res_blocks": fields.whole(2, 1, fields.BLOCKS),
+    "model.attn_resolutions": fields.several((16,), fields.whole(None, 1, fields.SIDE), fields.LEVELS, 0),
+    "model.dropout": fields.number(0.1, 0, 1), "model.num_scales": fields.whole(1000, 1, fields.STEPS),
+    "model.beta_min": fields.number(0.1, 0), "model.beta_max": fields.number(20.0, 0),
 }
 # Settings with one value that can be read, and what another one would be.
 FIXED = {
@@ -58,12 +62,12 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
     configs/vp/ddpm/cifar10.py. Raises CheckpointError that names a setting that is not known or not supported.
     """
     s = parse(settings, where)
-    steps, size, multipliers = s["model.num_scales"], s["data.image_size"], tuple(s["model.ch_mult"])
+    steps, size, multipliers = s["model.num_scales"], s["data.image_size"], s["model.ch_mult"]
     network = dict(
         name="unet", channels=s["model.nf"], multipliers=multipliers, blocks=s["model.num_res_blocks"],
         attention_resolutions=tuple(h for h in (size >> i for i in range(len(multipliers)))
                                     if h in s["model.attn_resolutions"]),
-        heads=1, head_channels=0, groups=32, norm_epsilon=1e-6, activation="swish", dropout=float(s["model.dropout"]),
+        heads=1, head_channels=0, groups=32, norm_epsilon=1e-6, activation="swish", dropout=s["model.dropout"],
         scale_shift=False, downsample=("conv",), upsample=("conv",), pad_around=False, middle="attention",
         embedding="positional", freq_shift=1.0, cos_first=False, num_classes=0)
     process = dict(name="linear", steps=steps, beta_start=s["model.beta_min"] / steps,
@@ -75,44 +79,45 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def parse(settings: dict[str, Any], where: str) -> dict[str, Any]:
-    """All settings of DEFAULTS. Raises CheckpointError that names one that is not known, or has a value we lack."""
-    given = flax.traverse_util.flatten_dict(settings, sep=".")
-    known = [*DEFAULTS, *FIXED]
+    """All settings of FIELDS. Raises CheckpointError that names one that is not known, or has a value we lack."""
+    given = flatten(settings, ".", where)
+    known = [*FIELDS, *FIXED]
     for key in given.keys() - known - IGNORED:
         if not key.startswith(IGNORED_SECTIONS):
             match = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f" Did you mean {match[0]}?" if match else ""
-            raise CheckpointError(f"{where}: the setting {key} is not known.{hint} Those that decide what a model "
-                                  f"computes are: {', '.join(known)}.")
+            raise CheckpointError(f"{where}: the setting {fields.named(key)} is not known.{hint} Those that decide "
+                                  f"what a model computes are: {', '.join(known)}.")
     for key, (value, why) in FIXED.items():
         if (other := given.get(key, value)) != value:
-            raise CheckpointError(f"{where}: {key} = {other!r} is not supported, only {value!r}: {why}.")
-    s = {key: given.get(key, default) for key, default in DEFAULTS.items()}
-    for key, value in s.items():
-        default = DEFAULTS[key]
-        whole = value if isinstance(default, tuple) else [value] if isinstance(default, int) else []
-        number = lambda v, kinds: isinstance(v, kinds) and not isinstance(v, bool) and v >= 0  # noqa: E731
-        if not (isinstance(whole, list | tuple) and all(number(v, int) and v > 0 for v in whole)
-                and (not isinstance(default, float) or number(value, int | float))):
-            raise CheckpointError(f"{where}: {key} = {value!r} is not such as {default!r}.")
-    if not s["model.ch_mult"]:
-        raise CheckpointError(f"{where}: model.ch_mult is empty; it has a number for each level.")
-    return s
+            raise CheckpointError(f"{where}: {key} = {fields.shown(other)} is not supported, only {value!r}: {why}.")
+    return fields.read(given, FIELDS, where)
+
+
+def flatten(tree: dict[str, Any], separator: str, where: str) -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}. Raises CheckpointError for names that are no strings, and for what is too deep."""
+    try:
+        return flax.traverse_util.flatten_dict(tree, sep=separator)
+    except (TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{where} has names that are no strings, or is nested too deep: {error}.") from error
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------
 
-def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read_checkpoint(path: str | os.PathLike, key: str | None = None) -> dict[str, np.ndarray]:
     """The averaged parameters of a training state written by flax, {"Conv_0/kernel": ...}. Runs no code of the file.
 
-    Raises CheckpointError if the file is missing, truncated, or no such state.
+    key: "params_ema" or None, since no others are whole networks. Raises CheckpointError if the file is missing,
+    truncated, or no such state.
     """
     path = Path(path)
+    if key not in (None, "params_ema"):
+        raise CheckpointError(f"{path} has no set of weights {key!r} that can be read; it has params_ema.")
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}). Name the checkpoint_N file of score_sde."
-                              ) from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        raise CheckpointError(f"{path} cannot be read ({getattr(error, 'strerror', error)}). Name the checkpoint_N "
+                              "file of score_sde.") from error
     try:
         state = flax.serialization.msgpack_restore(data)
     except Exception as error:  # whatever damaged bytes make of the reader: it has no error of its own
@@ -124,7 +129,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
         has = ", ".join(map(str, list(state)[:8])) if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(f"{path} is no training state of score_sde: it has no params_ema, but "
                               f"{has or 'nothing'}.")
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    flat = flatten(params, "/", f"params_ema of {path}")
     if wrong := [name for name, value in flat.items() if not isinstance(value, np.ndarray)]:
         raise CheckpointError(f"{path}: {len(wrong)} of {len(flat)} entries of params_ema are no arrays: "
                               f"{matching.listed(wrong)}.")

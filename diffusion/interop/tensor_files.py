@@ -113,7 +113,8 @@ def state_dict(value: Any, path: Path, key: str | None) -> dict[str, np.ndarray]
         raise CheckpointError(f"{path} has no set of weights {key!r}; it has "
                               f"{', '.join(map(str, inner)) or 'none that has a name'}.")
     if inner:
-        raise CheckpointError(f"{path} has several sets of weights: {', '.join(map(str, inner))}. Say which one.")
+        raise CheckpointError(f"{path} has several sets of weights: {', '.join(map(str, inner))}. Say which one, by "
+                              f"weights={next(iter(inner))!r} in Python or --weights={next(iter(inner))}.")
     raise CheckpointError(f"{path} holds no dict of tensors, but a {type(value).__name__}. "
                           "Save the model's state_dict().")
 
@@ -226,7 +227,8 @@ class TensorUnpickler(pickle.Unpickler):
                hooks: Any = None, metadata: Any = None) -> np.ndarray:
         """torch._utils._rebuild_tensor_v2: a strided view of a storage, never beyond it.
 
-        A view and not a copy: a stride of 0 would let a few bytes ask for any amount of memory.
+        A view and not a copy, and not of many more numbers than are stored: a stride of 0 would let a few bytes ask
+        for any amount of memory.
         """
         if metadata:
             raise CheckpointError(f"{self.path} has a tensor that is a negative or conjugate view of another, which is "
@@ -239,5 +241,7 @@ class TensorUnpickler(pickle.Unpickler):
             return np.zeros(shape, storage.dtype)
         if offset + sum((n - 1) * step for n, step in zip(shape, stride)) >= storage.size:
             raise ValueError("a tensor that reaches beyond its storage")
+        if math.prod(shape) > max(storage.size, SMALL):
+            raise ValueError(f"a tensor of {math.prod(shape)} numbers made of {storage.size} stored ones")
         strides = tuple(step * storage.itemsize for step in stride)
         return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides, writeable=False)

@@ -9,25 +9,59 @@ from typing import Any
 import numpy as np
 
 from diffusion.errors import CheckpointError
-from diffusion.interop import matching
+from diffusion.interop import fields, matching
 from diffusion.interop.matching import Slot
 
-# All settings of the class, with the values that diffusers takes for those that a file does not have.
-DEFAULTS = dict(
-    sample_size=None, in_channels=3, out_channels=3, center_input_sample=False, time_embedding_type="positional",
-    time_embedding_dim=None, freq_shift=0, flip_sin_to_cos=True,
-    down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
-    mid_block_type="UNetMidBlock2D",
-    up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-    block_out_channels=(224, 448, 672, 896), layers_per_block=2, mid_block_scale_factor=1, downsample_padding=1,
-    downsample_type="conv", upsample_type="conv", dropout=0.0, act_fn="silu", attention_head_dim=8, norm_num_groups=32,
-    attn_norm_num_groups=None, norm_eps=1e-5, resnet_time_scale_shift="default", add_attention=True,
-    class_embed_type=None, num_class_embeds=None, num_train_timesteps=None)
 DOWN = {"DownBlock2D": "conv", "ResnetDownsampleBlock2D": "resblock", "AttnDownBlock2D": "attention"}
 UP = {"UpBlock2D": "conv", "ResnetUpsampleBlock2D": "resblock", "AttnUpBlock2D": "attention"}
+OLD_PREFIX = "UNetRes"  # of the names of blocks in old files, which diffusers cuts off
 RESAMPLE = {"conv": "conv", "resnet": "resblock"}
 ACTIVATIONS = {"silu": "swish", "swish": "swish", "relu": "relu", "gelu": "gelu", "mish": "mish"}
 SCALE_SHIFT = {"default": False, "scale_shift": True}
+SKIP = "Skip blocks, of NCSN++, carry the image itself beside the features, which our U-Net does not."
+
+
+def square(value: Any) -> int:
+    """64 or [64, 64] -> 64."""
+    if isinstance(value, (list, tuple)) and len(value) == 2 and value[0] == value[1]:
+        value = value[0]
+    return fields.whole(None, 1, fields.SIDE).read(value)
+
+
+_WIDTH = fields.whole(None, 1, fields.CHANNELS)
+_KINDS = lambda *names: fields.several(names, fields.text(""), fields.LEVELS)  # noqa: E731
+
+# All settings of the class, with the values that diffusers takes for those that a file does not have.
+FIELDS = {
+    "sample_size": fields.Field(None, square, f"the height = width of the images, in 1 .. {fields.SIDE} pixels"),
+    "in_channels": fields.whole(3, 1, fields.CHANNELS),
+    "out_channels": fields.whole(3, 1, fields.CHANNELS),
+    "center_input_sample": fields.flag(False),
+    "time_embedding_type": fields.choice("positional", ("positional", "fourier")),
+    "time_embedding_dim": fields.optional(_WIDTH),
+    "freq_shift": fields.number(0),
+    "flip_sin_to_cos": fields.flag(True),
+    "down_block_types": _KINDS("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+    "mid_block_type": fields.choice("UNetMidBlock2D", ("UNetMidBlock2D", None)),
+    "up_block_types": _KINDS("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": fields.several((224, 448, 672, 896), _WIDTH, fields.LEVELS),
+    "layers_per_block": fields.whole(2, 1, fields.BLOCKS),
+    "mid_block_scale_factor": fields.number(1),
+    "downsample_padding": fields.choice(1, (0, 1)),
+    "downsample_type": fields.choice("conv", RESAMPLE),
+    "upsample_type": fields.choice("conv", RESAMPLE),
+    "dropout": fields.number(0.0, 0, 1),
+    "act_fn": fields.choice("silu", ACTIVATIONS),
+    "attention_head_dim": fields.optional(fields.whole(8, 1, fields.CHANNELS)),
+    "norm_num_groups": fields.whole(32, 1, fields.CHANNELS),
+    "attn_norm_num_groups": fields.optional(_WIDTH),
+    "norm_eps": fields.number(1e-5, 0),
+    "resnet_time_scale_shift": fields.choice("default", SCALE_SHIFT),
+    "add_attention": fields.flag(True),
+    "class_embed_type": fields.only(None, "a class is a label of num_class_embeds"),
+    "num_class_embeds": fields.optional(fields.whole(None, 0, fields.LABELS)),
+    "num_train_timesteps": fields.optional(fields.whole(None, 1, fields.STEPS)),  # of learned times
+}
 
 
 # ---- settings ------------------------------------------------------------------------------------------------------
@@ -37,49 +71,24 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, dict]:
 
     Raises CheckpointError that names a setting, block type or value that our U-Net does not have.
     """
-    def unsupported(key: str, allowed: str):
-        return CheckpointError(f"{where}: {key} = {s.get(key)!r} is not supported. It can be {allowed}.")
-
-    def choose(key: str, table: dict):
-        if s[key] not in table:
-            raise unsupported(key, "one of: " + ", ".join(map(str, table)))
-        return table[s[key]]
-
     if (name := settings.get("_class_name", "UNet2DModel")) != "UNet2DModel":
-        raise CheckpointError(f"{where} describes a {name}; only a UNet2DModel (pixels, no text) can be read.")
-    own = {key: value for key, value in settings.items() if not key.startswith("_")}
-    if unknown := sorted(own.keys() - DEFAULTS.keys()):
-        raise CheckpointError(f"{where}: a UNet2DModel has no setting {', '.join(unknown)}, or not one that is "
-                              "supported.")
-    s = DEFAULTS | own
+        raise CheckpointError(f"{where} describes a {fields.named(name)}; only a UNet2DModel (pixels, no text) can be "
+                              "read.")
+    s = fields.read(fields.own(settings, FIELDS, where, "UNet2DModel"), FIELDS, where)
 
-    size = s["sample_size"]
-    if isinstance(size, (list, tuple)) and len(size) == 2 and size[0] == size[1]:
-        size = size[0]
-    if not isinstance(size, int) or size < 1:
-        raise unsupported("sample_size", "the height = width of the images, in pixels")
-    widths = s["block_out_channels"]
-    if not (len(widths) == len(s["down_block_types"]) == len(s["up_block_types"]) >= 1):
+    size, widths = s["sample_size"], s["block_out_channels"]
+    if not len(widths) == len(s["down_block_types"]) == len(s["up_block_types"]):
         raise CheckpointError(f"{where}: block_out_channels, down_block_types and up_block_types differ in length.")
     for key, table in (("down_block_types", DOWN), ("up_block_types", UP)):
+        s[key] = [kind.removeprefix(OLD_PREFIX) for kind in s[key]]
         if strange := [kind for kind in s[key] if kind not in table]:
-            raise CheckpointError(f"{where}: {key} has {', '.join(strange)}, which is not supported. The kinds are: "
-                                  f"{', '.join(table)}.")
+            raise CheckpointError(f"{where}: {key} has {fields.named(strange[0])}, which is not supported. The kinds "
+                                  f"are: {', '.join(table)}." + (f" {SKIP}" if "Skip" in strange[0] else ""))
     if s["out_channels"] not in (s["in_channels"], 2 * s["in_channels"]):
-        raise unsupported("out_channels", f"in_channels = {s['in_channels']}, or twice that with a learned variance")
-    if s["mid_block_type"] not in ("UNetMidBlock2D", None):
-        raise unsupported("mid_block_type", "UNetMidBlock2D or null")
-    if s["class_embed_type"] is not None:
-        raise unsupported("class_embed_type", "null, with num_class_embeds labels or none")
-    if s["downsample_padding"] not in (0, 1):
-        raise unsupported("downsample_padding", "0 or 1")
-    if not isinstance(s["norm_num_groups"], int):
-        raise unsupported("norm_num_groups", "an integer that divides all block_out_channels")
-    if s["time_embedding_type"] not in ("positional", "fourier"):
-        raise unsupported("time_embedding_type", "positional or fourier")
+        raise CheckpointError(f"{where}: out_channels = {s['out_channels']} is not supported. It can be in_channels = "
+                              f"{s['in_channels']}, or twice that with a learned variance.")
 
-    resample_down, resample_up = choose("downsample_type", RESAMPLE), choose("upsample_type", RESAMPLE)
-    scale_shift = choose("resnet_time_scale_shift", SCALE_SHIFT)
+    scale_shift = s["resnet_time_scale_shift"]
     downs = [DOWN[kind] for kind in s["down_block_types"]]
     ups = [UP[kind] for kind in reversed(s["up_block_types"])]  # by our levels, the highest first
     attends = lambda kinds: tuple(size >> i for i, kind in enumerate(kinds) if kind == "attention")  # noqa: E731
@@ -91,14 +100,14 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, dict]:
         blocks=s["layers_per_block"], attention_resolutions=attends(downs),
         up_attention_resolutions=None if attends(ups) == attends(downs) else attends(ups),
         heads=1, head_channels=s["attention_head_dim"] or 0, groups=s["norm_num_groups"],
-        norm_epsilon=float(s["norm_eps"]), activation=choose("act_fn", ACTIVATIONS), dropout=float(s["dropout"]),
-        scale_shift=scale_shift, downsample=resampling(downs, resample_down, len(downs) - 1),
-        upsample=resampling(ups, resample_up, 0),
+        norm_epsilon=s["norm_eps"], activation=s["act_fn"], dropout=s["dropout"],
+        scale_shift=scale_shift, downsample=resampling(downs, s["downsample_type"], len(downs) - 1),
+        upsample=resampling(ups, s["upsample_type"], 0),
         pad_around=s["downsample_padding"] == 1,
         middle="none" if s["mid_block_type"] is None else "attention" if s["add_attention"] else "plain",
-        middle_divisor=float(s["mid_block_scale_factor"]), middle_groups=middle_groups,
+        middle_divisor=s["mid_block_scale_factor"], middle_groups=middle_groups,
         embedding=s["time_embedding_type"], embedding_channels=s["time_embedding_dim"] or 0,
-        freq_shift=float(s["freq_shift"]), cos_first=s["flip_sin_to_cos"] and s["time_embedding_type"] == "positional",
+        freq_shift=s["freq_shift"], cos_first=s["flip_sin_to_cos"] and s["time_embedding_type"] == "positional",
         center_input=s["center_input_sample"], num_classes=s["num_class_embeds"] or 0)
     return {"network": network, "data": dict(size=size, channels=s["in_channels"]),
             "learned_range": s["out_channels"] == 2 * s["in_channels"]}

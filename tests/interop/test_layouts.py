@@ -11,7 +11,7 @@ import pytest
 from diffusion import DiffusionPipeline, build, pretrained
 from diffusion.errors import CheckpointError, ConfigError
 from diffusion.interop import convert
-from diffusion.interop.tensor_files import write_safetensors
+from diffusion.interop.tensor_files import read_tensors, write_safetensors
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import others  # noqa: E402
@@ -80,6 +80,40 @@ def test_settings_as_text(text, expected):
 def test_what_does_not_fit(openai_file, arguments, error, message):
     with pytest.raises(error, match=message):
         DiffusionPipeline.from_pretrained(openai_file[0], **arguments)
+
+
+def test_one_of_several_sets_of_weights_is_named(openai_file, tmp_path):
+    """As many training scripts save them: {"model": ..., "ema": ..., "step": ...}."""
+    torch = pytest.importorskip("torch", reason="the parity tests' packages are not installed")
+    file, codebase, flags = openai_file
+    ema = {name: torch.from_numpy(value.copy()) for name, value in read_tensors(file).items()}
+    torch.save({"model": {name: x + 1 for name, x in ema.items()}, "ema": ema, "step": 7}, tmp_path / "both.pt")
+    arguments = dict(layout=codebase, settings=line(flags))
+    with pytest.raises(CheckpointError, match="several sets of weights: model, ema. Say which one, by weights='model'"):
+        DiffusionPipeline.from_pretrained(tmp_path / "both.pt", **arguments)
+    with pytest.raises(CheckpointError, match="has no set of weights 'emma'; it has model, ema"):
+        DiffusionPipeline.from_pretrained(tmp_path / "both.pt", weights="emma", **arguments)
+    jax.tree.map(np.testing.assert_array_equal,
+                 DiffusionPipeline.from_pretrained(tmp_path / "both.pt", weights="ema", **arguments).params,
+                 DiffusionPipeline.from_pretrained(file, **arguments).params)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Failed to import:\noperator torchvision::nms does not exist"),
+                                   ImportError("no torch"), AttributeError("")])
+def test_a_broken_diffusers_is_not_compared_with(monkeypatch, error):
+    """Such as a torchvision that does not fit torch: what was converted is all right."""
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name in ("torch", "diffusers"):
+                raise error
+
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    for name in [name for name in sys.modules if name.split(".")[0] in ("torch", "diffusers")]:
+        monkeypatch.delitem(sys.modules, name)
+    found = convert.compare(None, "nowhere")
+    assert found == {"RuntimeError": "it cannot be imported (operator torchvision::nms does not exist)",
+                     "ImportError": "torch and diffusers are not installed",
+                     "AttributeError": "it cannot be imported (AttributeError)"}[type(error).__name__]
 
 
 def test_a_run_is_loaded_with_its_average(tmp_path):

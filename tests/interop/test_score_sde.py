@@ -108,11 +108,11 @@ def test_settings_may_be_nested_and_have_those_of_training():
     ({"training.continuous": True}, "training.continuous = True is not supported"),
     ({"sampling.predictor": "euler_maruyama"}, "sampling.predictor = 'euler_maruyama'"),
     ({"model.num_resblocks": 2}, "the setting model.num_resblocks is not known. Did you mean model.num_res_blocks?"),
-    ({"model.nf": "wide"}, "model.nf = 'wide' is not such as 128"),
-    ({"model.nf": 0}, "model.nf = 0 is not such as 128"),
-    ({"model.ch_mult": 2}, "model.ch_mult = 2 is not such as"),
-    ({"model.ch_mult": ()}, "model.ch_mult is empty"),
-    ({"model.beta_max": None}, "model.beta_max = None is not such as 20.0"),
+    ({"model.nf": "wide"}, "model.nf = 'wide' is not supported. It can be a whole number in 1 .. 65536"),
+    ({"model.nf": 0}, "model.nf = 0 is not supported"),
+    ({"model.ch_mult": 2}, "model.ch_mult = 2 is not supported. It can be a list of 1 to 10, each a whole number"),
+    ({"model.ch_mult": ()}, r"model.ch_mult = \(\) is not supported"),
+    ({"model.beta_max": None}, "model.beta_max = None is not supported. It can be a number of at least 0"),
 ])
 def test_a_setting_that_is_wrong_is_named(settings, message):
     with pytest.raises(CheckpointError, match="^settings: .*" + message):
@@ -139,6 +139,7 @@ def test_damaged_files_are_refused(golden, tmp_path, damage):
     (7, "but int"), ({"params_ema": {}}, "but params_ema"),
     ({"params_ema": {"Conv_0": {"kernel": "text", "bias": np.zeros(3)}}}, "1 of 2 entries of params_ema are no arrays: "
                                                                           "Conv_0/kernel"),
+    ({"params_ema": {"Conv_0": {1: np.zeros(3)}}}, "has names that are no strings"),
 ])
 def test_a_file_that_is_no_training_state_is_refused(tmp_path, content, has):
     path = tmp_path / "other.msgpack"

@@ -291,7 +291,8 @@ def test_few_bytes_do_not_ask_for_much_memory(tmp_path):
     tracemalloc.start()
     with pytest.raises(CheckpointError, match="would unpack to 8000.*nothing was unpacked"):
         read_tensors(tmp_path / "x.bin")
-    assert read_tensors(file)["x"].shape == (10**9,)
+    with pytest.raises(CheckpointError, match="a tensor of 1000000000 numbers made of 1 stored ones"):
+        read_tensors(file)
     assert tracemalloc.get_traced_memory()[1] < 2e6
     tracemalloc.stop()
 

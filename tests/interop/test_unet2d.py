@@ -81,10 +81,10 @@ def test_attention_as_a_convolution_of_one_point_is_read():
 
 @pytest.mark.parametrize("change, message", [
     (dict(_class_name="UNet2DConditionModel"), "describes a UNet2DConditionModel; only a UNet2DModel"),
-    (dict(cross_attention_dim=768), "no setting cross_attention_dim"),
     (dict(down_block_types=("DownBlock2D", "AttnSkipDownBlock2D")),
      "down_block_types has AttnSkipDownBlock2D, which is not"),
     (dict(up_block_types=("SkipUpBlock2D", "UpBlock2D")), "up_block_types has SkipUpBlock2D"),
+    (dict(sample_size=10**9), "sample_size = 1000000000 is not supported. It can be the height = width .* 1 .. 4096"),
     (dict(sample_size=None), "sample_size = None is not supported"),
     (dict(sample_size=(16, 32)), r"sample_size = \(16, 32\) is not supported"),
     (dict(block_out_channels=(16, 32, 48)), "differ in length"),
@@ -93,7 +93,7 @@ def test_attention_as_a_convolution_of_one_point_is_read():
     (dict(class_embed_type="timestep"), "class_embed_type = 'timestep' is not supported"),
     (dict(downsample_padding=2), "downsample_padding = 2 is not supported"),
     (dict(norm_num_groups=None), "norm_num_groups = None is not supported"),
-    (dict(time_embedding_type="learned"), "time_embedding_type = 'learned' is not supported. It can be positional"),
+    (dict(time_embedding_type="learned"), "time_embedding_type = 'learned' is not supported. It can be one of: pos"),
     (dict(downsample_type="kernel"), "downsample_type = 'kernel' is not supported. It can be one of: conv, resnet"),
     (dict(resnet_time_scale_shift="spatial"), "resnet_time_scale_shift = 'spatial' is not supported"),
     (dict(act_fn="tanh"), "act_fn = 'tanh' is not supported. It can be one of: silu"),

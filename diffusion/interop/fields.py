@@ -1,0 +1,133 @@
+"""What the settings of other projects can be: each value's type and size, checked before anything is built of it.
+
+A table {name: Field} describes a file of settings or a command line; `read` takes all values of one, the given and the
+default ones, or says which cannot be. The limits are far above any published model and far below what memory holds.
+"""
+import math
+import numbers
+import reprlib
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diffusion.errors import CheckpointError
+
+SIDE, CHANNELS, LEVELS, BLOCKS = 4096, 2**16, 10, 32  # pixels, channels of a layer, resolutions, blocks of each
+LABELS, STEPS = 10**6, 10**5                          # classes, times of a noise process
+
+_shorten = reprlib.Repr()
+_shorten.maxstring, _shorten.maxother, _shorten.maxlist, _shorten.maxtuple, _shorten.maxlevel = 60, 60, 8, 8, 3
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting: the value where none is given, what reads one (ValueError: it cannot be that), and that in words."""
+    default: Any
+    read: Callable[[Any], Any]
+    words: str
+
+
+def whole(default: int | None, least: int, most: int) -> Field:
+    """A whole number. Not a float, and not true or false."""
+    def read(value):
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not least <= value <= most:
+            raise ValueError
+        return int(value)
+    return Field(default, read, f"a whole number in {least} .. {most}")
+
+
+def number(default: float, least: float = -math.inf, most: float = math.inf) -> Field:
+    """A finite number, as a float."""
+    def read(value):
+        if not isinstance(value, numbers.Real) or isinstance(value, bool) or not least <= value <= most:
+            raise ValueError
+        if not math.isfinite(value := float(value)):  # or OverflowError, of whole numbers beyond all floats
+            raise ValueError
+        return value
+    return Field(default, read, "a number" if (least, most) == (-math.inf, math.inf)
+                 else f"a number of at least {least:g}" if most == math.inf else f"a number in {least:g} .. {most:g}")
+
+
+def flag(default: bool) -> Field:
+    """True or false."""
+    return choice(default, (True, False), "true or false")
+
+
+def text(default: str) -> Field:
+    """A string."""
+    def read(value):
+        if not isinstance(value, str):
+            raise ValueError
+        return value
+    return Field(default, read, "a string")
+
+
+def only(value: Any, why: str) -> Field:
+    """The one value that ours has, and why no other."""
+    return choice(value, (value,), f"{'null' if value is None else value} only: {why}")
+
+
+def idle() -> Field:
+    """A setting that changes nothing here, whatever it is."""
+    return Field(None, lambda value: value, "anything")
+
+
+def choice(default: Any, values: Iterable, words: str = "") -> Field:
+    """One of a few values. A mapping's values are what its keys are read as."""
+    table = [(key, values[key] if isinstance(values, Mapping) else key) for key in values]
+
+    def read(value):
+        for key, meaning in table:
+            if type(value) is type(key) and value == key:
+                return meaning
+        raise ValueError
+    return Field(default, read, words or "one of: " + ", ".join("null" if key is None else str(key)
+                                                                for key, _ in table))
+
+
+def optional(field: Field) -> Field:
+    """That, or null."""
+    return Field(field.default, lambda value: None if value is None else field.read(value), f"{field.words}, or null")
+
+
+def several(default: tuple, of: Field, most: int, least: int = 1) -> Field:
+    """A list, read as a tuple."""
+    def read(value):
+        if not isinstance(value, list | tuple) or not least <= len(value) <= most:
+            raise ValueError
+        return tuple(of.read(item) for item in value)
+    return Field(default, read, f"a list of {least} to {most}, each {of.words}")
+
+
+def read(settings: Mapping[str, Any], fields: Mapping[str, Field], where: str) -> dict[str, Any]:
+    """The value of every field. Raises CheckpointError that names a setting whose value cannot be."""
+    return {key: read_one(settings.get(key, field.default), field, f"{where}: {key}") for key, field in fields.items()}
+
+
+def read_one(value: Any, field: Field, name: str) -> Any:
+    """The value of one field, `name` saying which and where. Raises CheckpointError if it cannot be."""
+    try:
+        return field.read(value)
+    except (ValueError, ArithmeticError, RecursionError):
+        raise CheckpointError(f"{name} = {shown(value)} is not supported. It can be {field.words}.") from None
+
+
+def shown(value: Any) -> str:
+    """A value of any size and depth, for a message: one short line."""
+    return _shorten.repr(value)
+
+
+def named(value: Any) -> str:
+    """`shown` without quotes, for the name of a class, a setting or a flag."""
+    return shown(value).strip("'\"")
+
+
+def own(settings: Mapping[str, Any], fields: Mapping[str, Field], where: str, name: str) -> dict[str, Any]:
+    """The settings that the class `name` has. A warning names the others, which diffusers keeps and ignores too; keys
+    that begin with _ are its own notes."""
+    others = sorted(key for key in settings if key not in fields and not key.startswith("_"))
+    if others:
+        warnings.warn(f"{where}: ignored, since a {name} has no such settings, as diffusers does: "
+                      f"{named(', '.join(others))}.", stacklevel=2)
+    return {key: value for key, value in settings.items() if key in fields}
