@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from diffusion import build, pretrained
 from diffusion import config as config_lib
+from diffusion.build import advice
 from diffusion.build.rules import need
 from diffusion.data.sources import Source, take
 from diffusion.errors import CheckpointError, ConfigError
@@ -170,6 +171,8 @@ def evaluate(config: ConfigDict, workdir: Path, source: str | None, *, seed: int
         model, read = pretrained.open_model(config, source or workdir, checkpoint=at)
         if evaluation is None:
             evaluation = prepare(config, model, load_extractor(config), out.parent / ".features")
+            for note in advice.of_sampling(config):
+                say(note)
         number = at if at is not None or source else Checkpoints(workdir / "checkpoints").steps()[-1]
         params, what = read(), sampling(config, source or workdir, number)
         records, first = zip(*(evaluation(params, seed + i, what) for i in range(seeds)))

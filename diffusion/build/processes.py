@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 
 from diffusion import config as config_lib
 from diffusion.build.rules import choose, need
-from diffusion.core import continuous, processes, schedules
+from diffusion.core import continuous, processes, schedules, time_densities
 from diffusion.core.learned_schedule import LearnedSchedule
 from diffusion.errors import ConfigError
 
@@ -46,12 +46,7 @@ def learned_schedule(c: ConfigDict) -> LearnedSchedule:
 def noise_levels(proc: processes.Process) -> tuple[float, float]:
     """sigma / alpha at the least and the most noisy time that the network knows."""
     with jax.enable_x64(True):
-        return tuple(float(proc.noise_level(np.float64(t))) for t in (least_time(proc, proc.t_min), proc.t_max))
-
-
-def least_time(proc: processes.Process, t: float) -> float:
-    """t, or where that is 0, the data, the least noisy time after it: 1 of a table, 1e-3 of [0, 1]."""
-    return float(t) or (1.0 if isinstance(proc.t_max, int) else 1e-3 * proc.t_max)
+        return tuple(float(proc.noise_level(np.float64(t))) for t in (time_densities.clean_end(proc), proc.t_max))
 
 
 def betas(c: ConfigDict) -> np.ndarray:

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from diffusion.build.guidance import classes, guide
 from diffusion.build.models import Model, check_times
-from diffusion.build.processes import least_time, noise_levels
+from diffusion.build.processes import noise_levels
 from diffusion.build.rules import choose, need
 from diffusion.core import grids, parameterization, processes
 from diffusion.core.schedule_scaling import ScheduleScaling
@@ -93,6 +93,7 @@ FLOAT_SPACINGS = {
     "noise_levels": lambda c, process, *args: grids.of_noise_levels(process, c.given),
 }
 NO_NOISE_LEVEL = ("log_snr", "karras", "vp", "iddpm")  # at a time where nothing of the data is left
+GIVEN = ("times", "noise_levels")  # of sample.given; published lists are rounded, by less than 1 %
 VARIANCES = {"large", "small", "learned_range", "mixed"}
 
 
@@ -144,13 +145,18 @@ def along(c: ConfigDict, proc: processes.Process) -> processes.Process:
          "sample.between_times=True.")
     least, most = noise_levels(proc)
     with jax.enable_x64(True):
-        end = float(proc.noise_level(np.float64(least_time(proc, proc.t_end))))
+        end = float(proc.noise_level(np.float64(usual_end(proc))))
     # Within what the network knows, as in EDM's code; build/advice.py says so.
     low, high = max(c.sigma_min, least) if c.sigma_min > 0 else end, min(c.sigma_max, most) if c.sigma_max > 0 else most
     need(np.isfinite(high), "sample.sigma_max", c.sigma_max, "must be given: at the last time of the model's process "
          "nothing of the data is left, and the noise level is infinite (Karras et al. 2022: 80).")
     need(low < high, "sample.sigma_min", low, f"must be below sample.sigma_max = {high!r}: noise levels.")
     return ScheduleScaling(schedule=c.schedule, scaling=c.scaling, sigma_min=low, sigma_max=high)
+
+
+def usual_end(proc: processes.Process) -> float:
+    """The last noisy time where sample.t_min gives none; a process that is finite at t = 0 stops before the data."""
+    return float(proc.t_end) or 1e-3 * proc.t_max
 
 
 def sampler(config: ConfigDict, model: Model, wrap: Callable | None = None) -> Sampler:
@@ -239,14 +245,19 @@ def float_grid(c: ConfigDict, proc: processes.Process, discrete: bool) -> np.nda
          "that this discrete model was trained at and never saw. Use linspace, leading or trailing, or say "
          "sample.between_times=True: the network interpolates (Lu et al. 2022, DPM-Solver, Section 3.4).")
     need(c.steps >= 1, "sample.steps", c.steps, "must be 1 or more.")
-    t_min = least_time(proc, proc.t_end if c.t_min < 0 else c.t_min)
-    need(proc.t_min <= t_min < proc.t_max, "sample.t_min", c.t_min, f"must lie in [{proc.t_min:g}, {proc.t_max:g}), "
-         "the times that were trained, or be -1 for the usual end.")
+    t_min = usual_end(proc) if c.t_min < 0 else c.t_min
+    need(0 < t_min < proc.t_max and t_min >= proc.t_min, "sample.t_min", c.t_min, f"must lie in [{proc.t_min:g}, "
+         f"{proc.t_max:g}), the times that were trained, or be -1 for the usual end.")
     with jax.enable_x64(True):
         all_noise = not np.isfinite(float(proc.noise_level(np.float64(proc.t_max))))
     need(not (all_noise and c.spacing in NO_NOISE_LEVEL), "sample.spacing", c.spacing, "spaces noise levels, and at t "
          f"= {proc.t_max:g} nothing of the data is left: the level is infinite. Use uniform or quadratic.")
+    if c.spacing in GIVEN:
+        low, high = noise_levels(proc) if c.spacing == "noise_levels" else (proc.t_min, proc.t_max)
+        need(all(0.99 * low <= value <= 1.01 * high for value in c.given), "sample.given", c.given, f"has {c.spacing} "
+             f"that the model does not know: its own are {low:.4g} to {high:.4g}.")
     times = FLOAT_SPACINGS[c.spacing](c, proc, c.steps, t_min)
+    times = np.clip(times, proc.t_min, proc.t_max) if c.spacing in GIVEN else times
     need(len(times) == c.steps and np.all(np.diff(times) < 0) and times[-1] > 0, "sample.given", c.given,
          f"must be sample.steps = {c.steps} falling times or noise levels of the process above 0.")
     check_first_step(c, proc, times[0])

@@ -61,8 +61,10 @@ class ScheduleScaling(Process):
             beta_d, beta_min = self.betas()
             total = jnp.log1p(level**2)
             # The root of beta_d t^2 / 2 + beta_min t = total in the form that does not cancel.
-            return 2 * total / (beta_min + jnp.sqrt(beta_min**2 + 2 * beta_d * total))
-        return level**2 if self.schedule == "ve" else level
+            t = 2 * total / (beta_min + jnp.sqrt(beta_min**2 + 2 * beta_d * total))
+        else:
+            t = level**2 if self.schedule == "ve" else level
+        return jnp.minimum(t, self.t_max)
 
     def label(self, t: Time) -> Array:
         """ln(sigma) / 4; a model on another process is told its own."""

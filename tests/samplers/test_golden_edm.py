@@ -17,7 +17,7 @@ from samplers.exact import for_many_samples
 from diffusion import build, generate
 from diffusion import config as config_lib
 from diffusion.core import grids, numerics
-from diffusion.core.continuous import VarianceExploding
+from diffusion.core.continuous import VE, Cosine, VarianceExploding
 from diffusion.core.numerics import expand
 from diffusion.core.parameterization import Diffusion, Prediction, on_process
 from diffusion.core.schedule_scaling import ScheduleScaling
@@ -135,6 +135,21 @@ def test_by_config_alone(choice):
     np.testing.assert_allclose(drawn.x[:, 0, :3, 0], expected, rtol=2e-4, atol=2e-4 * np.abs(expected).max())
     assert drawn.evaluations == (STEPS if choice["solver"] == "euler" else 2 * STEPS - 1)
     assert isinstance(sampler, generate.Sampler)
+
+
+@pytest.mark.parametrize("process", [VE(), Cosine(), ScheduleScaling(schedule="vp", sigma_max=100.0),
+                                     VarianceExploding()], ids=["ve", "cosine", "along vp", "edm"])
+def test_churn_brings_x_to_the_noise_of_the_time_that_it_names(x64, process):
+    """Also where a process ends: at its last time there is no noise above, and no churn, but on EDM's."""
+    z = np.ones((1, 2, 2, 1))
+    for t in (0.5 * process.t_max, 0.999 * process.t_max, process.t_max):
+        level = float(process.noise_level(t))
+        x, raised = Heun(churn=0.4, churn_noise=1.0).add_noise(0 * z, jnp.asarray(t), Diffusion(process, None),
+                                                               jax.random.split(jax.random.key(0), 1))
+        added = np.asarray(x / process.alpha(raised)) / np.asarray(numerics.normal(
+            jax.random.split(jax.random.key(0), 1), z.shape[1:], float))
+        np.testing.assert_allclose(level**2 + added**2, float(process.noise_level(raised))**2, rtol=1e-9)
+        assert raised <= process.t_max or isinstance(process, VarianceExploding)
 
 
 def test_churn_is_shared_out_over_the_steps():
