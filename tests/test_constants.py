@@ -50,7 +50,8 @@ OF_VDM = {"process.log_snr_min": -5.0, "process.log_snr_max": 13.3, "loss.strati
 # The row's name begins so: [(source, keys and values)]. Each number of the row is among them.
 METHODS = {
     "DDPM": [(HO, {**LINEAR, "sample.variance": "large", "sample.steps": 1000, "sample.clip": True})],
-    "DDIM": [(DDIM, {**LINEAR, "sample.eta": 0.0, "sample.spacing": "leading", "sample.clip": False}),
+    "DDIM": [(DDIM, {**LINEAR, "loss.weighting": "simple", "sample.eta": 0.0, "sample.spacing": "leading",
+                     "sample.clip": False}),
              ("Song et al. 2021a, Table 1: 50 of 10 .. 1,000", {"sample.steps": 50})],
     "Improved DDPM, L_hybrid": [(IDDPM, {**COSINE, "loss.hybrid_scale": 1e-3})],
     "Improved DDPM, L_vlb": [(IDDPM, {**COSINE, "loss.density": "importance"})],
@@ -70,7 +71,7 @@ METHODS = {
     "simple diffusion": [(SIMPLE, {"process.shift": 64 / 128, "process.log_snr_min": -15.0,
                                    "process.log_snr_max": 15.0, "sample.variance": "mixed",
                                    "sample.variance_share": 0.2}),
-                         (RECALLED, {"sample.steps": 512, "sample.clip": True})],
+                         (RECALLED, {"sample.steps": 512, "sample.t_min": 1 / 512, "sample.clip": True})],
     "Min-SNR": [(MIN_SNR, {"process.name": "cosine", "process.steps": 1000, "prediction": "x0", "loss.gamma": 5.0,
                            "sample.steps": 50, "sample.rho": 7.0, "sample.sigma_max": 80.0, "sample.clip": False})],
     "VDM++": [(RECALLED, {**TWENTY, "process.shift": 1.0, "loss.bias": 2.0})],
@@ -86,7 +87,7 @@ METHODS = {
                      "sample.steps": 32, "sample.clip": False})],
     "Laplace": [(RECALLED, {"process.log_snr_mean": 0.0, "process.log_snr_scale": 0.5, "sample.eta": 0.0})],
     "x0 with the loss in velocity": [(JIT, {"loss.density_mean": 0.8, "loss.density_std": 0.8, "sample.steps": 50,
-                                            "process.shift": 1.0, "loss.least_sigma": 0.05})],
+                                            "process.shift": 1.0, "loss.least_sigma": 0.05, "sample.t_min": 1 / 50})],
 }
 NO_PAPERS = {"cifar10_tiny", "digits", "digits_dit", "digits_guided", "fashion_mnist", "mnist"}
 CONFIGS = {
