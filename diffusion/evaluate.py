@@ -15,7 +15,7 @@ from diffusion import config as config_lib
 from diffusion.build import advice
 from diffusion.build.rules import need
 from diffusion.data.sources import Source, take
-from diffusion.errors import CheckpointError, ConfigError
+from diffusion.errors import CheckpointError, ConfigError, DataError
 from diffusion.generate import labels_of
 from diffusion.io import images, run_folder
 from diffusion.io.checkpoint import Checkpoints
@@ -217,11 +217,21 @@ def write(out: Path, found: dict, first: np.ndarray) -> None:
         file = out / f"{name}_{found['protocol']['extractor']}_{digest(found)}.json"
         images.save_png(file.with_suffix(".png"), images.grid(first))
         atomic_write(file, json.dumps(found, indent=1) + "\n")
-        evaluation_plots.plot_records([json.loads(f.read_text()) for f in sorted(out.glob("*.json"))],
-                                      out / "evaluations.png")
+        evaluation_plots.plot_records(records_in(out), out / "evaluations.png")
         say(values.lines(found["metrics"]))
         say(f"over {found['protocol']['images']:,} samples of {'checkpoint ' + str(at) if at is not None else 'it'}; "
             f"how they were measured is in {file}")
+
+
+def records_in(folder: Path) -> list[dict]:
+    """The metric records there. One that cannot be read is left out, with a word: the numbers were hours of work."""
+    found = []
+    for file in sorted(folder.glob("*.json")):
+        try:
+            found.append(record.read(file))
+        except DataError as error:
+            say(f"note: {error}")
+    return found
 
 
 def digest(found: dict) -> str:

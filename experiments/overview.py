@@ -1,5 +1,6 @@
 """One live picture of a sweep: how much is done, how far what runs is, when it will end, and the best row so far."""
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -8,11 +9,14 @@ from diffusion.io.progress import duration
 from experiments.jobs import Runner
 from experiments.results import best_row
 
+_LAST_ROW = 64 * 2**10  # bytes of a log that hold its last row
+
 
 def training_progress(run: Path, total: str) -> str:
-    """Of the run's log: the step of its last row."""
+    """Of the run's log: the step of its last row, which alone is read: this is asked every two seconds."""
     try:
         with open(run / "metrics.jsonl", "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_ROW))
             row = json.loads(file.read().splitlines()[-1])
         return f"step {row['step']:,} of {total}, loss {row['loss']:.4g}"
     except (OSError, ValueError, KeyError, IndexError):

@@ -1,4 +1,6 @@
 """The parts of an evaluation, without a program."""
+import json
+
 import costs
 import jax
 import numpy as np
@@ -26,3 +28,13 @@ def test_seeds_and_checkpoints_share_one_compiled_sampler(tmp_path):
     assert again["samples"] == first["samples"] and again["metrics"] == first["metrics"]
     assert other["samples"]["sha256"] != first["samples"]["sha256"]
     assert shown.shape == (5, 8, 8, 1) and np.array_equal(shown, shown_again) and not np.array_equal(shown, shown_other)
+
+
+def test_a_record_that_cannot_be_read_costs_no_report(tmp_path, capsys):
+    """It was read after the samples and features of hours."""
+    good = {"metrics": {"fd": {"value": 1.0}}, "protocol": {"images": 20}, "samples": {"checkpoint": None}}
+    (tmp_path / "a.json").write_text(json.dumps(good))
+    for name, text in (("b", "{"), ("c", "null"), ("d", '{"metrics": {"fd": {"value": "x"}}, "protocol": {}}')):
+        (tmp_path / f"{name}.json").write_text(text)
+    assert evaluate.records_in(tmp_path) == [good]
+    assert capsys.readouterr().out.count("is not a metric record") == 3

@@ -16,7 +16,7 @@ _COLUMNS = 4
 def plot_records(records: Sequence[dict], path: str | os.PathLike) -> None:
     """A panel for each metric, with its error bars; one curve for each sampler and protocol. Draws nothing for records
     without a checkpoint's step. Raises CheckpointError if the file cannot be written."""
-    records = [r for r in records if r["samples"].get("checkpoint") is not None]
+    records = [r for r in records if r.get("samples", {}).get("checkpoint") is not None]
     names = list(dict.fromkeys(name for r in records for name in r["metrics"]))
     if not names:
         return

@@ -23,6 +23,8 @@ def atomic_write(path: str | os.PathLike, content: bytes | str | Callable[[IO[by
     needed. Raises CheckpointError if it cannot be written; then the old file is still there.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, where a file is to be written. Give the name of a file.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")  # each writer its own
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ Only ordinary files are opened (a named pipe or a device may never end), nothing
 there is, and whatever a decoder raises becomes one DataError that names the file.
 """
 import contextlib
+import errno
 import os
 import resource
 import stat
@@ -18,15 +19,18 @@ _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR:
 
 def expanded(path: str | os.PathLike) -> Path:
     """`path` with a leading ~ or ~USER replaced. Raises DataError for what can be no path."""
+    if not os.fspath(path):
+        raise DataError("The path of a file or folder is empty.")
     try:
         found = Path(path).expanduser()
-        os.fsencode(found).index(b"\0")
-    except ValueError:  # no null byte is in it
-        return found
+        os.lstat(found)
     except RuntimeError as error:
         raise DataError(f"{str(path)!r} names the home folder of a user who is not known here. Give the whole "
                         "path.") from error
-    raise DataError(f"{str(path)!r} has a null byte in it, which no path can have.")
+    except (OSError, ValueError) as error:  # ValueError: a null byte, or what is no text
+        if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
+            raise DataError(f"{str(path)[:100]!r} can be no path: {str(error).partition(':')[0]}.") from error
+    return found
 
 
 def ordinary(path: str | os.PathLike) -> Path:
@@ -56,8 +60,9 @@ def reading(problem: str, remedy: str) -> Iterator[None]:
     except DiffusionError:
         raise
     except Exception as error:
-        name = "" if isinstance(error, (OSError, ValueError)) or not str(error) else f"{type(error).__name__}: "
-        raise DataError(f"{problem}: {name}{cause(error)}. {remedy}") from error
+        text, kind = str(error).partition("\n")[0].strip()[:300].rstrip("."), type(error).__name__
+        text = text if text and isinstance(error, (OSError, ValueError)) else f"{kind}: {text}" if text else kind
+        raise DataError(f"{problem}: {text}. {remedy}") from error
 
 
 def check_room(size: int, what: str) -> None:

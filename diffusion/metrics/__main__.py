@@ -18,7 +18,7 @@ from diffusion.io import npz
 from diffusion.io.files import atomic_write
 from diffusion.io.pictures import by
 from diffusion.io.progress import Progress
-from diffusion.io.reading import expanded, ordinary, reading
+from diffusion.io.reading import expanded
 from diffusion.metrics import extractors, features, record, values
 from diffusion.metrics import images as image_sets
 from diffusion.metrics.reference import Reference
@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> None:
 
 def compare(args: argparse.Namespace) -> None:
     """Prints two records side by side."""
-    a, b = (read_record(path) for path in (args.samples, args.reference))
+    a, b = (record.read(path) for path in (args.samples, args.reference))
     if not args.force:
         record.check_same_protocol(a, b)
     print(record.side_by_side(a, b))
@@ -65,7 +65,10 @@ def compare(args: argparse.Namespace) -> None:
 
 def measure(args: argparse.Namespace) -> None:
     """Prints the metrics of two sets; whatever can be wrong is found before the features, which take minutes."""
-    values.check_names(USUAL if args.metrics is None else args.metrics.split(","))
+    values.check_names(asked(args))
+    for path in (args.json, args.save_reference):
+        if path and (path.is_dir() or not nearest_folder(path).is_dir()):
+            raise ConfigError(f"{path} cannot be written: it is a folder, or below a file. Give the name of a file.")
     if args.images is not None and args.images < values.MINIMUM:
         raise ConfigError(f"--images={args.images} is too few: {values.MINIMUM} or more; papers take 50,000.")
     sets = {what: path for what, path in (("generated", args.samples), ("reference", args.reference),
@@ -108,11 +111,15 @@ def measure(args: argparse.Namespace) -> None:
             "versions": record.versions()}, indent=1) + "\n")
 
 
+def asked(args: argparse.Namespace) -> list[str]:
+    return list(USUAL) if args.metrics is None else [name.strip() for name in args.metrics.split(",")]
+
+
 def chosen(args: argparse.Namespace, extractor: extractors.Extractor, reference: Reference | None) -> list[str]:
     """The metrics to take. reference: None if it is images. Raises ConfigError for one that was asked for and cannot
     be had."""
     outputs = features.outputs(extractor)
-    names = list(USUAL) if args.metrics is None else args.metrics.split(",")
+    names = asked(args)
     lacks = values.lacking(names, outputs, kept=reference is None or reference.kept is not None, held_out=bool(
         args.held_out), spatial="spatial" in outputs if reference is None else bool(reference.spatial))
     if args.metrics is not None:
@@ -129,19 +136,15 @@ def check_shapes(shapes: dict[str, tuple[int, ...]]) -> None:
                             "done is a choice.")
 
 
+def nearest_folder(path: Path) -> Path:
+    """Of the folders above it, the innermost that is there."""
+    return next(parent for parent in path.absolute().parents if parent.exists())
+
+
 def is_statistics(path: Path) -> bool:
     """Whether it is an npz of mu and sigma, and not of images."""
     path = expanded(path)
     return path.suffix == ".npz" and not path.is_dir() and "mu" in npz.headers(path)
-
-
-def read_record(path: Path) -> dict:
-    path = ordinary(path)
-    with reading(f"{path} is not a metric record", "Write one with --json, or by main --mode=evaluate."):
-        found = json.loads(path.read_text())
-        for row in found["metrics"].values():
-            float(row["value"]), float(row.get("error", 0))
-        return {"metrics": found["metrics"], "protocol": dict(found["protocol"])}
 
 
 if __name__ == "__main__":

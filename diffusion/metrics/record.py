@@ -1,9 +1,12 @@
 """The metric record: a number together with all that it depends on, and which numbers may be compared."""
 import importlib.metadata
+import json
 import platform
+from pathlib import Path
 from typing import Any
 
 from diffusion.errors import ConfigError
+from diffusion.io.reading import ordinary, reading
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow")
 ROUNDING = "uint8: rint((clip(x, -1, 1) + 1) 127.5)"
@@ -19,6 +22,18 @@ def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return out
+
+
+def read(path: Path) -> dict:
+    """The record in a JSON file. Raises DataError where it is none."""
+    path = ordinary(path)
+    with reading(f"{path} is not a metric record", "Write one by --mode=evaluate, or python -m diffusion.metrics "
+                 "--json."):
+        found = json.loads(path.read_text())
+        for row in found["metrics"].values():
+            float(row["value"]), float(row.get("error", 0.0))
+        dict(found["protocol"])
+    return found
 
 
 def differences(a: dict, b: dict) -> dict[str, tuple]:

@@ -51,6 +51,9 @@ class Reference:
         if mean.shape != (dimension,) or covariance.shape != (dimension, dimension):
             raise ConfigError(f"{path} has statistics of {mean.shape[0] if mean.ndim else 0} features, and "
                               f"{extractor.name} has {dimension}: they are of another extractor.")
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all() and (np.diag(covariance) >= 0).all()):
+            raise DataError(f"sigma in {path} is no covariance, or it or mu is not finite: the file is damaged, or of "
+                            "something else.")
         if "about" not in arrays:
             with open(path, "rb") as file:
                 return cls(statistics=Statistics(mean, covariance),

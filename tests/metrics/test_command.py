@@ -210,6 +210,7 @@ def test_what_cannot_be_measured_is_found_before_any_features(tmp_path, monkeypa
     np.savez(tmp_path / "few.npz", DIGITS[:19])
     np.savez(tmp_path / "wide.npz", np.zeros((40, 8, 9, 1), np.uint8))
     np.savez(tmp_path / "published.npz", mu=np.zeros(64), sigma=np.eye(64))
+    np.savez(tmp_path / "nan.npz", mu=np.full(64, np.nan), sigma=np.eye(64))
     for flags, message in (
             (["~/a.npz", "~/wide.npz"], "generated images are 8x8x1 and the reference images are 8x9x1"),
             (["~/a.npz", "~/a.npz", "--held_out=~/wide.npz"], "8x8x1 and the held-out images are 8x9x1"),
@@ -219,6 +220,9 @@ def test_what_cannot_be_measured_is_found_before_any_features(tmp_path, monkeypa
             (["~/a.npz", "~/published.npz", "--metrics=fd,kid,prdc"], "metric kid needs the reference's images.*prdc"),
             (["~/a.npz", "~/a.npz", "--metrics="], "no metric ''"),
             (["~/few.npz", "~/a.npz"], "19 images are too few"), (["~/a.npz", "~/few.npz"], "19 images are too few"),
+            (["~/a.npz", "~/nan.npz"], "no covariance, or it or mu is not finite"),
+            (["~/a.npz", "~/a.npz", "--json=~"], "cannot be written: it is a folder"),
+            (["~/a.npz", "~/a.npz", "--save_reference=~/a.npz/b"], "cannot be written: .*below a file"),
             (["~/a.npz", "~/a.npz", "--keep=5"], "5 features are too few to keep"),
             (["~/a.npz", "~/a.npz", "--images=-1"], "--images=-1 is too few")):
         with pytest.raises((ConfigError, DataError), match=message):
