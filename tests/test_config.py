@@ -170,6 +170,7 @@ def test_wrong_values(changes, words):
     (advice.of_training, dict(prediction="eps", loss__space="x0", loss__weighting="simple"), ["loss.space", "1 / SNR"]),
     (advice.of_training, dict(loss__name="vlb"), ["loss.density", "importance", "cosine schedule"]),
     (advice.of_training, dict(loss__weighting="truncated_snr", prediction="eps"), ["diverges", "Table 1"]),
+    (advice.of_training, dict(process__name="ve", process__sigma_min=0.01, process__sigma_max=50.0), ["[-1, 1]"]),
     (advice.of_training, dict(data__channels=40), ["prediction", "40 numbers", "JiT"]),
     (advice.of_training, dict(data__channels=3, network__name="dit", network__patch=4), ["48 numbers", "JiT"]),
     (advice.of_training, dict(process__name="learned", loss__name="continuous_vlb"), ["loss.stratified"]),

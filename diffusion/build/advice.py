@@ -29,6 +29,8 @@ def of_training(config: ConfigDict) -> list[str]:
         (p.name == "edm" and c.density == "uniform", "loss.density", c.density, "is uniform in the noise level "
          f"up to {p.sigma_max:g}, nearly all of it where nothing is to be learned (Karras et al. 2022, Section "
          "5, Fig. 5a): loss.density=log_normal."),
+        (p.name == "ve" and (p.sigma_min, p.sigma_max) == (0.01, 50.0), "process.sigma_max", p.sigma_max, "is for data "
+         "in [0, 1] (Song et al. 2021, code), and ours lie in [-1, 1]: sigma_min=0.02 and sigma_max=100."),
         (config.prediction == "edm" and c.name == "denoising" and c.space != "edm" and c.weighting != "edm",
          "loss.weighting", c.weighting, "lets the gradient's size vary with the noise level, which the "
          "preconditioning is made to avoid (Karras et al. 2022, Eq. 8): loss.weighting=edm."),
