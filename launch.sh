@@ -24,6 +24,15 @@ fail() {
   exit 1
 }
 
+base_python() {
+  local candidate
+  for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
+    if usable "$candidate"; then echo "$candidate" && return; fi
+  done
+  fail "Python 3.11 or newer is needed; found: $(python3 --version 2>/dev/null || echo none). \
+On Debian: apt-get install python3 python3-venv"
+}
+
 usable() { "$1" -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; }
 
 
@@ -63,12 +72,8 @@ install() {
 }
 
 make_venv() {
-  local base="" candidate
-  for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
-    if usable "$candidate"; then base=$candidate && break; fi
-  done
-  [ -n "$base" ] || fail "Python 3.11 or newer is needed; found: $(python3 --version 2>/dev/null || echo none). \
-On Debian: apt-get install python3 python3-venv"
+  local base
+  base=$(base_python)
   "$base" -c "import ensurepip, venv" 2>/dev/null || fail "$base cannot make virtual environments here. \
 On Debian: apt-get install python3-venv"
   rm -rf .venv
@@ -77,7 +82,18 @@ On Debian: apt-get install python3-venv"
   "$base" -m venv .venv
 }
 
-if [ -e "$stamp" ] && [[ "$(cat "$stamp")" == "$(wanted)"* ]]; then
+# A launcher that only shows its commands needs no packages, and those of TPU and GKE never do.
+bare=
+case "$use" in
+  tpu | gke) bare=yes ;;
+  slurm) for word; do case "$word" in --dry_run | --help | -h) bare=yes ;; esac; done ;;
+esac
+
+if [ -n "$bare" ]; then
+  export DIFFUSION_PYTHON=$python
+  case "$python" in /*) ;; *) DIFFUSION_PYTHON=$PWD/$python ;; esac
+  if ! usable "$python"; then python=$(base_python); fi
+elif [ -e "$stamp" ] && [[ "$(cat "$stamp")" == "$(wanted)"* ]]; then
   :  # all is there
 elif [ "$environment" = .venv ] && { [ -e "$ours" ] || [ ! -e .venv ]; }; then
   # Without a stamp it was left half-made. Without a working pip, the Python that it was made with is gone.
@@ -99,14 +115,24 @@ fi
 # ---- Train, sample ---------------------------------------------------------------------------------------------------
 # A run goes to runs/NAME of the config; the same command goes on where a run was stopped.
 if [ "$use" = train ] || [ "$use" = sample ]; then
-  config=configs/digits.py flags=
-  case "${1:-}" in -*) ;; *.py | *.py:*) config=$1 && shift ;; esac
+  config=configs/digits.py flags= named=
+  case "${1:-}" in -*) ;; *.py | *.py:*) config=$1 named=yes && shift ;; esac
   for flag; do
-    case "$flag" in --config | --config=* | -config | -config=*) config= ;; esac
+    case "$flag" in
+      --config | --config=* | -config | -config=*) config= ;;
+      --workdir=*) if [ -z "$named" ] && [ -e "${flag#*=}/config.json" ]; then config=; fi ;;  # a run knows its config
+    esac
     flags+=$(printf " %q" "$flag")
   done
   "$python" -m diffusion.main ${config:+--config="$config"} --mode="$use" "$@"
-  if [ "$use" = train ]; then echo "  ./launch.sh sample${config:+ $config}$flags --num_samples=256   # draws more"; fi
+  if [ "$use" = train ]; then
+    if [ -n "$config" ]; then flags=$(printf " %q" "$config")$flags; fi
+    echo "  ./launch.sh sample$flags --num_samples=256   # draws more"
+    if ! [ "$environment" -ef "${VIRTUAL_ENV:-${CONDA_PREFIX:-}}" ]; then
+      printf 'Commands that begin with python, here and in README.md, need the environment, once in each shell:\n  . %q\n' \
+        "$environment/bin/activate"
+    fi
+  fi
 fi
 
 

@@ -56,7 +56,7 @@ class Launch:
         done = subprocess.run(["bash", self.repo / "launch.sh", *args], cwd=self.elsewhere, env=env, text=True,
                               stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
         assert done.returncode == code, done.stdout + done.stderr
-        calls = [line.split(":", 1) for line in self.log.read_text().splitlines()]
+        calls = [line.split(":", 1) for line in self.log.read_text().splitlines() if ":" in line]
         self.calls = [(who, what) for who, what in calls if what.startswith("-m ") and what != "-m pip --version"]
         return done.stdout + done.stderr
 
@@ -224,9 +224,43 @@ def test_arguments_reach_the_program(launch, args, expected):
 
 
 def test_after_training_it_says_how_to_sample_with_the_same_flags(launch):
-    assert "./launch.sh sample configs/digits.py --num_samples" in launch()
+    text = launch()
+    assert "./launch.sh sample configs/digits.py --num_samples" in text and "\n  . .venv/bin/activate\n" in text
     assert r"sample configs/mnist.py --workdir=a\ b --num_samples" in launch("configs/mnist.py", "--workdir=a b")
     assert "./launch.sh sample --config=my.py --num_samples" in launch("--config=my.py")
+    environment = launch.repo / ".venv"
+    assert "activate" not in launch(VIRTUAL_ENV=str(environment))
+
+
+@pytest.mark.parametrize("word", ["it's", "$HOME/x", "$(touch made)", "`touch made`", "x\ntouch made\ny", 'a"b',
+                                  "a;touch made", "~"])
+def test_what_it_suggests_to_type_is_the_same_words(launch, word):
+    """Run by a shell, in which ./launch.sh shows its arguments."""
+    config = f"{word}/my.py".replace("\n", "-")
+    suggested = next(line for line in launch(config, f"--workdir={word}").splitlines() if "./launch.sh sample" in line)
+    folder = launch.elsewhere
+    (folder / "launch.sh").write_text('#!/bin/bash\nprintf "%s\\0" "$@"\n')
+    (folder / "launch.sh").chmod(0o755)
+    done = subprocess.run(["bash", "-c", suggested], cwd=folder, capture_output=True, text=True)
+    assert done.stdout.split("\0")[:-1] == ["sample", config, f"--workdir={word}", "--num_samples=256"], suggested
+    assert sorted(path.name for path in folder.iterdir()) == ["launch.sh"]
+
+
+def test_a_run_that_is_there_knows_its_config(launch):
+    (launch.repo / "my run").mkdir()
+    (launch.repo / "my run" / "config.json").write_text("{}")
+    launch("sample", "--workdir=my run")
+    assert launch.did("-m diffusion.main") == ["-m diffusion.main --mode=sample --workdir=my run"]
+
+
+@pytest.mark.parametrize("words", [["slurm", "--dry_run"], ["slurm", "a.py", "--help"], ["tpu", "create", "x"],
+                                   ["gke", "list", "--dry_run"]])
+def test_a_launcher_that_shows_its_commands_installs_nothing(launch, words):
+    launch(*words)
+    assert [what for _, what in launch.calls] == [f"-m experiments.launchers.{' '.join(words)}"]
+    assert not (launch.repo / ".venv").exists()
+    launch("slurm", "a.py")
+    assert launch.did("-m pip install")
 
 
 @pytest.mark.parametrize("command, module", [("train", "diffusion.main"), ("test", "pytest")])

@@ -36,6 +36,13 @@ def run(commands: list[Command], dry_run: bool, install: str) -> None:
                               "done.")
 
 
+def whole(text: str) -> int:
+    """A whole number above 0, as a `type` of argparse."""
+    if not 0 < int(text) < 2**31:
+        raise ValueError
+    return int(text)
+
+
 def name(text: str) -> str:
     """A name that all of them take (RFC 1035): what argparse needs for its `type`."""
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", text):
@@ -46,6 +53,11 @@ def name(text: str) -> str:
 def main(program) -> None:
     """Runs a launcher's main with the command line; an error is one message and exit code 1."""
     try:
+        for word in sys.argv[1:]:
+            if not word.isprintable():  # it would be a line of its own in a script, or no script at all
+                raise LaunchError(f"{word!r} has a line break or another control character in it. Leave it out.")
         program(sys.argv[1:])
     except LaunchError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename or ''}: {error.strerror or error}")

@@ -10,7 +10,7 @@ the commands.
 """
 import argparse
 
-from experiments.launchers import Command, LaunchError, main, name, run, training
+from experiments.launchers import Command, LaunchError, main, name, run, training, whole
 
 _INSTALL = "Install it: pip install xpk"
 _SETUP = "pip install --quiet -e .[tpu] -c constraints.txt"
@@ -26,9 +26,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--zone", required=True)
     p.add_argument("--project", default="", help="default: gcloud's own")
     p.add_argument("--type", default="v5litepod-16", help="run: the accelerator type of a slice (%(default)s)")
-    p.add_argument("--slices", type=int, default=1, help="run: how many (%(default)s)")
+    p.add_argument("--slices", type=whole, default=1, help="run: how many (%(default)s)")
     p.add_argument("--image", default="python:3.12", help="run: the image under this checkout (%(default)s)")
-    p.add_argument("--restarts", type=int, default=100, help="run: after a preemption (%(default)s)")
+    p.add_argument("--restarts", type=whole, default=100, help="run: after a preemption (%(default)s)")
     p.add_argument("--dry_run", action="store_true", help="print the commands, and do nothing")
     return p
 

@@ -7,12 +7,14 @@
 What is not an option here goes to diffusion/main.py. The repository and --workdir must be on a disk that all nodes see.
 """
 import argparse
+import os
+import re
 import shlex
 import sys
 import tempfile
 from pathlib import Path
 
-from experiments.launchers import ROOT, main, run, training
+from experiments.launchers import ROOT, LaunchError, main, run, training, whole
 
 _INSTALL = "Run this on a login node of a cluster with Slurm."
 
@@ -21,8 +23,9 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="./launch.sh slurm", description=__doc__, allow_abbrev=False,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("config", nargs="?", default="configs/digits.py", help="the config file (%(default)s)")
-    p.add_argument("--nodes", type=int, default=1, help="(%(default)s)")
-    p.add_argument("--tasks_per_node", type=int, default=1, help="processes on a node: one for each GPU (%(default)s)")
+    p.add_argument("--nodes", type=whole, default=1, help="(%(default)s)")
+    p.add_argument("--tasks_per_node", type=whole, default=1,
+                   help="processes on a node: one for each GPU (%(default)s)")
     p.add_argument("--gpus_per_task", type=int, default=0, help="(%(default)s)")
     p.add_argument("--cpus_per_task", type=int, default=0, help="0: Slurm's default")
     p.add_argument("--time", default="1-00:00:00", help="limit of a job; one that reaches it is requeued (%(default)s)")
@@ -39,12 +42,16 @@ def script(args: argparse.Namespace, flags: list[str], python: str) -> str:
     workdir = args.workdir or f"runs/{name}"
     options = [f"--job-name={name}", f"--nodes={args.nodes}", f"--ntasks-per-node={args.tasks_per_node}",
                f"--time={args.time}", "--requeue", "--open-mode=append",
-               f"--output={workdir}{'_seed%a' if args.array else ''}.slurm.log",
+               f"--output={workdir.replace('%', '%%')}{'_seed%a' if args.array else ''}.slurm.log",
                "--signal=TERM@120"]  # to the tasks, 120 s before the time limit
     options += [f"--gpus-per-task={args.gpus_per_task}"] if args.gpus_per_task else []
     options += [f"--cpus-per-task={args.cpus_per_task}"] if args.cpus_per_task else []
     options += [f"--array={args.array}"] if args.array else []
-    options += shlex.split(args.sbatch)
+    try:
+        options += shlex.split(args.sbatch)
+    except ValueError as error:
+        raise LaunchError(f"--sbatch={args.sbatch} cannot be read: {error}. Options of sbatch are written as in a "
+                          "shell, such as --sbatch=\"--partition=gpu --account='my project'\".") from error
     command = training(args.config, flags, python)
     if args.array:  # the shell fills in the element's number
         command += f' --config.seed="$SLURM_ARRAY_TASK_ID" --workdir={shlex.quote(workdir)}_seed"$SLURM_ARRAY_TASK_ID"'
@@ -63,13 +70,19 @@ exit "$code"
 
 
 def quoted(option: str) -> str:
-    """As Slurm reads it in a script: only the value may be in quotes."""
+    """As Slurm reads it in a script: only the value may be in quotes. Raises LaunchError for what it cannot read."""
     key, equals, value = option.partition("=")
-    return f'{key}="{value}"' if set(value) & set(" ;'") else f"{key}{equals}{value}"
+    if strange := set(option) & set('"\\'):
+        raise LaunchError(f"Slurm cannot read {' or '.join(sorted(strange))} in an option of a script: {option}. Leave "
+                          "it out.")
+    return f'{key}="{value}"' if set(value) & set(" ;'#") else f"{key}{equals}{value}"
 
 
-def launch(argv: list[str], python: str = sys.executable) -> None:
+def launch(argv: list[str]) -> None:
     args, flags = parser().parse_known_args(argv)
+    if args.array and not re.fullmatch(r"[0-9]{1,9}([-,:%][0-9]{1,9})*", args.array):
+        raise LaunchError(f"--array={args.array} must be seeds, such as 0-4 or 1,5,7.")
+    python = os.environ.get("DIFFUSION_PYTHON") or sys.executable  # launch.sh: that of the environment, made or not
     text = script(args, flags, python)
     log = ROOT / (args.workdir or f"runs/{Path(args.config).stem}")
     if args.dry_run:

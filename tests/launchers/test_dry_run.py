@@ -2,11 +2,14 @@
 
 After a change that is meant, look at the difference: python tests/launchers/test_dry_run.py && git diff tests/launchers
 """
+import importlib
 import pathlib
 import subprocess
 import sys
 
 import pytest
+
+from experiments import launchers
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -62,6 +65,49 @@ def test_every_golden_file_is_a_case():
 def test_what_cannot_be_done_is_said(flags, words):
     done = launch(*flags)
     assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("break_", ["\n", "\r", "\x0b", "\x1b", "\x85", "\u2028"])
+def test_what_would_be_a_line_of_its_own_is_refused(break_, monkeypatch, capsys):
+    for flags in (["slurm", f"a{break_}touch x.py"], ["slurm", f"--workdir=x{break_}touch x"],
+                  ["slurm", "--array=1-2", f"--workdir=x{break_}y"], ["slurm", f"--sbatch=--mem=1{break_}touch x"],
+                  ["slurm", f"--time=1{break_}touch x"], ["slurm", f"--config.data.dir=x{break_}touch x"],
+                  ["tpu", "run", "t", f"a{break_}.py", *WHERE],
+                  ["tpu", "run", "t", *WHERE, f"--bucket=b{break_}touch x"],
+                  ["gke", "run", "g", "--cluster=c", *WHERE, f"--workdir=x{break_}touch x"]):
+        assert "control character" in refused(monkeypatch, *flags), flags
+    assert capsys.readouterr().out == ""
+
+
+def test_options_of_slurm_that_cannot_be(monkeypatch):
+    for flag, words in (('--sbatch="unclosed', "No closing quotation"), ("--array=1;touch x", "must be seeds"),
+                        ('--workdir=a"b', "cannot read"), ("--workdir=a\\b", "cannot read")):
+        assert words in refused(monkeypatch, "slurm", flag, "--dry_run")
+
+
+def refused(monkeypatch, engine: str, *flags: str) -> str:
+    """The message, from this process."""
+    monkeypatch.setattr(sys, "argv", [engine, *flags])
+    with pytest.raises(SystemExit) as ended:
+        launchers.main(importlib.import_module(f"experiments.launchers.{engine}").launch)
+    assert isinstance(ended.value.code, str) and "\n" not in ended.value.code, ended.value.code
+    return ended.value.code
+
+
+@pytest.mark.parametrize("word", ["it's", "$HOME", "$(touch made)", "`touch made`", "a b;touch made", "100%j #x", "~"])
+def test_a_shell_that_runs_the_script_sees_the_same_words(tmp_path, monkeypatch, capsys, word):
+    """A shell runs it with an srun that shows its arguments."""
+    monkeypatch.setattr(sys, "argv", ["slurm", f"{word}/c.py", f"--workdir=runs/{word}", f"--config.data.dir={word}",
+                                      "--dry_run"])
+    launchers.main(importlib.import_module("experiments.launchers.slurm").launch)
+    script = capsys.readouterr().out.rpartition("sbatch FILE")[0]
+    (tmp_path / "srun").write_text('#!/bin/bash\nprintf "%s\\0" "$@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    done = subprocess.run(["/bin/bash", "-c", script], cwd=tmp_path, capture_output=True, text=True,
+                          env={"PATH": str(tmp_path)})
+    assert done.stdout.split("\0")[-4:-1] == [f"--config={word}/c.py", f"--config.data.dir={word}",
+                                              f"--workdir=runs/{word}"]
+    assert not (ROOT / "made").exists() and not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("name", ["My-TPU", "-x", "a;b", "x" * 60])
