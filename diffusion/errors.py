@@ -2,6 +2,7 @@
 
 Each message says what was wrong, where, what is allowed, and what to do. A bug raises anything else.
 """
+import unicodedata
 
 
 class DiffusionError(Exception):
@@ -30,3 +31,17 @@ class Interrupted(DiffusionError):
 
 class DivergedError(DiffusionError):
     """The loss or the gradient became NaN or infinite."""
+
+
+def shown(value: object) -> str:
+    """A value in a message: on one line, and not long."""
+    try:
+        text = repr(value)
+    except Exception:  # nested too deep; more digits than Python prints; a class of the user's
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def unprintable(text: str) -> bool:
+    """Whether it has line breaks or other control characters in it, which no path, name or command needs."""
+    return any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in text)

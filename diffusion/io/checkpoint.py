@@ -28,7 +28,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from diffusion.errors import CheckpointError
+from diffusion.errors import CheckpointError, shown
 from diffusion.io.files import atomic_write, cause, remedy
 from diffusion.io.processes import is_primary, primary_says
 
@@ -146,6 +146,8 @@ class Checkpoints:
         """
         step = self._choose(step)
         found = self._load(step, {"state": abstract_state, "progress": None})
+        if fault := _fault_of_progress(found["progress"], step):
+            raise self._damaged(step, fault)
         data.set_state(found["progress"]["data"])
         return found["state"], found["progress"]["clock"]
 
@@ -287,6 +289,21 @@ def _find_fault(path: Path) -> str | None:
         return None
     except (OSError, ValueError) as error:
         return cause(error)
+    return None
+
+
+def _fault_of_progress(progress: Any, step: int) -> str | None:
+    """What is wrong with the clock and the place in the data; None if nothing. Digests do not tell: a checkpoint may
+    have none."""
+    if not isinstance(progress, dict) or not all(isinstance(progress.get(name), dict) for name in ("clock", "data")):
+        return "its progress has no clock, or no place in the data"
+    if progress["clock"].get("step", step) != step:
+        return f"its clock is that of step {shown(progress['clock']['step'])}"
+    for name, value in progress["data"].items():
+        if not isinstance(value, (int, str)) or isinstance(value, int) and not 0 <= value < 2**62:
+            return f"its place in the data, {shown(name)} = {shown(value)}, is none"
+    if not all(math.isfinite(x) for x in jax.tree.leaves(progress) if isinstance(x, float)):
+        return "a number of its progress is not finite"
     return None
 
 

@@ -1,13 +1,14 @@
-"""Small files written whole or not at all, and the causes of failed writes in plain words."""
+"""Small files written whole or not at all, JSON that is checked, and the causes of failures in plain words."""
 import errno
+import json
 import os
 import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from diffusion.errors import CheckpointError
+from diffusion.errors import CheckpointError, shown
 
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
          errno.EFBIG: "a file grew over the limit of this system"}
@@ -32,7 +33,7 @@ def atomic_write(path: str | os.PathLike, content: bytes | str | Callable[[IO[by
             if callable(content):
                 content(file)
             else:
-                file.write(content.encode() if isinstance(content, str) else content)
+                file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())  # without it a power cut may leave the new name on an empty file
         os.replace(temporary, path)
@@ -56,6 +57,41 @@ def _flush_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+_DEEPEST = 50  # lists and objects in one another in a JSON file
+_NAMES = {dict: "an object", list: "a list"}
+
+
+def read_json(path: str | os.PathLike, kind: type = dict, *, entries: type | None = None) -> Any:
+    """The value of a JSON file, a dict or a list. entries: the type of the list's entries.
+
+    Raises CheckpointError if it cannot be read, or holds something else.
+    """
+    try:
+        return json_value(Path(path).read_text(encoding="utf-8"), kind, entries)
+    except (OSError, ValueError) as error:
+        why = cause(error) if isinstance(error, OSError) else error
+        raise CheckpointError(f"{path} cannot be read: {why}. Put the right file back.") from error
+
+
+def json_value(text: str | bytes, kind: type = dict, entries: type | None = None) -> Any:
+    """As `read_json`, of a text. Raises ValueError."""
+    try:
+        value = json.loads(text)
+        level = [value]
+        for _ in range(_DEEPEST):
+            level = [x for parent in level for x in (parent.values() if isinstance(parent, dict) else parent)
+                     if isinstance(x, (dict, list))] if isinstance(value, (dict, list)) else []
+        if level:
+            raise RecursionError
+    except RecursionError:
+        raise ValueError(f"it is nested more than {_DEEPEST} deep") from None
+    if not isinstance(value, kind):
+        raise ValueError(f"it holds {shown(value)}, where {_NAMES[kind]} is needed")
+    if entries and (strange := [entry for entry in value if not isinstance(entry, entries)]):
+        raise ValueError(f"its list has the entry {shown(strange[0])}, where {_NAMES[entries]} is needed")
+    return value
 
 
 def cannot_write(path: str | os.PathLike, error: BaseException) -> str:

@@ -28,7 +28,8 @@ def plot_loss(rows: Sequence[dict], path: str | os.PathLike, title: str | None =
     rows: of metrics.jsonl, with "images" and "loss". title: the name of the file's folder if None.
     Raises CheckpointError if the file cannot be written.
     """
-    points = np.array([(row["images"], row["loss"]) for row in rows if _finite(row.get("loss"))], float).reshape(-1, 2)
+    points = np.array([(row["images"], row["loss"]) for row in rows
+                       if _finite(row.get("loss")) and _finite(row.get("images"))], float).reshape(-1, 2)
     if not len(points):
         return
     images, loss = points.T
@@ -56,7 +57,8 @@ def plot_loss_by_noise(rows: Sequence[dict], path: str | os.PathLike, log_snr_ed
     log_snr_edges: [K + 1], ascending. Draws nothing if there is nothing finite; title and errors as in `plot_loss`.
     """
     edges = np.asarray(log_snr_edges, float)
-    rows = [row for row in rows if len(row.get("loss_by_log_snr") or []) == len(edges) - 1]
+    rows = [row for row in rows if len(row.get("loss_by_log_snr") or []) == len(edges) - 1
+            and _finite(row.get("images"))]
     table = np.array([[v if _finite(v) else np.nan for v in row["loss_by_log_snr"]] for row in rows], float)
     if not np.isfinite(table).any():
         return

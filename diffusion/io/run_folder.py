@@ -25,7 +25,7 @@ from typing import IO
 import jax
 
 from diffusion.errors import CheckpointError, ConfigError, DiffusionError
-from diffusion.io.files import atomic_write, cannot_write, cause
+from diffusion.io.files import atomic_write, cannot_write, read_json
 from diffusion.io.processes import is_primary, primary_says
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -71,6 +71,11 @@ def is_run(folder: str | os.PathLike) -> bool:
     return all((Path(folder) / name).is_file() for name in ("config.json", "environment.json"))
 
 
+def read_starts(folder: str | os.PathLike) -> list[dict]:
+    """The entries of environment.json, one for each start. Raises CheckpointError if they cannot be read."""
+    return read_json(Path(folder) / "environment.json", list, entries=dict)
+
+
 def open_run(folder: str | os.PathLike, config: dict, *, resumable_keys: Sequence[str] = (),
              defaults: dict | None = None, read_only: bool = False) -> RunFolder:
     """Makes the run folder, or goes on in one that holds a run of the same config. Call it in all processes.
@@ -79,7 +84,7 @@ def open_run(folder: str | os.PathLike, config: dict, *, resumable_keys: Sequenc
     differ from the run's; their new values are written down. defaults: the values of keys that the run's config does
     not have, since it was made before they were. read_only: the run must be there, and nothing is written.
     Raises ConfigError if the folder is another config's run or holds something else, CheckpointError if it cannot be
-    written. Never deletes anything. Unless read_only, no other program can open it so until this one ends.
+    read or written. Never deletes anything. Unless read_only, no other program can open it so until this one ends.
     """
     path, resumed, failure, lock = Path(folder), False, None, None
     if is_primary():
@@ -121,17 +126,18 @@ def _open(path: Path, config: dict, defaults: dict, resumable_keys: Sequence[str
     config_file, environment_file = path / "config.json", path / "environment.json"
     resumed = is_run(path)  # the config comes last when a folder is made
     if resumed:
-        _check_same(path, {**_flatten(defaults), **_flatten(_read(config_file))}, _flatten(config), resumable_keys)
+        _check_same(path, {**_flatten(defaults), **_flatten(read_json(config_file))}, _flatten(config), resumable_keys)
     elif read_only:
         raise ConfigError(f"There is no run in {path}. Train first, with the same command and --mode=train, or give "
                           "the --workdir of a run.")
     elif (found := _strangers(path)) is not None:
         raise ConfigError(f"{path} {found}, and is not a run folder. Nothing was changed. Give another --workdir, new "
                           "or empty.")
-    lock = None
-    if not read_only:
-        lock = _lock(path)
-        starts = _read(environment_file) if environment_file.is_file() else []
+    if read_only:
+        return resumed, None
+    lock = _lock(path)
+    try:
+        starts = read_starts(path) if environment_file.is_file() else []
         diff_name = f"code.{len(starts) + 1}.diff" if starts else "code.diff"
         environment, diff = describe_environment()
         if diff:
@@ -141,6 +147,9 @@ def _open(path: Path, config: dict, defaults: dict, resumable_keys: Sequence[str
         if not (path / "README.md").exists():
             atomic_write(path / "README.md", _readme(path, environment["command"]))
         atomic_write(config_file, _dump(config))
+    except BaseException:
+        lock.close()
+        raise
     return resumed, lock
 
 
@@ -156,14 +165,6 @@ def _strangers(path: Path) -> str | None:
     return f"holds other files ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else None
 
 
-def _read(file: Path):
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} cannot be read: {cause(error)}. Put the right file back, or give another "
-                          "--workdir.") from error
-
-
 def _check_same(path: Path, old: dict, new: dict, resumable_keys: Sequence[str]) -> None:
     differing = [key for key in sorted({**old, **new}) if old.get(key, _ABSENT) != new.get(key, _ABSENT)
                  and not any(fnmatchcase(key, pattern) for pattern in resumable_keys)]
@@ -175,7 +176,7 @@ def _check_same(path: Path, old: dict, new: dict, resumable_keys: Sequence[str])
         lines += [f"  and {len(differing) - _SHOWN} more"] if len(differing) > _SHOWN else []
         free = f" These may change: {', '.join(resumable_keys)}." if resumable_keys else ""
         raise ConfigError(f"{path} holds a run of another config (there -> now):\n" + "\n".join(lines)
-                          + f"\nGive another --workdir, or the same values.{free}")
+                          + f"\nGive another --workdir, or the same values (without --config: those of the run).{free}")
 
 
 def _flatten(tree: dict, prefix: str = "") -> dict:
@@ -222,6 +223,11 @@ def command_line() -> str:
     return shlex.join(["python", *program, *sys.argv[1:]])
 
 
+def command(folder: str | os.PathLike, *flags: str) -> str:
+    """A command for a run, as one types it: the run knows its config."""
+    return shlex.join(["python", "-m", "diffusion.main", f"--workdir={folder}", *flags])
+
+
 def _git_state(file: Path) -> tuple[dict | None, str]:
     """({"commit", "dirty", "changed": lines of `git status`} or None, diff) of the repository that tracks `file`."""
     def git(*arguments: str) -> str:
@@ -238,12 +244,14 @@ def _git_state(file: Path) -> tuple[dict | None, str]:
     return {"commit": commit, "dirty": bool(changed), "changed": changed[:100]}, diff
 
 
-def _readme(path: Path, command: str) -> str:
+def _readme(path: Path, made_by: str) -> str:
+    rows, picture = str(path / "metrics.jsonl"), str(path / "loss.png")
+    curve = f"from diffusion.io import plots, writers; plots.plot_loss(writers.read_rows({rows!r}), {picture!r})"
     return f"""# Run `{path.resolve().name}`
 
 Made by
 
-    {command}
+    {made_by}
 
 - `config.json`: the resolved config. `environment.json`: for each start, the command, versions, devices and git commit;
   `code.diff` (`code.2.diff`, ...): what was not committed then.
@@ -254,14 +262,17 @@ Made by
 - `loss.png`, `loss_by_noise.png`: the curves, drawn at the end. `effective_weight.png`, `.json`: how much the squared
   error in eps counts at each noise level, w(lambda) p(lambda) (Kingma & Gao 2023).
 
-Resume, after a crash or with a longer duration: run the same command again from the same folder.
+The run knows its config: these commands, from the folder where it was started, need no other flags.
+
+Resume, after a crash or with a longer duration:
+
+    {command(path)} --config.train.duration="..."
 
 Sample:
 
-    {command} --mode=sample --num_samples=64
+    {command(path, "--mode=sample", "--num_samples=64")}
 
 Draw the loss curve at any time:
 
-    python -c "from diffusion.io import plots, writers
-    plots.plot_loss(writers.read_rows('{path}/metrics.jsonl'), '{path}/loss.png')"
+    {shlex.join(["python", "-c", curve])}
 """

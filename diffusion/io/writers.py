@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion.errors import CheckpointError
-from diffusion.io.files import atomic_write, cannot_write
+from diffusion.errors import CheckpointError, shown
+from diffusion.io.files import atomic_write, cannot_write, cause, json_value
 from diffusion.io.processes import is_primary
+
+# Values of a row that programs read.
+NUMBERS = ("loss", "grad_norm", "learning_rate", "images", "seconds", "images_per_second")
+LISTS = ("loss_by_log_snr", "effective_weight_by_log_snr")
 
 
 class MetricsWriter:
@@ -81,25 +85,46 @@ class MetricsWriter:
 def read_rows(path: str | os.PathLike) -> list[dict]:
     """The rows of a metrics file, without an unfinished last line; none if there is no file.
 
-    Raises CheckpointError if any other line is not a row.
+    Raises CheckpointError if the file cannot be read or any other line is not a row: an object with a step and with
+    the types that `MetricsWriter` gives its values.
     """
-    if not Path(path).exists():
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except FileNotFoundError:
         return []
-    lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {cause(error)}. Move it away, or put the file back.") from error
     rows = []
     for number, line in enumerate(lines, 1):
         try:
             if line.strip():
-                row = json.loads(line)
-                if not isinstance(row, dict) or "step" not in row:
-                    raise ValueError("no step")
-                rows.append(row)
+                rows.append(_checked(json_value(line)))
         except ValueError as error:
             if number == len(lines):  # nothing ends it: the program was killed while writing
                 return rows
             raise CheckpointError(f"Line {number} of {path} is not a row of metrics (a JSON object with a \"step\"): "
-                                  f"{line[:60]!r}. Mend or delete that line.") from error
+                                  f"{error}. Mend or delete that line.") from error
     return rows
+
+
+def _checked(row: dict) -> dict:
+    """The row. Raises ValueError if it is not as they are written."""
+    step = row.get("step")
+    if type(step) is not int or not 0 <= step < 2**63:
+        raise ValueError(f"its step is {shown(step)}")
+    for name in NUMBERS:
+        if not _is_number(row.get(name)):
+            raise ValueError(f"its {name} is {shown(row[name])}, and no number")
+    for name in LISTS:
+        value = row.get(name, [])
+        if not isinstance(value, list) or not all(map(_is_number, value)):
+            raise ValueError(f"its {name} is {shown(value)}, and no list of numbers")
+    return row
+
+
+def _is_number(value) -> bool:
+    """Or null, which stands for a number that is not finite, or for none."""
+    return value is None or isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _plain(value):

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from diffusion.errors import DivergedError
+from diffusion.errors import CheckpointError, DivergedError
 from diffusion.train import sharding
 from diffusion.train.interrupts import Interrupts
 from diffusion.train.state import State
@@ -65,9 +65,20 @@ class Clock:
 
 
 def restored_clock(saved: dict, batch_size: int) -> Clock:
-    """The clock of a checkpoint; what one of an older version has not, as that version had it."""
-    filled = {"images": saved["step"] * batch_size} | saved
-    return Clock(**filled | {"window": Clock().window | saved["window"]})
+    """The clock of a checkpoint; what one of an older version has not, as that version had it. Raises CheckpointError
+    for one that is no clock."""
+    try:
+        filled = {"images": saved["step"] * batch_size} | saved
+        clock = Clock(**filled | {"window": Clock().window | saved["window"]})
+        whole = (clock.step, clock.images, clock.skipped_in_a_row)
+        sums = [clock.seconds, *clock.window.values(), *clock.bin_loss, *clock.bin_count, *clock.bin_weight]
+        good = all(type(x) is int and x >= 0 for x in whole) and all(type(x) in (int, float) for x in sums)
+    except (KeyError, TypeError):
+        good = False
+    if not good:
+        raise CheckpointError("The clock of the checkpoint is none: its progress was edited, or is of another program. "
+                              "Delete or move that checkpoint; the one before it is then used.")
+    return clock
 
 
 class Window:

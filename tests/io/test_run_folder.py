@@ -112,11 +112,18 @@ def test_a_start_that_was_interrupted_begins_again(tmp_path, monkeypatch):
     assert open_run(tmp_path, CONFIG).resumed
 
 
-def test_a_config_that_cannot_be_read(tmp_path):
-    open_run(tmp_path, CONFIG)
-    (tmp_path / "config.json").write_text('{"seed": ')
-    with pytest.raises(ConfigError, match="config.json cannot be read: .*Put the right file back"):
-        open_run(tmp_path, CONFIG)
+@pytest.mark.parametrize("content", ['{"seed": ', "null", "3", "[1]", '"x"', "[" * 10**6, '{"a":' * 60 + "1" + "}" * 60,
+                                     "\xff", ""])
+def test_files_of_a_run_that_cannot_be_read(tmp_path, content):
+    open_run(tmp_path, CONFIG).release()
+    for name in ("config.json", "environment.json"):
+        before = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content.encode("latin-1"))
+        with pytest.raises(CheckpointError, match=f"{name} cannot be read: .*Put the right file back") as error:
+            open_run(tmp_path, CONFIG)
+        assert len(str(error.value)) < 400 and "\n" not in str(error.value)
+        (tmp_path / name).write_bytes(before)
+    open_run(tmp_path, CONFIG).release()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -79,11 +79,19 @@ def test_nothing_is_rewritten_when_nothing_is_dropped(tmp_path):
     assert read_rows(tmp_path / "nothing.jsonl") == []
 
 
-@pytest.mark.parametrize("line", ["garbage", "3", '{"loss": 1}'])
+@pytest.mark.parametrize("line", [
+    "garbage", "3", '{"loss": 1}', '{"step": "x"}', '{"step": null}', '{"step": true}', '{"step": -1}', '{"step": 1.5}',
+    '{"step": 1, "loss": "x"}', '{"step": 1, "images": [1]}', '{"step": 1, "loss_by_log_snr": 3}',
+    '{"step": 1, "loss_by_log_snr": ["x"]}', "[" * 10**6])
 def test_a_line_that_is_no_row_is_named(tmp_path, line):
     path = tmp_path / "m.jsonl"
     path.write_text('{"step": 1}\n' + line + '\n{"step": 2}\n')
-    with pytest.raises(CheckpointError, match=r"Line 2 of .*m\.jsonl is not a row.*Mend or delete"):
+    with pytest.raises(CheckpointError, match=r"Line 2 of .*m\.jsonl is not a row.*Mend or delete") as error:
+        read_rows(path)
+    assert len(str(error.value)) < 400
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CheckpointError, match="cannot be read: .*directory"):
         read_rows(path)
 
 
