@@ -4,12 +4,14 @@ A config holds plain values only. It is locked: a key that is not here is an err
 Durations are strings with a unit, "2000 steps", "10M images" or "5 epochs".
 """
 import difflib
-import re
+import functools
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from diffusion.errors import ConfigError
+from diffusion.config_values import Key
+from diffusion.errors import ConfigError, shown
 
 # Keys that are None in `base()`, since what is right hangs on another key of their section: (that key, the values of
 # those of its members that have one of their own, the value with all others).
@@ -298,85 +300,77 @@ def keys(config: ConfigDict, prefix: str = "") -> dict[str, object]:
     return found
 
 
-def from_dict(values: dict, where: str) -> ConfigDict:
-    """`base()` with the values of nested dicts, as JSON holds them. Keys that they lack keep their defaults (`own`).
+def from_dict(values: dict, where: str, *, final: bool = True) -> ConfigDict:
+    """`base()` with the values of nested dicts, as JSON holds them. Keys that they lack keep their defaults: those of
+    `own`, if no more keys are set after this (`final`).
 
-    Raises ConfigError for a key that is not in `base()`, or a value of another type.
+    where: what errors name, such as the file. Raises ConfigError for a key that is not in `base()`, and as
+    `Key.fitted` for a value.
     """
     config = base()
-    known = keys(config)
 
     def merge(section: ConfigDict, values: dict, prefix: str) -> None:
         for name, value in values.items():
-            key = prefix + name
-            if isinstance(value, dict) and any(other.startswith(key + ".") for other in known):
-                merge(section[name], value, key + ".")
-            elif key not in known:
-                raise ConfigError(f"{where} has the key {key}, which diffusion/config.py has not.{nearest(key, known)}")
+            key = f"{prefix}{name}"
+            if key in known():
+                section[name] = known()[key].fitted(value, where)
+            elif not any(other.startswith(f"{key}.") for other in known()):
+                raise ConfigError(f"{where} has the key {shown(key)}, which diffusion/config.py has not."
+                                  f"{nearest(key, known())}")
+            elif not isinstance(value, dict):
+                raise ConfigError(f"{where}: config.{key} is a group of keys, and not {shown(value)}.")
             else:
-                try:
-                    section[name] = tuple(value) if isinstance(value, list) else value
-                except TypeError as error:
-                    raise ConfigError(f"{where}: config.{key} = {value!r} is not a {type(known[key]).__name__}, such "
-                                      f"as {known[key]!r}.") from error
+                merge(section[name], value, f"{key}.")
 
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} holds {shown(values)}, where the keys of a config are needed.")
     merge(config, values, "")
-    return own(config)
+    return own(config) if final else config
 
 
-def override(config: ConfigDict, values: dict[str, object]) -> ConfigDict:
-    """A copy with the keys set that `values` names, dotted. Raises ConfigError for an unknown key or a wrong type."""
+def override(config: ConfigDict, values: Mapping[str, object], where: str = "the overrides") -> ConfigDict:
+    """A copy with the keys set that `values` names, dotted. Raises ConfigError for an unknown key or a wrong value."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"Overrides are a dict from keys to values, such as {{'sample.steps': 50}}; got "
+                          f"{shown(values)}.")
     nested = config.to_dict()
     for key, value in values.items():
-        if key not in keys(config):
-            raise ConfigError(f"Unknown config key {key!r}.{nearest(key, keys(config))} All keys and their meaning are "
-                              "in diffusion/config.py.")
+        check_key(key)
         *path, name = key.split(".")
         section = nested
         for part in path:
             section = section[part]
         section[name] = value
-    return from_dict(nested, "the overrides")
+    return from_dict(nested, where)
+
+
+def check_key(key: str) -> None:
+    """Raises ConfigError unless this is the dotted name of a key."""
+    if key in known():
+        return
+    if within := [name for name in known() if name.startswith(f"{key}.")]:
+        raise ConfigError(f"config.{key} is a group. Set one of its keys: {', '.join(within)}.")
+    raise ConfigError(f"Unknown config key {shown(key)}.{nearest(str(key), known())} All keys and their meaning are "
+                      "in diffusion/config.py.")
+
+
+@functools.cache
+def known() -> dict[str, Key]:
+    """All keys by their dotted names."""
+    found = {}
+
+    def gather(section: ConfigDict, prefix: str) -> None:
+        for name, value in section.items():
+            if isinstance(value, ConfigDict):
+                gather(value, f"{prefix}{name}.")
+            else:
+                found[prefix + name] = Key(prefix + name, section.get_type(name), value)
+
+    gather(base(), "")
+    return found
 
 
 def nearest(name: str, allowed) -> str:
     """"Did you mean ...?" with the closest of the allowed names, or nothing."""
-    match = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    match = difflib.get_close_matches(name[:100], list(allowed), n=1, cutoff=0.5)
     return f" Did you mean {match[0]!r}?" if match else ""
-
-
-def check_flags(argv: list[str]) -> None:
-    """Raises ConfigError for a --config.KEY flag that names no key, before the flags are parsed."""
-    known = keys(base())
-    for arg in argv:
-        if arg.startswith(("--config.", "-config.")):
-            key = arg.split("=")[0].lstrip("-").removeprefix("config.")
-            key = key if key in known else key.replace("noconfig.", "")
-            if key in known:
-                continue
-            if any(name.startswith(key + ".") for name in known):
-                raise ConfigError(f"config.{key} is a group. Set one of its keys: "
-                                  + ", ".join(n for n in known if n.startswith(key + ".")) + ".")
-            raise ConfigError(f"Unknown config key {key!r}.{nearest(key, known)} "
-                              "All keys and their meaning are in diffusion/config.py.")
-
-
-def explain(error: Exception) -> str:
-    """A flag or config file that could not be read, in one message, with the kind of value that the key takes."""
-    text = " ".join(str(arg) for arg in error.args) or repr(error)
-    text = text.replace("\\'", "'").replace("\n", " ").strip("\"'")
-    if match := re.search(r"--config\.([\w.]+)", text):
-        default = keys(base()).get(match[1])
-        text += f". The key takes a {type(default).__name__}, such as {default!r}."
-    return text
-
-
-def check_loaded(config: object, where: str) -> None:
-    """Raises ConfigError unless `config`, from file `where`, has just the keys of `base()`, or could not be read."""
-    try:
-        found = set(keys(config))
-    except (OSError, AttributeError, TypeError) as error:
-        raise ConfigError(f"Could not load {where}: {explain(error)}") from error
-    if strange := found ^ set(keys(base())):
-        raise ConfigError(f"{where} does not have the keys of diffusion/config.py: {', '.join(sorted(strange))}. Start "
-                          "from `config.base()` and change values, as the files in configs/ do.")

@@ -18,7 +18,7 @@ from diffusion.io.checkpoint import Checkpoints
 from diffusion.io.files import atomic_write
 from diffusion.io.processes import is_primary, primary_says, say
 from diffusion.io.progress import Progress, duration, of_chains
-from diffusion.io.run_folder import command_line, open_run
+from diffusion.io.run_folder import open_run
 from diffusion.io.writers import MetricsWriter, read_rows
 from diffusion.likelihood.vlb import rate_distortion
 from diffusion.train import loop
@@ -83,8 +83,9 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: Inte
         if finished:
             if not (run.path / "effective_weight.json").exists():
                 draw_curves(run, parts)
-            say(f"{run.path} is finished: {clock.step:,} of {plan.total:,} steps are done. Lengthen "
-                "config.train.duration to go on.")
+            longer = run_folder.command(run.path, f"--config.train.duration={2 * clock.step} steps")
+            say(f"{run.path} is finished: {clock.step:,} of {plan.total:,} steps are done. To go on, lengthen "
+                f"config.train.duration:\n  {longer}")
             return
 
         evaluator = extractor and evaluation.prepare(config, model, extractor, run.path / ".features")
@@ -118,7 +119,7 @@ trained {plan.total:,} steps in {duration(clock.seconds)}; in {run.path}:
   loss.png, loss_by_noise.png   the loss curve, and the loss by noise level
   effective_weight.png   how much each noise level counts in the loss
 Next, draw more of them, or look at README.md there:
-  {command_line()} --mode=sample --num_samples=256""")
+  {run_folder.command(run.path, "--mode=sample", "--num_samples=256")}""")
 
 
 def grid_of(run: run_folder.RunFolder, step: int) -> Path:
@@ -139,17 +140,17 @@ def draw_curves(run: run_folder.RunFolder, parts: build.Training) -> None:
 
 
 def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_samples: int, seed: int, out: Path,
-           step: int | None) -> None:
+           step: int | None, classes: list[int] | None = None) -> None:
     """Draws `num_samples` images into `out`, of the run in `workdir` or of another model, `source` (`pretrained.load`).
 
-    `config` is the model's but for what may be chosen, the sampler. `step`: of a run, the checkpoint; default the
-    newest. The weights of a run are the averaged ones.
+    classes: of the images, in turn; None: all that the model has. `config` is the model's but for what may be chosen,
+    the sampler. `step`: of a run, the checkpoint; default the newest. The weights of a run are the averaged ones.
     """
     if source is None:
         open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, read_only=True,
                  defaults=config_lib.defaults())
     model, read = pretrained.open_model(config, source or workdir, checkpoint=step)
-    generate = build.generate(config, model)
+    generate = build.generate(config, model, classes)
     for note in advice.of_sampling(config):
         say(note)
     images.check_samples_folder(out)

@@ -166,12 +166,6 @@ def from_sections(sections: dict[str, Any], read: Callable[[Any], Any], where: s
     return Pretrained(config=config_lib.from_dict(sections, where), params=place)
 
 
-def get_config(source: str) -> ConfigDict:
-    """Makes this file a config file: --config=diffusion/pretrained.py:SOURCE, as main does for a --config that is not
-    given."""
-    return load(source).config
-
-
 def check_same(config: ConfigDict, source: ConfigDict, where: str | os.PathLike, sections: tuple[str, ...]) -> None:
     """Raises ConfigError unless both configs agree in the sections, as weights of the one used in the other need."""
     if differing := [key for key in differences(config, source, sections) if key not in FREE_KEYS]:

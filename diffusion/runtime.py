@@ -1,11 +1,30 @@
-"""Settings of a whole process: where compiled programs are kept, and how freed memory is."""
+"""Settings of a whole process: its devices, where compiled programs are kept, and how freed memory is."""
 import ctypes
 import hashlib
+import os
 import platform
 import sys
 from pathlib import Path
 
 import jax
+
+from diffusion.errors import ConfigError
+
+
+def check_devices() -> None:
+    """Raises ConfigError where JAX finds no devices, or is told to compute in another precision than ours."""
+    if jax.config.jax_enable_x64:
+        raise ConfigError("JAX_ENABLE_X64 is set: these programs compute in float32, or in config.network.dtype. Unset "
+                          "it.")
+    try:
+        jax.devices()
+    except Exception as error:  # plugins raise what they like, AssertionError too
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"JAX finds no device{f' of JAX_PLATFORMS={wanted}' * bool(wanted)}: {reason.rstrip('.')}. "
+                          "Set JAX_PLATFORMS=cpu, or unset it for what is here; the extras cuda and tpu bring the "
+                          "wheels for those devices.") from error
+
 
 
 def keep_compilations(folder: Path) -> None:

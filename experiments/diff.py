@@ -3,15 +3,15 @@
   python -m experiments.diff runs/a runs/b
 """
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion.errors import ConfigError, DataError
-from diffusion.io.run_folder import is_run
+from diffusion.io.files import read_json
+from diffusion.io.run_folder import is_run, read_starts
 from diffusion.metrics import record
 from experiments.gather import log
-from experiments.results import read
+from experiments.results import read_record
 from experiments.run import command
 
 _SAME_EVERYWHERE = ("seconds", "images_per_second")  # of a row of the log: of the machine, and no result
@@ -22,7 +22,7 @@ class Curves:
     """Two logs, row by row at the same steps."""
     rows: int                  # steps that both have
     first: int | None          # the first step at which a number differs; None: none does
-    loss: float                # the largest relative difference of the loss
+    loss: float | None         # the largest relative difference of the loss; None: no row of both has one
     only: tuple[int, int]      # rows that only one has
 
 
@@ -47,7 +47,7 @@ def curves(a: Path, b: Path) -> Curves:
     first = next((step for step in both if plain(one[step]) != plain(other[step])), None)
     gaps = [abs(one[step]["loss"] - other[step]["loss"]) / max(abs(one[step]["loss"]), 1e-30) for step in both
             if one[step].get("loss") is not None and other[step].get("loss") is not None]
-    return Curves(len(both), first, max(gaps, default=0.0), (len(one) - len(both), len(other) - len(both)))
+    return Curves(len(both), first, max(gaps, default=None), (len(one) - len(both), len(other) - len(both)))
 
 
 def in_words(found: Curves) -> str:
@@ -56,14 +56,15 @@ def in_words(found: Curves) -> str:
     only = f"; only one has {found.only[0]} and {found.only[1]} rows more" if any(found.only) else ""
     if found.first is None:
         return f"equal in all {found.rows} rows{only}"
-    return f"differ from step {found.first} on; loss by at most {found.loss:.2g} of it{only}"
+    loss = "no loss in both" if found.loss is None else f"loss by at most {found.loss:.2g} of it"
+    return f"differ from step {found.first} on; {loss}{only}"
 
 
 def environment(run: Path) -> dict:
     """Of its last start."""
-    starts = read(run / "environment.json")
+    starts = read_starts(run)
     if not starts:
-        raise DataError(f"{run}/environment.json cannot be read.")
+        raise DataError(f"{run}/environment.json has no entries.")
     return starts[-1]
 
 
@@ -75,7 +76,7 @@ def check_run(path: Path) -> Path:
 
 def metrics(a: Path, b: Path) -> list[str]:
     """The newest record of each, if they were measured alike."""
-    records = [read(max(files, key=lambda f: f.stat().st_mtime)) for run in (a, b)
+    records = [read_record(max(files, key=lambda f: f.stat().st_mtime)) for run in (a, b)
                if (files := list((run / "evaluations").glob("*.json")))]
     if len(records) < 2 or None in records:
         return ["not evaluated, both" if not records else "only one is evaluated"]
@@ -84,8 +85,13 @@ def metrics(a: Path, b: Path) -> list[str]:
     return record.side_by_side(*records).splitlines()
 
 
+def part(start: dict, name: str) -> dict:
+    """Of the entry of a start; empty where it has none."""
+    return found if isinstance(found := start.get(name), dict) else {}
+
+
 def code(found: dict) -> str:
-    git = found.get("git") or {}
+    git = part(found, "git")
     return f"{git.get('commit', 'unknown')}{' with changes' if git.get('dirty') else ''}"
 
 
@@ -96,10 +102,10 @@ def main(argv: list[str]) -> int:
     p.add_argument("run_b", type=Path)
     args = p.parse_args(argv)
     a, b = check_run(args.run_a), check_run(args.run_b)
-    configs = [json.loads((run / "config.json").read_text()) for run in (a, b)]
+    configs = [read_json(run / "config.json") for run in (a, b)]
     starts = [environment(run) for run in (a, b)]
     config, found = unlike(*configs), curves(a, b)
-    versions = unlike(*({"python": s.get("python"), **s.get("packages", {})} for s in starts))
+    versions = unlike(*({"python": s.get("python"), **part(s, "packages")} for s in starts))
     print(f"config: {'equal' if not config else ''}", *config, sep="\n  " if config else "")
     print(f"versions: {'equal' if not versions else ''}", *versions, sep="\n  " if versions else "")
     print(f"code: {code(starts[0])}" + (" in both" if code(starts[0]) == code(starts[1]) else f" | {code(starts[1])}"))

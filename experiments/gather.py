@@ -3,6 +3,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusion.io.writers import read_rows
 from experiments import findings, results
 from experiments.ledger import Ledger, State
 from experiments.results import Values
@@ -79,7 +80,7 @@ def column_of(sweep: Sweep, member: Member, column: Column) -> Ours | None:
         return None
     if column.ours == "bits_per_dim":
         record = results.likelihood(sweep, member)
-        protocol = {"estimator": record["estimator"]["estimator"], "split": record["data"]["split"],
+        protocol = {"estimator": record["estimator"].get("estimator"), "split": record["data"].get("split"),
                     "images": record["examples"]}
     else:
         protocol = results.record(sweep, member)["protocol"]
@@ -123,11 +124,6 @@ def steps_of(run: Path) -> int:
 
 
 def log(run: Path) -> list[dict]:
-    """The rows of metrics.jsonl; one that is being written is left out."""
-    found = []
-    try:
-        for line in (run / "metrics.jsonl").read_text().splitlines():
-            found.append(json.loads(line))
-    except (OSError, ValueError):
-        pass
-    return found
+    """The rows of metrics.jsonl; one that is being written is left out. Raises CheckpointError for other lines that are
+    none."""
+    return read_rows(run / "metrics.jsonl")

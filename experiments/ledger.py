@@ -5,6 +5,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusion.io.files import json_value
+
+NEEDS = {"started": {"pid": int}, "done": {"commit": str, "seconds": (int, float)},
+         "failed": {"error": str, "seconds": (int, float)}, "stopped": {"seconds": (int, float)}}
+
 
 @dataclass(frozen=True, kw_only=True)
 class State:
@@ -40,7 +45,7 @@ class Ledger:
         found = []
         for line in self.file.read_text(errors="replace").splitlines():
             try:
-                found.append(json.loads(line))
+                found.append(checked(json_value(line)))
             except ValueError:
                 continue
         return found
@@ -63,3 +68,12 @@ class Ledger:
                                 commit=old.commit)
             found[row["job"]] = new
         return found
+
+
+def checked(row: dict) -> dict:
+    """The row of a ledger. Raises ValueError for what is none."""
+    needs = NEEDS.get(str(row.get("event")))
+    if needs is None or not isinstance(row.get("job"), str) or not all(
+            isinstance(row.get(name), kind) for name, kind in needs.items()):
+        raise ValueError("no row of a ledger")
+    return row

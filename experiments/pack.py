@@ -14,34 +14,31 @@ import time
 
 STARTED = time.perf_counter()
 
-from pathlib import Path  # noqa: E402  (the clock starts before the imports)
+from diffusion import program  # noqa: E402  (the clock starts before the imports)
+
+if __name__ == "__main__":
+    program.begin()
+
+from pathlib import Path  # noqa: E402
 
 import jax  # noqa: E402
-from absl import flags  # noqa: E402
-from ml_collections import ConfigDict, config_flags  # noqa: E402
+from ml_collections import ConfigDict  # noqa: E402
 
-from diffusion import config as config_lib  # noqa: E402
-from diffusion import modes, runtime  # noqa: E402
-from diffusion.errors import ConfigError, DiffusionError, Interrupted  # noqa: E402
+from diffusion import config_flags, modes, runtime  # noqa: E402
+from diffusion.errors import ConfigError, DiffusionError, Interrupted, shown  # noqa: E402
 from diffusion.io import run_folder  # noqa: E402
 from diffusion.train.interrupts import Interrupts  # noqa: E402
 
 
 def parsed(words: list[str]) -> tuple[ConfigDict, Path]:
     """(config, workdir) of a training's flags. Raises ConfigError for what is wrong with them."""
-    known = flags.FlagValues()
-    config = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=known,
-                                             sys_argv=["pack", *words])
-    workdir = flags.DEFINE_string("workdir", None, "", flag_values=known)
-    flags.DEFINE_enum("mode", "train", ["train"], "", flag_values=known)
-    config_lib.check_flags(words)
-    try:
-        rest = known(["pack", *words])
-    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        raise ConfigError(config_lib.explain(error)) from error
-    if len(rest) > 1 or not workdir.value or config.value is None:
-        raise ConfigError(f"Each training needs --config and --workdir, and flags only; got {' '.join(words)!r}.")
-    return config.value, Path(workdir.value)
+    source, given, rest = config_flags.split(words)
+    workdir = [word.removeprefix("--workdir=") for word in rest if word.startswith("--workdir=")]
+    if strange := [word for word in rest if word != "--mode=train" and not word.startswith("--workdir=")]:
+        raise ConfigError(f"A training takes --config, --config.KEY and --workdir; got {shown(strange[0])}.")
+    if not source or not workdir or not workdir[-1]:
+        raise ConfigError(f"Each training needs --config=FILE and --workdir=FOLDER; got {shown(' '.join(words))}.")
+    return config_flags.with_given(config_flags.load(source), given), Path(workdir[-1])
 
 
 class Member:
@@ -108,7 +105,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except DiffusionError as error:
-        sys.exit(f"error: {error}")
+    program.interruptible()
+    program.run(lambda: main(sys.argv[1:]))

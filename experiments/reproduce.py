@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
                               "--any_code.")
         print(f"note: {note}", file=sys.stderr)
     again = (args.workdir or run.with_name(f"{run.name}-again")).resolve()
-    flags = [f"--config={ROOT}/diffusion/pretrained.py:{run}", f"--workdir={again}"]
+    flags = [f"--config={run}/config.json", f"--workdir={again}"]
     if args.steps:
         flags += [f"--config.train.duration={args.steps} steps"]
     if failed := subprocess.run([sys.executable, "-m", "diffusion.main", *flags], cwd=ROOT).returncode:

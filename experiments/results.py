@@ -1,9 +1,10 @@
 """What the jobs of a sweep have found, gathered: values by row and seed, with how each was measured."""
-import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+from diffusion.errors import CheckpointError
+from diffusion.io.files import read_json
 from experiments.sweep import Member, Sweep
 from experiments.table import Column
 
@@ -31,18 +32,30 @@ class Values:
 def record(sweep: Sweep, member: Member) -> dict | None:
     """The metric record of an evaluation."""
     files = sorted((sweep.folder / "evaluate" / member.measurement).glob("*.json"))
-    return read(files[-1]) if files else None
+    return read_record(files[-1]) if files else None
+
+
+def read_record(file: Path) -> dict | None:
+    """A metric record; None where it is not there, or not whole."""
+    found = read(file) or {}
+    metrics = found.get("metrics")
+    if not isinstance(metrics, dict) or not isinstance(found.get("protocol"), dict) or not all(
+            isinstance(row, dict) and isinstance(row.get("value"), (int, float)) for row in metrics.values()):
+        return None
+    return found
 
 
 def likelihood(sweep: Sweep, member: Member) -> dict | None:
-    return read(sweep.folder / "likelihood" / f"{member.measurement}.json")
+    found = read(sweep.folder / "likelihood" / f"{member.measurement}.json") or {}
+    parts = (("bits_per_dim", (int, float)), ("estimator", dict), ("data", dict), ("examples", int))
+    return found if all(isinstance(found.get(name), kind) for name, kind in parts) else None
 
 
 def read(file: Path) -> dict | None:
     """Its JSON; None where it is not there, or not whole."""
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError):  # being written, or damaged: its job will make it again
+        return read_json(file)
+    except CheckpointError:  # being written, or damaged: its job will make it again
         return None
 
 
@@ -50,7 +63,7 @@ def value(sweep: Sweep, member: Member, column: Column) -> tuple[str, float] | N
     """(what it is called, the number) of the column, if it has been measured."""
     if column.ours == "bits_per_dim":
         found = likelihood(sweep, member)
-        return (f"bits_per_dim ({found['estimator']['estimator']})", found["bits_per_dim"]) if found else None
+        return (f"bits_per_dim ({found['estimator'].get('estimator')})", found["bits_per_dim"]) if found else None
     found = record(sweep, member)
     prefixes = _PREFIXES.get(column.ours, (column.ours,))
     for name, row in (found or {"metrics": {}})["metrics"].items():

@@ -20,14 +20,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from diffusion.errors import ConfigError, DiffusionError
+from diffusion import program
+from diffusion.errors import ConfigError
 from experiments import overview
 from experiments.jobs import Runner, Stopped
-from experiments.sweep import Sweep, expand, read_json, write_down
+from experiments.sweep import Sweep, expand, read_history, write_down
 from experiments.table import find, names
 from experiments.user_sweep import USER_FLAGS, table_of_flags
 
 _DRAW_SECONDS = 2.0
+MOST = 1_000  # seeds, jobs at a time, ...
 
 
 def parser(program: str, description: str) -> argparse.ArgumentParser:
@@ -55,21 +57,23 @@ def parse(p: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespa
 
 def sweep_of(args: argparse.Namespace, flags: list[str]) -> Sweep:
     """Of the command line; of --folder alone, the sweep that is there. Raises ConfigError for what is wrong with it."""
-    if args.seeds is not None and args.seeds < 1:
-        raise ConfigError(f"--seeds={args.seeds} must be 1 or more.")
+    if args.seeds is not None and not 1 <= args.seeds <= MOST:
+        raise ConfigError(f"--seeds={args.seeds} must be 1 or more, and {MOST:,} at most.")
     if args.table and flags:
         raise ConfigError(f"Either the table {args.table!r} or --config and --sweep.KEY=VALUES, not both.")
     named_by, scale = [args.table] if args.table else flags, args.scale
     if not named_by:
-        last = read_json(args.folder / "sweep.json")[-1]
+        last = read_history(args.folder / "sweep.json")[-1]
         named_by, scale = last["named_by"], last["scale"]
+        if not named_by:
+            raise ConfigError(f"{args.folder}/sweep.json does not say what it is a sweep of: name the table.")
     table = table_of_flags(named_by) if named_by[0].startswith("--") else find(named_by[0])
     if scale not in table.scales and len(table.scales) == 1 and "paper" not in table.scales:  # that has to be asked for
         (scale,) = table.scales
     folder = args.folder or Path("sweeps") / f"{table.name}-{scale}"
     only = [name.strip() for name in args.rows.split(";") if name]
     file = folder / "sweep.json"
-    seeds = args.seeds or (read_json(file)[-1].get("seeds", 1) if file.exists() else 1)
+    seeds = args.seeds or (read_history(file)[-1].get("seeds", 1) if file.exists() else 1)
     return replace(expand(table, scale, seeds, folder.resolve(), only=only), named_by=tuple(named_by))
 
 
@@ -122,8 +126,10 @@ def main(argv: list[str]) -> int:
     if not args.table and not flags and not args.folder:
         print(f"Tables:\n{listed()}\n\npython -m experiments.run TABLE --scale=mini; see --help.")
         return 0
-    if args.pack < 1 or args.jobs < 1:
-        raise ConfigError(f"--pack={args.pack} and --jobs={args.jobs} must be 1 or more.")
+    if not 1 <= args.pack <= MOST or not 1 <= args.jobs <= MOST:
+        raise ConfigError(f"--pack={args.pack} and --jobs={args.jobs} must be 1 or more, and {MOST:,} at most.")
+    if not 0 <= args.retries <= MOST:
+        raise ConfigError(f"--retries={args.retries} must be 0 or more, and {MOST:,} at most.")
     if args.pack > 1 and args.launcher != "local":
         raise ConfigError("--pack is for --launcher=local: others make a job, or a command, of each training.")
     sweep = sweep_of(args, flags)
@@ -154,12 +160,11 @@ def main(argv: list[str]) -> int:
     return 0 if done else 1
 
 
-def command(program) -> None:
+def command(main) -> None:
     """Runs a main with the command line; what a user can mend is one message and exit code 1."""
-    try:
-        sys.exit(program(sys.argv[1:]))
-    except DiffusionError as error:
-        sys.exit(f"error: {error}")
+    program.begin()
+    program.interruptible()
+    program.run(lambda: main(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion import config as config_lib
-from diffusion.errors import ConfigError, DataError
-from diffusion.io.files import atomic_write
+from diffusion.errors import CheckpointError, ConfigError, DataError, shown
+from diffusion.io.files import atomic_write, read_json
 from experiments.table import Row, Table
 
 _OF_MEASUREMENTS = ("sample.", "evaluate.", "likelihood.")
@@ -142,7 +142,7 @@ def write_down(sweep: Sweep) -> list[str]:
     """Keeps the rows in sweep.json; returns what has changed in rows that were there before, a line each."""
     file = sweep.folder / "sweep.json"
     now = json.loads(json.dumps(resolved(sweep)))
-    history = read_json(file) if file.exists() else []
+    history = read_history(file) if file.exists() else []
     before = {name: row for past in history for name, row in past["rows"].items()}
     changed = []
     for name, row in now.items():
@@ -157,8 +157,18 @@ def write_down(sweep: Sweep) -> list[str]:
     return changed
 
 
-def read_json(file: Path):
+def read_history(file: Path) -> list[dict]:
+    """The entries of sweep.json, the last one the newest. Raises DataError if they cannot be read."""
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read: {error}. Move it away to start anew.") from error
+        found = read_json(file, list, entries=dict)
+    except CheckpointError as error:
+        raise DataError(f"{error} Or move it away, to start anew.") from error
+    for entry in found:
+        named_by, rows, seeds = entry.get("named_by"), entry.get("rows"), entry.get("seeds", 1)
+        if not (isinstance(named_by, list) and all(isinstance(word, str) for word in named_by)
+                and isinstance(entry.get("scale"), str) and type(seeds) is int and seeds >= 1
+                and isinstance(rows, dict) and all(isinstance(row, dict) for row in rows.values())):
+            raise DataError(f"{file} holds {shown(entry)}, which is no entry of a sweep. Move it away to start anew.")
+    if not found:
+        raise DataError(f"{file} has no entries. Move it away to start anew.")
+    return found

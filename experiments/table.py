@@ -2,15 +2,16 @@
 
 A table is a file of experiments/tables/ (or one of your own) that ends in `TABLE = Table(...)`.
 """
-import importlib.util
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from diffusion import config as config_lib
-from diffusion.errors import ConfigError
+from diffusion import config_flags, user_file
+from diffusion.errors import ConfigError, shown
 
 ROOT = Path(__file__).parent.parent
 TABLES = Path(__file__).parent / "tables"
@@ -117,25 +118,41 @@ def names() -> list[str]:
 def find(name: str) -> Table:
     """The table of that name, or of a file. Raises ConfigError where there is none, or it contradicts itself."""
     path = Path(name) if name.endswith(".py") else TABLES / f"{name}.py"
-    if not path.is_file():
-        raise ConfigError(f"There is no table {name!r}.{config_lib.nearest(name, names())} Tables: "
+    if not os.path.isfile(path):
+        raise ConfigError(f"There is no table {shown(name)}.{config_lib.nearest(name, names())} Tables: "
                           f"{', '.join(names())}; or the path of a file with TABLE = Table(...).")
-    spec = importlib.util.spec_from_file_location(f"experiments_table_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        table = module.TABLE
-    except (AttributeError, ImportError, NameError, SyntaxError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path} is not a table: {type(error).__name__}: {error}.") from error
+    module = user_file.run(path, "table")
+    table = getattr(module, "TABLE", None)
     if not isinstance(table, Table):
-        raise ConfigError(f"{path} is not a table: its TABLE is {table!r}.")
+        raise ConfigError(f"{path} is not a table: it must end in TABLE = Table(...), and its TABLE is {shown(table)}.")
     table = Table(**{**vars(table), "name": path.stem})
-    check(table)
+    user_file.call(path, "table", check, table)
     return table
 
 
+def check_kinds(table: Table) -> None:
+    """Raises ConfigError where a part of the table, of its rows or its scales is of another kind than it must be."""
+    wanted = [("columns", table.columns, Column), ("rows", table.rows, Row), ("findings", table.findings, Finding),
+              ("scales", table.scales.values() if isinstance(table.scales, Mapping) else None, Scale)]
+    for name, members, kind in wanted:
+        if not isinstance(members, Iterable) or not all(isinstance(member, kind) for member in members):
+            raise ConfigError(f"{table.name}: its {name} must each be a {kind.__name__}; got "
+                              f"{shown(getattr(table, name))}.")
+    if not table.columns or not table.rows or not table.scales:
+        raise ConfigError(f"{table.name} needs columns, rows and scales: one of each at least.")
+    for what, member, names in [*((f"row {row.name!r}", row, ("overrides", "paper")) for row in table.rows),
+                                *((f"scale {name!r}", scale, ("overrides", "of_rows"))
+                                  for name, scale in table.scales.items())]:
+        for name in names:
+            if not isinstance(getattr(member, name), Mapping):
+                raise ConfigError(f"{table.name}, {what}: its {name} must be a dict; got "
+                                  f"{shown(getattr(member, name))}.")
+
+
 def check(table: Table) -> None:
-    """Raises ConfigError for rows of one name, cells of no column, or findings about rows that are not there."""
+    """Raises ConfigError for parts of the wrong kind, rows of one name, cells of no column, or findings about rows that
+    are not there."""
+    check_kinds(table)
     seen: set[str] = set()
     columns = {column.name for column in table.columns}
     for row in table.rows:
@@ -155,13 +172,5 @@ def check(table: Table) -> None:
 
 
 def load_config(file: str) -> ConfigDict:
-    """What get_config() of the file gives. Raises ConfigError where it cannot be read."""
-    path = Path(file) if Path(file).is_absolute() else ROOT / file
-    if not path.is_file():
-        raise ConfigError(f"There is no config file {file}.")
-    spec = importlib.util.spec_from_file_location(f"experiments_config_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
-    config_lib.check_loaded(config, file)
-    return config
+    """The config of a file, its path from the root of the repository. Raises ConfigError where it cannot be read."""
+    return config_flags.load(file if Path(file).is_absolute() else str(ROOT / file))

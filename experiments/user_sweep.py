@@ -1,13 +1,14 @@
 """A table made of flags: --config=FILE --sweep.KEY=VALUE,VALUE ... --config.KEY=VALUE ..."""
-import ast
 import itertools
+import math
 from pathlib import Path
 
 from diffusion import config as config_lib
-from diffusion.errors import ConfigError
+from diffusion.errors import ConfigError, shown
 from experiments.table import Column, Row, Scale, Table, load_config
 
 USER_FLAGS = ("--config=", "--config.", "--sweep.", "--metrics=")
+LARGEST = 10_000  # rows
 COLUMNS = {"fd": Column("Frechet distance", "fd"), "is": Column("score", "score", lower_is_better=False),
            "kid": Column("kernel distance", "kd"), "likelihood": Column("bits/dim", "bits_per_dim")}
 
@@ -24,14 +25,25 @@ def table_of_flags(flags: list[str]) -> Table:
     if "config" not in given:
         raise ConfigError("--config=FILE is missing: what the sweep is of, such as --config=configs/digits.py.")
     base = load_config(given["config"])
-    grid = {key.removeprefix("sweep."): split(value) for key, value in given.items() if key.startswith("sweep.")}
-    fixed = {key.removeprefix("config."): parsed(value) for key, value in given.items() if key.startswith("config.")}
+    grid, fixed = {}, {}
+    for flag, text in given.items():
+        kind, _, key = flag.partition(".")
+        if key:
+            config_lib.check_key(key)
+            values = [config_lib.known()[key].parsed(part, f"--{flag}") for part in
+                      (split(text) if kind == "sweep" else [text])]
+            if not values:
+                raise ConfigError(f"--{flag} is empty: give values between commas, such as --sweep.seed=0,1,2.")
+            (grid if kind == "sweep" else fixed)[key] = values if kind == "sweep" else values[0]
     if not grid:
         raise ConfigError("Nothing is swept: give --sweep.KEY=VALUE,VALUE, such as --sweep.process.name=linear,cosine.")
-    config_lib.override(base, {**fixed, **{key: values[0] for key, values in grid.items()}})  # raises for wrong keys
+    if (count := math.prod(map(len, grid.values()))) > LARGEST:
+        raise ConfigError(f"This sweep has {count:,} rows; the most are {LARGEST:,}.")
+    config_lib.override(base, fixed, "the command line")
     metrics = [name for name in given.get("metrics", "fd").split(",") if name]
-    if strange := [name for name in metrics if name not in COLUMNS]:
-        raise ConfigError(f"There is no metric {strange[0]!r} of a sweep. Choose of: {', '.join(COLUMNS)}.")
+    if (strange := [name for name in metrics if name not in COLUMNS]) or not metrics:
+        raise ConfigError(f"There is no metric {shown(strange[0] if strange else '')} of a sweep. Choose of: "
+                          f"{', '.join(COLUMNS)}.")
     short = {key: key.removesuffix(".name").split(".")[-1] for key in grid}  # process.name is "process"
     rows = [Row(", ".join(f"{short[key]} {value}" for key, value in zip(grid, values)), dict(zip(grid, values)))
             for values in itertools.product(*grid.values())]
@@ -42,7 +54,7 @@ def table_of_flags(flags: list[str]) -> Table:
         scales={"own": Scale(given["config"], fixed, "as the flags say")})
 
 
-def split(text: str) -> list:
+def split(text: str) -> list[str]:
     """At the commas that are outside brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for c in text:
@@ -53,14 +65,4 @@ def split(text: str) -> list:
             parts.append("")
         else:
             parts[-1] += c
-    return [parsed(part.strip()) for part in parts if part.strip()]
-
-
-def parsed(text: str) -> object:
-    """A value of Python, or the text itself."""
-    if text in ("true", "false"):
-        return text == "true"
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    return [part.strip() for part in parts if part.strip()]

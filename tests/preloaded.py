@@ -4,7 +4,7 @@ Not diffusion.main, which each program runs as its own __main__. No import may s
 """
 import absl.app  # noqa: F401
 import absl.flags  # noqa: F401
-import ml_collections.config_flags  # noqa: F401
+import ml_collections  # noqa: F401
 import sklearn.datasets  # noqa: F401
 import tensorboardX  # noqa: F401
 

@@ -121,7 +121,7 @@ def says(flags, *words, **kwargs):
 
 def test_mistakes_in_flags(tmp_path):
     says(["--config.train.batchsize=8"], "train.batchsize", "train.batch_size")
-    says(["--config.train.batch_size=many"], "train.batch_size", "int")
+    says(["--config.train.batch_size=many"], "train.batch_size", "whole number")
     says(["--config=configs/nothing.py"], "configs/nothing.py")
     says(["--confg=x"], "confg", "config")
     says(["train"], "'train'", "--help")

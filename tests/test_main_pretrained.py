@@ -79,11 +79,11 @@ def test_fine_tuning_with_another_prediction_says_so(trained, tmp_path):
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--from_pretrained=SOURCE"], "--from_pretrained is not for --mode=train; --init_from starts a training"),
-    (["--mode=sample", "--init_from=SOURCE"], "--init_from is for --mode=train"),
+    (["--from_pretrained=SOURCE"], "--from_pretrained is not for --mode=train, but for sample"),
+    (["--mode=sample", "--init_from=SOURCE"], "--init_from is not for --mode=sample, but for train"),
     (["--mode=sample", "--from_pretrained=no/such/place"],
      "There is no folder no/such/place, and it is no name on the hub"),
-    (["--mode=sample", "--from_pretrained", "SOURCE"], "with the equals sign"),
+    (["--mode=sample", "--from_pretrained", "SOURCE", "--checkpoint", "3"], "it has no checkpoint 3, but one set"),
     (["--mode=sample", "--from_pretrained=SOURCE", "--checkpoint=3"], "it has no checkpoint 3, but one set of weights"),
     (["--mode=sample", "--from_pretrained=SOURCE", "--config.sample.solver=dimm"], "Did you mean 'ddim'"),
     (["--mode=sample", "--from_pretrained=SOURCE", "--config.network.heads=2"], "give: --config.network.heads=1"),
@@ -93,7 +93,7 @@ def test_fine_tuning_with_another_prediction_says_so(trained, tmp_path):
 ])
 def test_what_does_not_fit_is_one_message(trained, tmp_path, flags, message):
     flags = [flag.replace("SOURCE", str(trained[1])) for flag in flags]
-    done = program(*flags, f"--workdir={tmp_path}/new", f"--out={tmp_path}/out", check=False)
+    done = program(*flags, f"--workdir={tmp_path}/new", check=False)
     assert done.returncode == 1 and message in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and os.listdir(tmp_path) == []
 

@@ -2,8 +2,8 @@
 from mutations.mutation import Mutation
 
 PROGRAMS = (
-    Mutation("keys-that-are-missing-pass", "skipped validation", "diffusion/config.py",
-             "if strange := found ^ set(keys(base())):", "if strange := found - set(keys(base())):",
+    Mutation("keys-that-are-missing-pass", "skipped validation", "diffusion/config_flags.py",
+             "^ set(config_lib.known()):", "- set(config_lib.known()):",
              ("tests/test_config.py",)),
     Mutation("error-is-the-square", "lost term", "diffusion/compare.py",
              "float(np.sqrt(squares / exact.size))", "float(squares / exact.size)",
@@ -41,7 +41,7 @@ PROGRAMS = (
     Mutation("sampling-ignores-its-seed", "missing key fold", "diffusion/modes.py",
              "generate(params, seed, 0, num_samples, report)",
              "generate(params, 0, 0, num_samples, report)", ("tests/test_main.py",), "seed_and_index"),
-    Mutation("stopped-training-says-done", "wrong constant", "diffusion/main.py",
+    Mutation("stopped-training-says-done", "wrong constant", "diffusion/program.py",
              "sys.exit(stopped.exit_code)", "sys.exit(0)", ("tests/test_main.py",), "exit_code_says_which"),
     Mutation("cifar10-without-dropout", "wrong constant", "configs/cifar10.py",
              "c.network.dropout = 0.1", "c.network.dropout = 0.0", ("tests/test_config.py",)),

@@ -43,8 +43,8 @@ def test_rows_can_be_built(name):
 
 @pytest.mark.parametrize("text, words", [
     ("TABLE = 3", "is not a table"),
-    ("import nothing_such", "is not a table: ModuleNotFoundError"),
-    ("x", "is not a table: NameError"),
+    ("import nothing_such", "the table file cannot be run: ModuleNotFoundError"),
+    ("x", "the table file cannot be run: NameError"),
     (f"{MADE}[Row('a', {{}}), Row('a', {{}})])", "two rows 'a'"),
     (f"{MADE}[Row('a', {{}}, {{'IS': 1.0}})])", "cell of 'IS', which is no column: FID"),
     (f"{MADE}[Row('a', {{}})])", "no row '(five|ten|no cell)'"),
