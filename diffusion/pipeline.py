@@ -7,6 +7,7 @@
     images[0].save("out.png")
 """
 import json
+import numbers
 import operator
 import os
 from dataclasses import dataclass
@@ -118,6 +119,9 @@ class DiffusionPipeline:
         batch_size, seed = whole("batch_size", batch_size, 1, 2**20), whole("seed", seed, 0, 2**32 - 1)
         if num_inference_steps is not None:
             num_inference_steps = whole("num_inference_steps", num_inference_steps, 1, 2**20)
+        if unconditional_label is not None:
+            unconditional_label = whole("unconditional_label", unconditional_label, 0, 2**31 - 1)
+        eta, guidance_scale = finite("eta", eta), finite("guidance_scale", guidance_scale)
         given = {"network.dtype": dtype, "sample.solver": sampler, "sample.eta": eta,
                  "sample.steps": num_inference_steps, "sample.guidance.null_label": unconditional_label}
         config = config_lib.override(self.config, {key: value for key, value in given.items() if value is not None})
@@ -200,7 +204,10 @@ class DiffusionPipeline:
             if labels is not None:
                 raise ConfigError("class_labels were given, but the model is unconditional.")
             return build.classes(config, model)
-        labels = np.asarray(labels)
+        try:
+            labels = np.asarray(labels)
+        except ValueError as error:  # of rows that are not equally long
+            raise ConfigError(f"class_labels must be one integer or {count} of them (batch_size): {error}.") from error
         if labels.shape not in ((), (count,)) or not np.issubdtype(labels.dtype, np.integer):
             raise ConfigError(f"class_labels must be one integer or {count} of them (batch_size), got {labels.dtype} "
                               f"{list(labels.shape)}.")
@@ -229,6 +236,16 @@ def whole(name: str, value: Any, least: int, most: int) -> int:
     if number is None or isinstance(value, bool) or not least <= number <= most:
         raise ConfigError(f"{name} = {value!r} must be a whole number in {least} .. {most}.")
     return number
+
+
+def finite(name: str, value: Any) -> float | None:
+    """The argument as a float, whatever kind of number it was, or None. Raises ConfigError if it is no finite number.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not np.isfinite(float(value)):
+        raise ConfigError(f"{name} = {value!r} must be a finite number.")
+    return float(value)
 
 
 def check_params(params: Any, abstract: Any) -> None:

@@ -3,6 +3,7 @@
 Each gives a config, from which `build` makes the parts, and parameters that fit it.
 """
 import ast
+import numbers
 import os
 import shlex
 from collections.abc import Callable
@@ -82,7 +83,8 @@ def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: st
 
 def check_arguments(checkpoint: Any, settings: Any, weights: Any) -> None:
     """Raises ConfigError for arguments of `load` that are of another type."""
-    if checkpoint is not None and (not isinstance(checkpoint, int) or isinstance(checkpoint, bool) or checkpoint < 0):
+    step = isinstance(checkpoint, numbers.Integral) and not isinstance(checkpoint, bool) and checkpoint >= 0
+    if checkpoint is not None and not step:
         raise ConfigError(f"checkpoint = {fields.shown(checkpoint)} is no step of a run: give a whole number, or None "
                           "for the newest.")
     if not isinstance(settings, str) and not (isinstance(settings, dict) and all(isinstance(x, str) for x in settings)):

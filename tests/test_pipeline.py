@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_pipeline import WEIGHTS, draw, pipeline
 
 import diffusion
 from diffusion import DiffusionPipeline, build, guidance, pretrained
@@ -19,20 +20,6 @@ from diffusion.errors import CheckpointError, ConfigError
 from diffusion.interop import folder
 
 ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "networks"))
-from random_params import random_params  # noqa: E402
-
-TINY = {"data.size": 8, "data.channels": 3, "network.channels": 8, "network.multipliers": (1, 2), "network.blocks": 1,
-        "network.attention_resolutions": (4,), "network.groups": 4, "process.steps": 20, "sample.steps": 10}
-WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-
-
-def pipeline(**changes) -> DiffusionPipeline:
-    """A tiny model with random weights."""
-    config = config_lib.override(config_lib.base(), TINY | {key.replace("__", "."): v for key, v in changes.items()})
-    c = config.data
-    network = build.network(config.network, c.size, c.channels * (1 + config.learned_range))
-    return DiffusionPipeline(config, {"params": random_params(network, (c.size, c.size, c.channels), 0)})
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +36,6 @@ def labelled():
 def saved(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "saved")
     return tmp_path / "saved"
-
-
-def draw(pipe, *args, **kwargs) -> np.ndarray:
-    return pipe(*args, output_type="np", progress_bar=False, **kwargs).images
 
 
 # ---- a call -------------------------------------------------------------------------------------------------------
@@ -213,7 +196,8 @@ def test_arguments_that_cannot_be(pipe, arguments, message):
 
 @pytest.mark.parametrize("labels, message", [
     ([0, 4], r"labels of the model, 0 .. 3; got 4"), (-1, "0 .. 3; got -1"),
-    ([0, 1, 2], "one integer or 2 of them"), (0.5, "one integer or 2")])
+    *((labels, "one integer or 2 of them") for labels in ([0, 1, 2], 0.5, "a", True, 10**30, {}, [], [[1, 2]],
+                                                          [[1], [2, 3]]))])
 def test_labels_that_cannot_be(labelled, labels, message):
     with pytest.raises(ConfigError, match=message):
         labelled(2, class_labels=labels)
@@ -398,101 +382,6 @@ def test_a_file_is_no_folder(saved):
 def test_a_checkpoint_of_what_has_none(saved):
     with pytest.raises(ConfigError, match="it has no checkpoint 5, but one set of weights"):
         DiffusionPipeline.from_pretrained(saved, checkpoint=5)
-
-
-@pytest.mark.parametrize("arguments, message", [
-    (dict(source=None), "source = None is no path"), (dict(source=3), "source = 3 is no path"),
-    (dict(source="x" * 5000), "source = 'xxx.* is no path: it is empty, too long"), (dict(source=""), "is no path"),
-    (dict(source="a\0b"), "has a null byte"), (dict(source=b"x"), "is no path"),
-    (dict(checkpoint="x"), "checkpoint = 'x' is no step"), (dict(checkpoint=True), "checkpoint = True is no step"),
-    (dict(checkpoint=-1), "checkpoint = -1 is no step"), (dict(settings=3), "settings = 3 must be text"),
-    (dict(settings={1: 2}), "must be text"), (dict(weights=3), "weights = 3 must be the name"),
-    (dict(layout=["x"]), "layout = .'x'. is not known"), (dict(overrides="foo"), "overrides = 'foo' must be a dict"),
-    (dict(overrides={1: 2}), "must be a dict of config keys"), (dict(overrides=[("a", 3)]), "must be a dict"),
-    (dict(layout="guided-diffusion", settings='"'), "cannot be split into words: No closing quotation"),
-])
-def test_arguments_of_from_pretrained(tmp_path, arguments, message):
-    with pytest.raises(ConfigError, match=message):
-        DiffusionPipeline.from_pretrained(**dict(source=tmp_path) | arguments)
-
-
-@pytest.mark.parametrize("arguments, message", [
-    *((dict(batch_size=value), "batch_size = .* must be a whole number in 1 .. 1048576")
-      for value in ("2", 2.0, 2.5, None, float("nan"), True, 0, -1, 10**12, [2])),
-    *((dict(seed=value), "seed = .* must be a whole number in 0 .. 4294967295")
-      for value in (-1, 2**32, 2**64, None, 1.5, "1", True, np.uint64(2**40), np.int8(-1))),
-    *((dict(num_inference_steps=value), "steps") for value in ("3", 2.5, 0, -2, True, 10**9, [3])),
-    *((dict(initial_noise=value), "initial_noise must be") for value in ("x", 1j * np.ones((1, 8, 8, 3)), [[1], [2, 3]],
-                                                                         np.zeros((2, 8, 8, 3)), {}, 3)),
-    *((dict(output_type=value), "output_type = ") for value in (None, 3, "latent", ["pil"])),
-    *((dict(sampler=value), "sample.solver") for value in ("foo", 3, ["ddim"])),
-    *((dict(eta=value), "sample.eta") for value in ("x", 2.0, -1.0, float("nan"), [1.0])),
-    *((dict(dtype=value), "network.dtype") for value in ("float8", 3)),
-    (dict(num_steps=3), "no argument 'num_steps'. Did you mean 'num_inference_steps'"),
-])
-def test_arguments_of_a_call(pipe, arguments, message):
-    with pytest.raises(ConfigError, match=message):
-        pipe(**dict(num_inference_steps=2, output_type="np", progress_bar=False) | arguments)
-
-
-def test_whole_numbers_of_any_type_are_seeds(pipe):
-    one = draw(pipe, 1, 2, seed=2**32 - 1)
-    np.testing.assert_array_equal(draw(pipe, np.int16(1), np.int32(2), seed=np.uint64(2**32 - 1)), one)
-
-
-@pytest.mark.parametrize("params", [None, {}, {"params": {}}, 3, {"params": {"conv_in": {"kernel": np.zeros(3)}}}])
-def test_parameters_of_another_network(pipe, params):
-    with pytest.raises(ConfigError, match=r"The parameters are not those of the config: \d+ are missing or of another"):
-        DiffusionPipeline(pipe.config, params)
-
-
-@pytest.mark.parametrize("directory", [None, 3, "a\0b", "", "x" * 300])
-def test_a_folder_that_cannot_be(pipe, directory):
-    with pytest.raises(ConfigError, match="directory = .* is no path"):
-        pipe.save_pretrained(directory)
-
-
-@pytest.mark.parametrize("changes, message", [
-    ({"sample.solver": "unipc"}, "do not draw with config.sample.solver = 'unipc'. They do with: ancestral, ddim"),
-    ({"sample.solver": "euler_ancestral"}, "config.sample.solver = 'euler_ancestral'"),
-    ({"sample.solver": "foo"}, "config.sample.solver = 'foo'"),
-    ({"sample.solver": "dpm_solver++m"}, "config.sample.spacing = 'linspace'. It can be one of: open_linspace"),
-    ({"sample.solver": "dpm_solver++m", "sample.spacing": "trailing", "sample.order": 3, "sample.clip": False},
-     "solver_order = 3 ends with lower orders"),
-    ({"sample.solver": "dpm_solver++sde", "sample.spacing": "trailing", "sample.eta": 0.5}, "config.sample.solver of"),
-    ({"sample.solver": "pndm", "sample.spacing": "leading", "sample.between_times": True}, "config.sample.clip of"),
-    ({"sample.spacing": "karras", "sample.between_times": True}, "config.sample.spacing = 'karras'"),
-    ({"sample.variance": "foo"}, "config.sample.variance = 'foo'"),
-    ({"sample.corrector": "langevin"}, "config.sample.solver of this model"),
-    ({"prediction": "x0_and_eps"}, "config.prediction = 'x0_and_eps'. It can be one of: eps, x0, v"),
-    ({"process.name": "flow"}, "diffusers' chains are of betas: config.process.name = 'flow' is a process in"),
-])
-def test_a_sampler_that_diffusers_lacks_is_named(pipe, tmp_path, changes, message):
-    other = object.__new__(DiffusionPipeline)
-    other.config, other.params = config_lib.override(pipe.config, changes), pipe.params
-    with pytest.raises(CheckpointError, match=message):
-        other.save_pretrained(tmp_path / "new")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("changes", [
-    {"sample.solver": "dpm_solver++m", "sample.spacing": "open_leading", "sample.offset": 1},
-    {"sample.solver": "dpm_solver++sde", "sample.spacing": "trailing", "sample.end": 1, "sample.order": 1},
-    {"sample.solver": "plms", "sample.spacing": "leading", "sample.clip": False},
-])
-def test_samplers_go_there_and_back(pipe, tmp_path, changes):
-    DiffusionPipeline(config_lib.override(pipe.config, changes), pipe.params).save_pretrained(tmp_path / "new")
-    back = pretrained.load(tmp_path / "new").config
-    assert {key: config_lib.keys(back)[key] for key in changes} == changes
-
-
-def test_the_label_of_no_class_is_exported(tmp_path):
-    """The table of a network trained with label dropout has one row more than there are classes."""
-    pipe = pipeline(network__num_classes=3, network__label_dropout=0.1)
-    pipe.save_pretrained(tmp_path / "new")
-    assert json.loads((tmp_path / "new/unet/config.json").read_text())["num_class_embeds"] == 4
-    back = DiffusionPipeline.from_pretrained(tmp_path / "new")
-    jax.tree.map(np.testing.assert_array_equal, back.params, pipe.params)
 
 
 def test_a_full_folder_is_not_written_to(pipe, tmp_path):

@@ -101,6 +101,11 @@ def _need(right: bool, message: str) -> None:
 
 # ---- the classes -----------------------------------------------------------------------------------------------------
 
+def _end(s: dict[str, Any]) -> int:
+    """Where the last step ends: at the data, or at the least noisy time."""
+    return 0 if s["set_alpha_to_one"] else 1
+
+
 def _read_ddpm(s: dict[str, Any]) -> dict[str, Any]:
     return _sections(s, solver="ancestral", variance=s["variance_type"], steps=s["num_train_timesteps"],
                      spacing=s["timestep_spacing"], offset=s["steps_offset"], constant_stride=True, rederive_eps=False,
@@ -109,7 +114,7 @@ def _read_ddpm(s: dict[str, Any]) -> dict[str, Any]:
 
 def _read_ddim(s: dict[str, Any]) -> dict[str, Any]:
     return _sections(s, solver="ddim", steps=min(STEPS, s["num_train_timesteps"]), spacing=s["timestep_spacing"],
-                     offset=s["steps_offset"], constant_stride=True, end=int(not s["set_alpha_to_one"]),
+                     offset=s["steps_offset"], constant_stride=True, end=_end(s),
                      rederive_eps=False, **_clipping(s))
 
 
@@ -117,7 +122,7 @@ def _read_pndm(s: dict[str, Any]) -> dict[str, Any]:
     _need(s["timestep_spacing"] == "leading", f"timestep_spacing = {s['timestep_spacing']!r}: its steps go from times "
           "that it was not at; it can be leading")
     return _sections(s, solver="plms" if s["skip_prk_steps"] else "pndm", spacing="leading", offset=s["steps_offset"],
-                     constant_stride=True, end=int(not s["set_alpha_to_one"]), between_times=not s["skip_prk_steps"])
+                     constant_stride=True, end=_end(s), between_times=not s["skip_prk_steps"])
 
 
 def _read_multistep(s: dict[str, Any], **sample: Any) -> dict[str, Any]:

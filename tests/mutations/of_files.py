@@ -85,7 +85,7 @@ INTEROP = (
              "{\"epsilon\": \"eps\", \"sample\": \"x0\",", "{\"epsilon\": \"x0\", \"sample\": \"eps\",",
              ("tests/interop/test_scheduler.py", "tests/interop/test_golden_chain.py")),
     Mutation("last-step-ends-elsewhere", "swapped arguments", "diffusion/interop/scheduler.py",
-             "end=0 if s[\"set_alpha_to_one\"] else 1", "end=1 if s[\"set_alpha_to_one\"] else 0",
+             "return 0 if s[\"set_alpha_to_one\"] else 1", "return 1 if s[\"set_alpha_to_one\"] else 0",
              ("tests/interop/test_scheduler.py", "tests/interop/test_golden_chain.py")),
     Mutation("levels-counted-from-the-other-end", "wrong index", "diffusion/interop/unet2d.py",
              "r=levels - 1 - int(fields.get(\"l\", 0))", "r=int(fields.get(\"l\", 0))",
