@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from diffusion import config as config_lib
 from diffusion.build.models import PREDICTIONS, Model
 from diffusion.build.processes import SCHEDULES
-from diffusion.build.rules import choose, need
+from diffusion.build.rules import choose, finite, need
 from diffusion.core import losses, time_densities, weightings
 from diffusion.core.parameterization import EPS, V
 from diffusion.core.uncertainty import Uncertainty
@@ -81,6 +81,7 @@ def check(config: ConfigDict) -> None:
     """The rules between keys, each with its reason and source."""
     c, process = config.loss, config.process.name
     discrete = process in SCHEDULES
+    finite(c, "loss")
     choose(LOSSES, "loss.name", c.name)
     choose(WEIGHTINGS, "loss.weighting", c.weighting)
     choose(set(DISCRETE_DENSITIES) | set(CONTINUOUS_DENSITIES), "loss.density", c.density)

@@ -4,7 +4,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion import config as config_lib
-from diffusion.build.rules import choose, need
+from diffusion.build.rules import choose, finite, need
 from diffusion.core import continuous, processes, schedules, time_densities
 from diffusion.core.learned_schedule import LearnedSchedule
 from diffusion.errors import ConfigError
@@ -76,11 +76,14 @@ def process(c: ConfigDict) -> processes.Process:
     """The process. Which predictions it allows is the model's to say."""
     choose(SCHEDULES | PROCESSES, "process.name", c.name)
     c = config_lib.own(c, "process")
+    finite(c, "process")
     if c.name in PROCESSES:
         need(not c.zero_terminal_snr, "process.zero_terminal_snr", True, "rescales a table of betas (Lin et al. 2024), "
              f"which process.name = {c.name!r} has not.")
         check_continuous(c)
-        return PROCESSES[c.name](c)
+        found = PROCESSES[c.name](c)
+        check_ends(c, found)
+        return found
     table = betas(c)
     return processes.DiscreteProcess(betas=schedules.zero_terminal_snr(table) if c.zero_terminal_snr else table,
                                      label_scale=1000 / len(table) if c.rescale_times else 1.0)
@@ -99,3 +102,13 @@ def check_continuous(c: ConfigDict) -> None:
          f"must be below log_snr_max = {c.log_snr_max!r} (Salimans & Ho 2022: -20 and 20; Kingma et al. 2021: -5 and "
          "13.3; Hoogeboom et al. 2023: -15 and 15).")
     need(c.log_snr_scale > 0, "process.log_snr_scale", c.log_snr_scale, "must be positive (Hang et al. 2024: 0.5).")
+
+
+def check_ends(c: ConfigDict, proc: processes.Process) -> None:
+    """That float32 holds the noise levels, whose squares the losses and solvers take."""
+    try:
+        low, high = noise_levels(proc)
+    except OverflowError:
+        low = high = float("nan")
+    need(1e-17 < low < high and (high < 1e17 or high == float("inf")), "process.name", c.name, f"has noise levels from "
+         f"{low:.3g} to {high:.3g} with these keys of config.process, and float32 holds those from 1e-17 to 1e17.")

@@ -143,6 +143,8 @@ def along(c: ConfigDict, proc: processes.Process) -> processes.Process:
     need(not isinstance(proc.t_max, int) or c.between_times, "sample.schedule", c.schedule, "has times between the "
          f"{proc.t_max} whole ones that this discrete model was trained at and never saw: sample along its own, or say "
          "sample.between_times=True.")
+    for key in ("sigma_min", "sigma_max"):
+        need(c[key] > 0 or c[key] == -1, f"sample.{key}", c[key], "must be positive, or -1 for the model's own.")
     least, most = noise_levels(proc)
     with jax.enable_x64(True):
         end = float(proc.noise_level(np.float64(usual_end(proc))))
