@@ -26,6 +26,7 @@ from diffusion.train.watchdog import Watchdog
 _SUMS = ("steps", "loss", "grad_norm", "skipped", "seconds", "timed_steps")
 _BINNED = ("bin_loss", "bin_count", "bin_weight")
 IN_FLIGHT = 2  # dispatches queued ahead of the device: it never waits for the host, and progress stays true
+_SLOW_STEP = 10.0  # seconds of a first step, from which what is left is reckoned by it
 _HOPELESS = 10  # steps skipped one after the other, with which training stops
 
 
@@ -218,7 +219,11 @@ def steps(*, plan: Plan, train_step: Callable, state: State, clock: Clock, data:
             interrupts.begin()
             since, booked = time.perf_counter(), first_step  # compilation is not training
             progress.message(f"first step after {since - started:.1f} s (start-up and compilation)")
-            progress.expect((since - dispatched) / k)
+            if slow := since - dispatched >= _SLOW_STEP:
+                progress.expect((since - dispatched) / k)
+        elif clock.step == first_step + k and not slow:  # a quick first step is not yet as quick as the others
+            jax.block_until_ready(metrics)
+            progress.expect((time.perf_counter() - since) / k)
         progress.update(k)
 
         last, stop = clock.step == plan.total, interrupts()

@@ -81,6 +81,8 @@ def test_who_asks_to_stop_gets_the_checkpoint_first_and_no_evaluation():
     assert run(stop_at=1)[0] == ["checkpoint 1"]
 
 
-def test_how_long_it_takes_is_said_after_the_first_step():
-    said = run()[1]
-    assert [name for name, *_ in said][:3] == ["message", "expect", "update"]
+@pytest.mark.parametrize(("slow", "order"), [(0.0, ["message", "expect", "update", "update"]),
+                                             (1e9, ["message", "update", "expect", "update"])])
+def test_how_long_it_takes_is_said_after_a_step_or_two(monkeypatch, slow, order):
+    monkeypatch.setattr(loop, "_SLOW_STEP", slow)
+    assert [name for name, *_ in run(evaluate_every=None, sample_every=9, checkpoint_every=9)[1]][:4] == order
