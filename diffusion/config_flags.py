@@ -3,9 +3,11 @@
 SOURCE is a Python file whose get_config() makes a config, FILE:ARGUMENT for one that takes an argument, or the
 config.json of a run.
 """
+import contextlib
 import inspect
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from ml_collections import ConfigDict
 
@@ -52,6 +54,21 @@ def with_given(config: ConfigDict, given: Mapping[str, str]) -> ConfigDict:
     the key cannot have."""
     return config_lib.override(config, {key: config_lib.known()[key].parsed(text, "the command line")
                                         for key, text in given.items()}, "the command line")
+
+
+@contextlib.contextmanager
+def naming(source: str, config: ConfigDict, given: Collection[str]) -> Iterator[None]:
+    """Adds to a ConfigError which of the keys that it names `source`, a file or a model, has set, and no flag did."""
+    try:
+        yield
+    except ConfigError as error:
+        values, defaults = config_lib.keys(config), config_lib.keys(config_lib.base())
+        named = dict.fromkeys(re.findall(r"\bconfig\.(\w+(?:\.\w+)*)", str(error)))
+        theirs = [f"config.{key}" for key in named if key in values and key not in given and
+                  values[key] != defaults[key]]
+        if theirs and source not in str(error):
+            error.args = (f"{error} ({' and '.join(theirs)} {'is' if len(theirs) == 1 else 'are'} set in {source}.)",)
+        raise
 
 
 def load(source: str) -> ConfigDict:

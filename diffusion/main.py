@@ -32,6 +32,7 @@ from ml_collections import ConfigDict  # noqa: E402
 
 from diffusion import config_flags  # noqa: E402
 from diffusion.errors import ConfigError, shown, unprintable  # noqa: E402
+from diffusion.io import reading  # noqa: E402
 
 LARGEST_SEED = 2**32 - 1
 
@@ -119,7 +120,6 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ConfigError(f"Not a flag: {shown(argv[1])}. Flags are written --name=value; see --help.")
     check_uses()
-    train, source = MODE.value == "train", FROM_PRETRAINED.value
     if WORKDIR.value and "://" in WORKDIR.value:
         raise ConfigError(f"--workdir={WORKDIR.value} is a bucket. A run folder is on a file system: mount the bucket, "
                           "by gcsfuse or s3fs with your credentials, and give the folder where it is mounted.")
@@ -131,8 +131,14 @@ def main(argv: list[str]) -> None:
             os.environ.setdefault(name, value)
     kinds = {"compare": {"solvers": str, "steps": int, "scales": float}, "sample": {"classes": int}}
     lists = {} if TASK.value else {flag: listed(flag, kind) for flag, kind in kinds.get(MODE.value, {}).items()}
-    config, name = read_config()
-    workdir = Path(WORKDIR.value or Path("runs") / name)
+    config, name, origin = read_config()
+    with config_flags.naming(origin, config, GIVEN):
+        start(config, Path(WORKDIR.value or Path("runs") / name), lists)
+
+
+def start(config: ConfigDict, workdir: Path, lists: dict[str, list]) -> None:
+    """What --mode says, with this config; lists: the flags that are."""
+    train, source = MODE.value == "train", FROM_PRETRAINED.value
     try:  # after the flags: --help and wrong flags answer at once, without JAX
         from diffusion import hosts, modes, runtime
     except (RuntimeError, ValueError) as error:
@@ -217,8 +223,9 @@ def listed(flag: str, kind: type) -> list | None:
     return found
 
 
-def read_config() -> tuple[ConfigDict, str]:
-    """(the config of the command line, the name of its run). Raises ConfigError for what is wrong with it."""
+def read_config() -> tuple[ConfigDict, str, str]:
+    """(the config of the command line, the name of its run, the file or model that it is of). Raises ConfigError for
+    what is wrong with it."""
     model = FROM_PRETRAINED.value if FROM_PRETRAINED.value is not None else INIT_FROM.value
     in_workdir = WORKDIR.value and os.path.isfile(Path(WORKDIR.value) / "config.json")
     source = CONFIG.value
@@ -234,9 +241,10 @@ def read_config() -> tuple[ConfigDict, str]:
     else:
         raise ConfigError("--config is missing: name a file of configs/, such as --config=configs/digits.py, a run "
                           "that is there by --workdir, or a model by --from_pretrained=SOURCE or --init_from=SOURCE.")
-    return config_flags.with_given(config, GIVEN), name
+    return config_flags.with_given(config, GIVEN), name, source or model
 
 
+PATHS = ("config", "workdir", "out", "image", "mask", "from_pretrained", "init_from")
 GIVEN: dict[str, str] = {}  # the values of --config.KEY
 
 
@@ -251,6 +259,9 @@ def parse_flags(argv: list[str]) -> list[str]:
         rest = flags.FLAGS([argv[0], *([] if source is None else [f"--config={source}"]), *rest])
     except (flags.Error, TypeError, ValueError) as error:
         raise ConfigError(" ".join(" ".join(map(str, error.args)).split())) from error
+    for name in PATHS:
+        if (flags.FLAGS[name].value or "").startswith("~"):  # after "=" the shell leaves it
+            flags.FLAGS[name].value = str(reading.expanded(flags.FLAGS[name].value))
     for name in flags.FLAGS:
         if flags.FLAGS[name].value == "" and name in ("from_pretrained", "init_from", "config", "workdir", "out"):
             raise ConfigError(f"--{name} is empty: write --{name}=VALUE, with the equals sign.")
@@ -281,7 +292,7 @@ def expanded(words: list[str], within: tuple[str, ...] = ()) -> list[str]:
             continue
         file = word.partition("=")[2]
         try:
-            lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()]
+            lines = [line.strip() for line in reading.expanded(file or ".").read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError) as error:
             raise ConfigError(f"--flagfile={file} cannot be read: {getattr(error, 'strerror', None) or error}."
                               ) from error

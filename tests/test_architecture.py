@@ -20,7 +20,8 @@ READING = ["diffusion.io.reading", "diffusion.io.npz", "diffusion.io.pictures"] 
 MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.main": ["diffusion.hosts", "diffusion.runtime", "diffusion.modes", "diffusion.compare",
                        "diffusion.edit", "diffusion.evaluate", "diffusion.plan", "diffusion.verify",
-                       "diffusion.pretrained", "diffusion.config_flags", "diffusion.program", "diffusion.errors"],
+                       "diffusion.pretrained", "diffusion.config_flags", "diffusion.program", "diffusion.errors",
+                       "diffusion.io.reading"],
     "diffusion.plan": ["diffusion"],
     "diffusion.planning": BASE,
     "diffusion.hosts": ["diffusion.errors"],

@@ -131,3 +131,20 @@ def test_a_config_of_a_run_is_the_same(tmp_path):
 def test_a_config_file_of_other_keys_is_refused():
     with pytest.raises(ConfigError, match="config.base"):
         config_flags.checked(ml_collections.ConfigDict({"lr": 1}), "mine.py")
+
+
+def test_a_message_about_a_key_says_which_file_set_it():
+    """It named config.network.groups where the user had written norm_num_groups, or a file of many lines."""
+    config = config_lib.override(config_lib.base(), {"network.groups": 3, "network.heads": 5, "data.size": 9}, "x")
+
+    def said(message, *given):
+        with pytest.raises(ConfigError) as error, config_flags.naming("my.json", config, given):
+            raise ConfigError(message)
+        return str(error.value)
+
+    wrong = "config.network.groups = 3 must divide config.network.channels."
+    assert said(wrong) == f"{wrong} (config.network.groups is set in my.json.)"
+    assert said(wrong, "network.groups") == wrong  # by a flag
+    assert said("config.network.groups and config.data.size").endswith(
+        "(config.network.groups and config.data.size are set in my.json.)")
+    assert said("my.json: config.data.size") == "my.json: config.data.size"

@@ -3,7 +3,7 @@ import pytest
 from absl import flags
 
 from diffusion import main
-from diffusion.errors import CheckpointError, ConfigError
+from diffusion.errors import CheckpointError, ConfigError, DataError
 
 DIGITS = "--config=configs/digits.py"
 
@@ -14,7 +14,7 @@ def mistake(monkeypatch, tmp_path):
     monkeypatch.setattr(main.program, "interruptible", lambda: pytest.fail("it was taken for no mistake"))
 
     def message(*words: str) -> str:
-        with pytest.raises((ConfigError, CheckpointError)) as error:
+        with pytest.raises((ConfigError, CheckpointError, DataError)) as error:
             main.main(main.parse_flags(["main.py", f"--workdir={tmp_path}/run", *words]))
         flags.FLAGS.unparse_flags()
         for name in flags.FLAGS:
@@ -108,3 +108,15 @@ def test_devices_that_are_not_there(mistake, monkeypatch):
     assert "JAX finds no device of JAX_PLATFORMS=cuda" in mistake(DIGITS)
     with jax.enable_x64(True):
         assert "JAX_ENABLE_X64" in mistake(DIGITS)
+
+
+def test_home_folders_in_paths(mistake, monkeypatch, tmp_path):
+    """A shell leaves ~ as it is after an equals sign."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "flags.txt").write_text("--mask=~/m.png\n")
+    (tmp_path / "c.py").write_text("from diffusion import config\n\ndef get_config():\n    return config.base()\n")
+    main.parse_flags(["main.py", "--config=~/c.py", "--flagfile=~/flags.txt", "--mode=sample", *(
+        f"--{name}=~/{name}" for name in ("workdir", "out", "image", "from_pretrained", "init_from"))])
+    for name in main.PATHS:
+        assert flags.FLAGS[name].value.startswith(f"{tmp_path}/"), name
+    assert "not known here" in mistake("--config=~nobody-of-that-name/c.py")

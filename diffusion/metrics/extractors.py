@@ -18,6 +18,7 @@ import numpy as np
 from diffusion.errors import ConfigError
 from diffusion.interop.tensor_files import read_tensors
 from diffusion.io import download
+from diffusion.io.reading import expanded
 from diffusion.metrics.networks import dinov2, efficientnet, inception
 from diffusion.metrics.resize import MODES, resize
 from diffusion.typing import Array
@@ -124,7 +125,7 @@ def load(name: str, weights: str = "", *, mode: str = "", other_weights: bool = 
 def file_of(kind: Kind, weights: str, other_weights: bool = False) -> Path | None:
     """The file at a path, of a URL (downloaded once, into ~/.cache/diffusion), or in the extractor's package."""
     if not download.is_url(weights):
-        return Path(weights).expanduser() if weights else in_package(kind)
+        return expanded(weights) if weights else in_package(kind)
     folder = CACHE / hashlib.sha256(weights.encode()).hexdigest()[:8]  # two URLs may end in the same name
     digest = f"sha256:{kind.sha256}" if kind.sha256 and not other_weights else ""
     there = folder / download.file_name(weights)
