@@ -10,6 +10,7 @@ from diffusion.build.models import Model, check_times
 from diffusion.build.processes import noise_levels
 from diffusion.build.rules import choose, need
 from diffusion.core import grids, parameterization, processes
+from diffusion.core.continuous import Flow
 from diffusion.core.schedule_scaling import ScheduleScaling
 from diffusion.core.variational import Variance
 from diffusion.generate import Generate, Sampler, make_generate, make_sampler
@@ -36,6 +37,11 @@ def _heun(c: ConfigDict, order: int) -> Heun:
                 churn_max=c.churn_max, churn_noise=c.churn_noise, euler_to_zero=c.euler_to_zero)
 
 
+def _dpm_multistep(c: ConfigDict, order: int, eta: float) -> DPMSolverMultistep:
+    kind = c.solver_type or ("heun" if order == 3 else "midpoint")
+    return DPMSolverMultistep(order=order, eta=eta, kind=kind, reach=c.reach)
+
+
 def usual(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
 
@@ -54,14 +60,14 @@ SOLVERS = {
     "heun": lambda c, order: _heun(c, 2),
     "dpm_solver": lambda c, order: DPMSolver(order=order, predict="eps"),
     "dpm_solver++": lambda c, order: DPMSolver(order=order, predict="x0"),
-    "dpm_solver++m": lambda c, order: DPMSolverMultistep(order=order),
-    "dpm_solver++sde": lambda c, order: DPMSolverMultistep(order=order, eta=usual(c.eta, 1.0)),
-    "unipc": lambda c, order: UniPC(order=order, variant=c.unipc_variant),
-    "deis": lambda c, order: DEIS(order=order),
+    "dpm_solver++m": lambda c, order: _dpm_multistep(c, order, 0.0),
+    "dpm_solver++sde": lambda c, order: _dpm_multistep(c, order, usual(c.eta, 1.0)),
+    "unipc": lambda c, order: UniPC(order=order, variant=c.unipc_variant, reach=c.reach),
+    "deis": lambda c, order: DEIS(order=order, reach=c.reach),
     "lms": lambda c, order: LMS(order=order),
     "pndm": lambda c, order: PNDM(start="runge_kutta"),
     "plms": lambda c, order: PNDM(start="heun"),
-    "sa_solver": lambda c, order: SASolver(predictor=order, corrector=order, tau=usual(c.eta, 1.0)),
+    "sa_solver": lambda c, order: SASolver(predictor=order, corrector=order, tau=usual(c.eta, 1.0), reach=c.reach),
     "euler_maruyama": lambda c, order: EulerMaruyama(),
     "reverse_diffusion": lambda c, order: ReverseDiffusion(),
     "adaptive_ode": lambda c, order: AdaptiveODE(tolerance=usual(c.tolerance, 1e-5)),
@@ -105,6 +111,8 @@ def solver(c: ConfigDict) -> Solver:
          + (f"can have the orders {sorted(orders)}." if orders != (None,) else "has one order only: leave it out."))
     need(0 <= usual(c.eta, 0) <= 1, "sample.eta", c.eta, "must lie in [0, 1]: 0 is deterministic, 1 is ancestral "
          "sampling (Song et al. 2021, DDIM, Eq. 16).")
+    choose({None, "midpoint", "heun"}, "sample.solver_type", c.solver_type)
+    need(c.reach > 0, "sample.reach", c.reach, "must be positive; inf: the order never falls.")
     need(0 < c.heun_fraction <= 1, "sample.heun_fraction", c.heun_fraction, "must lie in (0, 1]: 1 is Heun's method, "
          "1/2 the midpoint, 2/3 Ralston's (Karras et al. 2022, Algorithm 3).")
     need(c.churn >= 0, "sample.churn", c.churn, "must not be negative (Karras et al. 2022, S_churn: 0 .. 80).")
@@ -248,6 +256,8 @@ def float_grid(c: ConfigDict, proc: processes.Process, discrete: bool) -> np.nda
          "sample.between_times=True: the network interpolates (Lu et al. 2022, DPM-Solver, Section 3.4).")
     need(c.steps >= 1, "sample.steps", c.steps, "must be 1 or more.")
     t_min = usual_end(proc) if c.t_min < 0 else c.t_min
+    if c.t_min < 0 and c.spacing == "uniform" and isinstance(proc, Flow) and c.steps > 1 and "adaptive" not in c.solver:
+        t_min = max(t_min, proc.t_max / c.steps)  # equal steps down to the data itself (Esser et al. 2024, code)
     need(0 < t_min < proc.t_max and t_min >= proc.t_min, "sample.t_min", c.t_min, f"must lie in [{proc.t_min:g}, "
          f"{proc.t_max:g}), the times that were trained, or be -1 for the usual end.")
     with jax.enable_x64(True):
@@ -269,10 +279,14 @@ def float_grid(c: ConfigDict, proc: processes.Process, discrete: bool) -> np.nda
 def check_first_step(c: ConfigDict, proc: processes.Process, first: float) -> None:
     """That the solver can start at the time `first`."""
     with jax.enable_x64(True):
-        all_noise = not np.isfinite(float(proc.noise_level(np.float64(first))))
+        level = float(proc.noise_level(first if isinstance(first, np.integer) else np.float64(first)))
+    all_noise = not np.isfinite(level)
     need(not all_noise or c.solver not in ("euler_maruyama", "reverse_diffusion", "adaptive_sde"), "sample.solver",
          c.solver, f"starts at t = {first:g}, where nothing of the data is left and the reverse SDE's drift is "
          "infinite: use ancestral, or ddim with eta, or sample.spacing=times from a little below.")
+    need(c.solver not in ("pndm", "plms") or all_noise or level < 1e3, "sample.solver", c.solver, "extrapolates eps, "
+         f"and starts at the noise level {level:.3g}, where an error in eps is one {level:.3g} times as large in x_0: "
+         "use dpm_solver++m, deis or lms.")
 
 
 def generate(config: ConfigDict, model: Model, chosen: Sequence[int] | None = None) -> Generate:

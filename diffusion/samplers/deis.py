@@ -16,12 +16,14 @@ class DEIS:
     Order 1 is DDIM.
     """
     order: int = 3
+    reach: float = np.inf
 
     def init(self, x: Image):
         return multistep.init(x, self.order)
 
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
-        return multistep.step(carry, x, t, t_next, diffusion, keys, cond, predictor=self.order, corrector=0, data=False)
+        return multistep.step(carry, x, t, t_next, diffusion, keys, cond, predictor=self.order, corrector=0, data=False,
+                              reach=self.reach)
 
     def evaluations(self, steps: np.ndarray, carry) -> float:
         return len(steps)

@@ -7,6 +7,7 @@ import numpy as np
 
 from diffusion.core import numerics
 from diffusion.core.parameterization import Diffusion
+from diffusion.samplers import multistep
 from diffusion.samplers.history import History, empty, push
 from diffusion.typing import Cond, Image, Keys, Time
 
@@ -18,12 +19,13 @@ class DPMSolverMultistep:
     With h the step in lambda / 2 and k = (1 + eta) h: x_next = sigma_next/sigma e^(-eta h) x + alpha_next ((1 - e^-k)
     x_0 + c_1 d_1 - c_2 d_2) + sigma_next sqrt(1 - e^(-2 eta h)) z, with d_1 and d_2 the divided differences of the last
     x_0 by h. order 2 has c_1 = (1 - e^-k) / 2 ("midpoint") or (e^-k - 1)/k + 1 ("heun"); order 3 the latter and c_2 =
-    c_1/k - 1/2. eta = 0 is the ODE and eta = 1 the reverse SDE. The first steps have fewer values; a step from pure
-    noise or to the data is of first order.
+    c_1/k - 1/2. eta = 0 is the ODE and eta = 1 the reverse SDE. The first steps have fewer values, as have those beyond
+    `reach` (`multistep.within_reach`); a step from pure noise or to the data is of first order.
     """
     order: Literal[1, 2, 3] = 2
     eta: float = 0.0
     kind: Literal["midpoint", "heun"] = "midpoint"
+    reach: float = np.inf
 
     def init(self, x: Image) -> History:
         return empty(x, self.order)
@@ -48,7 +50,8 @@ class DPMSolverMultistep:
             return history, result
 
         phi = jnp.expm1(-k) / k + 1
-        usable = lambda n: proper & (history.count > n) & jnp.isfinite(history.times[n])  # noqa: E731
+        near = multistep.within_reach(history.times, h, k, self.reach)
+        usable = lambda n: proper & (history.count > n) & jnp.isfinite(history.times[n]) & near[n]  # noqa: E731
 
         def difference(n):
             """x_0's n-th first difference, per unit of h, and its step as a share of h; 0 where there is none."""

@@ -39,6 +39,20 @@ def combine(weights: Array, values: Array, origin: Image) -> Image:
     return sum(w * (value - origin) for w, value in zip(weights, values))
 
 
+def within_reach(times: Array, h: Array, rate: Array, reach: float) -> Array:
+    """Which of the values at `times` [K], the newest first, serve a step of h, whose density is e^(rate (1 - u)).
+
+    Those before the first step between them that is shorter than |h| / reach; and, in a long step, where a polynomial
+    through many values sways, only the first k with k (k - 1) |rate| <= 3 reach / 4. All if reach is infinite.
+    """
+    if reach == np.inf:
+        return jnp.ones(len(times), bool)
+    far = jnp.abs(h) > reach * jnp.abs(times[:-1] - times[1:])
+    older = np.arange(1, len(times))
+    far |= older * (older + 1) * jnp.abs(rate) > 0.75 * reach
+    return jnp.concatenate([jnp.ones(1, bool), jnp.cumsum(far) == 0])
+
+
 class Carry(NamedTuple):
     history: History  # m, and L = lambda / 2 as its times
     base: Image       # x at t by the last step's formula but for the integral
@@ -50,7 +64,7 @@ def init(x: Image, length: int) -> Carry:
 
 def step(carry: Carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond, *,
          predictor: int, corrector: int, data: bool, tau: Callable[[Array], Array] | None = None,
-         mean_density: Callable[[Array], Array] | None = None) -> tuple[Carry, Image]:
+         mean_density: Callable[[Array], Array] | None = None, reach: float = np.inf) -> tuple[Carry, Image]:
     """A predictor through `predictor` values and, before it, a corrector of x through `corrector` values (0: none).
 
     The corrector takes the last step anew with the value at its end, for which it needs no more evaluations. The first
@@ -59,6 +73,8 @@ def step(carry: Carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, ke
 
     data: m is x_0, else eps. tau: L -> the amount of noise at the step's start (Xue et al. 2023). mean_density: rate ->
     what stands for the density of the integral where only two values are used (see UniPC), None for the exact one.
+    reach: values are left out, and the order falls, where the step is long (`within_reach`); mean_density then serves
+    short steps only.
     """
     process, denoise = diffusion
     prediction = denoise(x, t, cond)
@@ -76,10 +92,12 @@ def step(carry: Carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, ke
         h = jnp.where(proper, h, 1)
         rate = -(1 + amount(start) ** 2) * h if data else h
         used = (np.arange(len(history.times)) < jnp.minimum(count, history.count)) & jnp.isfinite(history.times)
+        used &= within_reach(history.times, h, rate, reach)
 
         def density(u: Array) -> Array:
             exact = jnp.exp(rate * (1 - u))
-            return exact if mean_density is None else jnp.where(used.sum() == 2, mean_density(rate), exact)
+            two = (used.sum() == 2) & (jnp.abs(rate) <= reach / 4)
+            return exact if mean_density is None else jnp.where(two, mean_density(rate), exact)
 
         w = weights((history.times - jnp.where(proper, start, 0)) / h, used, density)
         return combine(jnp.where(proper, -rate * scale * w, 0), history.values, history.values[origin])

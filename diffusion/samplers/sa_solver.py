@@ -24,13 +24,15 @@ class SASolver:
     tau: float = 1.0
     noise_min: float = 0.0
     noise_max: float = np.inf
+    reach: float = np.inf
 
     def init(self, x: Image):
         return multistep.init(x, max(self.predictor, self.corrector, 2))  # the corrector starts at the second
 
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
         return multistep.step(carry, x, t, t_next, diffusion, keys, cond, predictor=self.predictor,
-                              corrector=self.corrector, data=True, tau=self.amount, mean_density=jnp.ones_like)
+                              corrector=self.corrector, data=True, tau=self.amount,
+                              mean_density=jnp.ones_like, reach=self.reach)
 
     def amount(self, half_log_snr: Array) -> Array:
         level = jnp.exp(-half_log_snr)

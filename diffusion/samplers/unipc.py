@@ -25,6 +25,7 @@ class UniPC:
     variant: Literal["B1", "B2"] = "B2"
     predict: Literal["x0", "eps"] = "x0"
     corrector: bool = True
+    reach: float = np.inf
 
     def init(self, x: Image):
         return multistep.init(x, self.order + 1)
@@ -32,7 +33,7 @@ class UniPC:
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
         return multistep.step(carry, x, t, t_next, diffusion, keys, cond, predictor=self.order,
                               corrector=self.order + 1 if self.corrector else 0, data=self.predict == "x0",
-                              mean_density=B[self.variant])
+                              mean_density=B[self.variant], reach=self.reach)
 
     def evaluations(self, steps: np.ndarray, carry) -> float:
         return len(steps)
