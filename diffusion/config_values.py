@@ -20,6 +20,7 @@ _LARGEST = {
     "evaluate.images": 10**7, "evaluate.keep": 10**6}
 _LARGEST_OTHER = 2**31 - 1  # an int32, as devices count
 _LONGEST = 10**5            # entries of a list
+_MAY_BE_INFINITE = {"sample.reach"}  # besides the keys that are infinite by default
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ class Key:
         if isinstance(value, str):
             wrong = "has control characters in it" if unprintable(value) else ""
         elif isinstance(value, float) and not math.isfinite(value):
-            wrong = "" if value == self.default else "is not a finite number"
+            allowed = value == self.default or value == math.inf and self.name in _MAY_BE_INFINITE
+            wrong = "" if allowed else "is not a finite number"
         elif isinstance(value, int) and abs(value) > most:
             wrong = f"is too large: the largest is {most:,}"
         elif self.name == "seed" and value < 0:
