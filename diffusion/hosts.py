@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from diffusion.errors import ConfigError
+from diffusion.errors import ConfigError, shown
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax")
 _COMPARED = ("config, mode or --workdir", "code of diffusion/", f"Python and {', '.join(_PACKAGES)}")
@@ -34,6 +35,8 @@ def join(coordinator: str | None, count: int | None, index: int | None, *, secon
         if found is None:
             return
         where, arguments = f"the processes of {found}", {}
+        if (address := slurm_address(os.environ)) is not None:
+            _meet(address, number(os.environ, "SLURM_NTASKS"), number(os.environ, "SLURM_PROCID"), seconds)
     else:
         if count is None or index is None or index >= count:
             raise ConfigError("--coordinator needs --num_processes, and --process_id below it; got "
@@ -54,18 +57,41 @@ def join(coordinator: str | None, count: int | None, index: int | None, *, secon
 
 def cluster(environment: Mapping[str, str]) -> str | None:
     """What started this process as one of several, of what JAX can ask for the others: Slurm's srun, Open MPI's
-    mpirun, a TPU pod (also on GKE); None for a process alone."""
-    if "SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1:
+    mpirun, a TPU pod (also on GKE); None for a process alone. Raises ConfigError for a number that is none."""
+    if "SLURM_STEP_NODELIST" in environment and number(environment, "SLURM_NTASKS", 1) > 1:
         return "the Slurm job " + environment.get("SLURM_JOB_ID", "?")
-    if int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
+    if number(environment, "OMPI_COMM_WORLD_SIZE", 1) > 1:
         return "mpirun"
     if environment.get("JAX_PLATFORMS", "tpu").startswith("tpu"):
         # GKE names the hosts of a slice; on TPU VMs without these variables only Google's metadata does.
-        if "," in environment.get("TPU_WORKER_HOSTNAMES", "") or int(environment.get("MEGASCALE_NUM_SLICES", "1")) > 1:
+        if "," in environment.get("TPU_WORKER_HOSTNAMES", "") or number(environment, "MEGASCALE_NUM_SLICES", 1) > 1:
             return "the TPU slice"
         if "TPU_WORKER_HOSTNAMES" not in environment and any(map(os.path.exists, ("/dev/accel0", "/dev/vfio/0"))):
             return "the TPU pod"
     return None
+
+
+def number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """A whole number of the environment; the default where it is not set, or empty. Raises ConfigError for another
+    value, or none where there is no default."""
+    text = environment.get(name, "").strip()
+    if not text and default is not None:
+        return default
+    if not text.isdecimal() or len(text) > 9:
+        raise ConfigError(f"The environment variable {name} is {shown(text)}, and not a whole number from 0 on. What "
+                          "starts the processes sets it: unset it to run alone, with JAX_PLATFORMS if need be.")
+    return int(text)
+
+
+def slurm_address(environment: Mapping[str, str]) -> str | None:
+    """HOST:PORT at which JAX looks for the first task of a Slurm step; None outside of one. The port is JAX's own: one
+    of the 4096 highest, by the job's number (jax/_src/clusters/slurm_cluster.py)."""
+    nodes = environment.get("SLURM_STEP_NODELIST", "")
+    first = re.match(r"([^,\[\]]+)(?:\[([^,\-\]]+))?", nodes)  # host[07-12,20], or host,other
+    if first is None or number(environment, "SLURM_NTASKS", 1) < 2:
+        return None
+    job = number(environment, "SLURM_JOB_ID")
+    return f"{first[1]}{first[2] or ''}:{65536 - 4096 + job % 4096}"
 
 
 def _meet(coordinator: str, count: int, index: int, seconds: float) -> None:

@@ -52,6 +52,11 @@ def run(main: Callable[[], Any]) -> None:
         sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))
     except (MemoryError, OSError) as error:  # at a place that has no words of its own for it
         sys.exit(f"error: {of_the_machine(error)}")
+    except RuntimeError as error:
+        if (message := of_the_device(error)) is None:
+            raise
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        os._exit(1)  # an ordinary exit waits for the other processes, or for the device
     except KeyboardInterrupt:
         print("\ninterrupted: what is saved is kept; the same command goes on from it", file=sys.stderr, flush=True)
         os._exit(130)  # as shells count SIGINT; an ordinary exit may crash in a compilation that is still running
@@ -64,6 +69,20 @@ def of_the_machine(error: OSError | MemoryError) -> str:
         return f"The memory is not enough{why}. Ask for less at a time, such as a smaller batch size or model."
     where = f"{shown(error.filename)}: " * bool(error.filename)
     return f"{where}{error.strerror or error}. Check that path or device, then run the same command again."
+
+
+def of_the_device(error: RuntimeError) -> str | None:
+    """An error of XLA that a user can mend, in one line; None for any other."""
+    if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError"):
+        return None
+    text = " ".join(str(error).split())
+    if text.startswith("RESOURCE_EXHAUSTED"):
+        return ("The memory of the device is not enough: make the batch smaller, train.accumulate larger, or set "
+                f"network.remat. ({text[:200]})")
+    if any(word in text for word in ("Gloo", "gloo", "NCCL", "heartbeat", "coordination service", "Connection closed")):
+        return ("Another process of this run has ended, or does not answer. The checkpoints are kept: start all "
+                f"processes again with the same command. ({text[:200]})")
+    return None
 
 
 class Patient:

@@ -25,6 +25,33 @@ def test_the_environment_says_whether_there_are_others(environment, found):
     assert hosts.cluster(environment) == found
 
 
+@pytest.mark.parametrize("name", ["SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES"])
+def test_numbers_of_the_environment(name):
+    beside = {"SLURM_STEP_NODELIST": "n1"}
+    assert hosts.cluster({name: "", **beside}) is None
+    for text in ("x", "-1", "2.0", "1e3", "9" * 30, "\u0665x"):
+        with pytest.raises(ConfigError, match=f"{name} is .*not a whole number.*unset it"):
+            hosts.cluster({name: text, **beside})
+
+
+@pytest.mark.parametrize("nodes, first", [("n1", "n1"), ("n1,n2", "n1"), ("n[1-2]", "n1"), ("a-b[07,09-12]", "a-b07"),
+                                          ("n[3]", "n3"), ("n[1-2],m3", "n1")])
+def test_where_the_first_task_of_a_slurm_step_is(nodes, first):
+    slurm = {"SLURM_JOB_ID": "5000", "SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": nodes}
+    assert hosts.slurm_address(slurm) == f"{first}:{61440 + 904}"
+    assert hosts.slurm_address({}) is None and hosts.slurm_address({**slurm, "SLURM_NTASKS": "1"}) is None
+    with pytest.raises(ConfigError, match="SLURM_JOB_ID"):
+        hosts.slurm_address({**slurm, "SLURM_JOB_ID": "x"})
+
+
+def test_a_slurm_step_whose_other_task_is_not_there(monkeypatch):
+    for name, value in {"SLURM_JOB_ID": "5001", "SLURM_NTASKS": "2", "SLURM_PROCID": "0",
+                        "SLURM_STEP_NODELIST": "localhost", "SLURM_LOCALID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="Process 1 did not come to --coordinator=localhost:62345 within 1 s"):
+        hosts.join(None, None, None, seconds=1, heartbeat=10)
+
+
 @pytest.mark.parametrize("arguments, words", [
     ((None, 2, 0), "need --coordinator"),
     (("127.0.0.1:1234", 2, 2), "--process_id below it; got 2 and 2"),
