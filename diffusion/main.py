@@ -144,6 +144,7 @@ def start(config: ConfigDict, workdir: Path, lists: dict[str, list]) -> None:
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"JAX does not start: {error}. Its settings are environment variables whose names begin with "
                           "JAX_.") from error
+    runtime.check_flags()
     hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, seconds=CONNECT_SECONDS.value,
                heartbeat=HEARTBEAT_SECONDS.value)
     runtime.check_devices()

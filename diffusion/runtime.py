@@ -4,11 +4,36 @@ import hashlib
 import os
 import platform
 import sys
+import warnings
 from pathlib import Path
 
 import jax
+from jaxlib import xla_client
 
-from diffusion.errors import ConfigError
+from diffusion.errors import ConfigError, shown
+
+
+def check_flags() -> None:
+    """Raises ConfigError for XLA_FLAGS that XLA does not take: it would end the process. So a copy of it tries them.
+
+    Call it before there are devices or threads.
+    """
+    if not (given := os.environ.get("XLA_FLAGS", "").strip()):
+        return
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that JAX has threads, which it has not yet
+        child = os.fork()
+    if child == 0:
+        os.dup2(write, 2)
+        xla_client.CompileOptions()
+        os._exit(0)
+    os.close(write)
+    with open(read, errors="replace") as file:
+        said = " ".join(file.read(300).split())
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        raise ConfigError(f"XLA does not take XLA_FLAGS={shown(given)[1:-1]}: {said.rpartition('] ')[2]}. Mend or unset "
+                          "it.")
 
 
 def check_devices() -> None:

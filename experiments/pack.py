@@ -91,8 +91,10 @@ def main(argv: list[str]) -> int:
     groups = [list(words) for divider, words in itertools.groupby(argv, lambda word: word == "--") if not divider]
     if not groups:
         raise ConfigError("No trainings are given; see experiments/pack.py, or experiments.run --pack.")
+    runtime.check_flags()
     with Interrupts() as interrupts:
         members = [Member(words, interrupts) for words in groups]
+        runtime.check_devices()
         runtime.keep_compilations(members[0].workdir.parent)
         runtime.keep_memory()
         together(members)

@@ -2,7 +2,10 @@
 import subprocess
 import sys
 
+import program
 import pytest
+
+from diffusion import runtime
 
 FAULTS = """
 import resource, sys
@@ -27,3 +30,16 @@ def test_freed_memory_is_kept():
 
     keep, leave = faults("keep"), faults("leave")
     assert 4 * keep < leave, (keep, leave)
+
+
+def test_flags_of_xla_that_would_end_the_process(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    runtime.check_flags()
+    code = ("from diffusion import runtime\nfrom diffusion.errors import ConfigError\nimport os\n"
+            "for flags in ('--xla_force_host_platform_device_count=1', '--nonsense', '/nope'):\n"
+            "    os.environ['XLA_FLAGS'] = flags\n    try:\n        runtime.check_flags()\n        print('taken')\n"
+            "    except ConfigError as error:\n        print(error)\n")
+    done = program.execute([sys.executable, "-c", code])
+    taken, unknown, file = done.stdout.splitlines()
+    assert taken == "taken" and "XLA_FLAGS=--nonsense: Unknown flag in XLA_FLAGS: --nonsense. Mend" in unknown
+    assert "XLA does not take XLA_FLAGS=/nope" in file and done.stderr == ""
