@@ -120,7 +120,8 @@ def measure(batches: Iterator[tuple[slice, Drawn]], exact: np.ndarray, data: Sta
 
 def build_cell(config: ConfigDict, model: build.Model, solver: str, counts: list[int]):
     """(sampler, its grid for each number of steps)."""
-    of = lambda count: config_lib.override(config, {"sample.solver": solver, "sample.steps": count})  # noqa: E731
+    eta = {} if solver in build.WITH_ETA else {"sample.eta": None}
+    of = lambda count: config_lib.override(config, {"sample.solver": solver, "sample.steps": count, **eta})  # noqa: E731
     grids = [build.grid(of(count).sample, model.process) for count in counts]
     return build.sampler(of(counts[0]), model), grids
 

@@ -124,7 +124,10 @@ class DiffusionPipeline:
         eta, guidance_scale = finite("eta", eta), finite("guidance_scale", guidance_scale)
         given = {"network.dtype": dtype, "sample.solver": sampler, "sample.eta": eta,
                  "sample.steps": num_inference_steps, "sample.guidance.null_label": unconditional_label}
-        config = config_lib.override(self.config, {key: value for key, value in given.items() if value is not None})
+        given = {key: value for key, value in given.items() if value is not None}
+        if sampler is not None and eta is None and sampler not in build.WITH_ETA:
+            given["sample.eta"] = None  # the source's was of its own solver
+        config = config_lib.override(self.config, given)
         if guidance_scale is not None:
             config = build.with_scale(config, guidance_scale)
         model = self._model(config)

@@ -32,15 +32,15 @@ def check_flags() -> None:
     with open(read, errors="replace") as file:
         said = " ".join(file.read(300).split())
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        raise ConfigError(f"XLA does not take XLA_FLAGS={shown(given)[1:-1]}: {said.rpartition('] ')[2]}. Mend or unset "
-                          "it.")
+        raise ConfigError(f"XLA does not take XLA_FLAGS={shown(given)[1:-1]}: {said.rpartition('] ')[2]}. Mend or "
+                          "unset it.")
 
 
 def check_devices() -> None:
     """Raises ConfigError where JAX finds no devices, or is told to compute in another precision than ours."""
     if jax.config.jax_enable_x64:
         raise ConfigError("JAX_ENABLE_X64 is set: these programs compute in float32, or in config.network.dtype. Unset "
-                          "it.")
+                          "unset it.")
     try:
         jax.devices()
     except Exception as error:  # plugins raise what they like, AssertionError too

@@ -7,9 +7,19 @@ from diffusion.build.likelihood import evaluator, likelihood_chain
 from diffusion.build.models import PREDICTIONS, Model, model
 from diffusion.build.networks import network
 from diffusion.build.processes import SCHEDULES, betas, process
-from diffusion.build.sampling import SOLVERS, Sampler, along, check_sample_batch, generate, grid, sampler, solver
+from diffusion.build.sampling import (
+    SOLVERS,
+    WITH_ETA,
+    Sampler,
+    along,
+    check_sample_batch,
+    generate,
+    grid,
+    sampler,
+    solver,
+)
 from diffusion.build.training import RESUMABLE_KEYS, Training, training, training_images, training_step
 
-__all__ = ["PREDICTIONS", "RESUMABLE_KEYS", "SCHEDULES", "SOLVERS", "Model", "Sampler", "Training", "along", "betas",
-           "check_sample_batch", "classes", "evaluator", "generate", "grid", "likelihood_chain", "model", "network",
-           "process", "sampler", "solver", "training", "training_images", "training_step", "with_scale"]
+__all__ = ["PREDICTIONS", "RESUMABLE_KEYS", "SCHEDULES", "SOLVERS", "WITH_ETA", "Model", "Sampler", "Training", "along",
+           "betas", "check_sample_batch", "classes", "evaluator", "generate", "grid", "likelihood_chain", "model",
+           "network", "process", "sampler", "solver", "training", "training_images", "training_step", "with_scale"]

@@ -8,8 +8,9 @@ from diffusion.errors import ConfigError
 def choose(table, key: str, name: str):
     """The entry `name` of a table or set, or a ConfigError that lists what `config.key` may be."""
     if name not in table:
-        raise ConfigError(f"config.{key} = {name!r} is not known.{config_lib.nearest(name, table)} "
-                          f"It can be one of: {', '.join(sorted(table))}.")
+        names = sorted(map(str, table))
+        raise ConfigError(f"config.{key} = {name!r} is not known.{config_lib.nearest(str(name), names)} "
+                          f"It can be one of: {', '.join(names)}.")
     return table[name] if isinstance(table, dict) else name
 
 

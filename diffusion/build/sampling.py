@@ -76,6 +76,8 @@ SOLVERS = {
 }
 ORDERS = {"dpm_solver": (2, 1, 3), "dpm_solver++": (2, 1, 3), "dpm_solver++m": (2, 1, 3), "dpm_solver++sde": (2, 1, 3),
           "unipc": (2, 1, 3), "deis": (3, 1, 2, 4), "lms": (4, 1, 2, 3), "sa_solver": (2, 1, 3)}
+WITH_ETA = ("ddim", "dpm_solver++sde", "sa_solver")
+NOISY = ("ancestral", "euler_ancestral", "euler_maruyama", "reverse_diffusion", "adaptive_sde")  # whatever the eta
 CORRECTABLE = ("ancestral", "ddim", "euler", "euler_ancestral", "euler_maruyama", "reverse_diffusion")
 CORRECTORS = {"none", "langevin", "annealed_langevin"}
 ALONG = {"model", "linear", "vp", "ve"}
@@ -113,6 +115,9 @@ def solver(c: ConfigDict) -> Solver:
          "sampling (Song et al. 2021, DDIM, Eq. 16).")
     choose({None, "midpoint", "heun"}, "sample.solver_type", c.solver_type)
     need(c.reach > 0, "sample.reach", c.reach, "must be positive; inf: the order never falls.")
+    need(c.eta is None or c.solver in WITH_ETA or c.eta == 0 and c.solver not in NOISY, "sample.eta", c.eta,
+         f"does nothing with sample.solver = {c.solver!r}: it is of {', '.join(WITH_ETA)}. Leave it at None"
+         + (", or sample by ddim." if c.solver == "ancestral" else "."))
     need(0 < c.heun_fraction <= 1, "sample.heun_fraction", c.heun_fraction, "must lie in (0, 1]: 1 is Heun's method, "
          "1/2 the midpoint, 2/3 Ralston's (Karras et al. 2022, Algorithm 3).")
     need(c.churn >= 0, "sample.churn", c.churn, "must not be negative (Karras et al. 2022, S_churn: 0 .. 80).")
