@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from diffusion import build, pretrained
+from diffusion import build, config_flags, pretrained
 from diffusion import config as config_lib
 from diffusion.errors import CheckpointError, ConfigError
 from diffusion.generate import labels_of
@@ -80,7 +80,8 @@ class DiffusionPipeline:
         loaded = pretrained.load(source, checkpoint=checkpoint, layout=layout, settings=settings, weights=weights)
         config = config_lib.override(loaded.config, overrides or {})
         guide = pretrained.load_guide(config)
-        model = build.model(config, guide and guide.config)
+        with config_flags.naming(str(source), config, overrides or {}):
+            model = build.model(config, guide and guide.config)
         params = loaded.params(model.abstract_params)
         if guide is None:
             return cls(config, params, model=model)

@@ -1,5 +1,6 @@
 """The program as a user runs it: train, resume, sample, and what it says when something is wrong."""
 import json
+import shutil
 import signal
 import time
 
@@ -40,8 +41,18 @@ def test_a_finished_run_says_so_and_changes_nothing(trained):
     assert program.rows(workdir) == before
 
 
+@pytest.mark.slow
+def test_what_a_kill_after_the_last_checkpoint_left_out_is_drawn(trained, tmp_path):
+    workdir, picture = tmp_path / "killed", "samples/step_00000030.png"
+    shutil.copytree(trained[0], workdir)
+    for name in (picture, "effective_weight.json", "loss.png"):
+        (workdir / name).unlink()
+    assert "finished" in program.run(f"--workdir={workdir}").stdout
+    assert (workdir / picture).read_bytes() == (trained[0] / picture).read_bytes()
+    assert (workdir / "loss.png").exists() and (workdir / "effective_weight.json").exists()
+
+
 def test_a_longer_duration_goes_on(trained, tmp_path):
-    import shutil
     workdir = tmp_path / "longer"
     shutil.copytree(trained[0], workdir)
     program.run(f"--workdir={workdir}", "--config.train.duration=40 steps")
@@ -146,7 +157,6 @@ def test_sampling_without_a_run(tmp_path):
 
 
 def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_goes_on(trained, tmp_path):
-    import shutil
     workdir = tmp_path / "damaged"
     shutil.copytree(trained[0], workdir)
     newest = workdir / "checkpoints" / "30"
@@ -214,7 +224,6 @@ def test_resume_is_verified(tmp_path):
 
 
 def test_another_batch_size_goes_on_where_the_images_are(trained, tmp_path):
-    import shutil
     workdir = tmp_path / "batch"
     shutil.copytree(trained[0], workdir)
     program.run(f"--workdir={workdir}", "--config.train.duration=800 images", "--config.train.batch_size=32",
