@@ -140,7 +140,12 @@ def features_of(config: ConfigDict, model: build.Model, extractor: extractors.Ex
     key = hashlib.sha256(json.dumps([config.data.to_dict(), count, extractor.weights, extractor.resize,
                                      c.keep]).encode()).hexdigest()[:12]
     file = cache / f"{extractor.name}_{key}.npz"
-    kept = Reference.read(file, extractor) if file.exists() else None
+    kept = None
+    if file.exists():
+        try:
+            kept = Reference.read(file, extractor)
+        except (ConfigError, DataError) as error:
+            say(f"note: the features are taken again: {error}")
     if primary_says(kept is not None and kept.digest == digest_of(batches(), count)):
         return kept or Reference.read(file, extractor)
     say(f"features of {count:,} images of {config.data.split} by {extractor.name}")

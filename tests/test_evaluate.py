@@ -38,3 +38,13 @@ def test_a_record_that_cannot_be_read_costs_no_report(tmp_path, capsys):
         (tmp_path / f"{name}.json").write_text(text)
     assert evaluate.records_in(tmp_path) == [good]
     assert capsys.readouterr().out.count("is not a metric record") == 3
+
+
+def test_kept_features_that_are_damaged_are_taken_again(tmp_path, capsys):
+    config = config_lib.override(config_lib.base(), TINY | {"evaluate.reference_images": 20})
+    model, source = build.model(config), build.training_images(config)
+    first = evaluate.features_of(config, model, Pixels(), source, tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-100])
+    again = evaluate.features_of(config, model, Pixels(), source, tmp_path)
+    assert "the features are taken again: " in capsys.readouterr().out and again.digest == first.digest

@@ -53,7 +53,7 @@ def lacking(names: Sequence[str], outputs: Collection[str], *, spatial: bool, ke
 def check_possible(lacks: dict[str, str]) -> None:
     """Raises ConfigError if a metric that was asked for cannot be had: `lacking`."""
     if lacks:
-        raise ConfigError("; ".join(f"the metric {name} needs {need}" for name, need in lacks.items())
+        raise ConfigError("; ".join(f"The metric {name!r} needs {need}" for name, need in lacks.items())
                           + ". Leave it out of the metrics (--metrics, or config.evaluate.metrics).")
 
 

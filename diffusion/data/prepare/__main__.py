@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from diffusion.data.prepare import cifar10
 from diffusion.data.prepare.data_set import DataSet, prepare
 from diffusion.errors import DiffusionError
+from diffusion.io import pictures
 
 DATA_SETS = {data_set.name: data_set for data_set in (cifar10.CIFAR10,)}
 
@@ -18,8 +19,9 @@ _SOURCES = """\
 {archives}
   an .npz file with the arrays train_images uint8 [N, H, W, C] and train_labels integers [N],
       and, if there is a test split, test_images and test_labels;
-  a folder of images (.png, .jpg, .jpeg, .webp), DIR/train/CLASS/*.png and, if there is a test split,
-      DIR/test/CLASS/*.png, where CLASS is a class's name or its number from 0;
+  a folder of images ({endings}), DIR/train/CLASS/*.png and, if there is a test split,
+      DIR/test/CLASS/*.png, where CLASS is a class's name or its number from 0. They become what a viewer shows: turned
+      as their EXIF says, transparent parts white, 16 bits scaled to 8;
   the http(s) URL of such an archive or .npz file.
 Official data is recognised by its content. Other data of the same image size is taken only with --allow_other.
 
@@ -34,7 +36,7 @@ def main(argv: Sequence[str] | None = None, data_sets: Mapping[str, DataSet] = D
     parser = argparse.ArgumentParser(
         prog="python -m diffusion.data.prepare", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Writes a data set to disk once, for training to read at random.",
-        epilog=_SOURCES.format(archives=archives))
+        epilog=_SOURCES.format(archives=archives, endings=", ".join(pictures.ENDINGS)))
     parser.add_argument("name", choices=list(data_sets), help="the data set")
     parser.add_argument("--source", required=True, metavar="PATH_OR_URL", help="where its images are, see below")
     parser.add_argument("--data_dir", required=True, metavar="DIR", help="the folder of all prepared data sets")
