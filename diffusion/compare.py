@@ -79,10 +79,10 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
         exact = {}
         for scale in scales:
             exact[scale] = np.concatenate([drawn.images[:at.stop - at.start]
-                                           for at, drawn in draw(reference, grid, scale)])
+                                           for at, drawn in draw(reference, grid(params), scale)])
             progress.update(1)
         for (name, (sampler, grids)), scale in itertools.product(zip(solvers, cells), scales):
-            for count, grid in zip(steps, grids):
+            for count, grid in zip(steps, [of(params) for of in grids]):
                 list(draw(sampler, grid[-1:], scale, 1))  # compiles, if this is the first of its kind
                 cell, shown = measure(draw(sampler, grid, scale), exact[scale], data)
                 results.append(Cell(solver=name, steps=count, scale=scale, **cell))
@@ -119,10 +119,10 @@ def measure(batches: Iterator[tuple[slice, Drawn]], exact: np.ndarray, data: Sta
 
 
 def build_cell(config: ConfigDict, model: build.Model, solver: str, counts: list[int]):
-    """(sampler, its grid for each number of steps)."""
+    """(sampler, its grid by the parameters for each number of steps)."""
     eta = {} if solver in build.WITH_ETA else {"sample.eta": None}
     of = lambda count: config_lib.override(config, {"sample.solver": solver, "sample.steps": count, **eta})  # noqa: E731
-    grids = [build.grid(of(count).sample, model.process) for count in counts]
+    grids = [build.grid_of(of(count), model) for count in counts]
     return build.sampler(of(counts[0]), model), grids
 
 

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from diffusion import build, pretrained, tasks
 from diffusion import config as config_lib
+from diffusion.core.processes import Process
 from diffusion.core.streams import example_keys
 from diffusion.data.augment import to_float
 from diffusion.data.sources import take
@@ -57,12 +58,13 @@ def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settin
     model, read = pretrained.open_model(config, source or workdir, checkpoint=checkpoint)
     check(settings, model.shape)
     images.check_samples_folder(out)
-    steps = step_table(config, model, settings)
+    step_table(config, model, settings, model.process)  # refuses what cannot be
     pixels, labels = given_images(config, model, settings)
     if settings.task == "interpolate" and len(pixels) < 2:
         raise DataError("--task=interpolate goes from one image to another: give two, or a folder of them.")
     mask = None if settings.task != "inpaint" else keep_mask(settings, model.shape)
     params = read()
+    steps = step_table(config, model, settings, model.process_of(params))
 
     take_rows = lambda indices: (np.asarray(to_float(pixels[indices % len(pixels)])),  # noqa: E731
                                  None if labels is None else labels[indices % len(labels)])
@@ -105,7 +107,7 @@ def make(config: ConfigDict, model: build.Model, settings: Settings, params: Any
     forwards = build.sampler(config, model)
     if settings.task == "vary":
         target = build.along(config.sample, model.process)  # or the model's own, which may be learned
-        process = lambda params: model.denoiser(params).process if target is model.process else target  # noqa: E731
+        process = lambda params: model.process_of(params) if target is model.process else target  # noqa: E731
         start = jax.jit(lambda params, known, t, keys: tasks.start(process(params), known, t, keys))
 
         def varied(indices):
@@ -162,9 +164,9 @@ def check(settings: Settings, shape: tuple[int, int, int]) -> None:
             raise ConfigError(f"--{name}={value} {message}")
 
 
-def step_table(config: ConfigDict, model: build.Model, settings: Settings) -> np.ndarray:
+def step_table(config: ConfigDict, model: build.Model, settings: Settings, process: Process) -> np.ndarray:
     """The steps of config.sample, cut or with returns as the task has them."""
-    c, steps = config.sample, build.grid(config.sample, model.process)
+    c, steps = config.sample, build.grid(config.sample, process)
     build.check_sample_batch(c, model)
     if settings.task == "vary":
         steps = tasks.last_part(steps, settings.strength)

@@ -76,16 +76,16 @@ class Drawing:
     def __init__(self, config: ConfigDict, model: build.Model):
         self.sampler, self.model = build.sampler(config, model), model
         self.classes = build.classes(config, model)
-        self.steps = build.grid(config.sample, model.process)
+        self.steps_of = build.grid_of(config, model)
         self.evaluations, self.preview = 0.0, config.sample.preview
         self.first: list[np.ndarray] = []
 
     def batches(self, params: Any, seed: int, count: int) -> Iterator[np.ndarray]:
-        self.evaluations, self.first = 0.0, []
+        self.evaluations, self.first, steps = 0.0, [], self.steps_of(params)
         rows, total = ROWS * sharding.batch_shards(self.model.mesh), 0.0
         for first in range(0, count, rows):
             indices = np.arange(first, first + rows, dtype=np.int32)
-            drawn = self.sampler(params, self.steps, seed, indices, cond=labels_of(self.classes, indices))
+            drawn = self.sampler(params, steps, seed, indices, cond=labels_of(self.classes, indices))
             number = min(rows, count - first)
             total += drawn.evaluations * number
             self.evaluations = total / (first + number)

@@ -108,7 +108,8 @@ def labels_of(classes: np.ndarray | None, indices: np.ndarray) -> np.ndarray | N
     return None if classes is None else classes[indices % len(classes)]
 
 
-def make_generate(sampler: Sampler, steps: np.ndarray, *, classes: np.ndarray | None, batch_size: int) -> Generate:
+def make_generate(sampler: Sampler, steps_of: Callable[[Params], np.ndarray], *, classes: np.ndarray | None,
+                  batch_size: int) -> Generate:
     """A generator of any number of images, `batch_size` at a time, of the classes in turn (`labels_of`). The last batch
     is filled up and cut, so that nothing compiles twice."""
     def generate(params: Params, seed: int, first: int, count: int,
@@ -116,7 +117,7 @@ def make_generate(sampler: Sampler, steps: np.ndarray, *, classes: np.ndarray | 
         rows = min(batch_size, sharding.fill(count, sampler.mesh))
         for start in range(first, first + count, rows):
             indices = np.arange(start, start + rows, dtype=np.int32)
-            drawn = sampler(params, steps, seed, indices, cond=labels_of(classes, indices), report=report)
+            drawn = sampler(params, steps_of(params), seed, indices, cond=labels_of(classes, indices), report=report)
             yield drawn.images[:first + count - start]
 
     return generate

@@ -59,6 +59,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: Inte
             clock = loop.restored_clock(clock, plan.batch_size)
             if clock.images != clock.step * plan.batch_size:
                 plan = plan.after(clock)
+                parts = dataclasses.replace(parts, train_step=parts.train_step_after(clock))
                 say(f"note: config.train.batch_size was another until now. The images that are done, {clock.images:,}, "
                     "count as they were; the schedules of the learning rate go on in steps.")
             say(f"resuming {run.path} at step {clock.step:,}")

@@ -135,7 +135,7 @@ class DiffusionPipeline:
         if output_type == "pil" and model.shape[-1] not in (1, 3):
             raise ConfigError(f"Images of {model.shape[-1]} channels are no pictures: ask for output_type='np'.")
         run = self._sampler(config, model)
-        steps = build.grid(config.sample, model.process)
+        steps = build.grid_of(config, model)(self.params)
         # The chains are cut over the devices: what fills up the last piece is thrown away.
         rows = sharding.fill(batch_size, model.mesh)
         labels = self._labels(class_labels, batch_size, config, model)

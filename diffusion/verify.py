@@ -54,6 +54,7 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
         if run.steps():
             state, clock = run.restore(parts.abstract_state, parts.data)
             clock = loop.restored_clock(clock, parts.plan.batch_size)
+            parts = dataclasses.replace(parts, train_step=parts.train_step_after(clock))
         else:
             state, clock = parts.create_state(), loop.Clock()
         start = clock.step

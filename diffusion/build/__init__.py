@@ -15,11 +15,12 @@ from diffusion.build.sampling import (
     check_sample_batch,
     generate,
     grid,
+    grid_of,
     sampler,
     solver,
 )
 from diffusion.build.training import RESUMABLE_KEYS, Training, training, training_images, training_step
 
 __all__ = ["PREDICTIONS", "RESUMABLE_KEYS", "SCHEDULES", "SOLVERS", "WITH_ETA", "Model", "Sampler", "Training", "along",
-           "betas", "check_sample_batch", "classes", "evaluator", "generate", "grid", "likelihood_chain", "model",
-           "network", "process", "sampler", "solver", "training", "training_images", "training_step", "with_scale"]
+           "betas", "check_sample_batch", "classes", "evaluator", "generate", "grid", "grid_of", "likelihood_chain",
+           "model", "network", "process", "sampler", "solver", "training", "training_images", "training_step", "with_scale"]

@@ -38,7 +38,8 @@ TWO_HEADS = "x0_and_eps"
 class Model:
     """What training and sampling share."""
     mesh: Mesh
-    process: processes.Process
+    process: processes.Process        # of the initial parameters
+    process_of: Callable[[Any], processes.Process]  # parameters -> the process, which differs where it is learned
     denoiser: parameterization.Denoiser
     init: Callable[[jax.Array], Any]  # key -> parameters: {"params": of the network, and more that is learned}
     abstract_params: Any              # shapes with shardings
@@ -71,8 +72,8 @@ def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence
     rules = sharding_rules(c, shapes)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
                             sharding.of_state(shapes, mesh, rules))
-    return Model(mesh=mesh, process=proc, denoiser=denoiser, init=init, abstract_params=abstract, shape=shape,
-                 num_classes=c.network.num_classes,
+    return Model(mesh=mesh, process=proc, process_of=process_of, denoiser=denoiser, init=init,
+                 abstract_params=abstract, shape=shape, num_classes=c.network.num_classes,
                  null_label=c.network.num_classes if c.network.label_dropout else None, rules=rules,
                  guide=guide and beside(guide, c, proc))
 

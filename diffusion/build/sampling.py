@@ -11,6 +11,7 @@ from diffusion.build.processes import noise_levels
 from diffusion.build.rules import choose, need
 from diffusion.core import grids, parameterization, processes
 from diffusion.core.continuous import Flow
+from diffusion.core.learned_schedule import LearnedProcess
 from diffusion.core.schedule_scaling import ScheduleScaling
 from diffusion.core.variational import Variance
 from diffusion.generate import Generate, Sampler, make_generate, make_sampler
@@ -30,6 +31,7 @@ from diffusion.samplers.sa_solver import SASolver
 from diffusion.samplers.sde import EulerMaruyama, PredictorCorrector, ReverseDiffusion
 from diffusion.samplers.unipc import UniPC
 from diffusion.train import sharding
+from diffusion.typing import Params
 
 
 def _heun(c: ConfigDict, order: int) -> Heun:
@@ -156,6 +158,8 @@ def along(c: ConfigDict, proc: processes.Process) -> processes.Process:
     need(not isinstance(proc.t_max, int) or c.between_times, "sample.schedule", c.schedule, "has times between the "
          f"{proc.t_max} whole ones that this discrete model was trained at and never saw: sample along its own, or say "
          "sample.between_times=True.")
+    need(not (isinstance(proc, LearnedProcess) and proc.schedule.learned_ends), "sample.schedule", c.schedule, "lies "
+         "between the model's ends, which this model learns: sample along its own, model.")
     for key in ("sigma_min", "sigma_max"):
         need(c[key] > 0 or c[key] == -1, f"sample.{key}", c[key], "must be positive, or -1 for the model's own.")
     least, most = noise_levels(proc)
@@ -294,11 +298,19 @@ def check_first_step(c: ConfigDict, proc: processes.Process, first: float) -> No
          "use dpm_solver++m, deis or lms.")
 
 
+def grid_of(config: ConfigDict, model: Model) -> Callable[[Params], np.ndarray]:
+    """The `grid` of a model by its parameters, on which a learned schedule depends. Raises its errors at once."""
+    found = grid(config.sample, model.process)
+    if config.process.name != "learned":
+        return lambda params: found
+    return lambda params: grid(config.sample, model.process_of(params))
+
+
 def generate(config: ConfigDict, model: Model, chosen: Sequence[int] | None = None) -> Generate:
     """Draws with the sampler and grid of config.sample, the classes in turn, or the `chosen` ones."""
     c = config.sample
     check_sample_batch(c, model)
-    return make_generate(sampler(config, model), grid(c, model.process), classes=classes(config, model, chosen),
+    return make_generate(sampler(config, model), grid_of(config, model), classes=classes(config, model, chosen),
                          batch_size=c.batch_size)
 
 

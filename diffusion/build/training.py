@@ -15,7 +15,7 @@ from diffusion.build.objective import objective
 from diffusion.build.rules import choose, need
 from diffusion.data import pipeline, sources
 from diffusion.train import durations, ema, optimizer, sharding, step
-from diffusion.train.loop import Plan
+from diffusion.train.loop import Clock, Plan
 from diffusion.train.state import State, init_state
 
 SOURCES = {
@@ -41,6 +41,7 @@ class TrainingStep:
     """The step and how often it is made: all of training but the data."""
     plan: Plan
     train_step: Callable              # compiled at its first call
+    train_step_after: Callable[[Clock], Callable]  # the same for a run whose batch size was another until then
     create_state: Callable[[], State]
     abstract_state: State
     log_snr_edges: np.ndarray         # [LOG_SNR_BINS + 1]
@@ -109,23 +110,27 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
     # Where the ends are infinite or nearly so, what is beyond falls into the first and last bins.
     edges = np.linspace(*(np.clip(float(model.process.log_snr(t)), -20.0, 20.0)
                           for t in (model.process.t_max, model.process.t_min)), LOG_SNR_BINS + 1)
-    train_step = step.make_train_step(
-        loss=loss, denoiser=model.denoiser, density=density, stratified=c.loss.stratified, optimizer=optim,
-        learning_rate=rate,
-        ema_decay=partial(ema.decay, batch_size=c.train.batch_size, half_life=half_life,
-                          warmup_ratio=c.ema.warmup_ratio),
-        seed=c.seed, flip=c.data.flip, num_classes=c.network.num_classes,
-        label_dropout=c.network.label_dropout, accumulate=c.train.accumulate,
-        log_snr_edges=edges, skip_nonfinite=c.train.nonfinite == "skip", unroll=sharding.on_cpu(model.mesh))
     create, abstract = step.create_state(
         lambda key: init_state(model.init(key), optim, density.init(), c.ema.dtype),
         mesh=model.mesh, rules=model.rules, seed=c.seed)
 
+    def train_step(images_before: int = 0):
+        """Compiled at its first call. images_before: as `ema.new_share` has it."""
+        made = step.make_train_step(
+            loss=loss, denoiser=model.denoiser, density=density, stratified=c.loss.stratified, optimizer=optim,
+            learning_rate=rate,
+            ema_share=partial(ema.new_share, batch_size=c.train.batch_size, half_life=half_life,
+                              warmup_ratio=c.ema.warmup_ratio, images_before=images_before),
+            seed=c.seed, flip=c.data.flip, num_classes=c.network.num_classes,
+            label_dropout=c.network.label_dropout, accumulate=c.train.accumulate,
+            log_snr_edges=edges, skip_nonfinite=c.train.nonfinite == "skip", unroll=sharding.on_cpu(model.mesh))
+        return step.compile_train_step(made, mesh=model.mesh, steps=plan.steps_per_dispatch,
+                                       state_shardings=jax.tree.map(lambda x: x.sharding, abstract))
+
     return TrainingStep(
         plan=plan, create_state=create, abstract_state=abstract, log_snr_edges=edges,
-        effective_weight=effective_weight, retention=retention(c.train, in_steps),
-        train_step=step.compile_train_step(train_step, mesh=model.mesh, steps=plan.steps_per_dispatch,
-                                           state_shardings=jax.tree.map(lambda x: x.sharding, abstract)))
+        effective_weight=effective_weight, retention=retention(c.train, in_steps), train_step=train_step(),
+        train_step_after=lambda clock: train_step(clock.images - clock.step * c.train.batch_size))
 
 
 def training_images(config: ConfigDict):

@@ -1,27 +1,31 @@
 """Exponential moving average of the parameters, its length given as a half-life in images."""
+import math
+
 import jax
 import jax.numpy as jnp
 
 from diffusion.typing import Array, Params
 
 
-def decay(step: Array, *, batch_size: int, half_life: float, warmup_ratio: float) -> Array:
-    """The factor of the old average in the update that makes `step` of them: 2^(-batch_size / half-life).
+def new_share(step: Array, *, batch_size: int, half_life: float, warmup_ratio: float, images_before: int = 0) -> Array:
+    """The factor of the parameters in the update that makes `step` of them: 1 - 2^(-batch_size / half-life), by expm1,
+    since the power is nearly 1. images_before: by which the images seen are more than step * batch_size, as after a
+    change of the batch size.
 
     The half-life is at most `warmup_ratio` * images seen (Karras et al. 2022, EDM, their code's EMA ramp-up: 0.05), so
     that the average forgets the random start; 0 turns this off, as in Ho et al. (2020). A constant decay d per step is
     a half-life of batch_size * log(1/2) / log(d) images: d = 0.9999 at batch 128 is 887,184 images.
     """
     if warmup_ratio:
-        images = jnp.asarray(step, float) * batch_size  # in int32 the product would overflow
+        images = jnp.asarray(step, float) * batch_size + images_before  # in int32 the product would overflow
         half_life = jnp.minimum(half_life, images * warmup_ratio)
-    return jnp.exp2(-batch_size / half_life)
+    return -jnp.expm1(-math.log(2) * batch_size / half_life)
 
 
-def update(ema: Params, params: Params, decay: Array, key: Array | None = None) -> Params:
-    """decay * ema + (1 - decay) * params, leaf by leaf, in float32. An average kept in bfloat16 is rounded by `key`."""
+def update(ema: Params, params: Params, share: Array, key: Array | None = None) -> Params:
+    """(1 - share) * ema + share * params, leaf by leaf, in float32. An average kept in bfloat16 is rounded by `key`."""
     leaves, tree = jax.tree.flatten(ema)
-    new = [p + decay * (e.astype(p.dtype) - p) for e, p in zip(leaves, tree.flatten_up_to(params))]
+    new = [e.astype(p.dtype) + share * (p - e.astype(p.dtype)) for e, p in zip(leaves, tree.flatten_up_to(params))]
     return tree.unflatten([n if e.dtype == n.dtype else stochastic_round(n, jax.random.fold_in(key, i))
                            for i, (e, n) in enumerate(zip(leaves, new))])
 

@@ -1,6 +1,7 @@
 """The optimizer: an optax chain, and its learning rate as a function of the step."""
 from typing import Literal
 
+import jax
 import optax
 
 from diffusion.errors import ConfigError
@@ -19,6 +20,13 @@ def learning_rate(peak: float, *, warmup_steps: int, decay: Literal["constant", 
         down = optax.linear_schedule(peak, 0.0, total_steps - warmup_steps)
         return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), down], [warmup_steps])
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps)
+
+
+def with_schedule_of(new: optax.OptState, old: optax.OptState) -> optax.OptState:
+    """`old`, but that its schedules have counted the step as in `new`: the rate is a function of the step, also after
+    one that was left out."""
+    counts = lambda x: isinstance(x, optax.ScaleByScheduleState)  # noqa: E731
+    return jax.tree.map(lambda n, o: n if counts(n) else o, new, old, is_leaf=counts)
 
 
 def adam(schedule: optax.Schedule, *, beta1: float, beta2: float, epsilon: float, clip_norm: float,

@@ -15,6 +15,7 @@ from diffusion.core.parameterization import Denoiser
 from diffusion.core.streams import example_keys, step_key
 from diffusion.data.augment import random_flip, to_float
 from diffusion.train import ema, sharding
+from diffusion.train.optimizer import with_schedule_of
 from diffusion.train.state import State
 from diffusion.typing import Array
 
@@ -36,21 +37,21 @@ class StepMetrics(NamedTuple):
 
 def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.TimeDensity, stratified: bool,
                     optimizer: optax.GradientTransformation, learning_rate: optax.Schedule,
-                    ema_decay: Callable[[Array], Array], seed: int, flip: bool, num_classes: int,
+                    ema_share: Callable[[Array], Array], seed: int, flip: bool, num_classes: int,
                     label_dropout: float = 0.0, accumulate: int, log_snr_edges: np.ndarray,
                     skip_nonfinite: bool = False, unroll: bool = False):
     """train_step(state, batch, dataset) -> (state, StepMetrics); pure, to be compiled by `compile_train_step`.
 
     batch: image uint8 [B,H,W,C], label int32 [B], position int32 [B]; or index int32 [B] and position, to be looked up
     in `dataset`, which is then dict(image [N,H,W,C], label [N]). The gradient is the mean over the batch, in
-    `accumulate` micro-batches. `ema_decay(step)` is the factor of the old average. All draws are keyed by (seed,
-    stream, step, position).
+    `accumulate` micro-batches. `ema_share(step)` is the factor of the new parameters in the average. All draws are
+    keyed by (seed, stream, step, position).
 
     density: of the times t, which are drawn for each example alone or, if `stratified`, evenly over the whole batch.
     num_classes: 0 for an unconditional model. label_dropout: the probability that an example's label becomes
     num_classes, which says that there is none (Ho & Salimans 2022, "Classifier-Free Guidance", Algorithm 1).
-    skip_nonfinite: a step whose loss or gradient is not finite changes nothing but `step`. unroll: micro-batches one
-    after the other and not in a loop, see `sharding.on_cpu`.
+    skip_nonfinite: a step whose loss or gradient is not finite changes nothing but `step` and the schedules' count.
+    unroll: micro-batches one after the other and not in a loop, see `sharding.on_cpu`.
     """
     def draw_u(step, positions, size):
         if stratified:
@@ -106,7 +107,7 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
         grad = jax.tree.map(lambda g: g / size, grad)
         updates, opt_state = optimizer.update(grad, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        average = ema.update(state.ema, params, ema_decay(state.step + 1),
+        average = ema.update(state.ema, params, ema_share(state.step + 1),
                              step_key(jax.random.key(seed), "ema", state.step))
         learned = state.density
         if jax.tree.leaves(learned):
@@ -117,7 +118,7 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
         mean, norm = jnp.mean(per_example), optax.tree.norm(grad)
         skipped = ~jnp.isfinite(mean + norm) if skip_nonfinite else jnp.zeros((), bool)
         if skip_nonfinite:
-            old = replace(state, step=new.step)
+            old = replace(state, step=new.step, opt_state=with_schedule_of(opt_state, state.opt_state))
             new = jax.tree.map(lambda o, n: jnp.where(skipped, o, n), old, new)
 
         (bad,) = jnp.nonzero(~jnp.isfinite(per_example), size=BAD, fill_value=size)

@@ -42,7 +42,7 @@ def pieces(network, mesh, optimizer):
     train_step = step.make_train_step(
         loss=losses.make_denoising_loss(weightings.in_space(None, EPS)), denoiser=model.denoiser,
         density=time_densities.UniformDiscrete(), stratified=False, optimizer=optimizer,
-        learning_rate=lambda n: jnp.float32(1e-3), ema_decay=lambda n: 0.9, seed=0, flip=True,
+        learning_rate=lambda n: jnp.float32(1e-3), ema_share=lambda n: 0.1, seed=0, flip=True,
         num_classes=config.network.num_classes, label_dropout=config.network.label_dropout, accumulate=1,
         log_snr_edges=np.linspace(-10, 10, 6))
 

@@ -27,7 +27,7 @@ NETWORKS = (
 
 TRAIN = (
     Mutation("average-runs-backwards", "wrong EMA direction", "diffusion/train/ema.py",
-             "new = [p + decay * (e.astype(p.dtype) - p) for", "new = [e + decay * (p - e.astype(p.dtype)) for",
+             "new = [e.astype(p.dtype) + share * (p - e.astype(p.dtype)) for", "new = [p + share * (e.astype(p.dtype) - p) for",
              ("tests/train/test_ema.py",)),
     Mutation("warm-up-lengthens-the-average", "lost clip", "diffusion/train/ema.py",
              "half_life = jnp.minimum(half_life, images * warmup_ratio)",
@@ -47,7 +47,7 @@ TRAIN = (
              "stream, state.step, batch[\"position\"])", "stream, state.step, jnp.arange(len(batch[\"position\"])))",
              ("tests/train/test_step.py",)),
     Mutation("average-one-step-late", "off by one", "diffusion/train/step.py",
-             "ema_decay(state.step + 1)", "ema_decay(state.step)",
+             "ema_share(state.step + 1)", "ema_share(state.step)",
              ("tests/train/test_step.py",), "gradient or average"),
     Mutation("learning-rate-of-the-next-step-in-the-log", "off by one", "diffusion/train/step.py",
              "jnp.asarray(learning_rate(state.step))", "jnp.asarray(learning_rate(state.step + 1))",

@@ -189,6 +189,26 @@ def test_training_the_interior_lowers_the_variance_and_not_the_bound(x64):
     np.testing.assert_allclose(after.mean(), before.mean(), rtol=2e-3)
 
 
+def test_grids_are_of_the_parameters_that_are_sampled():
+    """Even steps of log-SNR of the trained schedule, not of the one it started from; and of its own ends."""
+    from diffusion import build
+    from diffusion import config as config_lib
+    from diffusion.errors import ConfigError
+    config = config_lib.override(config_lib.base(), {
+        "process.name": "learned", "process.hidden": 32, "process.learned_ends": True, "loss.name": "continuous_vlb",
+        "data.size": 8, "network.channels": 8, "network.groups": 4, "network.multipliers": (1,), "network.blocks": 1,
+        "network.attention_resolutions": (), "network.middle": "none", "sample.spacing": "log_snr",
+        "sample.steps": 10})
+    model, params = build.model(config), {"schedule": random_params(ENDS)}
+    times = build.grid_of(config, model)(params)[:, 0]
+    log_snr = np.asarray(model.process_of(params).log_snr(times))
+    np.testing.assert_allclose(log_snr[[0, -1]], [-4.0, 12.0], atol=0.02)
+    np.testing.assert_allclose(np.diff(log_snr), np.ptp(log_snr) / 9, rtol=2e-2)
+    along = config_lib.override(config, {"sample.schedule": "linear"})
+    with pytest.raises(ConfigError, match="between the model's ends, which this model learns"):
+        build.sampler(along, model)
+
+
 def test_a_denoiser_with_a_learned_process_takes_its_parameters_from_the_collection():
     denoiser = make_denoiser(lambda params: SCHEDULE.process(params["schedule"]), EPS,
                              lambda params, x, c_noise, cond, keys: params["params"] * x)

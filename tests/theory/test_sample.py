@@ -151,6 +151,7 @@ def test_image_i_is_of_class_i_and_the_last_batch_is_cut():
             asked.append((list(indices), list(cond)))
             return SimpleNamespace(images=np.asarray(indices))
 
-    drawn = list(make_generate(Sampler(), np.zeros((1, 2)), classes=np.arange(3), batch_size=4)(None, 0, 2, 6))
+    drawn = list(make_generate(Sampler(), lambda params: np.zeros((1, 2)), classes=np.arange(3), batch_size=4)(
+        None, 0, 2, 6))
     assert asked == [([2, 3, 4, 5], [2, 0, 1, 2]), ([6, 7, 8, 9], [0, 1, 2, 0])]
     np.testing.assert_array_equal(np.concatenate(drawn), np.arange(2, 8))

@@ -10,12 +10,12 @@ from diffusion.train import ema
 def weight_of_the_start(steps, **kwargs):
     """What the first value still counts after `steps` steps: run on params 0 from an average of 1."""
     def body(average, n):
-        return ema.update(average, jnp.zeros(()), ema.decay(n, **kwargs)), None
+        return ema.update(average, jnp.zeros(()), ema.new_share(n, **kwargs)), None
     return float(jax.lax.scan(body, jnp.ones(()), jnp.arange(1, steps + 1))[0])
 
 
 def test_0_9999_at_batch_128_is_the_papers_half_life(x64):
-    decay = ema.decay(1, batch_size=128, half_life=887_184, warmup_ratio=0)
+    decay = 1 - ema.new_share(1, batch_size=128, half_life=887_184, warmup_ratio=0)
     assert float(decay) == pytest.approx(0.9999, abs=1e-8)
     assert 128 * np.log(0.5) / np.log(0.9999) == pytest.approx(887_184, abs=0.5)
 
@@ -37,7 +37,7 @@ def test_the_half_life_in_images_does_not_depend_on_the_batch_size():
 def test_warm_up_bounds_the_half_life_by_the_images_seen(x64):
     """EDM's ramp-up: half-life min(H, 0.05 images), so that 2^-20 of the start is left after the first step."""
     def at(images, ratio=0.05):
-        return float(ema.decay(images / 100, batch_size=100, half_life=1000.0, warmup_ratio=ratio))
+        return float(1 - ema.new_share(images / 100, batch_size=100, half_life=1000.0, warmup_ratio=ratio))
     assert at(100) == pytest.approx(2**-20)
     assert at(10_000) == pytest.approx(2 ** (-100 / 500))
     assert at(20_000) == at(1_000_000) == pytest.approx(2 ** (-100 / 1000))
@@ -54,19 +54,32 @@ def test_warm_up_forgets_the_start_at_once_and_the_full_length_does_not():
 @pytest.mark.parametrize("images", [2**31 - 128, 2**31, 4_000_000_000])
 def test_decay_holds_beyond_int32_images(images):
     """EDM's ImageNet-64 run saw 2.5 billion images."""
-    assert 0 < float(ema.decay(jnp.int32(images // 4096), batch_size=4096, half_life=5e7, warmup_ratio=0.05)) < 1
+    assert 0 < float(ema.new_share(jnp.int32(images // 4096), batch_size=4096, half_life=5e7, warmup_ratio=0.05)) < 1
+
+
+def test_the_images_seen_count_after_a_change_of_batch_size():
+    """96 images in batches of 16, then batches of 160: at 256 images seen, whatever the number of steps."""
+    kwargs = dict(half_life=1e6, warmup_ratio=0.05)
+    assert float(ema.new_share(7, batch_size=160, images_before=96 - 6 * 160, **kwargs)) == pytest.approx(
+        1 - 2 ** (-160 / (0.05 * 256)))
+
+
+def test_a_long_average_keeps_its_digits():
+    """2^-x is rounded to 2^-24 near 1, which was 0.8 % of this share."""
+    assert float(ema.new_share(1, batch_size=128, half_life=5e7, warmup_ratio=0)) == pytest.approx(
+        -np.expm1(-np.log(2) * 128 / 5e7), rel=1e-6)
 
 
 def test_decay_of_a_traced_step_is_the_same():
-    decay = jax.jit(lambda n: ema.decay(n, batch_size=64, half_life=1e4, warmup_ratio=0.05))
+    decay = jax.jit(lambda n: ema.new_share(n, batch_size=64, half_life=1e4, warmup_ratio=0.05))
     for n in (1, 1000, 100_000):
-        np.testing.assert_allclose(decay(jnp.int32(n)), ema.decay(n, batch_size=64, half_life=1e4,
+        np.testing.assert_allclose(decay(jnp.int32(n)), ema.new_share(n, batch_size=64, half_life=1e4,
                                                                   warmup_ratio=0.05), rtol=1e-6)
 
 
 def test_update_is_the_formula_on_each_leaf():
     old, new = ({"a": jnp.full((2, 3), v), "b": [jnp.full((), 2 * v)]} for v in (1.0, 5.0))
-    out = ema.update(old, new, 0.75)
+    out = ema.update(old, new, 0.25)
     assert jax.tree.structure(out) == jax.tree.structure(old)
     np.testing.assert_allclose(out["a"], np.full((2, 3), 0.75 * 1 + 0.25 * 5))
     np.testing.assert_allclose(out["b"][0], 0.75 * 2 + 0.25 * 10)
@@ -76,7 +89,7 @@ def test_an_average_of_one_value_is_that_value():
     params = {"w": jax.random.normal(jax.random.key(0), (1000,))}
     average = params
     for _ in range(10):
-        average = ema.update(average, params, 0.9999)
+        average = ema.update(average, params, 1e-4)
     np.testing.assert_array_equal(average["w"], params["w"])
 
 
@@ -93,7 +106,7 @@ def test_stochastic_rounding_keeps_the_mean_and_takes_a_neighbour():
 def test_an_average_in_bfloat16_follows():
     """Rounded to the nearest it would never leave its start: the first step is 1e-4 of the way."""
     params = jnp.ones(4096)
-    average = jax.lax.fori_loop(0, 5000, lambda n, e: ema.update(e, params, 0.9999, jax.random.key(n)),
+    average = jax.lax.fori_loop(0, 5000, lambda n, e: ema.update(e, params, 1e-4, jax.random.key(n)),
                                 jnp.zeros(4096, jnp.bfloat16))
     assert average.dtype == jnp.bfloat16
     # The noise of rounding is averaged over 4096 numbers and over the length of the average.

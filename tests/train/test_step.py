@@ -1,4 +1,5 @@
 """The training step: what its result may not depend on, and what it must."""
+import dataclasses
 import functools
 import json
 import pathlib
@@ -34,11 +35,11 @@ SHORT = processes.DiscreteProcess(betas=schedules.linear(4, start=0.01, end=0.5)
 
 
 def make(accumulate=1, flip=True, network=NETWORK.apply, seed=0, density=UNIFORM, stratified=False, process=PROCESS,
-         optim=OPTIMIZER, **labels):
+         optim=OPTIMIZER, learning_rate=optax.constant_schedule(1e-3), **labels):
     return step.make_train_step(
         loss=LOSS, denoiser=parameterization.make_denoiser(lambda params: process, EPS, network), density=density,
-        stratified=stratified, optimizer=optim, learning_rate=optax.constant_schedule(1e-3),
-        ema_decay=lambda n: ema.decay(n, batch_size=BATCH, half_life=100.0, warmup_ratio=0.0), seed=seed,
+        stratified=stratified, optimizer=optim, learning_rate=learning_rate,
+        ema_share=lambda n: ema.new_share(n, batch_size=BATCH, half_life=100.0, warmup_ratio=0.0), seed=seed,
         flip=flip, accumulate=accumulate, log_snr_edges=np.linspace(-10, 10, 6), **({"num_classes": 0} | labels))
 
 
@@ -157,6 +158,20 @@ def test_a_step_that_is_not_finite_is_skipped_if_asked():
         assert new.opt_state[0].count == 1 - skipped
 
 
+def test_the_rate_is_the_steps_also_after_a_step_that_was_skipped():
+    """Logged and applied: 0.1 at the first step, 0.5 at the second, which the decay after it counts from."""
+    rate, w = lambda n: jnp.where(n == 0, 0.1, 0.5), jnp.float32  # noqa: E731
+    overflowing = lambda params, x, *_: params["w"] * x * jnp.where(params["w"] > 1, jnp.inf, 1)  # noqa: E731
+    optim = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(rate))
+    train_step = jax.jit(make(network=overflowing, optim=optim, skip_nonfinite=True, learning_rate=rate))
+    state = init_state({"w": w(2.0)}, optim)
+    state, metrics = train_step(state, batch())
+    assert metrics.skipped and metrics.learning_rate == pytest.approx(0.1) and state.params["w"] == 2
+    state, metrics = train_step(dataclasses.replace(state, params={"w": w(0.3)}), batch())
+    assert not metrics.skipped and metrics.learning_rate == pytest.approx(0.5)
+    assert abs(state.params["w"] - 0.3) == pytest.approx(0.5, rel=1e-4)  # Adam's first step is the rate
+
+
 def test_several_steps_in_one_dispatch_equal_single_ones():
     mesh = sharding.make_mesh(-1, 1)
     create, abstract = step.create_state(lambda key: init_state(jax.tree.map(jnp.asarray, TINY), OPTIMIZER), mesh=mesh,
@@ -240,7 +255,7 @@ def test_labels_are_dropped_as_often_as_told_and_by_the_position():
     train_step = jax.jit(step.make_train_step(
         loss=told, denoiser=parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny), density=UNIFORM,
         stratified=False, optimizer=OPTIMIZER, learning_rate=optax.constant_schedule(1e-3),
-        ema_decay=lambda n: jnp.float32(1.0), seed=0, flip=False, num_classes=10, label_dropout=0.1, accumulate=1,
+        ema_share=lambda n: jnp.float32(0.0), seed=0, flip=False, num_classes=10, label_dropout=0.1, accumulate=1,
         log_snr_edges=np.arange(12.0)))
 
     def counts(positions):
@@ -309,8 +324,8 @@ def test_the_average_counts_the_step_that_is_made_and_the_log_has_its_learning_r
     rate = lambda n: 0.1 * (n + 1)  # noqa: E731
     train_step = jax.jit(step.make_train_step(
         loss=LOSS, denoiser=parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny), density=UNIFORM,
-        stratified=False, optimizer=optax.sgd(rate), learning_rate=rate, ema_decay=lambda n: n / 10, seed=0, flip=False,
-        num_classes=0, accumulate=1, log_snr_edges=np.linspace(-10, 10, 6)))
+        stratified=False, optimizer=optax.sgd(rate), learning_rate=rate, ema_share=lambda n: 1 - n / 10, seed=0,
+        flip=False, num_classes=0, accumulate=1, log_snr_edges=np.linspace(-10, 10, 6)))
     old = init_state(jax.tree.map(jnp.asarray, TINY), optax.sgd(rate))
     for n in (1, 2):
         new, metrics = train_step(old, batch())
