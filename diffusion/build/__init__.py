@@ -23,4 +23,5 @@ from diffusion.build.training import RESUMABLE_KEYS, Training, training, trainin
 
 __all__ = ["PREDICTIONS", "RESUMABLE_KEYS", "SCHEDULES", "SOLVERS", "WITH_ETA", "Model", "Sampler", "Training", "along",
            "betas", "check_sample_batch", "classes", "evaluator", "generate", "grid", "grid_of", "likelihood_chain",
-           "model", "network", "process", "sampler", "solver", "training", "training_images", "training_step", "with_scale"]
+           "model", "network", "process", "sampler", "solver", "training", "training_images", "training_step",
+           "with_scale"]

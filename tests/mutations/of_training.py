@@ -27,7 +27,8 @@ NETWORKS = (
 
 TRAIN = (
     Mutation("average-runs-backwards", "wrong EMA direction", "diffusion/train/ema.py",
-             "new = [e.astype(p.dtype) + share * (p - e.astype(p.dtype)) for", "new = [p + share * (e.astype(p.dtype) - p) for",
+             "new = [e.astype(p.dtype) + share * (p - e.astype(p.dtype)) for",
+             "new = [p + share * (e.astype(p.dtype) - p) for",
              ("tests/train/test_ema.py",)),
     Mutation("warm-up-lengthens-the-average", "lost clip", "diffusion/train/ema.py",
              "half_life = jnp.minimum(half_life, images * warmup_ratio)",
