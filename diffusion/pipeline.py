@@ -180,9 +180,10 @@ class DiffusionPipeline:
         params = back.params(model.abstract_params)["params"]
         if not all(jax.tree.leaves(jax.tree.map(np.array_equal, params, dict(self.params["params"])))):
             raise CheckpointError("The parameters that were written are not those of this model.")
-        for key in ("steps", "constant_stride"):  # has no place in the file; docs/interop.md, DDIM with linspace
-            back.config.sample[key] = self.config.sample[key]
-        ours, theirs = (chain(config, model.process) for config in (self.config, back.config))
+        same = {"sample.steps": min(self.config.sample.steps, self.config.process.steps),  # has no place in the file
+                "sample.constant_stride": self.config.sample.constant_stride}  # docs/interop.md, DDIM with linspace
+        ours, theirs = (chain(config_lib.override(config, same), model.process)
+                        for config in (self.config, back.config))
         for name in ours:
             if not np.array_equal(ours[name], theirs[name]):
                 raise CheckpointError(f"diffusers cannot express config.sample.{name} of this model: read back, it is "
