@@ -63,6 +63,8 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: Inte
                 say(f"note: config.train.batch_size was another until now. The images that are done, {clock.images:,}, "
                     "count as they were; the schedules of the learning rate go on in steps.")
             say(f"resuming {run.path} at step {clock.step:,}")
+            for note in advice.of_another_rate(config, run.before, parts.rate_of, clock.step):
+                say(note)
         else:
             state, clock = parts.create_state(), loop.Clock()
             if source is not None:

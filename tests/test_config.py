@@ -1,4 +1,5 @@
 """Config mistakes are caught before anything is compiled, and the message teaches."""
+import functools
 import pathlib
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from diffusion import build, config_flags
 from diffusion import config as config_lib
 from diffusion.build import advice
+from diffusion.build.training import rate_of
 from diffusion.errors import ConfigError, DataError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -189,6 +191,23 @@ def test_what_is_poor_is_said_once(of, changes, words):
     assert of(digits()) == []
     (note,) = of(digits(**changes))
     assert note.startswith("note: config.") and all(word in note for word in words), note
+
+
+def test_another_learning_rate_of_a_run_that_goes_on_is_said():
+    config = digits(optimizer__learning_rate=1e-3, optimizer__decay="cosine", optimizer__warmup="1 step",
+                    train__duration="12 steps")
+    rates, now = functools.partial(rate_of, epoch_size=None), config_lib.keys(config)
+    said = lambda step=6, **changes: advice.of_another_rate(  # noqa: E731
+        config, {**now, **{key.replace("__", "."): value for key, value in changes.items()}}, rates, step)
+    assert said() == [] == advice.of_another_rate(config, None, rates, 6) == said(train__log_every="1 step")
+    (note,) = said(train__duration="6 steps")
+    assert "after step 6 is 0.000571; it was to be 0 (train.duration was 6 steps, is 12 steps)" in note
+    assert "--config.optimizer.decay=constant" in note
+    (note,) = said(optimizer__learning_rate=2e-3)
+    assert "it was to be 0.00114 (optimizer.learning_rate was 0.002, is 0.001)" in note
+    config = digits(optimizer__decay="constant", optimizer__learning_rate=1e-3, optimizer__warmup="1 step")
+    now = config_lib.keys(config)
+    assert said(train__duration="6 steps") == [] and len(said(optimizer__decay="linear")) == 1
 
 
 def test_the_config_is_locked():

@@ -311,7 +311,7 @@ def test_cpu_installs_stay_cpu():
 def test_everything_that_the_package_imports_is_required():
     """But for what convert.py compares with where it is there."""
     owner = {"PIL": "pillow", "absl": "absl-py", "array_record": "array-record", "ml_collections": "ml-collections",
-             "ml_dtypes": "ml-dtypes",
+             "ml_dtypes": "ml-dtypes", "jaxlib": "jax",
              "orbax": "orbax-checkpoint", "sklearn": "scikit-learn", "tensorflow_datasets": "tensorflow-datasets"}
     required = {r.name for extra in ("", "digits", "hub", "ode") for r in requirements()[extra]}
     ours = {"diffusion", "configs"}

@@ -1,8 +1,11 @@
 """What is allowed and known to be poor: words for the log, each with its reason and source."""
+from collections.abc import Callable
+
 from ml_collections import ConfigDict
 
 from diffusion import config as config_lib
 from diffusion.build.processes import SCHEDULES, noise_levels, process
+from diffusion.build.training import RATE_KEYS
 
 
 def of_training(config: ConfigDict) -> list[str]:
@@ -78,3 +81,22 @@ def _outside(config: ConfigDict) -> list[tuple]:
 
 def _told(rows: list[tuple]) -> list[str]:
     return [f"note: config.{key} = {value!r} {text}" for holds, key, value, text in rows if holds]
+
+
+def of_another_rate(config: ConfigDict, before: dict[str, object] | None, rate_of: Callable, step: int) -> list[str]:
+    """Whether the learning rate of a run that goes on after `step` is another than it was to be.
+
+    before: the run's config until now, by dotted keys; rate_of: config -> the rate as a function of the step.
+    """
+    now = config_lib.keys(config)
+    changed = {key: before[key] for key in RATE_KEYS if key in (before or {}) and before[key] != now[key]}
+    if not changed:
+        return []
+    was, is_ = (float(rate_of(c)(step)) for c in (config_lib.override(config, changed), config))
+    if abs(was - is_) <= 1e-6 * max(was, is_):
+        return []
+    said = ", ".join(f"{key} was {value}, is {now[key]}" for key, value in changed.items() if key != "train.batch_size")
+    keep = "" if config.optimizer.decay == "constant" else (
+        " For one that stays where it is: --config.optimizer.decay=constant --config.optimizer.learning_rate=RATE.")
+    return [f"note: the learning rate after step {step:,} is {is_:.3g}; it was to be {was:.3g} ({said}). The "
+            f"optimizer's moments go on.{keep}"]

@@ -28,11 +28,11 @@ DECAYS = {"constant", "cosine", "linear"}
 NONFINITE = {"stop", "skip"}
 SCORES = {"loss", "grad_norm"}  # columns of metrics.jsonl
 
+RATE_KEYS = ("optimizer.learning_rate", "optimizer.decay", "optimizer.warmup", "train.duration", "train.batch_size")
 # Keys that a resumed run may change, since they do not change what the finished steps computed.
-RESUMABLE_KEYS = ("train.duration", "train.*_every", "train.keep_*", "train.best_metric", "train.batch_size",
-                  "train.steps_per_dispatch", "train.accumulate", "train.nonfinite", "train.stall_seconds",
-                  "network.remat", "mesh.*", "sample.*", "likelihood.*", "evaluate.*", "data.dir", "data.on_device",
-                  "data.workers")
+RESUMABLE_KEYS = (*RATE_KEYS, "train.*_every", "train.keep_*", "train.best_metric", "train.steps_per_dispatch",
+                  "train.accumulate", "train.nonfinite", "train.stall_seconds", "network.remat", "mesh.*", "sample.*",
+                  "likelihood.*", "evaluate.*", "data.dir", "data.on_device", "data.workers")
 LOG_SNR_BINS = 10
 
 
@@ -46,6 +46,7 @@ class TrainingStep:
     abstract_state: State
     log_snr_edges: np.ndarray         # [LOG_SNR_BINS + 1]
     effective_weight: Callable | None  # as in Objective
+    rate_of: Callable                 # config -> the learning rate as a function of the step
     retention: dict                   # keyword arguments of Checkpoints
 
 
@@ -90,8 +91,7 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
     choose(DECAYS, "optimizer.decay", o.decay)
     need(o.learning_rate > 0, "optimizer.learning_rate", o.learning_rate, "must be positive.")
     need(o.clip_norm >= 0, "optimizer.clip_norm", o.clip_norm, "must not be negative; 0 turns clipping off.")
-    rate = optimizer.learning_rate(o.learning_rate, decay=o.decay, total_steps=plan.total,
-                                   warmup_steps=in_steps(o.warmup, key="optimizer.warmup"))
+    rate = rate_of(c, epoch_size)
     choose(DTYPES, "optimizer.mu_dtype", o.mu_dtype)
     choose(DTYPES, "ema.dtype", c.ema.dtype)
     choose(NONFINITE, "train.nonfinite", c.train.nonfinite)
@@ -128,9 +128,19 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
                                        state_shardings=jax.tree.map(lambda x: x.sharding, abstract))
 
     return TrainingStep(
-        plan=plan, create_state=create, abstract_state=abstract, log_snr_edges=edges,
-        effective_weight=effective_weight, retention=retention(c.train, in_steps), train_step=train_step(),
+        plan=plan, rate_of=partial(rate_of, epoch_size=epoch_size), create_state=create, abstract_state=abstract,
+        log_snr_edges=edges, effective_weight=effective_weight, retention=retention(c.train, in_steps),
+        train_step=train_step(),
         train_step_after=lambda clock: train_step(clock.images - clock.step * c.train.batch_size))
+
+
+def rate_of(config: ConfigDict, epoch_size: int | None) -> Callable:
+    """The learning rate as a function of the step."""
+    o, in_steps = config.optimizer, partial(durations.to_steps, batch_size=config.train.batch_size,
+                                            epoch_size=epoch_size)
+    return optimizer.learning_rate(o.learning_rate, decay=o.decay,
+                                   total_steps=in_steps(config.train.duration, key="train.duration"),
+                                   warmup_steps=in_steps(o.warmup, key="optimizer.warmup"))
 
 
 def training_images(config: ConfigDict):

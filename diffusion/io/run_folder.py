@@ -39,9 +39,11 @@ COMMAND: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("COMM
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
-    """Where the parts of a run are. `resumed`: the folder held this run already."""
+    """Where the parts of a run are. `resumed`: the folder held this run already, with the config `before`, whose keys
+    are dotted; only the first process knows it."""
     path: Path
     resumed: bool
+    before: dict | None = None
     lock: IO | None = None  # held open by the process that writes here
 
     def release(self) -> None:
@@ -86,17 +88,17 @@ def open_run(folder: str | os.PathLike, config: dict, *, resumable_keys: Sequenc
     Raises ConfigError if the folder is another config's run or holds something else, CheckpointError if it cannot be
     read or written. Never deletes anything. Unless read_only, no other program can open it so until this one ends.
     """
-    path, resumed, failure, lock = Path(folder), False, None, None
+    path, before, failure, lock = Path(folder), None, None, None
     if is_primary():
         try:
             plain = [json.loads(json.dumps(values)) for values in (config, defaults or {})]
-            resumed, lock = _open(path, *plain, resumable_keys, read_only)
+            before, lock = _open(path, *plain, resumable_keys, read_only)
         except DiffusionError as error:
             failure = error
     # The others must not look for themselves: the first one may be writing just now.
     if primary_says(failure is not None):
         raise failure or ConfigError(f"The run folder {path} cannot be used, see the message of process 0.")
-    return RunFolder(path=path, resumed=bool(primary_says(resumed)), lock=lock)
+    return RunFolder(path=path, resumed=bool(primary_says(before is not None)), before=before, lock=lock)
 
 
 def _lock(path: Path) -> IO:
@@ -121,12 +123,13 @@ def _lock(path: Path) -> IO:
 
 
 def _open(path: Path, config: dict, defaults: dict, resumable_keys: Sequence[str],
-          read_only: bool) -> tuple[bool, IO | None]:
-    """Returns whether the folder held this run already, and its lock."""
+          read_only: bool) -> tuple[dict | None, IO | None]:
+    """Returns the config of the run that the folder held already, if any, and its lock."""
     config_file, environment_file = path / "config.json", path / "environment.json"
-    resumed = is_run(path)  # the config comes last when a folder is made
-    if resumed:
-        _check_same(path, {**_flatten(defaults), **_flatten(read_json(config_file))}, _flatten(config), resumable_keys)
+    before = None
+    if is_run(path):  # the config comes last when a folder is made
+        before = {**_flatten(defaults), **_flatten(read_json(config_file))}
+        _check_same(path, before, _flatten(config), resumable_keys)
     elif read_only:
         raise ConfigError(f"There is no run in {path}. Train first, with the same command and --mode=train, or give "
                           "the --workdir of a run.")
@@ -134,7 +137,7 @@ def _open(path: Path, config: dict, defaults: dict, resumable_keys: Sequence[str
         raise ConfigError(f"{path} {found}, and is not a run folder. Nothing was changed. Give another --workdir, new "
                           "or empty.")
     if read_only:
-        return resumed, None
+        return before, None
     lock = _lock(path)
     try:
         starts = read_starts(path) if environment_file.is_file() else []
@@ -150,7 +153,7 @@ def _open(path: Path, config: dict, defaults: dict, resumable_keys: Sequence[str
     except BaseException:
         lock.close()
         raise
-    return resumed, lock
+    return before, lock
 
 
 def _strangers(path: Path) -> str | None:
