@@ -23,7 +23,7 @@ from diffusion.io.writers import MetricsWriter, read_rows
 from diffusion.likelihood.vlb import rate_distortion
 from diffusion.train import loop
 from diffusion.train.interrupts import Interrupts
-from diffusion.train.state import average_of
+from diffusion.train.state import average_of, in_dtype
 from diffusion.train.watchdog import Watchdog
 
 
@@ -75,7 +75,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: Inte
                     say(f"note: {key} is not that of {init_from}: the network has to learn it anew")
 
         def draw_samples(step: int, state) -> None:
-            x = np.concatenate(list(generate(average_of(state.ema, "float32"), config.seed, 0, config.sample.preview)))
+            x = np.concatenate(list(generate(in_dtype(state.ema, "float32"), config.seed, 0, config.sample.preview)))
             if is_primary():
                 images.save_png(grid_of(run, step), images.grid(images.to_uint8(x)))
 
@@ -94,7 +94,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: Inte
         evaluator = extractor and evaluation.prepare(config, model, extractor, run.path / ".features")
 
         def evaluate(step: int, state) -> None:
-            evaluation.write(run.path / "evaluations", *evaluator(average_of(state.ema, "float32"), config.seed,
+            evaluation.write(run.path / "evaluations", *evaluator(in_dtype(state.ema, "float32"), config.seed,
                                                                   evaluation.sampling(config, workdir, step)))
 
         with (MetricsWriter(run.metrics, run.tensorboard, from_step=clock.step) as writer,

@@ -109,8 +109,9 @@ def reconstruction_term(process: Process, x0: Image, eps: Image) -> Array:
     noisy = x0 + level * eps
     # The level nearest to it, by which the largest exponent is subtracted.
     nearest = jnp.clip(jnp.round((noisy + 1) / 2 * 255), 0, 255)
-    exponent = lambda k: -0.5 * ((noisy - (2 * k / 255 - 1)) / level) ** 2  # noqa: E731
-    largest = exponent(nearest)
-    # One level after the other: all at once are 256 times the memory of the images.
-    total = jax.lax.fori_loop(0, 256, lambda k, total: total + jnp.exp(exponent(k) - largest), jnp.zeros_like(x0))
+    exponent = lambda k, noisy, level: -0.5 * ((noisy - (2 * k / 255 - 1)) / level) ** 2  # noqa: E731
+    largest = exponent(nearest, noisy, level)
+    # One level after the other, also in the gradient: all at once are 256 times the memory of the images.
+    one = jax.checkpoint(lambda k, noisy, level, largest: jnp.exp(exponent(k, noisy, level) - largest))
+    total = jax.lax.fori_loop(0, 256, lambda k, total: total + one(k, noisy, level, largest), jnp.zeros_like(x0))
     return mean_flat(largest + jnp.log(total) + 0.5 * eps**2) / math.log(2)

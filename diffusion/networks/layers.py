@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from diffusion.typing import Array, Keys
 
 REMATS = {"none", "light", "full"}
-_COSTLY = {"conv_general_dilated", "dot_general"}
 ACTIVATIONS = {"swish": nn.swish, "relu": nn.relu, "gelu": lambda x: nn.gelu(x, approximate=False), "mish": jax.nn.mish}
 
 
@@ -25,11 +24,17 @@ def ddpm_init(scale: float = 1.0) -> nn.initializers.Initializer:
 
 def rematerialised(block: type[nn.Module], remat: str) -> type[nn.Module]:
     """The block, of whose values the gradient keeps all (`remat` none), or computes again all but the results of
-    convolutions and matrix products (light), or all (full). Values, gradients and parameters are the same."""
+    convolutions and dense layers (light), or all (full). Values, gradients and parameters are the same."""
     if remat == "none":
         return block
-    policy = None if remat == "full" else lambda primitive, *_, **__: primitive.name in _COSTLY
-    return nn.remat(block, policy=policy)
+    return nn.remat(block, policy=None if remat == "full" else _is_layer)
+
+
+def _is_layer(primitive: Any, *_, **settings) -> bool:
+    """A convolution, or a product of matrices that are not one for each example: those of attention grow with the
+    square of the number of positions."""
+    return primitive.name == "conv_general_dilated" or (
+        primitive.name == "dot_general" and not settings["dimension_numbers"][1][0])
 
 
 def sinusoidal_embedding(c_noise: Array, dim: int, *, freq_shift: float = 1.0, cos_first: bool = False,

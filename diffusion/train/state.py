@@ -27,6 +27,11 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, density:
                  opt_state=optimizer.init(params), density=density)
 
 
+def in_dtype(params: Params, dtype: str) -> Params:
+    """The parameters themselves where they are of this dtype, and else a copy in it."""
+    return jax.tree.map(lambda x: x if x.dtype == dtype else x.astype(dtype), params)
+
+
 def average_of(params: Params, dtype: str) -> Params:
     """A copy in the dtype an average is kept in."""
     return jax.tree.map(lambda x: jnp.array(x, dtype), params)

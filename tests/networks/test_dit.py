@@ -45,6 +45,19 @@ def test_remat_changes_no_gradient():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, other)
 
 
+def test_light_remat_keeps_no_logits():
+    """Nothing that grows with the square of the tokens is kept for the gradient: [B, heads, T, T] without remat."""
+    def kept(network):
+        x = jnp.zeros((1, 32, 32, IMAGE_SHAPE[-1]))
+        params = jax.eval_shape(network.init, jax.random.key(0), x, jnp.ones(1), jnp.zeros(1, jnp.int32))
+        f = lambda p: jnp.sum(network.apply(p, x, jnp.ones(1), jnp.zeros(1, jnp.int32)))  # noqa: E731
+        return [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(lambda p: jax.vjp(f, p)[1], params))]
+    tokens = (32 // NETWORK.patch) ** 2
+    logits = {remat: [s for s in kept(NETWORK.clone(remat=remat)) if s[-2:] == (tokens, tokens)]
+              for remat in ("none", "light")}
+    assert logits["none"] and not logits["light"]
+
+
 @pytest.mark.parametrize("sizes, millions", [((384, 12, 6), 33), ((768, 12, 12), 130), ((1024, 24, 16), 458),
                                              ((1152, 28, 16), 675)])
 def test_parameters_are_as_many_as_in_table_1(sizes, millions):
