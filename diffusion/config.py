@@ -130,7 +130,9 @@ def base() -> ConfigDict:
     n.middle = "attention"             # attention between two blocks, plain: two blocks, none
     n.middle_divisor = 1.0             # of the sums in the middle's blocks
     n.middle_groups = placeholder(int)  # of its attention's normalisation; None: network.groups, 0: not normalised
-    n.embedding = "positional"         # of the time: positional; fourier, for noise levels above 0 alone
+    n.embedding = "positional"         # of the time: positional; fourier, for noise levels above 0 alone; learned, for
+                                       # a table's whole times ...
+    n.embedding_rows = 0               # ... of which there are so many (diffusers: num_train_timesteps)
     n.embedding_channels = 0           # 0: 4 * network.channels
     n.freq_shift = 1.0                 # positional: 1 (Ho et al. 2020), 0 (Nichol & Dhariwal 2021)
     n.cos_first = False                # cosines before sines

@@ -21,7 +21,7 @@ from PIL import Image
 
 from diffusion import build, config_flags, pretrained
 from diffusion import config as config_lib
-from diffusion.errors import CheckpointError, ConfigError
+from diffusion.errors import CheckpointError, ConfigError, shown
 from diffusion.generate import labels_of
 from diffusion.interop import folder, scheduler, unet2d
 from diffusion.io.images import picture, to_uint8
@@ -75,7 +75,7 @@ class DiffusionPipeline:
         Raises CheckpointError if files are missing, damaged or do not fit, ConfigError if a setting cannot be run.
         """
         if not isinstance(overrides, dict | None) or any(not isinstance(key, str) for key in overrides or {}):
-            raise ConfigError(f"overrides = {overrides!r} must be a dict of config keys and their values, such as "
+            raise ConfigError(f"overrides = {shown(overrides)} must be a dict of config keys and their values, such as "
                               "{'sample.steps': 50}.")
         loaded = pretrained.load(source, checkpoint=checkpoint, layout=layout, settings=settings, weights=weights)
         config = config_lib.override(loaded.config, overrides or {})
@@ -114,9 +114,10 @@ class DiffusionPipeline:
         """
         for name in unknown:
             hint = config_lib.nearest(name, DiffusionPipeline.__call__.__kwdefaults__ | dict.fromkeys(_FIRST))
-            raise ConfigError(f"A pipeline has no argument {name!r}.{hint} help(DiffusionPipeline.__call__) has all.")
+            raise ConfigError(f"A pipeline has no argument {shown(name)}.{hint} All are in help(DiffusionPipeline."
+                              "__call__).")
         if output_type not in ("pil", "np"):
-            raise ConfigError(f"output_type = {output_type!r} is not known. It can be 'pil' or 'np'.")
+            raise ConfigError(f"output_type = {shown(output_type)} is not known. It can be 'pil' or 'np'.")
         batch_size, seed = whole("batch_size", batch_size, 1, 2**20), whole("seed", seed, 0, 2**32 - 1)
         if num_inference_steps is not None:
             num_inference_steps = whole("num_inference_steps", num_inference_steps, 1, 2**20)
@@ -239,7 +240,7 @@ def whole(name: str, value: Any, least: int, most: int) -> int:
     except TypeError:
         number = None
     if number is None or isinstance(value, bool) or not least <= number <= most:
-        raise ConfigError(f"{name} = {value!r} must be a whole number in {least} .. {most}.")
+        raise ConfigError(f"{name} = {shown(value)} must be a whole number in {least} .. {most}.")
     return number
 
 
@@ -249,7 +250,7 @@ def finite(name: str, value: Any) -> float | None:
     if value is None:
         return None
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not np.isfinite(float(value)):
-        raise ConfigError(f"{name} = {value!r} must be a finite number.")
+        raise ConfigError(f"{name} = {shown(value)} must be a finite number.")
     return float(value)
 
 

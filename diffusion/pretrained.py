@@ -18,11 +18,12 @@ from ml_collections import ConfigDict
 
 from diffusion import build
 from diffusion import config as config_lib
-from diffusion.errors import ConfigError
-from diffusion.interop import fields, folder, openai, score_sde, unet2d
+from diffusion.errors import ConfigError, shown
+from diffusion.interop import folder, openai, score_sde, unet2d
 from diffusion.interop.tensor_files import read_tensors
 from diffusion.io import run_folder
 from diffusion.io.checkpoint import Checkpoints
+from diffusion.io.files import read_json
 
 # Other projects' weight files: (settings, where) -> sections of our config; (path, which) -> tensors; the reader of
 # parameters.
@@ -71,7 +72,7 @@ def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: st
                 average = checkpoints.restore_part("ema", kept, checkpoint)
             return jax.tree.map(lambda value, wanted: value.astype(wanted.dtype), average, abstract)
 
-        config = config_lib.from_dict(folder.read_json(path / "config.json"), str(path / "config.json"))
+        config = config_lib.from_dict(read_json(path / "config.json"), str(path / "config.json"))
         return Pretrained(config=config, params=restore)
     if checkpoint is not None:
         raise ConfigError(f"{source} is not a run folder of ours: it has no checkpoint {checkpoint}, but one set "
@@ -85,19 +86,19 @@ def check_arguments(checkpoint: Any, settings: Any, weights: Any) -> None:
     """Raises ConfigError for arguments of `load` that are of another type."""
     step = isinstance(checkpoint, numbers.Integral) and not isinstance(checkpoint, bool) and checkpoint >= 0
     if checkpoint is not None and not step:
-        raise ConfigError(f"checkpoint = {fields.shown(checkpoint)} is no step of a run: give a whole number, or None "
+        raise ConfigError(f"checkpoint = {shown(checkpoint)} is no step of a run: give a whole number, or None "
                           "for the newest.")
     if not isinstance(settings, str) and not (isinstance(settings, dict) and all(isinstance(x, str) for x in settings)):
-        raise ConfigError(f"settings = {fields.shown(settings)} must be text, such as \"--image_size 32\", or a "
+        raise ConfigError(f"settings = {shown(settings)} must be text, such as \"--image_size 32\", or a "
                           "dict of values by name.")
     if weights is not None and not isinstance(weights, str):
-        raise ConfigError(f"weights = {fields.shown(weights)} must be the name of a set of weights, such as \"ema\".")
+        raise ConfigError(f"weights = {shown(weights)} must be the name of a set of weights, such as \"ema\".")
 
 
 def load_other(path: Path, layout: str, settings: str | dict[str, Any], weights: str | None = None) -> Pretrained:
     """The weight file of another project."""
     if not isinstance(layout, str) or layout not in LAYOUTS:
-        raise ConfigError(f"layout = {fields.shown(layout)} is not known.{config_lib.nearest(str(layout), LAYOUTS)} "
+        raise ConfigError(f"layout = {shown(layout)} is not known.{config_lib.nearest(str(layout), LAYOUTS)} "
                           f"It can be one of: {', '.join(LAYOUTS)}.")
     settings_of, tensors_of, params_of = LAYOUTS[layout]
     given = parse_settings(settings) if isinstance(settings, str) else settings
@@ -144,9 +145,9 @@ def parse_settings(text: str) -> dict[str, Any]:
     try:
         words = [part for word in shlex.split(text) for part in word.split("=", 1)]
     except ValueError as error:  # of quotes
-        raise ConfigError(f"The settings {fields.shown(text)} cannot be split into words: {error}.") from error
+        raise ConfigError(f"The settings {shown(text)} cannot be split into words: {error}.") from error
     if len(words) % 2:
-        raise ConfigError(f"The settings {fields.shown(text)} are not pairs of a name and a value, such as "
+        raise ConfigError(f"The settings {shown(text)} are not pairs of a name and a value, such as "
                           "--image_size 32.")
 
     def value(word: str) -> Any:

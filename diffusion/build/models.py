@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from diffusion import config as config_lib
 from diffusion.build.networks import SHARDING, network
-from diffusion.build.processes import learned_schedule, process
+from diffusion.build.processes import SCHEDULES, learned_schedule, process
 from diffusion.build.rules import choose, need
 from diffusion.core import parameterization, preconditioning, processes
 from diffusion.core.uncertainty import Uncertainty
@@ -131,3 +131,8 @@ def check_times(c: ConfigDict) -> None:
     """That the network can be told the times of the process: to be asked before training and sampling."""
     need(c.network.embedding != "fourier" or c.process.name == "ve", "network.embedding", "fourier", "takes the "
          "logarithm of the noise level, which process.name=ve tells the network; the times of others begin at 0.")
+    n, p = c.network, c.process
+    need(n.embedding != "learned" or (p.name in SCHEDULES and p.steps <= n.embedding_rows and not p.rescale_times
+                                      and not c.sample.between_times), "network.embedding", "learned", "has a row for "
+         f"each of {n.embedding_rows} whole times (network.embedding_rows): it goes with a table of betas of no more "
+         "steps, without process.rescale_times and sample.between_times.")

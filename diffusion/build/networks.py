@@ -11,15 +11,15 @@ SHARDING = {"unet": unet.SHARDING, "dit": dit.SHARDING}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 RESAMPLERS = {"conv", "resblock"}
 MIDDLES = {"attention", "plain", "none"}
-EMBEDDINGS = {"positional", "fourier"}
+EMBEDDINGS = {"positional", "fourier", "learned"}
 
 
 def network(c: ConfigDict, size: int, out_channels: int):
     """For images of `size` pixels. Raises ConfigError for one that cannot be."""
     make = choose(NETWORKS, "network.name", c.name)
     kwargs = {key: value for key, value in c.items() if key in make.__dataclass_fields__ and key != "name"}
-    need(c.channels >= 4 and c.channels % 2 == 0, "network.channels", c.channels,
-         "must be even and at least 4: embeddings are half sines and half cosines.")
+    need(c.channels >= 2, "network.channels", c.channels, "must be at least 2: embeddings are half sines and half "
+         "cosines.")
     need(c.num_classes >= 0, "network.num_classes", c.num_classes, "is 0 (unconditional) or the number of labels.")
     need(0 <= c.label_dropout < 1, "network.label_dropout", c.label_dropout, "is a probability below 1 (Ho & Salimans "
          "2022: 0.1).")
@@ -49,6 +49,8 @@ def check_unet(c: ConfigDict, size: int) -> None:
     need(c.norm_epsilon > 0, "network.norm_epsilon", c.norm_epsilon, "must be positive (Ho et al. 2020: 1e-6).")
     need(c.middle_divisor > 0, "network.middle_divisor", c.middle_divisor, "must be positive; 1 changes nothing.")
     need(c.embedding_channels >= 0, "network.embedding_channels", c.embedding_channels, "must not be negative.")
+    need(c.embedding_rows >= 0 and (c.embedding_rows > 0) == (c.embedding == "learned"), "network.embedding_rows",
+         c.embedding_rows, "is the number of times of network.embedding = 'learned', and 0 for the others.")
     need(c.freq_shift < c.channels // 2, "network.freq_shift", c.freq_shift, "must be below half of network.channels.")
     choose(ACTIVATIONS, "network.activation", c.activation)
     choose(EMBEDDINGS, "network.embedding", c.embedding)
@@ -75,8 +77,9 @@ def check_unet(c: ConfigDict, size: int) -> None:
     attended |= {widths[-1]} if c.middle == "attention" else set()
     need(c.groups >= 1 and all(w % c.groups == 0 for w in widths), "network.groups", c.groups,
          f"must divide the channels of all levels, {widths}.")
-    for key, least in (("heads", 1), ("head_channels", 0)):
-        need(c[key] >= least and all(w % (c[key] or 1) == 0 for w in attended), f"network.{key}", c[key],
-             f"must divide the channels of all levels with attention, {sorted(attended)}.")
+    need(c.heads >= 1 and all(w % c.heads == 0 for w in attended), "network.heads", c.heads,
+         f"must divide the channels of all levels with attention, {sorted(attended)}.")
+    need(0 <= c.head_channels <= min(attended, default=c.head_channels), "network.head_channels", c.head_channels,
+         f"must be 0 or at most the channels of any level with attention, {sorted(attended)}.")
     need(c.middle_groups is None or (c.middle_groups >= 0 and widths[-1] % (c.middle_groups or 1) == 0),
          "network.middle_groups", c.middle_groups, f"must divide the {widths[-1]} channels of the middle, or be 0.")

@@ -85,7 +85,9 @@ def compare(pipe: DiffusionPipeline, folder: str) -> float | str:
     x = np.asarray(jax.random.normal(jax.random.key(0), (len(TIMES), c.data.size, c.data.size, c.data.channels)))
     labels = np.arange(len(TIMES)) % c.network.num_classes if c.network.num_classes else None
     network = build.network(c.network, c.data.size, c.data.channels * (1 + c.learned_range))
+    learned = c.network.embedding == "learned"
     times = np.asarray(TIMES, np.float32) + (c.network.embedding == "fourier")  # whose logarithm is taken
+    times = np.minimum(times, c.network.embedding_rows - 1).astype(np.int64) if learned else times
     ours = jax.jit(network.clone(dtype=jnp.float32).apply)(pipe.params, x, times, labels)
     theirs = UNet2DModel.from_pretrained(folder, subfolder="unet").eval()
     with torch.no_grad():

@@ -5,19 +5,15 @@ default ones, or says which cannot be. The limits are far above any published mo
 """
 import math
 import numbers
-import reprlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffusion.errors import CheckpointError
+from diffusion.errors import CheckpointError, shown
 
 SIDE, CHANNELS, LEVELS, BLOCKS = 4096, 2**16, 10, 32  # pixels, channels of a layer, resolutions, blocks of each
 LABELS, STEPS = 10**6, 10**5                          # classes, times of a noise process
-
-_shorten = reprlib.Repr()
-_shorten.maxstring, _shorten.maxother, _shorten.maxlist, _shorten.maxtuple, _shorten.maxlevel = 60, 60, 8, 8, 3
 
 
 @dataclass(frozen=True)
@@ -111,11 +107,6 @@ def read_one(value: Any, field: Field, name: str) -> Any:
         return field.read(value)
     except (ValueError, ArithmeticError, RecursionError):
         raise CheckpointError(f"{name} = {shown(value)} is not supported. It can be {field.words}.") from None
-
-
-def shown(value: Any) -> str:
-    """A value of any size and depth, for a message: one short line."""
-    return _shorten.repr(value)
 
 
 def named(value: Any) -> str:

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.errors import CheckpointError, ConfigError
+from diffusion.errors import CheckpointError, ConfigError, shown
 from diffusion.interop import fields, scheduler, unet2d
 from diffusion.interop.tensor_files import read_sharded, read_tensors, write_safetensors
-from diffusion.io.files import atomic_write, cannot_write
+from diffusion.io.files import atomic_write, cannot_write, read_json
 
 # The pipelines that can be read; two of them draw with a scheduler of their own, made of the file's settings.
 PIPELINES = {"DDPMPipeline": None, "DDIMPipeline": "DDIMScheduler", "PNDMPipeline": "PNDMScheduler"}
@@ -35,10 +35,10 @@ def as_path(value: Any, name: str) -> Path:
     """The path that an argument says. Raises ConfigError if it is none: of another type, empty, or not a name of files.
     """
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
-        raise ConfigError(f"{name} = {fields.shown(value)} is no path: give a string or a pathlib.Path.")
+        raise ConfigError(f"{name} = {shown(value)} is no path: give a string or a pathlib.Path.")
     text = os.fspath(value)
     if not text or "\0" in text or any(len(os.fsencode(part)) > 255 for part in text.split("/")) or len(text) > 4000:
-        raise ConfigError(f"{name} = {fields.shown(text)} is no path: it is empty, too long, or has a null byte.")
+        raise ConfigError(f"{name} = {shown(text)} is no path: it is empty, too long, or has a null byte.")
     return Path(text)
 
 
@@ -127,7 +127,7 @@ def network_folder(folder: Path, weights: str | None) -> Path:
     folder itself. Raises CheckpointError for one that is not there."""
     there = [name for name in ("unet", AVERAGE) if (folder / name).is_dir()]
     if weights is not None and weights not in there:
-        raise CheckpointError(f"{folder} has no {fields.shown(weights)} to take weights from. It has: "
+        raise CheckpointError(f"{folder} has no {shown(weights)} to take weights from. It has: "
                               f"{', '.join(there) or 'one set of weights, without a folder of its own'}.")
     return folder / (weights or there[0]) if there else folder
 
@@ -135,17 +135,6 @@ def network_folder(folder: Path, weights: str | None) -> Path:
 def part(folder: Path, name: str) -> Path:
     """Its own folder, or the model's where that is flat."""
     return folder / name if (folder / name).is_dir() else folder
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object of settings in a JSON file. Raises CheckpointError if it is none, or nested too deep."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} cannot be read as JSON: {error}. Fetch the file again.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} holds a {type(value).__name__}, where an object of settings is needed.")
-    return value
 
 
 def contents(folder: Path) -> str:

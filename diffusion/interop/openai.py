@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.errors import CheckpointError
+from diffusion.errors import CheckpointError, shown
 from diffusion.interop import fields, matching
 from diffusion.interop.matching import Slot
 from diffusion.interop.unet2d import count_levels
@@ -119,7 +119,7 @@ def typed(value: Any, field: fields.Field, key: str, where: str) -> Any:
 def integers(text: str, key: str, where: str) -> tuple[int, ...]:
     """ "16,8" -> (16, 8)."""
     if not re.fullmatch(r"\s*[1-9]\d{0,5}\s*(,\s*[1-9]\d{0,5}\s*)*", text) or text.count(",") >= fields.LEVELS:
-        raise CheckpointError(f"{where}: {key} = {fields.shown(text)} is not a list of 1 to {fields.LEVELS} whole "
+        raise CheckpointError(f"{where}: {key} = {shown(text)} is not a list of 1 to {fields.LEVELS} whole "
                               "numbers such as '16,8'.")
     return tuple(int(part) for part in text.split(","))
 
@@ -147,7 +147,7 @@ def sampler(f: dict[str, Any], where: str) -> dict[str, Any]:
     """timestep_respacing "" is all T steps, "N" is N evenly spaced ones, "ddimN" every (T/N)-th from the first."""
     text, total = f["timestep_respacing"], f["diffusion_steps"]
     if not (match := re.fullmatch(r"(ddim)?([1-9]\d{0,5})|", text)):
-        raise CheckpointError(f"{where}: timestep_respacing = {fields.shown(text)} is not supported. It can be "
+        raise CheckpointError(f"{where}: timestep_respacing = {shown(text)} is not supported. It can be "
                               "empty, a number of steps, or ddimN with a number N; not a list of sections.")
     steps = int(match[2] or total)
     if steps > total or (steps == 1 < total):

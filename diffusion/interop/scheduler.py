@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.errors import CheckpointError
+from diffusion.errors import CheckpointError, shown
 from diffusion.interop import fields
 
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
@@ -189,7 +189,7 @@ def _their(table: dict[str, Any], value: Any, name: str) -> Any:
     for theirs, ours in table.items():
         if ours == value:
             return theirs
-    raise CheckpointError(f"diffusers cannot express config.{name} = {fields.shown(value)}. It can be one of: "
+    raise CheckpointError(f"diffusers cannot express config.{name} = {shown(value)}. It can be one of: "
                           f"{', '.join(map(str, table.values()))}.")
 
 

@@ -14,7 +14,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from diffusion.errors import CheckpointError
+from diffusion.errors import CheckpointError, shown
 from diffusion.interop import fields, matching
 from diffusion.interop.matching import Slot
 
@@ -90,7 +90,7 @@ def parse(settings: dict[str, Any], where: str) -> dict[str, Any]:
                                   f"what a model computes are: {', '.join(known)}.")
     for key, (value, why) in FIXED.items():
         if (other := given.get(key, value)) != value:
-            raise CheckpointError(f"{where}: {key} = {fields.shown(other)} is not supported, only {value!r}: {why}.")
+            raise CheckpointError(f"{where}: {key} = {shown(other)} is not supported, only {value!r}: {why}.")
     return fields.read(given, FIELDS, where)
 
 

@@ -4,7 +4,6 @@ A .bin or .pt file of PyTorch is a zip archive of one pickle, which names tensor
 Before PyTorch 1.6 it was a row of pickles, then the storages. The pickles are read by an unpickler that knows tensors
 and containers and refuses every other name: calling what a pickle names is how it executes code.
 """
-import json
 import math
 import os
 import pickle
@@ -19,7 +18,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from diffusion.errors import CheckpointError
-from diffusion.io.files import atomic_write
+from diffusion.io.files import atomic_write, read_json
 
 DTYPES = {"FloatStorage": np.float32, "DoubleStorage": np.float64, "HalfStorage": np.float16,
           "BFloat16Storage": ml_dtypes.bfloat16, "LongStorage": np.int64, "IntStorage": np.int32,
@@ -75,10 +74,9 @@ def read_sharded(folder: Path, index: str) -> dict[str, np.ndarray]:
     Raises CheckpointError if the index names a file outside of the folder, or a tensor that its file does not have.
     """
     path = folder / index
-    try:
-        weight_map = dict(json.loads(path.read_text())["weight_map"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no index of weights: {error!r}. {AGAIN}") from error
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{path} is no index of weights: it has no weight_map of tensors and files. {AGAIN}")
     tensors = {}
     for name in sorted(set(map(str, weight_map.values()))):
         if name != os.path.basename(name) or name in ("", ".", ".."):

@@ -37,7 +37,7 @@ FIELDS = {
     "in_channels": fields.whole(3, 1, fields.CHANNELS),
     "out_channels": fields.whole(3, 1, fields.CHANNELS),
     "center_input_sample": fields.flag(False),
-    "time_embedding_type": fields.choice("positional", ("positional", "fourier")),
+    "time_embedding_type": fields.choice("positional", ("positional", "fourier", "learned")),
     "time_embedding_dim": fields.optional(_WIDTH),
     "freq_shift": fields.number(0),
     "flip_sin_to_cos": fields.flag(True),
@@ -88,6 +88,10 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, dict]:
         raise CheckpointError(f"{where}: out_channels = {s['out_channels']} is not supported. It can be in_channels = "
                               f"{s['in_channels']}, or twice that with a learned variance.")
 
+    learned = s["time_embedding_type"] == "learned"
+    if learned and not s["num_train_timesteps"]:
+        raise CheckpointError(f"{where}: time_embedding_type = 'learned' needs num_train_timesteps, the number of "
+                              "times.")
     scale_shift = s["resnet_time_scale_shift"]
     downs = [DOWN[kind] for kind in s["down_block_types"]]
     ups = [UP[kind] for kind in reversed(s["up_block_types"])]  # by our levels, the highest first
@@ -107,7 +111,8 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, dict]:
         middle="none" if s["mid_block_type"] is None else "attention" if s["add_attention"] else "plain",
         middle_divisor=s["mid_block_scale_factor"], middle_groups=middle_groups,
         embedding=s["time_embedding_type"], embedding_channels=s["time_embedding_dim"] or 0,
-        freq_shift=s["freq_shift"], cos_first=s["flip_sin_to_cos"] and s["time_embedding_type"] == "positional",
+        embedding_rows=s["num_train_timesteps"] if learned else 0, freq_shift=s["freq_shift"],
+        cos_first=s["flip_sin_to_cos"] and s["time_embedding_type"] == "positional",
         center_input=s["center_input_sample"], num_classes=s["num_class_embeds"] or 0)
     return {"network": network, "data": dict(size=size, channels=s["in_channels"]),
             "learned_range": s["out_channels"] == 2 * s["in_channels"]}
@@ -189,7 +194,8 @@ def write_settings(network: dict[str, Any], *, size: int, channels: int, learned
         dropout=n["dropout"], act_fn=activation, attention_head_dim=head_dim, norm_num_groups=n["groups"],
         attn_norm_num_groups=middle_groups, norm_eps=n["norm_epsilon"],
         resnet_time_scale_shift="scale_shift" if n["scale_shift"] else "default",
-        add_attention=n["middle"] != "plain", class_embed_type=None, num_class_embeds=n["num_classes"] or None)
+        add_attention=n["middle"] != "plain", class_embed_type=None, num_class_embeds=n["num_classes"] or None,
+        num_train_timesteps=n["embedding_rows"] or None)
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------
@@ -206,7 +212,8 @@ MODULES = (
     (r"up(?P<l>\d+)_upsample", "up_blocks.{r}.upsamplers.0."),
 )
 TOP = {"emb1": "time_embedding.linear_1", "emb2": "time_embedding.linear_2", "labels": "class_embedding",
-       "fourier": "time_proj", "conv_in": "conv_in", "norm_out": "conv_norm_out", "conv_out": "conv_out"}
+       "fourier": "time_proj", "times": "time_proj", "conv_in": "conv_in", "norm_out": "conv_norm_out",
+       "conv_out": "conv_out"}
 LAYERS = {"norm1": "norm1", "conv1": "conv1", "emb": "time_emb_proj", "norm2": "norm2", "conv2": "conv2",
           "shortcut": "conv_shortcut", "norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0",
           "conv": "conv"}

@@ -39,7 +39,8 @@ def _is_layer(primitive: Any, *_, **settings) -> bool:
 
 def sinusoidal_embedding(c_noise: Array, dim: int, *, freq_shift: float = 1.0, cos_first: bool = False,
                          max_period: float = 10_000.0) -> Array:
-    """[B] -> [B, dim]: sines then cosines of `c_noise` at dim/2 geometric frequencies from 1 to about 1/max_period.
+    """[B] -> [B, dim]: sines then cosines of `c_noise` at dim // 2 geometric frequencies from 1 to about 1/max_period,
+    and a zero last where `dim` is odd.
 
     The spacing is log(max_period) / (dim/2 - freq_shift). Ho et al. took shift 1 from tensor2tensor, with which the
     last frequency is 1/max_period; Vaswani et al. (2017) and Nichol & Dhariwal (2021) have 0, and the latter cosines
@@ -49,7 +50,7 @@ def sinusoidal_embedding(c_noise: Array, dim: int, *, freq_shift: float = 1.0, c
     frequencies = jnp.exp(-math.log(max_period) / (half - freq_shift) * jnp.arange(half, dtype=jnp.float32))
     angles = c_noise.astype(jnp.float32)[:, None] * frequencies[None, :]
     parts = (jnp.cos(angles), jnp.sin(angles)) if cos_first else (jnp.sin(angles), jnp.cos(angles))
-    return jnp.concatenate(parts, axis=-1)
+    return jnp.pad(jnp.concatenate(parts, axis=-1), ((0, 0), (0, dim % 2)))
 
 
 class FourierEmbedding(nn.Module):
@@ -155,10 +156,11 @@ class Attention(nn.Module):
     """Self-attention over the H*W positions with a residual connection and a zero-initialised output.
 
     `groups` of its normalisation are the style's where None, and 0 is no normalisation. The sum is divided by
-    `divisor`.
+    `divisor`. Heads have `head_channels`, or where that is 0 all channels between them.
     """
     heads: int
     style: Style
+    head_channels: int = 0
     groups: int | None = None
     divisor: float = 1.0
 
@@ -167,11 +169,12 @@ class Attention(nn.Module):
         b, height, width, c = x.shape
         h = x if self.groups == 0 else self.style.group_norm("norm", self.groups)(x)
         h = h.reshape(b, height * width, c)
-        q, k, v = (self.style.dense(c, name)(h).reshape(b, height * width, self.heads, c // self.heads)
-                   for name in "qkv")
+        inner = self.heads * self.head_channels or c
+        size = inner // self.heads
+        q, k, v = (self.style.dense(inner, name)(h).reshape(b, height * width, self.heads, size) for name in "qkv")
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
-        weights = jax.nn.softmax(logits / math.sqrt(c // self.heads), axis=-1).astype(v.dtype)
-        h = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, height, width, c)
+        weights = jax.nn.softmax(logits / math.sqrt(size), axis=-1).astype(v.dtype)
+        h = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, height, width, inner)
         return (x + self.style.dense(c, "out", scale=0.0)(h)) / self.divisor
 
 

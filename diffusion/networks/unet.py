@@ -42,7 +42,7 @@ class UNet(nn.Module):
     attention_resolutions: tuple[int, ...] = (16,)  # heights of the feature maps with attention
     up_attention_resolutions: tuple[int, ...] | None = None  # the same on the way up, where they differ
     heads: int = 1                              # attention heads ...
-    head_channels: int = 0                      # ... or, if not 0, the channels of one head
+    head_channels: int = 0                      # ... or, if not 0, the channels of one head; as many as there is room
     groups: int = 32                            # of the group normalisation; must divide the channels of all levels
     norm_epsilon: float = 1e-6                  # of the group normalisation
     activation: str = "swish"                   # of the blocks; the embedding and the output have swish
@@ -54,7 +54,9 @@ class UNet(nn.Module):
     middle: str = "attention"                   # attention (between two blocks), plain (two blocks), none
     middle_divisor: float = 1.0                 # of the sums of the middle's blocks
     middle_groups: int | None = None            # of its attention's normalisation; None: `groups`, 0: not normalised
-    embedding: str = "positional"               # of c_noise: positional, fourier (then F is also divided by c_noise)
+    embedding: str = "positional"               # of c_noise: positional, fourier (then F is also divided by c_noise),
+                                                # learned (a row of a table for each whole one)
+    embedding_rows: int = 0                     # learned: of c_noise 0 .. this - 1
     embedding_channels: int = 0                 # 0: 4 * channels
     freq_shift: float = 1.0                     # positional: see `sinusoidal_embedding`
     cos_first: bool = False                     # cosines before sines
@@ -77,7 +79,7 @@ class UNet(nn.Module):
 
         def attend(h, name, **kwargs):
             heads = h.shape[-1] // self.head_channels if self.head_channels else self.heads
-            return attention(heads, style, **kwargs, name=name)(h)
+            return attention(heads, style, head_channels=self.head_channels, **kwargs, name=name)(h)
 
         emb = self.embed(c_noise, cond, style)
         h = style.conv(self.channels, "conv_in")((2 * x - 1 if self.center_input else x).astype(self.dtype))
@@ -123,6 +125,8 @@ class UNet(nn.Module):
         channels = self.embedding_channels or 4 * self.channels
         if self.embedding == "fourier":
             emb = FourierEmbedding(self.channels, self.cos_first, name="fourier")(c_noise)
+        elif self.embedding == "learned":
+            emb = nn.Embed(self.embedding_rows, self.channels, name="times")(c_noise.round().astype(jnp.int32))
         else:
             emb = sinusoidal_embedding(c_noise, self.channels, freq_shift=self.freq_shift, cos_first=self.cos_first)
         emb = nn.swish(style.dense(channels, "emb1")(emb.astype(self.dtype)))

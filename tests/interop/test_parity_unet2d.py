@@ -26,6 +26,7 @@ TIMES = np.asarray([0, 1, 250, 999], np.float32)
 
 
 def output(model, x, times, labels):
+    times = times.astype(np.int64) if model.config.time_embedding_type == "learned" else times
     with torch.no_grad():
         out = model(torch.from_numpy(np.array(x.transpose(0, 3, 1, 2))), torch.from_numpy(times),
                     class_labels=None if labels is None else torch.from_numpy(labels)).sample

@@ -220,7 +220,7 @@ def test_an_index_of_tensors_that_are_not_there(tmp_path):
     with pytest.raises(CheckpointError, match="is no index of weights"):
         read_sharded(tmp_path, "index.json")
     (tmp_path / "index.json").write_text("[" * 100_000)
-    with pytest.raises(CheckpointError, match="is no index of weights: RecursionError"):
+    with pytest.raises(CheckpointError, match="nested more than 50 deep"):
         read_sharded(tmp_path, "index.json")
 
 

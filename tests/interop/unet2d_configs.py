@@ -65,6 +65,12 @@ CONFIGS = {
     "widths of no whole ratio": dict(block_out_channels=(24, 32, 40), down_block_types=("DownBlock2D",) * 3,
                                      up_block_types=("UpBlock2D",) * 3),
     "groups of one channel": dict(norm_num_groups=16),
+    "odd widths": dict(block_out_channels=(15, 21), norm_num_groups=3, attention_head_dim=7, freq_shift=1),
+    "two channels": dict(block_out_channels=(2, 5), norm_num_groups=1, attention_head_dim=2),
+    "heads that do not divide": dict(block_out_channels=(16, 24), attention_head_dim=7),
+    "a head of fewer channels": dict(attention_head_dim=20),
+    "learned times": dict(time_embedding_type="learned", num_train_timesteps=1000),
+    "old names of blocks": dict(down_block_types=("UNetResDownBlock2D", "UNetResAttnDownBlock2D")),
     "size as a pair": dict(sample_size=(16, 16)),
 }
 
