@@ -134,7 +134,7 @@ def _read_multistep(s: dict[str, Any], **sample: Any) -> dict[str, Any]:
     _need(last == "sigma_min" or order < 3, f"solver_order = {order} ends with lower orders, since final_sigmas_type = "
           "'zero'; set one of them otherwise")
     return _sections(s, order=order, spacing=OPEN_SPACINGS[s["timestep_spacing"]], offset=s["steps_offset"],
-                     end=int(last == "sigma_min"), **_clipping(s), **sample)
+                     end=int(last == "sigma_min"), reach=math.inf, **_clipping(s), **sample)
 
 
 def _read_dpm(s: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +142,8 @@ def _read_dpm(s: dict[str, Any]) -> dict[str, Any]:
     _need(not (stochastic and s["solver_order"] == 3), "solver_order = 3 of sde-dpmsolver++ is not of third order")
     _need(not s["euler_at_final"] or s["solver_order"] == 1 or s["final_sigmas_type"] == "zero",
           "euler_at_final = True lowers the order of the last step")
-    return _read_multistep(s, **dict(solver="dpm_solver++sde", eta=1.0) if stochastic else dict(solver="dpm_solver++m"))
+    return _read_multistep(s, **dict(solver="dpm_solver++sde", eta=1.0) if stochastic else dict(solver="dpm_solver++m"),
+                           solver_type=s["solver_type"])
 
 
 def _read_unipc(s: dict[str, Any]) -> dict[str, Any]:
@@ -225,7 +226,8 @@ def _write_pndm(c: dict[str, Any]) -> dict[str, Any]:
 def _write_dpm(c: dict[str, Any]) -> dict[str, Any]:
     return _write_grid(c, OPEN_SPACINGS) | _write_threshold(c, False) | dict(
         algorithm_type="sde-dpmsolver++" if c["solver"] == "dpm_solver++sde" else "dpmsolver++",
-        solver_order=c["order"] or 2, lower_order_final=False, final_sigmas_type="sigma_min" if c["end"] else "zero")
+        solver_type=c["solver_type"] or "midpoint", solver_order=c["order"] or 2,
+        lower_order_final=False, final_sigmas_type="sigma_min" if c["end"] else "zero")
 
 
 # ---- the tables ------------------------------------------------------------------------------------------------------
@@ -255,7 +257,8 @@ SCHEDULERS = {
         _MULTISTEP | _ENDS | _ZERO_SNR | {
             "algorithm_type": fields.choice("dpmsolver++", {"dpmsolver++": "dpmsolver++", "deis": "dpmsolver++",
                                                             "sde-dpmsolver++": "sde-dpmsolver++"}),
-            "solver_type": fields.choice("midpoint", ("midpoint", "logrho", "bh1", "bh2")),
+            "solver_type": fields.choice("midpoint", {"midpoint": "midpoint", "heun": "heun", "logrho": "midpoint",
+                                                      "bh1": "midpoint", "bh2": "midpoint"}),
             "euler_at_final": fields.flag(False), "use_lu_lambdas": _switch(_SIGMAS),
             "lambda_min_clipped": fields.only(-math.inf, "the grid begins at the last time of the chain"),
             "variance_type": fields.choice(None, (None, "learned_range"))}, _read_dpm),

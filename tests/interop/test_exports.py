@@ -24,6 +24,7 @@ def pipe():
     ({"sample.solver": "dpm_solver++m", "sample.spacing": "trailing", "sample.order": 3, "sample.clip": False},
      "solver_order = 3 ends with lower orders"),
     ({"sample.solver": "dpm_solver++sde", "sample.spacing": "trailing", "sample.eta": 0.5}, "config.sample.solver of"),
+    ({"sample.solver": "dpm_solver++m", "sample.spacing": "trailing"}, "reach=inf. instead of .*reach=4"),
     ({"sample.solver": "pndm", "sample.spacing": "leading", "sample.between_times": True}, "config.sample.clip of"),
     ({"sample.spacing": "karras", "sample.between_times": True}, "config.sample.spacing = 'karras'"),
     ({"sample.variance": "foo"}, "config.sample.variance = 'foo'"),
@@ -40,8 +41,10 @@ def test_a_sampler_that_diffusers_lacks_is_named(pipe, tmp_path, changes, messag
 
 
 @pytest.mark.parametrize("changes", [
-    {"sample.solver": "dpm_solver++m", "sample.spacing": "open_leading", "sample.offset": 1},
-    {"sample.solver": "dpm_solver++sde", "sample.spacing": "trailing", "sample.end": 1, "sample.order": 1},
+    {"sample.solver": "dpm_solver++m", "sample.spacing": "open_leading", "sample.offset": 1,
+     "sample.reach": float("inf"), "sample.solver_type": "heun"},
+    {"sample.solver": "dpm_solver++sde", "sample.spacing": "trailing", "sample.end": 1, "sample.order": 1,
+     "sample.reach": float("inf")},
     {"sample.solver": "plms", "sample.spacing": "leading", "sample.clip": False},
 ])
 def test_samplers_go_there_and_back(pipe, tmp_path, changes):

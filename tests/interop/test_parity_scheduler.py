@@ -45,6 +45,7 @@ CASES = [
     ("DPMSolverMultistep", dict(solver_order=3, prediction_type="sample", algorithm_type="deis", **TABLE, **MIN)),
     ("DPMSolverMultistep", dict(algorithm_type="sde-dpmsolver++", beta_schedule="squaredcos_cap_v2", **LEADING)),
     ("DPMSolverMultistep", dict(algorithm_type="sde-dpmsolver++", solver_order=1, **TABLE, **MIN)),
+    ("DPMSolverMultistep", dict(solver_type="heun", **TABLE)),
     ("UniPCMultistep", {}), ("UniPCMultistep", dict(prediction_type=V, **TABLE, **LEADING, **THRESHOLD)),
     ("UniPCMultistep", dict(solver_order=3, solver_type="bh1", **TABLE, **MIN)),
     ("DEISMultistep", dict(lower_order_final=False, **TABLE, **LIMIT)),
