@@ -3,7 +3,7 @@ from mutations.mutation import Mutation
 
 NETWORKS = (
     Mutation("attention-scaled-by-all-channels", "wrong constant", "diffusion/networks/layers.py",
-             "logits / math.sqrt(c // self.heads)", "logits / math.sqrt(c)", ("tests/networks/test_layers.py",)),
+             "logits / math.sqrt(size)", "logits / math.sqrt(c)", ("tests/networks/test_layers.py",)),
     Mutation("layers-share-a-dropout-mask", "missing key fold", "diffusion/networks/layers.py",
              "jax.random.bernoulli(jax.random.fold_in(key, layer), keep, x.shape[1:])",
              "jax.random.bernoulli(key, keep, x.shape[1:])",
