@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diffusion.errors import ConfigError, DataError
 from diffusion.io.files import read_json
+from diffusion.io.reading import expanded
 from diffusion.io.run_folder import is_run, read_starts
 from diffusion.metrics import record
 from experiments.gather import log
@@ -98,8 +99,8 @@ def code(found: dict) -> str:
 def main(argv: list[str]) -> int:
     p = argparse.ArgumentParser(prog="python -m experiments.diff", description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("run_a", type=Path)
-    p.add_argument("run_b", type=Path)
+    p.add_argument("run_a", type=expanded)
+    p.add_argument("run_b", type=expanded)
     args = p.parse_args(argv)
     a, b = check_run(args.run_a), check_run(args.run_b)
     configs = [read_json(run / "config.json") for run in (a, b)]

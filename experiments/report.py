@@ -17,6 +17,7 @@ from pathlib import Path
 
 from diffusion.errors import ConfigError
 from diffusion.io.files import atomic_write
+from diffusion.io.reading import expanded
 from experiments import figures, findings
 from experiments.gather import Ours, Report, RowReport, gather
 from experiments.run import command, listed, parse, parser, sweep_of
@@ -203,7 +204,7 @@ def page(report: Report) -> str:
 
 def main(argv: list[str]) -> int:
     p = parser("report", __doc__)
-    p.add_argument("--out", type=Path, help="without its ending; default: report in the sweep's folder")
+    p.add_argument("--out", type=expanded, help="without its ending; default: report in the sweep's folder")
     args, flags = parse(p, argv)
     if not args.table and not flags and not args.folder:
         print(f"Tables:\n{listed()}")

@@ -9,9 +9,9 @@ if all rows of the log that both have are equal, bit for bit.
 import argparse
 import subprocess
 import sys
-from pathlib import Path
 
 from diffusion.errors import ConfigError
+from diffusion.io.reading import expanded
 from experiments.diff import check_run, code, curves, environment, in_words
 from experiments.jobs import commit
 from experiments.run import command
@@ -21,9 +21,9 @@ from experiments.table import ROOT
 def main(argv: list[str]) -> int:
     p = argparse.ArgumentParser(prog="python -m experiments.reproduce", description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("run", type=Path)
+    p.add_argument("run", type=expanded)
     p.add_argument("--steps", type=int, help="only so many (all)")
-    p.add_argument("--workdir", type=Path, help="default: RUN-again")
+    p.add_argument("--workdir", type=expanded, help="default: RUN-again")
     p.add_argument("--any_code", action="store_true", help="also if the code is not that of the run")
     args = p.parse_args(argv)
     run = check_run(args.run).resolve()

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from diffusion import program
 from diffusion.errors import ConfigError
+from diffusion.io.reading import expanded
 from experiments import overview
 from experiments.jobs import Runner, Stopped
 from experiments.sweep import Sweep, expand, read_history, write_down
@@ -40,7 +41,7 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
     p.add_argument("--scale", default="mini", help="paper, small or mini (%(default)s)")
     p.add_argument("--seeds", type=int, help="how many, from 0 on (default: as the sweep had before, else 1)")
     p.add_argument("--rows", default="", help="only these, between semicolons")
-    p.add_argument("--folder", type=Path, help="default: sweeps/TABLE-SCALE")
+    p.add_argument("--folder", type=expanded, help="default: sweeps/TABLE-SCALE")
     return p
 
 
