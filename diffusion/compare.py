@@ -3,7 +3,7 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from diffusion.generate import Drawn, labels_of
 from diffusion.io import images
 from diffusion.io.files import atomic_write
 from diffusion.io.processes import is_primary
-from diffusion.io.progress import Progress
+from diffusion.io.progress import Progress, of_chains
 from diffusion.metrics.frechet import Statistics, frechet_distance, pooled_pixels, statistics
 from diffusion.train import sharding
 
@@ -59,28 +59,28 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
 
     longest = getattr(model.process, "t_max", 1.0)
     finest = int(longest) if config.process.name in build.SCHEDULES else 1000
-    reference, (grid,) = build_cell(config_lib.override(config, {"sample.eta": 0.0}), model, "ddim", [finest])
+    reference, (finest_grid,) = build_cell(config_lib.override(config, {"sample.eta": 0.0}), model, "ddim", [finest])
     rows = min(config.sample.batch_size, sharding.fill(num_samples, model.mesh))
     classes = build.classes(config, model)
 
-    def draw(sampler: build.Sampler, grid: np.ndarray, scale: float, count: int = num_samples
-             ) -> Iterator[tuple[slice, Drawn]]:
+    def draw(sampler: build.Sampler, grid: np.ndarray, scale: float, count: int = num_samples,
+             report: Callable[[int], None] | None = None) -> Iterator[tuple[slice, Drawn]]:
         """The chains of the first `count` images, `rows` at a time: where they belong, and what was drawn."""
         for first in range(0, count, rows):
             indices = np.arange(first, first + rows, dtype=np.int32)
             yield slice(first, min(first + rows, count)), sampler(
-                params, grid, seed, indices, cond=labels_of(classes, indices),
+                params, grid, seed, indices, cond=labels_of(classes, indices), report=report,
                 given={} if config.sample.guidance.name == "none" else {"scale": scale})
 
-    results, pictures = [], {}
-    with Progress(len(scales) + len(cells) * len(steps) * len(scales), unit="sampler") as progress:
-        progress.message(f"first the reference, which errors are distances to: ddim with {finest:,} steps, of "
-                         f"{num_samples:,} images" + (f" at each of {len(scales)} scales" if len(scales) > 1 else ""))
-        exact = {}
-        for scale in scales:
+    results, pictures, exact, grid = [], {}, {}, finest_grid(params)
+    for scale in scales:
+        progress, report = of_chains(num_samples, batch=rows, steps=len(grid))
+        with progress:
+            progress.message(f"first the reference, which errors are distances to: ddim with {len(grid):,} steps"
+                             + f" at the scale {scale:g}" * (len(scales) > 1))
             exact[scale] = np.concatenate([drawn.images[:at.stop - at.start]
-                                           for at, drawn in draw(reference, grid(params), scale)])
-            progress.update(1)
+                                           for at, drawn in draw(reference, grid, scale, report=report)])
+    with Progress(len(cells) * len(steps) * len(scales), unit="sampler") as progress:
         for (name, (sampler, grids)), scale in itertools.product(zip(solvers, cells), scales):
             for count, grid in zip(steps, [of(params) for of in grids]):
                 list(draw(sampler, grid[-1:], scale, 1))  # compiles, if this is the first of its kind

@@ -77,11 +77,11 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: Inte
         def draw_samples(step: int, state) -> None:
             x = np.concatenate(list(generate(in_dtype(state.ema, "float32"), config.seed, 0, config.sample.preview)))
             if is_primary():
-                images.save_png(grid_of(run, step), images.grid(images.to_uint8(x)))
+                images.save_png(picture_of(run, step), images.grid(images.to_uint8(x)))
 
         finished = clock.step >= plan.total
         due = restored is not None and (finished or clock.step % plan.sample_every == 0)
-        if primary_says(due and not grid_of(run, clock.step).exists()):  # it was stopped after the checkpoint
+        if primary_says(due and not picture_of(run, clock.step).exists()):  # it was stopped after the checkpoint
             draw_samples(clock.step, state)
         if finished:
             if not (run.path / "effective_weight.json").exists():
@@ -125,7 +125,7 @@ Next, draw more of them, or look at README.md there:
   {run_folder.command(run.path, "--mode=sample", "--num_samples=256")}""")
 
 
-def grid_of(run: run_folder.RunFolder, step: int) -> Path:
+def picture_of(run: run_folder.RunFolder, step: int) -> Path:
     """The picture of the samples of a training's step."""
     return run.samples / f"step_{step:08d}.png"
 
@@ -159,7 +159,7 @@ def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_
     images.check_samples_folder(out)
     params = read()
     progress, report = of_chains(num_samples, batch=config.sample.batch_size,
-                                 steps=len(build.grid(config.sample, model.process)))
+                                 steps=len(build.grid_of(config, model)(params)))
     with progress:
         batches = map(images.to_uint8, generate(params, seed, 0, num_samples, report))
         if is_primary():

@@ -334,8 +334,9 @@ def test_the_error_of_a_sampler_is_its_root_mean_square_distance(tmp_path, monke
     def build_cell(config, model, solver, counts):
         images = np.zeros((4, 8, 8, 1))
         images[::2], images[1::2] = (0.0, 0.0) if solver == "ddim" else (0.5, -0.5)
+        grids = [lambda params, count=count: np.zeros((count, 2)) for count in counts]
         return lambda params, grid, seed, indices, **_: sizes.append(len(indices)) or SimpleNamespace(
-            images=images[indices], evaluations=2), [np.zeros((count, 2)) for count in counts]
+            images=images[indices], evaluations=2), grids
 
     sizes = []
 
