@@ -62,6 +62,8 @@ def _files_of_archive(path: pathlib.Path) -> dict[str, bytes]:
     with (reading(f"{path} cannot be read as an archive", "It is truncated or damaged. Get it again."),
           tarfile.open(path) as archive):
         for member in archive:
+            if member.size < 0:  # the next one would be this again
+                raise DataError(f"{path} is damaged: {member.name!r} has {member.size} bytes.")
             if member.offset_data + member.size > _MAX_ARCHIVE:
                 raise DataError(f"{path} unpacks to more than {_MAX_ARCHIVE // 2**20:,} MiB: it is not an archive of "
                                 "CIFAR-10.")

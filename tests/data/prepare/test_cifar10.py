@@ -132,3 +132,29 @@ def test_a_member_that_is_too_large_is_not_read(tmp_path, monkeypatch, tiny):
     monkeypatch.setattr(cifar10, "_MAX_BYTES", 100)
     with pytest.raises(DataError, match="not an archive of CIFAR-10"):
         cifar10.read_official(tiny.archive(tmp_path / "cifar-10-python.tar.gz"))
+
+
+@pytest.mark.parametrize("size", [10**30, 2**62, 2**31, -1, -1024])
+def test_a_member_of_an_absurd_size_is_an_error(tmp_path, size):
+    path = tmp_path / "cifar-10-python.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+        member.pax_headers = {"size": str(size)}
+        archive.addfile(member)
+    with pytest.raises(DataError, match="cannot be read as an archive|unpacks to more than|is damaged"):
+        cifar10.read_official(path)
+
+
+@pytest.mark.parametrize("labels", [[0, 1.5, 2, 3], ["0", "1", "2", "3"], [0, True, 2, 3], [0, 2**40, 2, 3], "0123",
+                                    None])
+def test_labels_of_another_type_are_no_labels(labels):
+    """Numbers with a fraction were cut, and text read as numbers."""
+    batch = {b"data": np.zeros((4, 3072), np.uint8), b"labels": labels}
+    with pytest.raises(DataError, match="here is not a batch of CIFAR-10"):
+        cifar10._decode_python(pickle.dumps(batch, protocol=3), "here")
+
+
+def test_a_pickle_cannot_name_the_memory_it_takes():
+    """Pickle's own reader, in C, makes room for so many entries as a forged one names, and fills it."""
+    with pytest.raises(DataError, match="here is not a batch"):
+        cifar10._decode_python(b"\x80\x02}r\xff\xff\xff\xff.", "here")
