@@ -2,6 +2,7 @@
 
 A table is a file of experiments/tables/ (or one of your own) that ends in `TABLE = Table(...)`.
 """
+import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -172,5 +173,12 @@ def check(table: Table) -> None:
 
 
 def load_config(file: str) -> ConfigDict:
-    """The config of a file, its path from the root of the repository. Raises ConfigError where it cannot be read."""
-    return config_flags.load(file if Path(file).is_absolute() else str(ROOT / file))
+    """The config of a file, its path from the root of the repository, which is run once until it changes, whatever the
+    number of rows. Raises ConfigError where it cannot be read."""
+    path = file if Path(file).is_absolute() else str(ROOT / file)
+    return _load(path, os.stat(path).st_mtime_ns if os.path.isfile(path) else 0)
+
+
+@functools.lru_cache(maxsize=16)
+def _load(path: str, changed: int) -> ConfigDict:
+    return config_flags.load(path)

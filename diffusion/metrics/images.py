@@ -1,4 +1,5 @@
 """Sets of images on disk: a folder of image files, or an npz as evaluators exchange them."""
+import math
 import queue
 import threading
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ from diffusion.io import npz, pictures
 from diffusion.io.reading import expanded
 
 BATCH = 200
+_BYTES = 2**28  # that a batch may have
 
 
 def open_images(path: Path) -> tuple[int, tuple[int, ...], Iterator[np.ndarray]]:
@@ -22,9 +24,9 @@ def open_images(path: Path) -> tuple[int, tuple[int, ...], Iterator[np.ndarray]]
         files = [file for file in pictures.listed(path, below=True) if file.name != "grid.png"]
         if not files:
             raise DataError(f"{path} has no images ({', '.join(pictures.ENDINGS)}).")
-        first = read(files[:1])
-        return len(files), first.shape[1:], ahead(read(files[i:i + BATCH], first.shape[1:])
-                                                  for i in range(0, len(files), BATCH))
+        shape = read(files[:1]).shape[1:]
+        rows = rows_of(shape)
+        return len(files), shape, ahead(read(files[i:i + rows], shape) for i in range(0, len(files), rows))
     if path.suffix != ".npz":
         raise DataError(f"{path} is not there." if not path.exists() else
                         f"{path} is neither a folder of images nor an npz of them.")
@@ -33,7 +35,12 @@ def open_images(path: Path) -> tuple[int, tuple[int, ...], Iterator[np.ndarray]]
         raise DataError(f"{path} has no arr_0, uint8 [N, H, W, C]. It has: {', '.join(npz.headers(path))}.")
     if header.dtype != np.uint8 or len(header.shape) != 4 or header.by_columns:
         raise DataError(f"arr_0 in {path} must be uint8 [N, H, W, C], got {header}.")
-    return header.shape[0], header.shape[1:], npz.batches(path, "arr_0", BATCH)
+    return header.shape[0], header.shape[1:], npz.batches(path, "arr_0", rows_of(header.shape[1:]))
+
+
+def rows_of(shape: tuple[int, ...]) -> int:
+    """Images of this shape that are read at a time: BATCH, or fewer large ones."""
+    return max(1, min(BATCH, _BYTES // max(1, math.prod(shape))))
 
 
 def read(files: list[Path], shape: tuple[int, ...] | None = None) -> np.ndarray:
