@@ -12,6 +12,7 @@ from diffusion import config as config_lib
 from diffusion.build import processes, sampling
 from diffusion.core.numerics import expand
 from diffusion.core.parameterization import X0, Diffusion
+from diffusion.errors import ConfigError
 from diffusion.samplers.base import sample
 
 PROCESSES = {
@@ -98,3 +99,17 @@ def test_none_is_worse_on_any_process_and_mixture(process):
 
 def test_as_authors_code_has_it_the_order_never_falls():
     assert np.any(errors("flow", (("solver", "sa_solver"), ("reach", float("inf")), ("t_min", 1e-3)), (MEAN,)) > 1)
+
+
+@pytest.mark.slow
+def test_every_solver_starts_at_pure_noise_or_says_why_not():
+    """Zero terminal SNR (Lin et al. 2024): the first step is its limit, or the solver is refused."""
+    refused = set()
+    for name in sampling.SOLVERS:
+        solver = (("solver", name), ("between_times", True))
+        try:
+            assert np.isfinite(errors("zero terminal SNR", solver, (MEAN,))).all(), name
+        except ConfigError as error:
+            assert "nothing of the data is left" in str(error), name
+            refused.add(name)
+    assert refused == {"euler_maruyama", "reverse_diffusion", "adaptive_sde"}

@@ -1,0 +1,276 @@
+"""Looks for what neither works nor is refused: drawn combinations of config keys, and drawn damage to files.
+
+    python -m benchmarks.fuzz --seconds=600
+    python -m benchmarks.fuzz --case=config:17
+
+A config is built, trained for a step and sampled from, on drawn images of 8x8; it must do all three with finite
+numbers, or be refused by an error that a user can mend. A damaged file must be read, or refused likewise. Case n of a
+kind is a function of n alone, so that what it says of one is found again by --case. It ends with code 1 if anything was
+found.
+"""
+import argparse
+import contextlib
+import functools
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+from PIL import Image
+
+from diffusion import DiffusionPipeline, build, pretrained
+from diffusion import config as config_lib
+from diffusion.build import guidance, likelihood, networks, objective, processes, sampling
+from diffusion.data import sources
+from diffusion.errors import DiffusionError
+from diffusion.io import pictures, run_folder
+from diffusion.train import sharding
+
+LONGEST = 120  # seconds of a case, after which it hangs
+TINY = {"data.size": 8, "data.channels": 1, "network.channels": 8, "network.multipliers": (1,), "network.blocks": 1,
+        "network.groups": 4, "network.attention_resolutions": (), "network.middle": "none", "train.batch_size": 4,
+        "train.duration": "4 steps", "optimizer.warmup": "1 steps", "ema.half_life": "16 images", "sample.steps": 3,
+        "sample.batch_size": 2, "likelihood.steps": 3, "process.steps": 20}
+NAMES = {  # what the keys that choose a member are drawn from
+    "process.name": [*processes.SCHEDULES, *processes.PROCESSES], "prediction": [*build.PREDICTIONS, "x0_and_eps"],
+    "loss.name": [*objective.LOSSES], "loss.weighting": [*objective.WEIGHTINGS],
+    "loss.density": [*objective.DISCRETE_DENSITIES, *objective.CONTINUOUS_DENSITIES],
+    "loss.space": [*build.PREDICTIONS], "loss.variance": [*sampling.VARIANCES],
+    "sample.solver": [*sampling.SOLVERS], "sample.spacing": [*sampling.SPACINGS, *sampling.FLOAT_SPACINGS],
+    "sample.variance": [*sampling.VARIANCES], "sample.corrector": [*sampling.CORRECTORS],
+    "sample.schedule": [*sampling.ALONG], "sample.scaling": [*sampling.SCALINGS],
+    "sample.guidance.name": [*guidance.RULES], "network.name": [*networks.SHARDING],
+    "likelihood.estimator": [*likelihood.ESTIMATORS], "network.remat": ["none", "light", "full"],
+    "network.embedding": ["positional", "fourier"], "optimizer.decay": ["constant", "cosine", "linear"],
+    "network.dtype": ["float32", "bfloat16"], "train.nonfinite": ["stop", "skip"],
+}
+# Of the machine and of other programs, not of what a step or a chain computes.
+LEFT_ALONE = ("data.", "evaluate.", "mesh.", "train.", "sample.guidance.guide", "network.channels", "network.blocks",
+              "network.depth")
+NUMBERS = [0.0, 1.0, -1.0, 0.5, 2.0, 1e-3, 0.1, 3.0, 7.0, 20.0, 80.0]
+STRANGE = [None, [], {}, "x", "", -1, 0, 1.5, 10**30, True, [None], {"a": []}, "NaN", float("inf")]
+
+
+class Hang(Exception):
+    """A case took longer than LONGEST."""
+
+
+def drawn_config(rng: random.Random) -> dict[str, object]:
+    """One to three keys that choose a member, and up to three numbers and switches."""
+    known = config_lib.known()
+    choices = [key for key in NAMES if key in known]
+    changes = {key: rng.choice(NAMES[key]) for key in rng.sample(choices, rng.randint(1, 3))}
+    if rng.random() < 0.3:
+        changes |= {"network.num_classes": rng.choice([1, 3]), "network.label_dropout": rng.choice([0.0, 0.1])}
+    others = [key for key in known if key not in NAMES and not key.startswith(LEFT_ALONE)]
+    for key in rng.sample(others, rng.randint(0, 3)):
+        default = known[key].default
+        if isinstance(default, bool):
+            changes[key] = not default
+        elif known[key].kind is int:
+            changes[key] = rng.choice([0, 1, 2, 3, 5])
+        elif known[key].kind is float:
+            changes[key] = rng.choice([*NUMBERS, *((default * 0.5, default * 2) if default else ())])
+    return changes
+
+
+def try_config(number: int) -> str:
+    """"works" or "refused". Raises anything else."""
+    changes = drawn_config(random.Random(f"config {number}"))
+    print(f"config:{number}", changes, flush=True)
+    try:
+        config = config_lib.override(config_lib.base(), TINY | changes)
+        model = build.model(config)
+        parts = build.training_step(config, model, 64)
+        generate = build.generate(config, model)
+    except DiffusionError:
+        return "refused"
+    rng, size = np.random.default_rng(number), config.train.batch_size
+    label = rng.integers(0, max(model.num_classes, 1), (1, size)).astype(np.int32)
+    batch = {"image": rng.integers(0, 256, (1, size, *model.shape), np.uint8), "label": label,
+             "position": np.arange(size, dtype=np.int32)[None]}
+    state, metrics = parts.train_step(parts.create_state(), sharding.place_batch(batch, model.mesh, leading=1), None)
+    if not np.isfinite(metrics.loss).all():
+        raise AssertionError(f"the first loss is {metrics.loss}")
+    x = np.concatenate(list(generate(state.params, 0, 0, 3)))
+    if not np.isfinite(x).all():
+        raise AssertionError(f"{np.isnan(x).sum()} of {x.size} sampled values are not finite")
+    return "works"
+
+
+def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
+    """Small files of each kind that the programs read, and what reads them."""
+    config = config_lib.override(config_lib.base(), TINY | {"network.multipliers": (1, 1)})
+    model = build.model(config)
+    state = build.training_step(config, model, 64).create_state()
+    pipe = DiffusionPipeline(config, jax.device_get(state.params))
+    pipe.save_pretrained(folder / "exported")
+    run = folder / "run"
+    with contextlib.redirect_stdout(io.StringIO()):
+        run_folder.open_run(run, config.to_dict(), defaults=config_lib.defaults())
+
+    def opened():
+        loaded = pretrained.load(folder / "exported")
+        return loaded.params(build.model(loaded.config).abstract_params)
+
+    def reopened():
+        return run_folder.open_run(run, config.to_dict(), defaults=config_lib.defaults(), read_only=True)
+
+    image = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    for name in ("picture.png", "picture.jpg", "picture.webp", "picture.gif", "picture.tif"):
+        Image.fromarray(image).save(folder / name)
+    (folder / "idx").mkdir()
+    for name, magic, body in (("train-images-idx3-ubyte", (8, 3, [6, 8, 8]), np.zeros((6, 8, 8), np.uint8)),
+                              ("train-labels-idx1-ubyte", (8, 1, [6]), np.arange(6, dtype=np.uint8))):
+        head = bytes([0, 0, *magic[:2]]) + np.array(magic[2], ">u4").tobytes()
+        (folder / "idx" / name).write_bytes(head + body.tobytes())
+    found = {"picture" + path.suffix: (path, lambda path=path: pictures.read(path, (8, 8, 1)))
+             for path in folder.glob("picture.*")}
+    found |= {path.name: (path, lambda: sources.idx(str(folder / "idx"), "train"))
+              for path in (folder / "idx").iterdir()}
+    found |= {f"exported/{path.relative_to(folder / 'exported')}": (path, opened)
+              for path in (folder / "exported").rglob("*") if path.suffix in (".json", ".safetensors")}
+    found |= {f"run/{path.name}": (path, reopened) for path in run.iterdir() if path.suffix == ".json"}
+    return found
+
+
+def damage(path: Path, rng: random.Random) -> str:
+    """Changes the file, and says how."""
+    data = path.read_bytes()
+    ways = ["cut", "flip", "empty", "longer", "folder"]
+    if path.suffix == ".json":
+        ways += ["value"] * 8 + ["deep", "bytes"]
+    way = rng.choice(ways)
+    if way == "cut":
+        path.write_bytes(data[:rng.randrange(max(len(data), 1))])
+    elif way == "flip":
+        damaged = bytearray(data)
+        for _ in range(rng.randint(1, 8)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        path.write_bytes(bytes(damaged))
+    elif way == "empty":
+        path.write_bytes(b"")
+    elif way == "longer":
+        path.write_bytes(data + bytes(rng.randrange(256) for _ in range(rng.randint(1, 64))))
+    elif way == "folder":
+        path.unlink()
+        path.mkdir()
+    elif way == "deep":
+        path.write_text("[" * 100_000)
+    elif way == "bytes":
+        path.write_bytes(bytes(rng.randrange(256) for _ in range(200)))
+    else:
+        tree, value = json.loads(data), rng.choice(STRANGE)
+        *where, last = rng.choice(list(_places(tree)))
+        node = functools.reduce(lambda node, key: node[key], where, tree)
+        node[last] = value
+        path.write_text(json.dumps(tree))
+        return f"{'.'.join(map(str, [*where, last]))} = {value!r}"
+    return way
+
+
+def _places(tree, prefix: tuple = ()) -> Iterator[tuple]:
+    for key, value in (tree.items() if isinstance(tree, dict) else enumerate(tree)):
+        yield (*prefix, key)
+        if isinstance(value, dict | list):
+            yield from _places(value, (*prefix, key))
+
+
+class Files:
+    """One set of whole files, of which each case damages one."""
+
+    def __init__(self, folder: Path):
+        self.files = readers(folder)
+        self.whole = {name: path.read_bytes() for name, (path, _) in self.files.items()}
+
+    def try_file(self, number: int) -> str:
+        """"works" or "refused". Raises anything else."""
+        rng = random.Random(f"file {number}")
+        name = rng.choice(sorted(self.files))
+        path, read = self.files[name]
+        try:
+            print(f"file:{number}", name, damage(path, rng), flush=True)
+            with contextlib.redirect_stdout(io.StringIO()):
+                read()
+            return "works"
+        except DiffusionError:
+            return "refused"
+        finally:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            path.write_bytes(self.whole[name])
+
+
+def within_time(run: Callable[[int], str], number: int) -> str | BaseException:
+    def stop(*_):
+        raise Hang(f"longer than {LONGEST} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LONGEST)
+    try:
+        return run(number)
+    except Exception as error:  # what is looked for
+        traceback.print_exc(limit=-6)
+        return error
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def fuzz(seconds: float, first: int = 0, cases: list[str] | None = None) -> tuple[Counter, dict[str, BaseException]]:
+    """How often each outcome was, and what was found by case; `cases` alone, or from `first` on until the time is up,
+    ten files to a config."""
+    counts, found, started = Counter(), {}, time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        files = Files(Path(folder))
+        kinds = {"config": try_config, "file": files.try_file}
+
+        def numbers():
+            if cases is not None:
+                yield from (case.split(":") for case in cases)
+                return
+            number = first
+            while time.perf_counter() - started < seconds:
+                yield "config", number
+                yield from (("file", 10 * number + i) for i in range(10))
+                number += 1
+
+        for kind, number in numbers():
+            outcome = within_time(kinds[kind], int(number))
+            if isinstance(outcome, str):
+                counts[f"{kind} {outcome}"] += 1
+            else:
+                counts[f"{kind} found"] += 1
+                found[f"{kind}:{number}"] = outcome
+            if kind == "config":
+                jax.clear_caches()
+    return counts, found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=600.0, help="how long")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first case")
+    parser.add_argument("--case", action="append", help="only this one, config:N or file:N; may be repeated")
+    args = parser.parse_args()
+    counts, found = fuzz(args.seconds, args.first, args.case)
+    print("\n" + ", ".join(f"{name}: {count}" for name, count in sorted(counts.items())))
+    for case, error in found.items():
+        print(f"FOUND by --case={case}: {type(error).__name__}: {str(error)[:300]}")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
