@@ -6,6 +6,7 @@ import sys
 import program
 import pytest
 
+from diffusion.errors import DiffusionError
 from experiments import diff
 
 
@@ -64,3 +65,22 @@ def test_runs_of_one_config_that_went_apart_are_not_alike(tmp_path, capsys):
     a, b = (run_folder(tmp_path / name, losses, {"seed": 0}) for name, losses in (("a", [3.0, 2.0]), ("b", [3.0, 2.5])))
     assert diff.main([str(a), str(b)]) == 1 and "config: equal" in capsys.readouterr().out
     assert diff.main([str(a), str(a)]) == 0
+
+
+@pytest.mark.parametrize("name, content, words", [
+    ("config.json", "null", "config.json cannot be read"),
+    ("environment.json", "[1]", "environment.json cannot be read"),
+    ("environment.json", "[]", "environment.json has no entries"), ("metrics.jsonl", "[1]\n", "Line 1 of"),
+    ("metrics.jsonl", '{"loss": 1}\n', "Line 1 of"),
+    ("metrics.jsonl", '{"step": 10, "loss": "x"}\n', "its loss is 'x'"),
+    ("evaluations/a.json", "null", ""), ("environment.json", '[{"packages": 3, "git": "x"}]', ""),
+    ("metrics.jsonl", '{"step": 1, "loss": null}\n', "")])
+def test_a_run_whose_files_were_edited(tmp_path, capsys, name, content, words):
+    a, b = (run_folder(tmp_path / run, [3.0], {"seed": 0}) for run in "ab")
+    (b / name).parent.mkdir(exist_ok=True)
+    (b / name).write_text(content)
+    if words:
+        with pytest.raises(DiffusionError, match=words):
+            diff.main([str(a), str(b)])
+    else:
+        assert diff.main([str(a), str(b)]) in (0, 1) and "config: equal" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import program
 import pytest
 from sweeps import fake
 
-from diffusion.errors import ConfigError
+from diffusion.errors import ConfigError, DataError
 from experiments import results, sweep, user_sweep
 from experiments.gather import gather
 from experiments.jobs import Stopped, shares
@@ -166,6 +166,43 @@ def test_a_sweep_knows_its_seeds(tmp_path):
     assert sweep.read_history(tmp_path / "sweep" / "sweep.json")[-1]["seeds"] == 2
 
 
+@pytest.mark.parametrize("content", ["null", "[]", "[1]", "{}", "[" * 10**5, '[{"named_by": "x"}]',
+                                     '[{"named_by": ["x"], "scale": 3, "rows": {}}]',
+                                     '[{"named_by": ["x"], "scale": "mini", "rows": {"a": 3}}]',
+                                     '[{"named_by": ["x"], "scale": "mini", "seeds": "many", "rows": {}}]'])
+def test_a_history_that_is_none(tmp_path, content):
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(DataError, match="sweep.json .*[Mm]ove it away") as error:
+        sweep.read_history(tmp_path / "sweep.json")
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("line", ["null", "3", '{"job": "a"}', '{"job": 3, "event": "started", "pid": 1}',
+                                  '{"job": "a", "event": "started"}', '{"job": "a", "event": "failed", "seconds": "x"}',
+                                  '{"job": "a", "event": "done", "seconds": 1}', "[" * 10**5])
+def test_a_line_of_a_ledger_that_is_none_is_left_out(tmp_path, line):
+    from experiments.ledger import Ledger, State
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.file.write_text(line + "\n")
+    ledger.add("a", "done", seconds=2.0, commit="x")
+    assert ledger.states() == {"a": State(done=True, seconds=2.0, commit="x")}
+
+
+@pytest.mark.parametrize("name, content", [
+    ("evaluate", "null"), ("evaluate", "[1]"), ("evaluate", '{"metrics": 3, "protocol": {}}'),
+    ("evaluate", '{"metrics": {"fd_x": 3}, "protocol": {}}'), ("evaluate", '{"metrics": {"fd_x": {"value": "y"}}}'),
+    ("likelihood", '{"bits_per_dim": "x"}'), ("likelihood", '{"bits_per_dim": 3.0, "estimator": [], "data": {}}')])
+def test_a_result_that_is_none_counts_as_not_there(tmp_path, name, content):
+    of = sweep.expand(fake.table(), "mini", 1, tmp_path)
+    member = of.members[0]
+    file = (tmp_path / name / member.measurement / "a.json" if name == "evaluate" else
+            tmp_path / name / f"{member.measurement}.json")
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    assert results.record(of, member) is None and results.likelihood(of, member) is None
+    assert gather(of).rows[0].ours
+
+
 def test_a_sweep_of_flags():
     of = user_sweep.table_of_flags(["--config=configs/digits.py", "--sweep.optimizer.learning_rate=1e-4,2e-4",
                                     "--sweep.network.multipliers=(1, 2),(2,)", "--config.train.duration=50 steps",
@@ -182,6 +219,13 @@ def test_a_sweep_of_flags():
     (["--config=configs/digits.py"], "Nothing is swept"),
     (["--config=configs/digits.py", "--sweep.proces.name=linear"], "Unknown config key 'proces.name'"),
     (["--config=configs/digits.py", "--sweep.seed=1", "--metrics=fid"], "no metric 'fid'"),
+    (["--config=configs/digits.py", "--sweep.seed=1", "--metrics="], "no metric '' of a sweep"),
+    (["--config=configs/digits.py", "--sweep.seed="], "--sweep.seed is empty"),
+    (["--config=configs/digits.py", "--sweep.seed=,"], "--sweep.seed is empty"),
+    (["--config=configs/digits.py", "--sweep.seed=1,x"], "--sweep.seed: config.seed = 'x' is not a whole number"),
+    (["--config=configs/digits.py", "--sweep.seed=1", "--config.data.flip=3"], "data.flip = .*not True or False"),
+    (["--config=configs/digits.py", f"--sweep.seed={','.join(map(str, range(101)))}",
+      f"--sweep.sample.steps={','.join(map(str, range(1, 101)))}"], "10,100 rows; the most are 10,000"),
     (["--config=configs/none.py", "--sweep.seed=1"], "config file .*configs/none.py' cannot be read"),
 ])
 def test_mistakes_in_a_sweep_of_flags(flags, words):

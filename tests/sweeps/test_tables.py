@@ -48,6 +48,13 @@ def test_rows_can_be_built(name):
     (f"{MADE}[Row('a', {{}}), Row('a', {{}})])", "two rows 'a'"),
     (f"{MADE}[Row('a', {{}}, {{'IS': 1.0}})])", "cell of 'IS', which is no column: FID"),
     (f"{MADE}[Row('a', {{}})])", "no row '(five|ten|no cell)'"),
+    ("1 / 0", "line 1: the table file cannot be run: ZeroDivisionError"), ("exit(5)", "SystemExit: 5"),
+    ("open('/nope')", "FileNotFoundError"), ("def f(:", "SyntaxError"), ("TABLE = ''.x", "AttributeError"),
+    (f"{MADE}[Row('a', 3)])", "row 'a': its overrides must be a dict; got 3"),
+    (f"{MADE}[Row('a', {{}}, 3)])", "row 'a': its paper must be a dict; got 3"),
+    (f"{MADE}[3])", "its rows must each be a Row"), (f"{MADE}3)", "its rows must each be a Row; got 3"),
+    (f"{MADE}[])", "needs columns, rows and scales"),
+    (f"{MADE}[Row('a', {{}})], columns=3)", "its columns must each be a Column"),
 ])
 def test_a_file_that_is_no_table_is_named(tmp_path, text, words):
     file = tmp_path / "mine.py"
