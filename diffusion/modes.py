@@ -46,6 +46,8 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: Inte
     model = build.model(config)
     generate = build.generate(config, model)
     parts = build.training(config, model)
+    build.check_memory(config, model, parts.abstract_state, rows=config.train.batch_size // config.train.accumulate,
+                       key="train.batch_size")
     for note in advice.of_training(config):
         say(note)
     if source is not None:

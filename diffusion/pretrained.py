@@ -117,6 +117,7 @@ def open_model(config: ConfigDict, source: str | os.PathLike, *,
     check_same(config, loaded.config, source, (*NETWORK, "process", "prediction"))
     guide = load_guide(config)
     model = build.model(config, guide and guide.config)
+    build.check_memory(config, model, model.abstract_params, rows=config.sample.batch_size, key="sample.batch_size")
 
     def read() -> Any:
         params = loaded.params(shared(config, loaded.config, model.abstract_params))

@@ -195,6 +195,19 @@ def test_what_is_poor_is_said_once(of, changes, words):
     assert note.startswith("note: config.") and all(word in note for word in words), note
 
 
+def test_what_no_memory_holds_is_refused(monkeypatch):
+    from diffusion.build import memory
+    monkeypatch.setattr(memory, "memory_limit", lambda: 2**30)
+    config = digits()
+    model = build.model(config)
+    build.check_memory(config, model, model.abstract_params, rows=64, key="train.batch_size")
+    with pytest.raises(ConfigError, match="train.batch_size = 1000000: needs 7.63 GiB for one feature map.*are 1 GiB"):
+        build.check_memory(config, model, model.abstract_params, rows=10**6, key="train.batch_size")
+    model = build.model(digits(network__channels=8192))
+    with pytest.raises(ConfigError, match="This model takes .* GiB of memory without a single image.*mesh.fsdp"):
+        build.check_memory(config, model, model.abstract_params, rows=1, key="train.batch_size")
+
+
 def test_another_learning_rate_of_a_run_that_goes_on_is_said():
     config = digits(optimizer__learning_rate=1e-3, optimizer__decay="cosine", optimizer__warmup="1 step",
                     train__duration="12 steps")

@@ -4,6 +4,7 @@ To add a member to a family, write it in the family's folder and add it to the t
 """
 from diffusion.build.guidance import classes, with_scale
 from diffusion.build.likelihood import evaluator, likelihood_chain
+from diffusion.build.memory import check_memory
 from diffusion.build.models import PREDICTIONS, Model, model
 from diffusion.build.networks import network
 from diffusion.build.processes import SCHEDULES, betas, process
@@ -22,6 +23,6 @@ from diffusion.build.sampling import (
 from diffusion.build.training import RESUMABLE_KEYS, Training, training, training_images, training_step
 
 __all__ = ["PREDICTIONS", "RESUMABLE_KEYS", "SCHEDULES", "SOLVERS", "WITH_ETA", "Model", "Sampler", "Training", "along",
-           "betas", "check_sample_batch", "classes", "evaluator", "generate", "grid", "grid_of", "likelihood_chain",
-           "model", "network", "process", "sampler", "solver", "training", "training_images", "training_step",
-           "with_scale"]
+           "betas", "check_memory", "check_sample_batch", "classes", "evaluator", "generate", "grid", "grid_of",
+           "likelihood_chain", "model", "network", "process", "sampler", "solver", "training", "training_images",
+           "training_step", "with_scale"]

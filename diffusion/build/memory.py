@@ -1,0 +1,47 @@
+"""Whether what a config asks for can be held at all: bounds from below, which end a slip of the finger in a message.
+
+`main --mode=plan` says what a config really takes.
+"""
+import math
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from diffusion.build.models import Model
+from diffusion.build.rules import need
+from diffusion.errors import ConfigError
+from diffusion.io.reading import memory_limit
+from diffusion.train import sharding
+
+
+def check_memory(config: ConfigDict, model: Model, kept: Any, *, rows: int, key: str) -> None:
+    """Raises ConfigError if the arrays `kept`, a tree of shapes with shardings, or one feature map of the first level
+    for `rows` images, as many as config.`key` gives the devices at a time, are more than a device's memory."""
+    room = room_of(model.mesh)
+    if room is None:
+        return
+    here = len(model.mesh.local_devices) if sharding.on_cpu(model.mesh) else 1  # those of a CPU share its memory
+    size = here * sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(kept))
+    if size > room:
+        raise ConfigError(f"This model takes {in_gib(size)} of memory without a single image, and there are "
+                          f"{in_gib(room)} on a device: make config.network smaller, or cut it over more devices "
+                          "(config.mesh.fsdp).")
+    c, (height, width, _) = config.network, model.shape
+    area = math.ceil(height / c.patch) * math.ceil(width / c.patch) if c.name == "dit" else height * width
+    each = area * c.channels * (2 if c.dtype == "bfloat16" else 4)
+    size = here * each * math.ceil(rows / sharding.batch_shards(model.mesh))
+    need(size <= room, key, rows, f"needs {in_gib(size)} for one feature map of the network alone, and there are "
+         f"{in_gib(room)} on a device: make it smaller.")
+
+
+def room_of(mesh: Mesh) -> int | None:
+    """Bytes of a device's memory; None where it does not say."""
+    if sharding.on_cpu(mesh):
+        return memory_limit()
+    return (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
+
+
+def in_gib(size: int) -> str:
+    return f"{size / 2**30:,.3g} GiB"
