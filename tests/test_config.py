@@ -67,7 +67,7 @@ def test_cifar10_is_the_papers_model():
     (dict(network__num_classes=5), ["network.num_classes", "10 classes"]),
     (dict(process__beta_end=1.5), ["beta_start", "Ho et al."]),
     (dict(process__steps=0), ["process.steps"]),
-    (dict(process__name="cosine", process__offset=1e30), ["process.name", "its betas leave (0, 1)"]),
+    (dict(process__name="cosine", process__offset=1e30), ["process.name", "its betas leave (0, 1]"]),
     (dict(process__name="jsd", prediction="eps"), ["config.prediction", "'jsd'", "Lin et al. 2024"]),
     (dict(process__name="table_of", process__table_of="flow"), ["process.table_of", "laplace, shifted_cosine, vp"]),
     (dict(process__name="warmup", process__warmup_share=2.0), ["process.warmup_share", "0.1 and 0.5"]),

@@ -70,8 +70,8 @@ def betas(c: ConfigDict) -> np.ndarray:
         need(len(c.betas) == c.steps and all(0 < beta < 1 for beta in c.betas), "process.betas",
              f"{len(c.betas)} numbers", f"a table needs process.steps = {c.steps} numbers in (0, 1).")
     table = SCHEDULES[c.name](c)
-    need(bool(np.all((0 < table) & (table < 1))), "process.name", c.name, f"its betas leave (0, 1) with these keys: they "
-         f"lie in [{np.min(table):g}, {np.max(table):g}].")
+    need(bool(np.all((0 < table) & (table <= 1))), "process.name", c.name, "its betas leave (0, 1] with these keys: "
+         f"they lie in [{np.min(table):g}, {np.max(table):g}].")
     return table
 
 
