@@ -143,6 +143,7 @@ def test_cifar10_is_the_papers_model():
     (dict(network__embedding="learned"), ["network.embedding_rows", "number of times"]),
     (dict(network__embedding="learned", network__embedding_rows=9), ["network.embedding", "each of 9 whole times"]),
     (dict(network__embedding="fourier"), ["network.embedding", "logarithm"]),
+    (dict(network__multipliers=()), ["network.multipliers", "at least one"]),
     (dict(network__multipliers=(1, 1.001)), ["network.multipliers", "whole numbers"]),
     (dict(network__freq_shift=1000.0), ["network.freq_shift"]),
     (dict(network__norm_epsilon=0.0), ["network.norm_epsilon"]),

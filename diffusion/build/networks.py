@@ -55,6 +55,7 @@ def check_unet(c: ConfigDict, size: int) -> None:
     choose(ACTIVATIONS, "network.activation", c.activation)
     choose(EMBEDDINGS, "network.embedding", c.embedding)
     choose(MIDDLES, "network.middle", c.middle)
+    need(len(c.multipliers) >= 1, "network.multipliers", c.multipliers, "needs a number for each level, at least one.")
     levels = len(c.multipliers)
     widths = [round(c.channels * m) for m in c.multipliers]
     need(all(abs(w - c.channels * m) < 1e-6 * w for w, m in zip(widths, c.multipliers)), "network.multipliers",

@@ -264,6 +264,7 @@ def float_grid(c: ConfigDict, proc: processes.Process, discrete: bool) -> np.nda
          "that this discrete model was trained at and never saw. Use linspace, leading or trailing, or say "
          "sample.between_times=True: the network interpolates (Lu et al. 2022, DPM-Solver, Section 3.4).")
     need(c.steps >= 1, "sample.steps", c.steps, "must be 1 or more.")
+    need(c.rho > 0, "sample.rho", c.rho, "must be positive (Karras et al. 2022: 7).")
     t_min = usual_end(proc) if c.t_min < 0 else c.t_min
     if c.t_min < 0 and c.spacing == "uniform" and isinstance(proc, Flow) and c.steps > 1 and "adaptive" not in c.solver:
         t_min = max(t_min, proc.t_max / c.steps)  # equal steps down to the data itself (Esser et al. 2024, code)

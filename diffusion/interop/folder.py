@@ -177,6 +177,10 @@ def readme(unet: dict[str, Any], schedule: dict[str, Any], steps: int) -> str:
     """README.md of an exported model: what it is, and how each side loads it; `steps` has no place in the settings."""
     pipeline = scheduler.pipeline_of(schedule)
     size, channels = unet["sample_size"], unet["in_channels"]
+    labels = f"""
+The network is told one of {unet["num_class_embeds"]} labels, which diffusers' pipelines do not hand on: there, call
+`pipe.unet(x, t, class_labels=labels)` in a loop of your own over `pipe.scheduler`.
+""" if unet["num_class_embeds"] else ""
     return f"""# A diffusion model of {size}x{size}x{channels} images
 
 Trained with `diffusion` (JAX), written in the layout of diffusers: a `UNet2DModel` and a `{schedule["_class_name"]}`.
@@ -197,4 +201,4 @@ With `diffusion` (JAX):
 
 Where x0 is clipped, `diffusion` makes eps consistent with the clipped x0 in DDIM steps of its own models. diffusers
 does so with `use_clipped_model_output=True` in the call of a DDIMPipeline.
-"""
+{labels}"""

@@ -36,7 +36,7 @@ def injected(seed: int, shape: tuple[int, int, int, int], steps: int, silent_las
         return torch.from_numpy(np.array(x.transpose(0, 3, 1, 2)))
 
     modules = ("schedulers.scheduling_ddpm", "schedulers.scheduling_ddim", "pipelines.ddpm.pipeline_ddpm",
-               "pipelines.ddim.pipeline_ddim")
+               "pipelines.ddim.pipeline_ddim", "pipelines.deprecated.pndm.pipeline_pndm")
     with contextlib.ExitStack() as stack:
         for module in modules:
             stack.enter_context(mock.patch(f"diffusers.{module}.randn_tensor", randn_tensor))

@@ -58,5 +58,6 @@ def test_the_label_of_no_class_is_exported(tmp_path):
     pipe = pipeline(network__num_classes=3, network__label_dropout=0.1)
     pipe.save_pretrained(tmp_path / "new")
     assert json.loads((tmp_path / "new/unet/config.json").read_text())["num_class_embeds"] == 4
+    assert "one of 4 labels, which" in (tmp_path / "new/README.md").read_text()
     back = DiffusionPipeline.from_pretrained(tmp_path / "new")
     jax.tree.map(np.testing.assert_array_equal, back.params, pipe.params)

@@ -180,6 +180,10 @@ def test_fixed_large_log_is_not_a_number_in_diffusers():
 OURS = {
     "ddim": {"sample.solver": "ddim", "sample.steps": 10, "sample.spacing": "leading"},
     "cosine, v, labels": {"process.name": "cosine", "prediction": "v", "network.num_classes": 3},
+    "labels that were dropped": {"network.num_classes": 3, "network.label_dropout": 0.1},
+    "dpm_solver++m": {"sample.solver": "dpm_solver++m", "sample.spacing": "open_leading", "sample.steps": 5,
+                      "sample.reach": float("inf")},
+    "plms": {"sample.solver": "plms", "sample.spacing": "leading", "sample.steps": 5, "sample.clip": False},
     "a cosine that diffusers does not know": {"process.name": "cosine", "process.offset": 0.02,
                                               "sample.variance": "small"},
     "heads, scale and shift, blocks that resample, zero terminal SNR": {
@@ -201,7 +205,7 @@ def test_diffusers_loads_what_we_save(name, tmp_path):
     assert compare(DiffusionPipeline.from_pretrained(tmp_path / "saved"), str(tmp_path / "saved")) < 2e-5
     if config.network.num_classes:
         return  # diffusers' pipelines take no labels
-    kind = diffusers.DDIMPipeline if "ddim" in name else diffusers.DDPMPipeline
+    kind = {"ddim": diffusers.DDIMPipeline, "plms": diffusers.PNDMPipeline}.get(name, diffusers.DDPMPipeline)
     assert type(diffusers.DiffusionPipeline.from_pretrained(tmp_path / "saved")) is kind
     theirs = kind.from_pretrained(tmp_path / "saved")
     theirs.set_progress_bar_config(disable=True)
