@@ -19,7 +19,7 @@ def training_progress(run: Path, total: str) -> str:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_ROW))
             row = json.loads(file.read().splitlines()[-1])
         return f"step {row['step']:,} of {total}, loss {row['loss']:.4g}"
-    except (OSError, ValueError, KeyError, IndexError):
+    except (OSError, ValueError, LookupError, TypeError):  # being written, or damaged
         return "starting"
 
 

@@ -124,9 +124,13 @@ class Batches:
         return {"next_example": self._next}
 
     def set_state(self, state: dict[str, int]) -> None:
+        """Raises ValueError or KeyError for a state that is none."""
         self.close()
         # Until November 2026 the state was the number of the next batch.
-        self._next = state["global_next_index"] * self._size if "global_next_index" in state else state["next_example"]
+        place = state["global_next_index"] * self._size if "global_next_index" in state else state["next_example"]
+        if type(place) is not int or not 0 <= place < 2**62:
+            raise ValueError(f"no place in the data: {place!r}")
+        self._next = place
 
     def close(self) -> None:
         """Ends the workers; another `next` starts them again."""

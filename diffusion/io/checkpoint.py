@@ -148,7 +148,10 @@ class Checkpoints:
         found = self._load(step, {"state": abstract_state, "progress": None})
         if fault := _fault_of_progress(found["progress"], step):
             raise self._damaged(step, fault)
-        data.set_state(found["progress"]["data"])
+        try:
+            data.set_state(found["progress"]["data"])
+        except (LookupError, TypeError, ValueError) as error:
+            raise self._damaged(step, f"its place in the data is none: {shown(found['progress']['data'])}") from error
         return found["state"], found["progress"]["clock"]
 
     def restore_newest(self, abstract_state: Any, data: DataIterator) -> tuple[Any, dict] | None:
@@ -299,9 +302,6 @@ def _fault_of_progress(progress: Any, step: int) -> str | None:
         return "its progress has no clock, or no place in the data"
     if progress["clock"].get("step", step) != step:
         return f"its clock is that of step {shown(progress['clock']['step'])}"
-    for name, value in progress["data"].items():
-        if not isinstance(value, (int, str)) or isinstance(value, int) and not 0 <= value < 2**62:
-            return f"its place in the data, {shown(name)} = {shown(value)}, is none"
     if not all(math.isfinite(x) for x in jax.tree.leaves(progress) if isinstance(x, float)):
         return "a number of its progress is not finite"
     return None

@@ -73,7 +73,9 @@ def restored_clock(saved: dict, batch_size: int) -> Clock:
         clock = Clock(**filled | {"window": Clock().window | saved["window"]})
         whole = (clock.step, clock.images, clock.skipped_in_a_row)
         sums = [clock.seconds, *clock.window.values(), *clock.bin_loss, *clock.bin_count, *clock.bin_weight]
-        good = all(type(x) is int and x >= 0 for x in whole) and all(type(x) in (int, float) for x in sums)
+        good = all(type(x) is int and x >= 0 for x in whole) and all(type(x) in (int, float) for x in sums) and (
+            type(clock.score) in (int, float, type(None))
+            and len(clock.bin_loss) == len(clock.bin_count) == len(clock.bin_weight))
     except (KeyError, TypeError):
         good = False
     if not good:

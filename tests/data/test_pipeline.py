@@ -251,3 +251,11 @@ def test_a_damaged_record_is_named_by_whoever_reads_it(tiny_tfds, parsed_flags, 
             list(itertools.islice(it, 3))  # one epoch
     finally:
         it.close()
+
+
+@pytest.mark.parametrize("state", [{}, *({"next_example": place} for place in (-3, 10**30, 1.5, "x", None, [], True))])
+def test_a_state_that_is_none_is_refused(state):
+    data = pipeline.index_batches(10, batch_size=2, seed=0)
+    with pytest.raises((KeyError, ValueError)):
+        data.set_state(state)
+    assert data.get_state() == {"next_example": 0}
