@@ -6,10 +6,12 @@
     images = pipe(batch_size=16, num_inference_steps=1000, seed=0).images
     images[0].save("out.png")
 """
+import inspect
 import json
 import numbers
 import operator
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +33,6 @@ from diffusion.train import sharding
 # What of config.sample only makes the time grid, or is an argument of the chain: a compiled sampler serves all values.
 NOT_COMPILED = {"steps", "spacing", "offset", "constant_stride", "end", "rho", "given", "t_min", "between_times",
                 "batch_size", "preview", "guidance.scale"}
-_FIRST = ("batch_size", "num_inference_steps", "seed")  # of a call, by place or by name
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class DiffusionPipeline:
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike, *, checkpoint: int | None = None, layout: str | None = None,
                         settings: str | dict[str, Any] = "", weights: str | None = None,
-                        overrides: dict[str, Any] | None = None) -> "DiffusionPipeline":
+                        overrides: dict[str, Any] | None = None, **unknown: Any) -> "DiffusionPipeline":
         """Loads a model, with its sampler's settings.
 
         Args:
@@ -74,6 +75,7 @@ class DiffusionPipeline:
 
         Raises CheckpointError if files are missing, damaged or do not fit, ConfigError if a setting cannot be run.
         """
+        refuse_unknown(unknown, DiffusionPipeline.from_pretrained)
         if not isinstance(overrides, dict | None) or any(not isinstance(key, str) for key in overrides or {}):
             raise ConfigError(f"overrides = {shown(overrides)} must be a dict of config keys and their values, such as "
                               "{'sample.steps': 50}.")
@@ -112,10 +114,7 @@ class DiffusionPipeline:
 
         Raises ConfigError for an argument that the model cannot take, DivergedError if an image has NaN in it.
         """
-        for name in unknown:
-            hint = config_lib.nearest(name, DiffusionPipeline.__call__.__kwdefaults__ | dict.fromkeys(_FIRST))
-            raise ConfigError(f"A pipeline has no argument {shown(name)}.{hint} All are in help(DiffusionPipeline."
-                              "__call__).")
+        refuse_unknown(unknown, DiffusionPipeline.__call__)
         if output_type not in ("pil", "np"):
             raise ConfigError(f"output_type = {shown(output_type)} is not known. It can be 'pil' or 'np'.")
         batch_size, seed = whole("batch_size", batch_size, 1, 2**20), whole("seed", seed, 0, 2**32 - 1)
@@ -231,6 +230,15 @@ class DiffusionPipeline:
         if noise.shape != shape:
             raise ConfigError(f"initial_noise must be [B, H, W, C] = {list(shape)}, got {list(noise.shape)}.")
         return np.resize(noise, (rows, *shape[1:]))
+
+
+def refuse_unknown(unknown: dict[str, Any], method: Callable) -> None:
+    """Raises ConfigError for arguments that the method does not have, with the nearest that it has."""
+    known = [parameter.name for parameter in inspect.signature(method).parameters.values()
+             if parameter.kind is not parameter.VAR_KEYWORD and parameter.name != "self"]
+    for name in unknown:
+        raise ConfigError(f"{method.__qualname__} has no argument {shown(name)}.{config_lib.nearest(name, known)} It "
+                          f"has: {', '.join(known)}.")
 
 
 def whole(name: str, value: Any, least: int, most: int) -> int:

@@ -21,6 +21,7 @@ def pipe():
     (dict(settings={1: 2}), "must be text"), (dict(weights=3), "weights = 3 must be the name"),
     (dict(layout=["x"]), "layout = .'x'. is not known"), (dict(overrides="foo"), "overrides = 'foo' must be a dict"),
     (dict(overrides={1: 2}), "must be a dict of config keys"), (dict(overrides=[("a", 3)]), "must be a dict"),
+    (dict(override={}), "from_pretrained has no argument 'override'. Did you mean 'overrides'"),
     (dict(layout="guided-diffusion", settings='"'), "cannot be split into words: No closing quotation"),
 ])
 def test_arguments_of_from_pretrained(tmp_path, arguments, message):
@@ -44,7 +45,7 @@ def test_arguments_of_from_pretrained(tmp_path, arguments, message):
     *((dict(unconditional_label=value), "unconditional_label = .* must be a whole number")
       for value in ("x", 1.5, True, -1, 10**30, [3])),
     *((dict(dtype=value), "network.dtype") for value in ("float8", 3)),
-    (dict(num_steps=3), "no argument 'num_steps'. Did you mean 'num_inference_steps'"),
+    (dict(num_steps=3), "__call__ has no argument 'num_steps'. Did you mean 'num_inference_steps'"),
 ])
 def test_arguments_of_a_call(pipe, arguments, message):
     with pytest.raises(ConfigError, match=message):
