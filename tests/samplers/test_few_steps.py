@@ -14,6 +14,7 @@ from diffusion.core.numerics import expand
 from diffusion.core.parameterization import X0, Diffusion
 from diffusion.errors import ConfigError
 from diffusion.samplers.base import sample
+from diffusion.samplers.dpm_multistep import DPMSolverMultistep
 
 PROCESSES = {
     "flow": {"process.name": "flow", "sample.spacing": "uniform"},
@@ -98,6 +99,10 @@ def test_none_is_worse_on_any_process_and_mixture(process):
 
 
 def test_as_authors_code_has_it_the_order_never_falls():
+    """And by config the third order is k-diffusion's dpmpp_3m_sde (test_golden_k_diffusion.py)."""
+    c = config_lib.override(config_lib.base(), {"sample.solver": "dpm_solver++sde", "sample.order": 3,
+                                                "sample.reach": float("inf")}).sample
+    assert sampling.solver(c) == DPMSolverMultistep(order=3, eta=1.0, kind="heun")
     assert np.any(errors("flow", (("solver", "sa_solver"), ("reach", float("inf")), ("t_min", 1e-3)), (MEAN,)) > 1)
 
 
