@@ -31,6 +31,7 @@ def begin() -> None:
             with contextlib.suppress(OSError):  # a stream that has been written to, in a forked process
                 stream.reconfigure(errors="backslashreplace")
             setattr(sys, name, Patient(stream))
+    os.environ["MPLBACKEND"] = "agg"  # pictures go to files, whatever a notebook's shell has set
     if any(option.split(":")[0] == "error" for option in sys.warnoptions):
         os.environ.pop("PYTHONWARNINGS", None)  # of the processes that this one starts
         warnings.simplefilter("default")

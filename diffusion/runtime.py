@@ -36,11 +36,18 @@ def check_flags() -> None:
                           "unset it.")
 
 
+# Settings of JAX under which the programs would compute something else, or nothing.
+NEEDED = {"jax_enable_x64": False, "jax_disable_jit": False, "jax_debug_nans": False, "jax_debug_infs": False,
+          "jax_numpy_dtype_promotion": "standard", "jax_default_prng_impl": "threefry2x32",
+          "jax_threefry_partitionable": True}
+
+
 def check_devices() -> None:
-    """Raises ConfigError where JAX finds no devices, or is told to compute in another precision than ours."""
-    if jax.config.jax_enable_x64:
-        raise ConfigError("JAX_ENABLE_X64 is set: these programs compute in float32, or in config.network.dtype. Unset "
-                          "unset it.")
+    """Raises ConfigError where JAX finds no devices, or is set up to compute something else than our programs say."""
+    for name, value in NEEDED.items():
+        if (found := getattr(jax.config, name)) != value:
+            raise ConfigError(f"{name.upper()} is set to {found}: these programs need JAX's default, {value}. Unset "
+                              "that environment variable.")
     try:
         jax.devices()
     except Exception as error:  # plugins raise what they like, AssertionError too
@@ -49,7 +56,6 @@ def check_devices() -> None:
         raise ConfigError(f"JAX finds no device{f' of JAX_PLATFORMS={wanted}' * bool(wanted)}: {reason.rstrip('.')}. "
                           "Set JAX_PLATFORMS=cpu, or unset it for what is here; the extras cuda and tpu bring the "
                           "wheels for those devices.") from error
-
 
 
 def keep_compilations(folder: Path) -> None:

@@ -106,8 +106,14 @@ def test_devices_that_are_not_there(mistake, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     monkeypatch.setattr(jax, "devices", devices)
     assert "JAX finds no device of JAX_PLATFORMS=cuda" in mistake(DIGITS)
-    with jax.enable_x64(True):
-        assert "JAX_ENABLE_X64" in mistake(DIGITS)
+    for name, value in (("jax_enable_x64", True), ("jax_debug_nans", True), ("jax_default_prng_impl", "rbg"),
+                        ("jax_numpy_dtype_promotion", "strict")):
+        before = getattr(jax.config, name)
+        jax.config.update(name, value)
+        try:
+            assert f"{name.upper()} is set to {value}" in mistake(DIGITS)
+        finally:
+            jax.config.update(name, before)
 
 
 def test_home_folders_in_paths(mistake, monkeypatch, tmp_path):
