@@ -19,7 +19,7 @@ from diffusion.data.augment import TO_UINT8
 from diffusion.errors import DataError
 from diffusion.io import pictures
 from diffusion.io.pictures import by
-from diffusion.io.reading import check_room, expanded, reading
+from diffusion.io.reading import check_room, expanded, ordinary, reading
 
 
 class Source(Protocol):
@@ -235,6 +235,10 @@ def tfds_source(name: str, data_dir: str, split: str) -> Source:
         raise DataError(f"There is no prepared data set {name!r} in {data_dir} (looked for "
                         f"{data_dir / name}/VERSION/dataset_info.json). {remedy}")
     folder = max(versions, key=lambda p: [int(n) for n in p.name.split(".")])
+
+    for path in folder.iterdir():
+        if not path.is_dir():
+            ordinary(path)
 
     import tensorflow_datasets as tfds  # about half a second, which only its users pay
     from array_record.python.array_record_module import ArrayRecordReader

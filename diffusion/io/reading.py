@@ -18,7 +18,7 @@ _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR:
 
 
 def expanded(path: str | os.PathLike) -> Path:
-    """`path` with a leading ~ or ~USER replaced. Raises DataError for what can be no path."""
+    """`path` with a leading ~ or ~USER replaced. Raises DataError for what cannot be used."""
     if not os.fspath(path):
         raise DataError("The path of a file or folder is empty.")
     try:
@@ -28,8 +28,9 @@ def expanded(path: str | os.PathLike) -> Path:
         raise DataError(f"{str(path)!r} names the home folder of a user who is not known here. Give the whole "
                         "path.") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte, or what is no text
-        if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
-            raise DataError(f"{str(path)[:100]!r} can be no path: {str(error).partition(':')[0]}.") from error
+        if getattr(error, "errno", None) not in (errno.ENOENT, errno.ENOTDIR):  # it may yet be made
+            why = getattr(error, "strerror", None) or str(error).partition(":")[0]
+            raise DataError(f"{str(path)[:100]!r} cannot be used as a path: {why}.") from error
     return found
 
 

@@ -231,6 +231,16 @@ def test_tfds_source_of_an_empty_split(tmp_path):
             sources.tfds_source("tiny", str(tmp_path), split)
 
 
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "tiny-train.array_record-00001-of-00003"])
+def test_tfds_source_does_not_wait_for_a_named_pipe(tmp_path, name):
+    write_tfds(tmp_path)
+    path = tmp_path / "tiny" / "1.0.0" / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError, match=f"{name} is a named pipe"):
+        sources.tfds_source("tiny", str(tmp_path), "train")
+
+
 def test_tfds_source_missing(tmp_path):
     command = f"python -m diffusion.data.prepare tiny --source=PATH_OR_URL --data_dir={tmp_path}"
     with pytest.raises(DataError, match=f"no prepared data set 'tiny'.*{command}"):

@@ -90,10 +90,11 @@ def test_only_ordinary_files_are_opened(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
     assert reading.ordinary("~/link") == tmp_path / "link"
     for path, message in ((tmp_path / "pipe", "a named pipe"), ("/dev/zero", "a device"), (tmp_path, "is a folder"),
-                          (tmp_path / "b", "There is no file"), ("a\0b", "can be no path: .*null byte"),
+                          (tmp_path / "b", "There is no file"), ("a\0b", "cannot be used as a path: .*null byte"),
                           ("~no-one-here/a", "home folder"),
                           (tmp_path / "a" / "b", "cannot be opened|no file"), (tmp_path / "loop", "cannot be opened"),
-                          (tmp_path / ("x" * 300), "can be no path: .*too long"), ("\ud800", "can be no path"),
+                          (tmp_path / ("x" * 300), "cannot be used as a path: .*too long"),
+                          ("\ud800", "cannot be used as a path"),
                           ("", "is empty")):
         with pytest.raises(DataError, match=message):
             reading.ordinary(path)
