@@ -11,14 +11,13 @@ from diffusion.interop import edm, openai, scheduler, score_sde, unet2d
 DEEP = json.loads("[" * 400 + "]" * 400)
 ANYTHING = [None, True, False, 0, -1, 1, 2, 10**7, 10**30, 10**400, 0.5, -0.0, 1e300, float("inf"), float("nan"), "",
             "x", "1", "x" * 10**5, "1," * 10**5, [], [1], [0], [None], ["x"], [[1]], [1] * 10**5, {}, {"a": 1}, DEEP]
-LEADING = {"timestep_spacing": "leading"}
-NEEDED = {"DEISMultistepScheduler": {"lower_order_final": False}, "EulerDiscreteScheduler": LEADING,
-          "EulerAncestralDiscreteScheduler": LEADING, "LMSDiscreteScheduler": LEADING,
-          "KDPM2DiscreteScheduler": LEADING, "HeunDiscreteScheduler": {"use_karras_sigmas": True}}
-SCHEDULERS = {name: {"_class_name": name} | NEEDED.get(name, {}) for name in scheduler.SCHEDULERS}
+# The others are made of the same fields.
+NEEDED = {"DDPMScheduler": {}, "UniPCMultistepScheduler": {}, "EulerDiscreteScheduler": {"timestep_spacing": "leading"},
+          "EDMEulerScheduler": {}, "FlowMatchEulerDiscreteScheduler": {}}
 READERS = {  # the settings that are all right, the table of all, and the reader
     "unet": (dict(sample_size=32, block_out_channels=[32] * 4), unet2d.FIELDS, unet2d.read_settings),
-    **{name: (given, scheduler.SCHEDULERS[name].fields, scheduler.read_settings) for name, given in SCHEDULERS.items()},
+    **{name: ({"_class_name": name} | given, scheduler.SCHEDULERS[name].fields, scheduler.read_settings)
+       for name, given in NEEDED.items()},
     **{name: ({}, table, lambda s, where, name=name: openai.read_settings(s, where, codebase=name))
        for name, table in openai.FIELDS.items()},
     "score_sde": ({}, score_sde.FIELDS | dict.fromkeys(score_sde.FIXED), score_sde.read_settings),
