@@ -17,7 +17,8 @@ EVALUATIONS = {"heun": 99, "dpm_solver": 99, "dpm_solver++": 99, "pndm": 59, "pl
 
 def model_of(config):
     process = build.process(config.process)
-    return build.Model(mesh=make_mesh(-1, 1), process=process, denoiser=lambda params: mixture(process),
+    return build.Model(mesh=make_mesh(-1, 1), process=process, process_of=lambda params: process,
+                       denoiser=lambda params: mixture(process),
                        init=None, abstract_params=None, shape=(8, 8, 1), num_classes=0, null_label=None)
 
 
