@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from diffusion import config as config_lib
 from diffusion import user_file
-from diffusion.errors import ConfigError, shown
+from diffusion.errors import ConfigError, DataError, shown
 from diffusion.io.files import read_json
 
 
@@ -58,10 +58,11 @@ def with_given(config: ConfigDict, given: Mapping[str, str]) -> ConfigDict:
 
 @contextlib.contextmanager
 def naming(source: str, config: ConfigDict, given: Collection[str]) -> Iterator[None]:
-    """Adds to a ConfigError which of the keys that it names `source`, a file or a model, has set, and no flag did."""
+    """Adds to a ConfigError or DataError which of the keys that it names `source`, a file or a model, has set, and no
+    flag did."""
     try:
         yield
-    except ConfigError as error:
+    except (ConfigError, DataError) as error:
         values, defaults = config_lib.keys(config), config_lib.keys(config_lib.base())
         named = dict.fromkeys(re.findall(r"\bconfig\.(\w+(?:\.\w+)*)", str(error)))
         theirs = [f"config.{key}" for key in named if key in values and key not in given and
