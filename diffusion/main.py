@@ -9,7 +9,6 @@
   python -m diffusion.main --config=configs/digits.py --mode=compare --solvers=ddim,unipc --steps=5,10,20
   python -m diffusion.main --mode=sample --from_pretrained=google/ddpm-cifar10-32 --num_samples=16 --out=samples
   python -m diffusion.main --mode=train --init_from=google/ddpm-cifar10-32 --config.data.dir=data
-
   python -m diffusion.main --mode=sample --workdir=runs/digits       # a run knows its config
 
 Any key of the config can be set by --config.KEY=VALUE; all keys and their meaning are in diffusion/config.py. Running a
@@ -74,12 +73,13 @@ SEED = flags.DEFINE_integer("seed", 0, "All but train, verify_resume, plan: the 
 OUT = flags.DEFINE_string("out", None, "sample, compare: the folder to write; likelihood, plan: the file. Default: in "
                           "the run folder (plan: none), or samples/ for a pretrained model.")
 FROM_PRETRAINED = flags.DEFINE_string(
-    "from_pretrained", None, "All but train: a model to draw from instead of the run in --workdir: a folder in "
-    "diffusers' layout, a name on the Hugging Face hub, or a run folder. Its own config is used if --config is not "
+    "from_pretrained", None, "All but train, verify_resume: a model to draw from instead of the run in --workdir: a folder "
+    "in diffusers' layout, a name on the Hugging Face hub, or a run folder. Its own config is used if --config is not "
     "given.")
 INIT_FROM = flags.DEFINE_string("init_from", None, "train: a model, as in --from_pretrained, whose weights a new run "
                                 "starts from. Its own config is used if --config is not given.")
-CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "All but train: the step of the checkpoint. Default: the newest.")
+CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "sample, evaluate, likelihood, compare: the step of the "
+                                  "checkpoint. Default: the newest.")
 ALL_CHECKPOINTS = flags.DEFINE_bool("all_checkpoints", False, "evaluate: every checkpoint of the run.")
 NUM_SEEDS = flags.DEFINE_integer("num_seeds", 1, "evaluate: with so many seeds, from --seed on; the record "
                                    "has all, their mean and the best.", lower_bound=1, upper_bound=10**4)
@@ -264,7 +264,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         if (flags.FLAGS[name].value or "").startswith("~"):  # after "=" the shell leaves it
             flags.FLAGS[name].value = str(reading.expanded(flags.FLAGS[name].value))
     for name in flags.FLAGS:
-        if flags.FLAGS[name].value == "" and name in ("from_pretrained", "init_from", "config", "workdir", "out"):
+        if flags.FLAGS[name].value == "" and flags.FLAGS[name].present:
             raise ConfigError(f"--{name} is empty: write --{name}=VALUE, with the equals sign.")
         if isinstance(value := flags.FLAGS[name].value, float) and not math.isfinite(value):
             raise ConfigError(f"--{name}={value} is not a finite number.")

@@ -59,7 +59,7 @@ def run(main: Callable[[], Any]) -> None:
         print(f"error: {message}", file=sys.stderr, flush=True)
         os._exit(1)  # an ordinary exit waits for the other processes, or for the device
     except KeyboardInterrupt:
-        print("\ninterrupted: what is saved is kept; the same command goes on from it", file=sys.stderr, flush=True)
+        print("\ninterrupted: what was saved before is kept", file=sys.stderr, flush=True)
         os._exit(130)  # as shells count SIGINT; an ordinary exit may crash in a compilation that is still running
 
 

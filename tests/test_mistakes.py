@@ -75,7 +75,8 @@ def test_text_that_no_flag_needs(mistake, tmp_path):
                  "--from_pretrained=a\x1b[31m"):
         assert "control character" in mistake(DIGITS, word), word
     assert "locale" in mistake(DIGITS, "--workdir=\udcc3\udca4")
-    for word in ("--workdir=", "--from_pretrained=", "--init_from=", "--config=", "--out="):
+    for word in ("--workdir=", "--from_pretrained=", "--init_from=", "--config=", "--out=", "--image=",
+                 "--coordinator="):
         assert f"{word[:-1]} is empty" in mistake(word)
 
 
