@@ -73,9 +73,9 @@ SEED = flags.DEFINE_integer("seed", 0, "All but train, verify_resume, plan: the 
 OUT = flags.DEFINE_string("out", None, "sample, compare: the folder to write; likelihood, plan: the file. Default: in "
                           "the run folder (plan: none), or samples/ for a pretrained model.")
 FROM_PRETRAINED = flags.DEFINE_string(
-    "from_pretrained", None, "All but train, verify_resume: a model to draw from instead of the run in --workdir: a folder "
-    "in diffusers' layout, a name on the Hugging Face hub, or a run folder. Its own config is used if --config is not "
-    "given.")
+    "from_pretrained", None, "All but train, verify_resume: a model to draw from instead of the run in --workdir: a "
+    "folder in diffusers' layout, a name on the Hugging Face hub, or a run folder. Its own config is used if --config "
+    "is not given.")
 INIT_FROM = flags.DEFINE_string("init_from", None, "train: a model, as in --from_pretrained, whose weights a new run "
                                 "starts from. Its own config is used if --config is not given.")
 CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "sample, evaluate, likelihood, compare: the step of the "

@@ -156,6 +156,7 @@ def test_cifar10_is_the_papers_model():
     (dict(train__log_every="5 minutes"), ["train.log_every", "epochs"]),
     (dict(train__accumulate=3), ["train.batch_size", "63", "66"]),
     (dict(train__steps_per_dispatch=7), ["train.duration", "7"]),
+    (dict(train__steps_per_dispatch=600), ["train.steps_per_dispatch", "above 256", "compiled by itself"]),
     (dict(train__keep_checkpoints=0), ["keep_checkpoints"]),
     (dict(optimizer__warmup="5000 steps"), ["optimizer.warmup", "5000", "1800"]),
     (dict(optimizer__decay="exponential"), ["optimizer.decay", "constant, cosine, linear"]),

@@ -34,6 +34,7 @@ RESUMABLE_KEYS = (*RATE_KEYS, "train.*_every", "train.keep_*", "train.best_metri
                   "train.accumulate", "train.nonfinite", "train.stall_seconds", "network.remat", "mesh.*", "sample.*",
                   "likelihood.*", "evaluate.*", "data.dir", "data.on_device", "data.workers")
 LOG_SNR_BINS = 10
+UNROLLED = 256  # steps and micro-batches of a dispatch that a CPU can still compile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,9 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
     check_times(c)
     loss, density, effective_weight = objective(c, model)
     check_batch(c.train, sharding.batch_shards(model.mesh))
+    need(not sharding.on_cpu(model.mesh) or c.train.accumulate * c.train.steps_per_dispatch <= UNROLLED,
+         "train.steps_per_dispatch", c.train.steps_per_dispatch, f"times train.accumulate is above {UNROLLED}: on a "
+         "CPU each step and each micro-batch of a dispatch is compiled by itself.")
     in_steps = partial(durations.to_steps, batch_size=c.train.batch_size, epoch_size=epoch_size)
     plan = make_plan(c.train, in_steps)
 
