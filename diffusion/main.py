@@ -198,6 +198,8 @@ def check_uses() -> None:
         if name in given and TASK.value not in tasks:
             raise ConfigError(f"--{name} is for --task={' or '.join(tasks)}."
                               + " Instead: --classes, of samples without a task." * (name == "label"))
+    if ALL_CHECKPOINTS.value and "checkpoint" in given:
+        raise ConfigError("Either --all_checkpoints or --checkpoint=STEP, not both.")
     if TASK.value and "classes" in given:
         raise ConfigError("--classes is for samples without a --task; --label is the class of the pictures in --image.")
     if SEED.value + NUM_SEEDS.value - 1 > LARGEST_SEED:

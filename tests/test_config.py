@@ -161,6 +161,10 @@ def test_cifar10_is_the_papers_model():
     (dict(optimizer__warmup="5000 steps"), ["optimizer.warmup", "5000", "1800"]),
     (dict(optimizer__decay="exponential"), ["optimizer.decay", "constant, cosine, linear"]),
     (dict(optimizer__learning_rate=-1.0), ["learning_rate", "positive"]),
+    (dict(optimizer__beta1=1.0), ["optimizer.beta1", "[0, 1)"]),
+    (dict(optimizer__beta2=-0.5), ["optimizer.beta2", "[0, 1)"]),
+    (dict(optimizer__epsilon=-1.0), ["optimizer.epsilon", "positive"]),
+    (dict(data__workers=-1), ["data.workers", "not be negative"]),
     (dict(ema__half_life="0 images"), ["ema.half_life"]),
 ])
 def test_wrong_values(changes, words):

@@ -39,6 +39,7 @@ NO_USE = {
     "--mode=evaluate --num_samples=5": "--config.evaluate.images", "--mode=sample --task=vary --classes=3": "--label",
     "--mode=sample --num_seeds=2": "for evaluate. Instead: --seed", "--mode=verify_resume --seed=1": "--config.seed",
     "--mode=plan --checkpoint=3": "--checkpoint is not for --mode=plan",
+    "--mode=evaluate --all_checkpoints --checkpoint=3": "not both",
 }
 
 

@@ -63,6 +63,7 @@ def training(config: ConfigDict, model: Model) -> Training:
     """Opens the data and builds the step. Raises ConfigError or DataError before anything is compiled."""
     c = config
     need(c.seed >= 0, "seed", c.seed, "must not be negative.")
+    need(c.data.workers >= 0, "data.workers", c.data.workers, "must not be negative; 0: threads of this process.")
     check_batch(c.train, sharding.batch_shards(model.mesh))
     source = training_images(c)
     size = len(source)
@@ -95,6 +96,9 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
     choose(DECAYS, "optimizer.decay", o.decay)
     need(o.learning_rate > 0, "optimizer.learning_rate", o.learning_rate, "must be positive.")
     need(o.clip_norm >= 0, "optimizer.clip_norm", o.clip_norm, "must not be negative; 0 turns clipping off.")
+    for name in ("beta1", "beta2"):
+        need(0 <= o[name] < 1, f"optimizer.{name}", o[name], "must lie in [0, 1) (Kingma & Ba 2015: 0.9 and 0.999).")
+    need(o.epsilon > 0, "optimizer.epsilon", o.epsilon, "must be positive (Kingma & Ba 2015: 1e-8).")
     rate = rate_of(c, epoch_size)
     choose(DTYPES, "optimizer.mu_dtype", o.mu_dtype)
     choose(DTYPES, "ema.dtype", c.ema.dtype)
