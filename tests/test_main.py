@@ -2,6 +2,7 @@
 import json
 import shutil
 import signal
+import sys
 import time
 
 import numpy as np
@@ -57,6 +58,19 @@ def test_a_longer_duration_goes_on(trained, tmp_path):
     shutil.copytree(trained[0], workdir)
     program.run(f"--workdir={workdir}", "--config.train.duration=40 steps")
     assert [r["step"] for r in program.rows(workdir)] == [10, 20, 30, 40]
+
+
+@pytest.mark.slow
+def test_a_run_knows_its_config_and_goes_on_at_another_rate(trained, tmp_path):
+    workdir = tmp_path / "rate"
+    shutil.copytree(trained[0], workdir)
+    alone = [sys.executable, "-m", "diffusion.main", f"--workdir={workdir}"]  # as the end of a run suggests
+    done = program.execute([*alone, "--config.train.duration=40 steps", "--config.optimizer.decay=constant",
+                            "--config.optimizer.learning_rate=1e-4"])
+    assert "note: the learning rate after step 30 is 0.0001; it was to be 0 (" in done.stdout
+    assert [row["learning_rate"] for row in program.rows(workdir)][-1] == pytest.approx(1e-4)
+    program.execute([*alone, "--mode=sample", "--num_samples=2", f"--out={tmp_path}/out"])
+    assert np.load(tmp_path / "out" / "samples.npz")["arr_0"].shape == (2, 8, 8, 1)
 
 
 def test_samples_depend_on_seed_and_index_alone(trained, tmp_path):
