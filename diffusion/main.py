@@ -288,12 +288,13 @@ def check_text(word: str) -> None:
 
 def expanded(words: list[str], within: tuple[str, ...] = ()) -> list[str]:
     """The words, with the lines of a file in place of --flagfile=FILE. Lines that begin with # are comments."""
-    found = []
-    for word in words:
-        if not word.lstrip("-").startswith("flagfile=") or not word.startswith("-"):
+    found, left = [], iter(words)
+    for word in left:
+        name, equals, file = word.partition("=")
+        if name not in ("--flagfile", "-flagfile"):
             found.append(word)
             continue
-        file = word.partition("=")[2]
+        file = file if equals else next(left, "")
         try:
             lines = [line.strip() for line in reading.expanded(file or ".").read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError) as error:

@@ -85,6 +85,7 @@ def test_files_of_flags(mistake, tmp_path):
     file = tmp_path / "flags"
     file.write_text(f"# mine\n{DIGITS}\n\n--seed=3\n")
     assert "--seed is not for --mode=train" in mistake(f"--flagfile={file}")
+    assert "--seed is not for --mode=train" in mistake("--flagfile", str(file))
     file.write_text(f"{DIGITS}\n--flagfile={file}\n")
     assert "names itself" in mistake(f"--flagfile={file}")
     for wrong in (f"{tmp_path}/none", str(tmp_path), ""):
