@@ -113,6 +113,7 @@ def test_another_row_of_choices(tmp_path):
     assert np.load(tmp_path / "out" / "samples.npz")["arr_0"].std() > 0
 
 
+@pytest.mark.slow
 def test_kill_9_and_rerun_equals_an_uninterrupted_run_bit_for_bit(tmp_path):
     # Rows, checkpoints and the kill fall on different steps, so that a row's window spans the resume.
     flags = ["--config.train.duration=80 steps", "--config.train.log_every=7 steps", "--config.data.on_device=False",
@@ -195,8 +196,8 @@ LONG = ["--config.train.duration=100k steps", "--config.train.checkpoint_every=1
         "--config.train.sample_every=100k steps"]
 
 
-@pytest.mark.parametrize("number, code", [
-    (signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_exit_code_says_which(tmp_path, number, code):
     process = program.start(f"--workdir={tmp_path}/run", *LONG)
     program.until("first step after", process.stderr)

@@ -55,7 +55,8 @@ def test_the_sampler_can_be_chosen(trained, tmp_path):
     assert "step 4 of 4" in done.stderr
 
 
-@pytest.mark.parametrize("source", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", [0, 1])
 def test_fine_tuning_starts_from_the_weights(trained, tmp_path, source):
     """At a learning rate of nothing they stay what they were; the config is the source's, but for the data."""
     done = program("--mode=train", f"--init_from={trained[source]}", f"--workdir={tmp_path}/tuned",

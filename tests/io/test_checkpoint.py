@@ -289,6 +289,7 @@ def python(code, *arguments, devices=1):
     return program.Program([sys.executable, "-c", head + textwrap.dedent(code), *arguments], devices)
 
 
+@pytest.mark.slow
 def test_saved_on_eight_devices_restored_on_one(tmp_path):
     process = python("""
         mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)

@@ -29,7 +29,8 @@ ESTIMATORS = {
 }
 
 
-@pytest.mark.parametrize("law", [exact.GAUSSIAN, exact.MIXTURE], ids=["gaussian", "mixture"])
+@pytest.mark.parametrize("law", [pytest.param(exact.GAUSSIAN, id="gaussian", marks=pytest.mark.slow),
+                                 pytest.param(exact.MIXTURE, id="mixture")])
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_all_agree_with_the_known_bits(x64, name, law):
     """Against each example's own exact value, so that the data's spread does not hide a difference."""

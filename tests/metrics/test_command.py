@@ -92,6 +92,7 @@ def test_unlike_protocols_are_not_compared(sets, measured):
     assert forced.returncode == 0 and "resize: bilinear and clean" in forced.stdout
 
 
+@pytest.mark.slow
 @needs_weights
 def test_batches_change_no_bit(extractor, monkeypatch):
     """10 images, of which a device gets 4 at a time."""

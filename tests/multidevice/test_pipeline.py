@@ -20,6 +20,7 @@ np.savez(sys.argv[1], seed=draw(pipe, 3, 5),
 """
 
 
+@pytest.mark.slow
 def test_images_do_not_depend_on_the_number_of_devices(tmp_path):
     found = []
     for devices in (1, 8):

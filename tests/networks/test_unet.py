@@ -210,6 +210,7 @@ def test_sizes_that_do_not_divide_fail_when_shapes_are_worked_out(change, error,
         jax.eval_shape(SMALL.clone(**change).init, jax.random.key(0), *case(SMALL)[1:])
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient():
     """What is computed again is the same: in float32 up to the order of fused sums."""
     small = UNet(channels=8, multipliers=(1,), blocks=1, attention_resolutions=(8,), groups=4, dropout=0.2)

@@ -6,6 +6,7 @@ import program
 import pytest
 
 
+@pytest.mark.slow
 def test_of_the_devices_at_hand(tmp_path):
     done = program.run("--mode=plan", f"--out={tmp_path}/plan.json", "--config.mesh.fsdp=2",
                        "--config.data.name=tfds", "--config.data.dir=nowhere", devices=4)  # no data is read

@@ -27,7 +27,8 @@ CASES = {(solver, ("linear", "vp")[i % 2]) for i, solver in enumerate(SOLVERS)}
 CASES |= {(solver, process) for solver in ("heun", "pndm", "dpm_solver") for process in ("linear", "vp")}
 
 
-@pytest.mark.parametrize("solver, process", sorted(CASES))
+@pytest.mark.parametrize("solver, process", [
+    pytest.param(*case, marks=[pytest.mark.slow] if "adaptive" in case[0] else []) for case in sorted(CASES)])
 def test_it_samples_the_data(solver, process):
     if solver == "adaptive_ode":
         pytest.importorskip("diffrax", reason="the adaptive ODE needs diffrax: pip install 'diffusion[ode]'")

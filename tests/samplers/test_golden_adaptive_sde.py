@@ -60,6 +60,7 @@ def test_chains_are_the_authors(x64, name, setting):
     np.testing.assert_allclose(out, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROCESSES)
 def test_it_samples_the_data_and_the_last_step_removes_all_noise(name):
     """With one image as the data the chain ends there, to rounding; any noise would stay."""

@@ -71,7 +71,13 @@ def grid(name, even_in_t, count):
     return pairs(times_of(process, begin + share * (end - begin)))
 
 
-@pytest.mark.parametrize("solver, name", CASES)
+# One of each kind and order, on one process; the others are slow.
+QUICK = {"UniPC-2 B2 x0", "UniPC-3 B1 eps", "UniP-2 B1 eps", "UniP-3 B2 x0", "DEIS-3", "LMS-4", "SA-22", "SA-34",
+         "PNDM heun", "PNDM runge_kutta"}
+
+
+@pytest.mark.parametrize("solver, name", [
+    pytest.param(*case, marks=[] if case[0] in QUICK and case[1] == "EDM" else [pytest.mark.slow]) for case in CASES])
 def test_order_of_convergence(x64, solver, name):
     """The error falls by 2^order when the steps are halved."""
     solver, order = ORDERS[solver]

@@ -59,7 +59,8 @@ def grid(name, even, count):
     return pairs(times_of(process, np.linspace(process.log_snr(first), process.log_snr(last), count + 1)))
 
 
-@pytest.mark.parametrize("solver, name", CASES)
+@pytest.mark.parametrize("solver, name", [
+    pytest.param(*case, marks=[] if case[1] == "EDM" else [pytest.mark.slow]) for case in CASES])
 def test_order_of_convergence(x64, solver, name):
     """The error falls by 2^order when the steps are halved. 3M, as published, halves the third difference: order 2."""
     solver, order, even = ORDERS[solver]

@@ -109,6 +109,7 @@ fake.runner(Path({folder!r}), pause=0.05, workers=2).run()
 """
 
 
+@pytest.mark.slow
 def test_killed_five_times_the_table_is_the_same(tmp_path):
     quiet = fake.runner(tmp_path / "quiet", workers=2)
     assert quiet.run()
