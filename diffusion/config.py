@@ -192,8 +192,8 @@ def base() -> ConfigDict:
                                        # 2021), adaptive_sde (Jolicoeur-Martineau et al. 2021)
                                        # consistency (Song et al. 2023)
     s.order = placeholder(int)         # of those that have several; None: the usual one
-    s.reach = 4.0                      # dpm_solver++m, dpm_solver++sde, unipc, deis, sa_solver: the order falls where a
-                                       # step in log-SNR is this many times the one before, or is long; inf: never, as
+    s.reach = 4.0                      # dpm_solver, dpm_solver++m, ++sde, unipc, deis, sa_solver: the order falls where
+                                       # a step in log-SNR is this many times the one before, or is long; inf: never, as
                                        # in the papers' code
     s.solver_type = placeholder(str)   # dpm_solver++m, dpm_solver++sde: midpoint, heun (as k-diffusion's 3M SDE); None:
                                        # heun for order 3

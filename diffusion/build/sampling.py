@@ -60,7 +60,7 @@ SOLVERS = {
     "euler_ancestral": lambda c, order: DDIM(eta=1.0),
     "euler": lambda c, order: _heun(c, 1),
     "heun": lambda c, order: _heun(c, 2),
-    "dpm_solver": lambda c, order: DPMSolver(order=order, predict="eps"),
+    "dpm_solver": lambda c, order: DPMSolver(order=order, predict="eps", reach=c.reach),
     "dpm_solver++": lambda c, order: DPMSolver(order=order, predict="x0"),
     "dpm_solver++m": lambda c, order: _dpm_multistep(c, order, 0.0),
     "dpm_solver++sde": lambda c, order: _dpm_multistep(c, order, usual(c.eta, 1.0)),

@@ -26,7 +26,10 @@ PROCESSES = {
     "zero terminal SNR": {"process.zero_terminal_snr": True, "sample.spacing": "trailing"},
 }
 ODE = {"2M": {"solver": "dpm_solver++m"}, "3M": {"solver": "dpm_solver++m", "order": 3}, "unipc": {"solver": "unipc"},
-       "unipc 3": {"solver": "unipc", "order": 3}, "deis": {"solver": "deis"}, "lms": {"solver": "lms"}}
+       "unipc 3": {"solver": "unipc", "order": 3}, "deis": {"solver": "deis"}, "lms": {"solver": "lms"},
+       "dpm_solver": {"solver": "dpm_solver", "between_times": True},
+       "dpm_solver 3": {"solver": "dpm_solver", "order": 3, "between_times": True},
+       "dpm_solver++": {"solver": "dpm_solver++", "between_times": True}}
 SDE = {"2M SDE": {"solver": "dpm_solver++sde"}, "3M SDE": {"solver": "dpm_solver++sde", "order": 3},
        "sa": {"solver": "sa_solver"}, "sa 3": {"solver": "sa_solver", "order": 3}}
 MEAN, STD, STEPS = 0.3, 0.25, (5, 10, 20)
@@ -93,9 +96,10 @@ def test_no_solver_of_higher_order_is_worse_than_first_order():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES)
-def test_none_is_worse_on_any_process_and_mixture(process):
+def test_none_is_worse_on_any_process_nor_on_a_mixture(process):
     check(process, (MEAN,), [*ODE, *SDE])
-    check(process, (-0.6, 0.6), ODE)
+    if process in ("edm", "vp"):
+        check(process, (-0.6, 0.6), ODE)
 
 
 def test_as_authors_code_has_it_the_order_never_falls():

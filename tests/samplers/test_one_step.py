@@ -105,9 +105,7 @@ def test_evaluations_rows_and_the_last_step(x64, solver, name):
     x, keys = prior(process, IMAGE.shape, steps[0, 0], keys_of(8)), keys_of(8)
     carry, out, calls = calls_of(solver, diffusion, steps, x, keys, one)
     assert np.all(np.isfinite(out))
-    # DPM-Solver's step from pure noise, the flow's t = 1, is DDIM's and takes one.
-    spared = solver.order - 1 if isinstance(solver, DPMSolver) and name == "Flow" else 0
-    assert calls == solver.evaluations(steps, carry) - spared
+    assert calls == solver.evaluations(steps, carry)
     if isinstance(solver, Heun) and solver.order == 2:
         assert calls == 2 * len(steps) - 1
     np.testing.assert_allclose(out[one == 1], np.broadcast_to(IMAGE, (4, *IMAGE.shape)), atol=1e-9)
