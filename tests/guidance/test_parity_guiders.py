@@ -68,7 +68,7 @@ def test_momentum_over_steps(x64):
     index = lambda t: jnp.round((1 - t) * 5).astype(int)  # noqa: E731
 
     def denoise(x, t, cond=None):
-        x0 = table[index(t.ravel()[0])].reshape(-1, *SHAPE[1:])
+        x0 = table[index(t.ravel()[0])].swapaxes(0, 1).reshape(-1, *SHAPE[1:])  # the two of an image are neighbours
         return Prediction(x0, X0.predict(PROCESS, x0, x, t).eps)
 
     solver = guidance.Momentum(solver=DDIM(), momentum=-0.6, pair=lambda d: guidance.label_pair(d, 1),
