@@ -15,7 +15,7 @@ SAMPLERS = (
              ("tests/samplers/test_golden_k_diffusion.py", "tests/samplers/test_one_step.py")),
     Mutation("extrapolates-over-any-step", "lost bound", "diffusion/samplers/multistep.py",
              "far = jnp.abs(h) > reach * jnp.abs(times[:-1] - times[1:])", "far = jnp.zeros(len(times) - 1, bool)",
-             ("tests/samplers/test_few_steps.py",)),
+             ("tests/samplers/test_multistep.py",), "within_reach"),
     Mutation("third-order-node-misplaced", "wrong constant", "diffusion/samplers/dpm_solver.py",
              "2 * phi(h * 2 / 3) * change", "2 * phi(h / 3) * change",
              ("tests/samplers/test_golden_k_diffusion.py", "tests/samplers/test_one_step.py")),

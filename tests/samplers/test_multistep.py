@@ -93,6 +93,15 @@ def test_order_of_convergence(x64, solver, name):
     assert error[-1] < 2e-2 / 4 ** (order - 1), error
 
 
+@pytest.mark.parametrize("h, reach, used", [
+    (0.3, 4.0, [1, 1, 1]), (0.7, 4.0, [1, 1, 0]), (1.0, 4.0, [1, 0, 0]),  # 5 times the step before
+    (1.0, 8.0, [1, 1, 1]), (6.0, 40.0, [1, 1, 0]), (5.0, np.inf, [1, 1, 1])])
+def test_values_within_reach(h, reach, used):
+    """After steps of 0.2 and, before it, 0.8: of a density e^(-h (1 - u)), the ODE's in x_0."""
+    times = jnp.array([0.0, -0.2, -1.0])
+    assert multistep.within_reach(times, jnp.asarray(h), jnp.asarray(-h), reach).tolist() == [bool(u) for u in used]
+
+
 def test_short_steps_lose_no_digits(x64):
     """A thousand steps: the weights in float32 are those in float64."""
     weights = jax.jit(lambda nodes, rate: multistep.weights(nodes, np.ones(4, bool), lambda u: jnp.exp(rate * (1 - u))))
