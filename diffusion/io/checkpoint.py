@@ -209,9 +209,14 @@ class Checkpoints:
             return math.inf
 
     def _remove_leftovers(self) -> None:
-        for pattern in _LEFTOVERS:
-            for path in self.folder.glob(pattern):
+        """Of a save that failed, too, of which another thread of Orbax may still write for a moment."""
+        until = time.monotonic() + 1.0
+        while left := [path for pattern in _LEFTOVERS for path in self.folder.glob(pattern)]:
+            for path in left:
                 shutil.rmtree(path, ignore_errors=True)
+            if not any(path.exists() for path in left) or time.monotonic() > until:
+                return
+            time.sleep(0.02)
 
     def _failed(self, step: int, error: Exception) -> CheckpointError:
         good = [s for s in self.steps() if s != step]
