@@ -22,7 +22,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -229,8 +229,8 @@ def within_time(run: Callable[[int], str], number: int) -> str | BaseException:
         signal.signal(signal.SIGALRM, before)
 
 
-def fuzz(seconds: float, first: int = 0, cases: list[str] | None = None) -> tuple[Counter, dict[str, BaseException]]:
-    """How often each outcome was, and what was found by case; `cases` alone, or from `first` on until the time is up,
+def fuzz(seconds: float, first: int = 0, cases: Sequence[str] = ()) -> tuple[Counter, dict[str, BaseException]]:
+    """How often each outcome was, and what was found by case: `cases`, and then from `first` on until the time is up,
     ten files to a config."""
     counts, found, started = Counter(), {}, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -238,9 +238,7 @@ def fuzz(seconds: float, first: int = 0, cases: list[str] | None = None) -> tupl
         kinds = {"config": try_config, "file": files.try_file}
 
         def numbers():
-            if cases is not None:
-                yield from (case.split(":") for case in cases)
-                return
+            yield from (case.split(":") for case in cases)
             number = first
             while time.perf_counter() - started < seconds:
                 yield "config", number
@@ -265,7 +263,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the number of the first case")
     parser.add_argument("--case", action="append", help="only this one, config:N or file:N; may be repeated")
     args = parser.parse_args()
-    counts, found = fuzz(args.seconds, args.first, args.case)
+    counts, found = fuzz(0 if args.case else args.seconds, args.first, args.case or ())
     print("\n" + ", ".join(f"{name}: {count}" for name, count in sorted(counts.items())))
     for case, error in found.items():
         print(f"FOUND by --case={case}: {type(error).__name__}: {str(error)[:300]}")

@@ -49,8 +49,8 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
     """
     if scales is None:
         scales = [config.sample.guidance.scale if config.sample.guidance.name != "none" else 1.0]
-    elif scales != [1.0] and config.sample.guidance.name == "none":
-        config = build.with_scale(config, max(scales))
+    elif config.sample.guidance.name == "none" and (others := [scale for scale in scales if scale != 1]):
+        config = build.with_scale(config, others[0])
     model, read = pretrained.open_model(config, source or workdir, checkpoint=checkpoint)
     images.check_samples_folder(out)
     cells = [build_cell(config, model, name, list(steps)) for name in solvers]

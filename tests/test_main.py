@@ -350,10 +350,14 @@ def test_the_error_of_a_sampler_is_its_root_mean_square_distance(tmp_path, monke
         images = np.zeros((4, 8, 8, 1))
         images[::2], images[1::2] = (0.0, 0.0) if solver == "ddim" else (0.5, -0.5)
         grids = [lambda params, count=count: np.zeros((count, 2)) for count in counts]
-        return lambda params, grid, seed, indices, **_: sizes.append(len(indices)) or SimpleNamespace(
-            images=images[indices], evaluations=2), grids
 
-    sizes = []
+        def draw(params, grid, seed, indices, given, **_):
+            sizes.append(len(indices))
+            seen.add((config.sample.guidance.name, *given.values()))
+            return SimpleNamespace(images=images[indices], evaluations=2)
+        return draw, grids
+
+    sizes, seen = [], set()
 
     model = SimpleNamespace(process=VP(), mesh=make_mesh(-1, 1), num_classes=0, null_label=None)
     monkeypatch.setattr(pretrained, "open_model", lambda *_, **__: (model, dict))
@@ -363,6 +367,10 @@ def test_the_error_of_a_sampler_is_its_root_mean_square_distance(tmp_path, monke
     config = config_lib.override(config_lib.base(), {"sample.batch_size": 2})
     compare.compare(config, tmp_path / "run", None, solvers=["ddim", "heun"], steps=[2], scales=[1.0], num_samples=3,
                     seed=0, out=tmp_path / "out", checkpoint=None)
-    assert set(sizes) == {2}
+    assert set(sizes) == {2} and seen == {("none",)}
     cells = json.loads((tmp_path / "out" / "compare.json").read_text())["cells"]
     assert [(cell["error"], cell["evaluations"]) for cell in cells] == [(0.0, 2), (0.5, 2)]
+    seen.clear()  # other scales are drawn as they are, also those below 1
+    compare.compare(config, tmp_path / "run", None, solvers=["heun"], steps=[2], scales=[0.5, 1.0], num_samples=3,
+                    seed=0, out=tmp_path / "guided", checkpoint=None)
+    assert seen == {("classifier_free", 0.5), ("classifier_free", 1.0)}

@@ -11,7 +11,7 @@ from diffusion.build.models import PREDICTIONS, Model
 from diffusion.build.processes import SCHEDULES
 from diffusion.build.rules import choose, finite, need
 from diffusion.core import losses, time_densities, weightings
-from diffusion.core.parameterization import EPS, V
+from diffusion.core.parameterization import EPS
 from diffusion.core.uncertainty import Uncertainty
 
 # Of the squared error in eps; None is 1 on the error in config.loss.space.
@@ -61,8 +61,7 @@ def objective(config: ConfigDict, model: Model) -> Objective:
                else CONTINUOUS_DENSITIES[c.density](c))
     space = choose(PREDICTIONS, "loss.space", c.space)(config)
     weighting = WEIGHTINGS[c.weighting](config)
-    if weighting is not None and not np.isfinite(model.process.log_snr(model.process.t_max)):
-        space = V  # the same loss: at alpha = 0 an error in eps is none, under a weight without bound
+    space = weightings.space_of(weighting, space, model.process)
     weight = weightings.in_space(weighting, space, per_log_snr=c.weighting in PER_LOG_SNR)
     if c.name == "denoising":
         loss = losses.make_denoising_loss(weight, space, Uncertainty() if c.uncertainty else None)

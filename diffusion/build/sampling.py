@@ -10,7 +10,6 @@ from diffusion.build.models import Model, check_times
 from diffusion.build.processes import noise_levels
 from diffusion.build.rules import choose, need
 from diffusion.core import grids, parameterization, processes
-from diffusion.core.continuous import Flow
 from diffusion.core.learned_schedule import LearnedProcess
 from diffusion.core.schedule_scaling import ScheduleScaling
 from diffusion.core.variational import Variance
@@ -253,8 +252,9 @@ def grid(c: ConfigDict, proc: processes.Process) -> np.ndarray:
 # Solvers whose steps may go a constant way, and others that may end at the least noisy time as well.
 STRIDING = ("ddim", "pndm", "plms")
 ENDING = ("dpm_solver++m", "dpm_solver++sde", "unipc", "deis")
-# Solvers that ask for times of their own.
-BETWEEN = ("dpm_solver", "dpm_solver++", "pndm", "adaptive_ode", "adaptive_sde", "euler", "heun")
+# Solvers that choose their steps, and all that ask for times of their own.
+ADAPTIVE = ("adaptive_ode", "adaptive_sde")
+BETWEEN = ("dpm_solver", "dpm_solver++", "pndm", "euler", "heun", *ADAPTIVE)
 
 
 def float_grid(c: ConfigDict, proc: processes.Process, discrete: bool) -> np.ndarray:
@@ -266,8 +266,8 @@ def float_grid(c: ConfigDict, proc: processes.Process, discrete: bool) -> np.nda
     need(c.steps >= 1, "sample.steps", c.steps, "must be 1 or more.")
     need(c.rho > 0, "sample.rho", c.rho, "must be positive (Karras et al. 2022: 7).")
     t_min = usual_end(proc) if c.t_min < 0 else c.t_min
-    if c.t_min < 0 and c.spacing == "uniform" and isinstance(proc, Flow) and c.steps > 1 and "adaptive" not in c.solver:
-        t_min = max(t_min, proc.t_max / c.steps)  # equal steps down to the data itself (Esser et al. 2024, code)
+    if c.t_min < 0 and c.spacing == "uniform" and proc.equal_steps_to_data and c.solver not in ADAPTIVE:
+        t_min = max(t_min, proc.t_max / max(c.steps, 2))
     need(0 < t_min < proc.t_max and t_min >= proc.t_min, "sample.t_min", c.t_min, f"must lie in [{proc.t_min:g}, "
          f"{proc.t_max:g}), the times that were trained, or be -1 for the usual end.")
     with jax.enable_x64(True):

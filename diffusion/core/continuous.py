@@ -229,6 +229,7 @@ class Flow(Process):
     shift: float = 1.0
     t_min: float = 1e-3
     t_max = 1.0
+    equal_steps_to_data = True  # 1, 1 - 1/N .. 1/N, 0 (Esser et al. 2024, code)
 
     def alpha(self, t: Time) -> Array:
         t = jnp.asarray(t, float)

@@ -29,6 +29,7 @@ class Process(ABC):
     """A Gaussian forward process. A member gives the attributes and the abstract functions; the rest follows."""
     t_max: float  # where the noise ends and sampling starts
     t_min: float  # the least noisy time that the network knows; t = 0 itself is the data
+    equal_steps_to_data = False  # whether samplers' equal steps of t go on to t = 0, and do not stop at `t_end`
 
     @property
     def t_end(self) -> float:

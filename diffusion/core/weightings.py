@@ -11,8 +11,9 @@ import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 
-from diffusion.core.parameterization import Parameterization
+from diffusion.core.parameterization import Parameterization, V
 from diffusion.core.processes import Process
 from diffusion.core.time_densities import Times
 from diffusion.typing import Array, Time
@@ -40,6 +41,13 @@ def in_space(weighting: Weighting | None, space: Parameterization, *, per_log_sn
             w = jnp.where(left, w / jnp.where(left, times.log_snr_density(process), 1), 0)
         return w * jnp.ones(times.t.shape, float)
     return weight
+
+
+def space_of(weighting: Weighting | None, space: Parameterization, process: Process) -> Parameterization:
+    """Where to measure the weighted error: `space`, or v if the process ends in pure noise. With a weighting the loss
+    is the same in every space; at alpha = 0 an error in eps is 0, under a weight without bound."""
+    ends_in_noise = not np.isfinite(process.log_snr(process.t_max))
+    return V if weighting is not None and ends_in_noise else space
 
 
 def on_eps(weight: Array, space: Parameterization, process: Process, t: Time) -> Array:

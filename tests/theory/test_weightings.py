@@ -112,20 +112,23 @@ ENDS = {"zero terminal SNR": DiscreteProcess(betas=schedules.zero_terminal_snr(s
 
 
 def test_a_loss_at_pure_noise_is_its_limit():
-    """Of every process that ends there, weighting and space, against the limit of w SNR by hand. A
-    wrong guess of x_0 by 0.3 makes snr_plus_one 0.09, whatever the space."""
+    """Of every process that ends there, weighting and space, against the limit of w SNR by hand. A wrong guess of x_0
+    by 0.3 makes snr_plus_one 0.09, whatever the space."""
     x0, named = jnp.full((1, 1, 1, 1), 0.3), {**MEANINGS, "simple": (None, None)}
     off = {"x0": 0.3**2, "v": 0.3**2, "eps": 0.0, "score": 0.0}  # the squared error in each space at alpha = 0
-    # Named weightings in eps and score are computed in v (build/objective.py).
-    cases = [(name, False, space) for name in MEANINGS for space in ("x0", "v", "edm")]
+    cases = [(name, False, space) for name in MEANINGS for space in ("eps", "edm")]
     cases += [("simple", False, space) for space in SPACES] + [(name, True, "v") for name in ("sigmoid", "likelihood")]
     for end, process in ENDS.items():
-        def evaluate(t, key, process=process):
+        measured = {(name, space): weightings.space_of(named[name][0], SPACES[space], process)
+                    if space == "eps" else SPACES[space] for name, _, space in cases}
+
+        def evaluate(t, key, process=process, measured=measured):
             denoise = lambda x_t, t, cond: X0.predict(process, jnp.zeros_like(x_t), x_t, t)  # noqa: E731
             times, found = td.Times(t[None], jnp.full(1, 1e-3)), {}
             for name, per_log_snr, space in cases:
-                weight = weightings.in_space(named[name][0], SPACES[space], per_log_snr=per_log_snr)
-                loss = losses.make_denoising_loss(weight, SPACES[space])
+                used = measured[name, space]
+                weight = weightings.in_space(named[name][0], used, per_log_snr=per_log_snr)
+                loss = losses.make_denoising_loss(weight, used)
                 found[name, per_log_snr, space] = loss({}, Diffusion(process, denoise), x0, None, times, key[None])
             return found
 
