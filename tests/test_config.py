@@ -74,6 +74,7 @@ def test_cifar10_is_the_papers_model():
     (dict(sample__spacing="times", sample__given=(9, 5, 5), sample__steps=3), ["sample.given", "falling times"]),
     (dict(sample__solver="dimm"), ["sample.solver", "'ddim'"]),
     (dict(sample__steps=2000), ["sample.steps", "1 .. 1000"]),
+    (dict(sample__steps=0, sample__solver="euler"), ["sample.steps", "1 or more"]),
     (dict(sample__eta=2.0), ["sample.eta", "Eq. 16"]),
     (dict(sample__eta=0.5), ["sample.eta", "does nothing with sample.solver = 'ancestral'", "ddim"]),
     (dict(sample__eta=0.0), ["sample.eta", "Leave it at None"]),

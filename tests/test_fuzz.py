@@ -3,7 +3,7 @@ import pytest
 
 from benchmarks import fuzz
 
-FOUND: list[str] = []  # cases that found something when they were first drawn
+FOUND = ["config:147"]  # cases that found something when they were first drawn
 
 
 @pytest.mark.slow

@@ -108,6 +108,7 @@ VARIANCES = {"large", "small", "learned_range", "mixed"}
 
 def solver(c: ConfigDict) -> Solver:
     """The solver of config.sample. Raises ConfigError for a setting that it cannot have."""
+    need(c.steps >= 1, "sample.steps", c.steps, "must be 1 or more.")
     make = choose(SOLVERS, "sample.solver", c.solver)
     orders = ORDERS.get(c.solver, (None,))
     need(c.order is None or c.order in orders, "sample.order", c.order, f"sample.solver = {c.solver!r} "
