@@ -40,6 +40,7 @@ CONTINUOUS_DENSITIES = {
     "mode": lambda c: time_densities.Mode(scale=c.mode_scale),
     "cosine_log_snr": lambda c: time_densities.CosineLogSnr(),
 }
+VARIANCES = {"large", "small"}  # where none is learned
 LOSSES = {"denoising", "vlb", "hybrid", "continuous_vlb"}
 
 
@@ -63,13 +64,14 @@ def objective(config: ConfigDict, model: Model) -> Objective:
     weighting = WEIGHTINGS[c.weighting](config)
     space = weightings.space_of(weighting, space, model.process)
     weight = weightings.in_space(weighting, space, per_log_snr=c.weighting in PER_LOG_SNR)
+    variance = "learned_range" if config.learned_range else c.variance
     if c.name == "denoising":
         loss = losses.make_denoising_loss(weight, space, Uncertainty() if c.uncertainty else None)
     elif c.name == "hybrid":
-        loss = losses.make_hybrid_loss(c.variance, weight, space, c.hybrid_scale)
+        loss = losses.make_hybrid_loss(variance, weight, space, c.hybrid_scale)
     else:
         weight, space = losses.bound_weight, EPS
-        loss = (losses.make_vlb_loss(c.variance) if c.name == "vlb"
+        loss = (losses.make_vlb_loss(variance) if c.name == "vlb"
                 else losses.make_continuous_vlb_loss(learned=config.process.name == "learned"))
     learned = c.uncertainty or config.process.name == "learned"
     return Objective(loss, density, None if learned else partial(
@@ -82,6 +84,7 @@ def check(config: ConfigDict) -> None:
     discrete = process in SCHEDULES
     finite(c, "loss")
     choose(LOSSES, "loss.name", c.name)
+    choose(VARIANCES, "loss.variance", c.variance)
     choose(WEIGHTINGS, "loss.weighting", c.weighting)
     choose(set(DISCRETE_DENSITIES) | set(CONTINUOUS_DENSITIES), "loss.density", c.density)
     if discrete:

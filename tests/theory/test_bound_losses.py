@@ -1,5 +1,6 @@
 """The losses that are variational bounds, discrete and continuous: their values for Gaussian data, what they teach."""
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from diffusion import config as config_lib
+from diffusion.build.objective import objective
+from diffusion.build.processes import process
 from diffusion.core import continuous, losses, schedules, variational, weightings
 from diffusion.core import time_densities as td
 from diffusion.core.learned_schedule import LearnedSchedule
@@ -200,3 +204,18 @@ def test_the_discrete_bound_comes_near_the_continuous_one(x64, data):
     error = (1 - gain) ** 2 + gain**2 * signal * c
     expected = np.trapezoid(np.mean(error, axis=1), x[:, 0]) / 2 / np.log(2)
     assert abs(per_example.mean() - expected) < 4 * per_example.std() / BATCH**0.5 + 0.02 * expected
+
+
+@pytest.mark.parametrize("name", ["hybrid", "vlb"])
+def test_by_config_the_bound_teaches_a_learned_variance(name):
+    """It took the fixed variance of loss.variance instead, and the second head had no gradient."""
+    config = config_lib.override(config_lib.base(), {"process.steps": 20, "loss.name": name, "learned_range": True})
+    loss = objective(config, SimpleNamespace(process=process(config.process))).loss
+    x0, t = jnp.full((2, 2, 2, 1), 0.5), jnp.array([3, 15])
+    times = td.Times(t, jnp.full(2, 1 / 20))
+
+    def of_fraction(fraction):
+        diffusion = Diffusion(process(config.process), lambda x_t, t, cond: Prediction(
+            0.9 * x0, jnp.zeros_like(x0), fraction * jnp.ones_like(x0)))
+        return loss({}, diffusion, x0, None, times, jax.random.split(jax.random.key(0), 2))[0].sum()
+    assert abs(float(jax.grad(of_fraction)(0.3))) > 1e-4
