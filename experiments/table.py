@@ -141,13 +141,15 @@ def check_kinds(table: Table) -> None:
                               f"{shown(getattr(table, name))}.")
     if not table.columns or not table.rows or not table.scales:
         raise ConfigError(f"{table.name} needs columns, rows and scales: one of each at least.")
-    for what, member, names in [*((f"row {row.name!r}", row, ("overrides", "paper")) for row in table.rows),
-                                *((f"scale {name!r}", scale, ("overrides", "of_rows"))
-                                  for name, scale in table.scales.items())]:
-        for name in names:
-            if not isinstance(getattr(member, name), Mapping):
-                raise ConfigError(f"{table.name}, {what}: its {name} must be a dict; got "
-                                  f"{shown(getattr(member, name))}.")
+    parts = [("", table, "title source x", ""), *((", a column", part, "name ours", "") for part in table.columns),
+             *((f", row {part.name!r}", part, "name", "overrides paper") for part in table.rows),
+             *((f", scale {name!r}", part, "config about", "overrides of_rows") for name, part in table.scales.items()),
+             *((", a finding", part, "text column", "") for part in table.findings)]
+    for what, part, texts, dicts in parts:
+        for names, kind, word in ((texts, str, "text"), (dicts, Mapping, "a dict")):
+            for name in names.split():
+                if not isinstance(value := getattr(part, name), kind):
+                    raise ConfigError(f"{table.name}{what}: its {name} must be {word}; got {shown(value)}.")
 
 
 def check(table: Table) -> None:
@@ -163,12 +165,18 @@ def check(table: Table) -> None:
         if strange := set(row.paper) - columns:
             raise ConfigError(f"{table.name}, row {row.name!r} has a cell of {strange.pop()!r}, which is no column: "
                               f"{', '.join(sorted(columns))}.")
-    for name in {name for scale in table.scales.values() for name in (*scale.leaves_out, *scale.of_rows)}:
-        table.row(name)
+        if strange := [cell for cell in row.paper.values()
+                       if not isinstance(getattr(cell, "value", cell), int | float | None)]:
+            raise ConfigError(f"{table.name}, row {row.name!r}: a cell is a number or a Cell; got {shown(strange[0])}.")
+    for scale in table.scales.values():
+        for name in (*scale.leaves_out, *scale.of_rows):
+            table.row(name)
+        if strange := [x for x in scale.of_rows.values() if not isinstance(x, Mapping)]:
+            raise ConfigError(f"{table.name}: the of_rows of a scale are dicts; got {shown(strange[0])}.")
     for finding in table.findings:
         if finding.column not in columns:
             raise ConfigError(f"{table.name}: the finding {finding.text!r} is about {finding.column!r}, no column.")
-        for name in {name for pair in finding.better for name in pair}:
+        for name in {name for better, worse in finding.better for name in (better, worse)}:
             table.row(name)
 
 

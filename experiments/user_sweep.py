@@ -33,7 +33,7 @@ def table_of_flags(flags: list[str]) -> Table:
             values = [config_lib.known()[key].parsed(part, f"--{flag}") for part in
                       (split(text) if kind == "sweep" else [text])]
             if not values:
-                raise ConfigError(f"--{flag} is empty: give values between commas, such as --sweep.seed=0,1,2.")
+                raise ConfigError(f"--{flag} is empty: give values between commas, such as --sweep.sample.steps=5,10.")
             (grid if kind == "sweep" else fixed)[key] = values if kind == "sweep" else values[0]
     if not grid:
         raise ConfigError("Nothing is swept: give --sweep.KEY=VALUE,VALUE, such as --sweep.process.name=linear,cosine.")
@@ -44,6 +44,8 @@ def table_of_flags(flags: list[str]) -> Table:
     if (strange := [name for name in metrics if name not in COLUMNS]) or not metrics:
         raise ConfigError(f"There is no metric {shown(strange[0] if strange else '')} of a sweep. Choose of: "
                           f"{', '.join(COLUMNS)}.")
+    if "seed" in grid:  # each row has the same ones
+        raise ConfigError(f"--sweep.seed: seeds are no rows. Leave it out, and give --seeds={len(grid['seed'])}.")
     short = {key: key.removesuffix(".name").split(".")[-1] for key in grid}  # process.name is "process"
     rows = [Row(", ".join(f"{short[key]} {value}" for key, value in zip(grid, values)), dict(zip(grid, values)))
             for values in itertools.product(*grid.values())]

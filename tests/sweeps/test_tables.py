@@ -7,6 +7,8 @@ from experiments import table
 from experiments.sweep import expand
 
 MADE = "from sweeps import fake\nfrom experiments.table import *\nTABLE = fake.table("
+OWN = ("from experiments.table import *\nTABLE = Table(**dict(title='t', source='s', columns=[Column('FID', 'fd')], "
+       "rows=[Row('a', {})], scales={'mini':")
 SCALES = [(name, scale) for name in table.names() for scale in table.find(name).scales]
 
 
@@ -55,6 +57,13 @@ def test_rows_can_be_built(name):
     (f"{MADE}[3])", "its rows must each be a Row"), (f"{MADE}3)", "its rows must each be a Row; got 3"),
     (f"{MADE}[])", "needs columns, rows and scales"),
     (f"{MADE}[Row('a', {{}})], columns=3)", "its columns must each be a Column"),
+    (f"{MADE}[Row(3, {{}})])", "row 3: its name must be text; got 3"),
+    (f"{MADE}[Row('a', {{}})], columns=[Column('FID', 3)])", "a column: its ours must be text; got 3"),
+    (f"{MADE}[Row('a', {{}}, {{'FID': '3'}})])", "row 'a': a cell is a number or a Cell; got '3'"),
+    (f"{MADE}[Row('a', {{}}, {{'FID': Cell([3])}})])", "row 'a': a cell is a number or a Cell; got Cell"),
+    (f"{OWN} Scale(3, {{}}, '')}}))", "scale 'mini': its config must be text; got 3"),
+    (f"{OWN} Scale('configs/digits.py', {{}}, '', of_rows={{'a': 3}})}}))", "the of_rows of a scale are dicts; got 3"),
+    (f"{OWN} Scale('configs/digits.py', {{}}, '')}}, findings=[Finding('x', 'FID', [('a',)])]))", "to unpack"),
 ])
 def test_a_file_that_is_no_table_is_named(tmp_path, text, words):
     file = tmp_path / "mine.py"
