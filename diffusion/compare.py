@@ -47,6 +47,9 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
     solver is compiled once, whatever the steps and scales; config.sample.batch_size images are drawn at a time. Raises
     ConfigError for a combination that cannot be, before anything is compiled.
     """
+    if num_samples < 2:
+        raise ConfigError("--num_samples=1 is too few to compare: the distance to the data is of their covariance. Ask "
+                          "for 2 or more.")
     if scales is None:
         scales = [config.sample.guidance.scale if config.sample.guidance.name != "none" else 1.0]
     elif config.sample.guidance.name == "none" and (others := [scale for scale in scales if scale != 1]):
@@ -90,7 +93,7 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
                 progress.update(1)
     if is_primary():
         from diffusion.io import solver_plots  # imports matplotlib: half a second that only its users pay
-        out.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
         for name, x in pictures.items():
             images.save_png(out / f"{name}.png", images.grid(images.to_uint8(x)))
         rows = [dataclasses.asdict(cell) for cell in results]

@@ -19,7 +19,7 @@ from diffusion.errors import CheckpointError, ConfigError, DataError
 from diffusion.generate import labels_of
 from diffusion.io import images, run_folder
 from diffusion.io.checkpoint import Checkpoints
-from diffusion.io.files import atomic_write
+from diffusion.io.files import atomic_write, check_can_be_written
 from diffusion.io.processes import is_primary, primary_says, say
 from diffusion.io.progress import Progress
 from diffusion.metrics import extractors, record, values
@@ -116,12 +116,12 @@ def prepare(config: ConfigDict, model: build.Model, extractor: extractors.Extrac
     source = build.training_images(config)
     values.check_counts(c.images, min(c.reference_images or len(source), len(source)), c.keep,
                         outputs(extractor)["pool"].shape[-1])
-    found = features_of(config, model, extractor, source, cache)
-    held_out = None
     if c.held_out:
         other = config.copy_and_resolve_references()
         other.data.split = c.held_out
-        held_out = features_of(other, model, extractor, build.training_images(other), cache)
+        unseen = build.training_images(other)  # which may not be there
+    found = features_of(config, model, extractor, source, cache)
+    held_out = features_of(other, model, extractor, unseen, cache) if c.held_out else None
     for note in values.rank_notes(c.images, found.count, len(found.statistics.mean)):
         say(f"note: {note}")
     return Evaluation(config=config, model=model, drawing=drawing, extractor=extractor, reference=found,
@@ -164,6 +164,7 @@ def evaluate(config: ConfigDict, workdir: Path, source: str | None, *, seed: int
     if source is None:
         run_folder.open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, read_only=True,
                             defaults=config_lib.defaults())
+    check_can_be_written(out / "evaluations.png")
     steps: list[int | None] = [step]
     if all_checkpoints:
         if source is not None:

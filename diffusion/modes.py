@@ -15,7 +15,7 @@ from diffusion.data.sources import take
 from diffusion.errors import DivergedError, Interrupted
 from diffusion.io import images, run_folder
 from diffusion.io.checkpoint import Checkpoints
-from diffusion.io.files import atomic_write
+from diffusion.io.files import atomic_write, check_can_be_written
 from diffusion.io.processes import is_primary, primary_says, say
 from diffusion.io.progress import Progress, duration, of_chains
 from diffusion.io.run_folder import open_run
@@ -177,6 +177,7 @@ def likelihood(config: ConfigDict, workdir: Path, source: str | None = None, *, 
     file `out`, JSON, with a plot beside it for the terms of a bound. Other arguments as in `sample`."""
     model, read = pretrained.open_model(config, source or workdir, checkpoint=step)
     evaluator = build.evaluator(config, model, seed)
+    check_can_be_written(out)
     images_of = build.training_images(config)
     params = read()
     count = min(num_examples or len(images_of), len(images_of))

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from diffusion import build
 from diffusion import config as config_lib
 from diffusion.errors import ConfigError
-from diffusion.io.files import atomic_write
+from diffusion.io.files import atomic_write, check_can_be_written
 from diffusion.io.processes import say
 from diffusion.planning import roofline
 from diffusion.planning.chips import Chip, chip_of, devices_of
@@ -37,6 +37,8 @@ def plan(config: ConfigDict, topology: str, out: Path | None) -> dict:
 
     topology: such as v5e:16x16, or local. Raises ConfigError for one that is not known.
     """
+    if out is not None:
+        check_can_be_written(out)
     devices = jax.devices() if topology == "local" else devices_of(topology)
     chip = chip_of(devices[0].device_kind)
     say(f"compiling for {len(devices)} x {devices[0].device_kind}: a few minutes for a large network")

@@ -371,6 +371,32 @@ def test_the_error_of_a_sampler_is_its_root_mean_square_distance(tmp_path, monke
     cells = json.loads((tmp_path / "out" / "compare.json").read_text())["cells"]
     assert [(cell["error"], cell["evaluations"]) for cell in cells] == [(0.0, 2), (0.5, 2)]
     seen.clear()  # other scales are drawn as they are, also those below 1
+    (tmp_path / "guided").mkdir()  # a folder that is there, and empty
     compare.compare(config, tmp_path / "run", None, solvers=["heun"], steps=[2], scales=[0.5, 1.0], num_samples=3,
                     seed=0, out=tmp_path / "guided", checkpoint=None)
     assert seen == {("classifier_free", 0.5), ("classifier_free", 1.0)}
+
+
+def test_an_out_that_cannot_be_is_said_before_the_work(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from diffusion import build, compare, evaluate, modes, plan, pretrained
+    from diffusion import config as config_lib
+    from diffusion.errors import ConfigError
+
+    for place, name in ((build, "training_images"), (plan, "measure"), (evaluate, "prepare"), (compare, "build_cell")):
+        monkeypatch.setattr(place, name, lambda *_, **__: pytest.fail("worked"))
+    monkeypatch.setattr(build, "evaluator", lambda *_: None)
+    monkeypatch.setattr(pretrained, "open_model", lambda *_, **__: (SimpleNamespace(), None))
+    (tmp_path / "file").write_text("mine")
+    config, below = config_lib.base(), tmp_path / "file" / "x"
+    drawn = dict(solvers=["ddim"], steps=[2], scales=None, seed=0, checkpoint=None)
+    for work in (lambda: modes.likelihood(config, tmp_path, "a", num_examples=2, seed=0, out=tmp_path, step=None),
+                 lambda: plan.plan(config, "local", tmp_path),
+                 lambda: evaluate.evaluate(config, tmp_path, "a", seed=0, seeds=1, step=None, all_checkpoints=False,
+                                           out=tmp_path / "file"),
+                 lambda: compare.compare(config, tmp_path, "a", **drawn, num_samples=2, out=below)):
+        with pytest.raises(ConfigError, match="cannot be written"):
+            work()
+    with pytest.raises(ConfigError, match="--num_samples=1 is too few to compare"):
+        compare.compare(config, tmp_path, "a", **drawn, num_samples=1, out=tmp_path / "new")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from diffusion.errors import CheckpointError, shown
+from diffusion.errors import CheckpointError, ConfigError, shown
 
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
          errno.EFBIG: "a file grew over the limit of this system"}
@@ -92,6 +92,15 @@ def json_value(text: str | bytes, kind: type = dict, entries: type | None = None
     if entries and (strange := [entry for entry in value if not isinstance(entry, entries)]):
         raise ValueError(f"its list has the entry {shown(strange[0])}, where {_NAMES[entries]} is needed")
     return value
+
+
+def check_can_be_written(path: str | os.PathLike) -> None:
+    """For before the work: raises ConfigError for the path of a file that is a folder, or that no folder can hold."""
+    path = Path(path)
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ConfigError(f"{path} cannot be written: it is a folder, or below a file or a folder that may not be "
+                          "changed. Give another name.")
 
 
 def cannot_write(path: str | os.PathLike, error: BaseException) -> str:

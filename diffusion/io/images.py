@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from diffusion.errors import CheckpointError, ConfigError, DivergedError
-from diffusion.io.files import atomic_write, cannot_write
+from diffusion.io.files import atomic_write, cannot_write, check_can_be_written
 from diffusion.typing import Array
 
 GRID_IMAGES = 100  # at most so many of a set of samples are shown in its grid.png
@@ -76,7 +76,8 @@ def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
 
 
 def check_samples_folder(folder: str | os.PathLike) -> None:
-    """Raises ConfigError if the folder holds samples already: two sets must not be mixed, nor the first one lost."""
+    """Raises ConfigError if the folder holds samples already (two sets must not be mixed, nor the first one lost), or
+    cannot be one."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; samples need a folder. Give another --out.")
@@ -85,6 +86,7 @@ def check_samples_folder(folder: str | os.PathLike) -> None:
     if found:
         raise ConfigError(f"{folder} holds samples already ({found[0]}{', ...' if len(found) > 1 else ''}). Give "
                           "another --out, or move or delete that folder.")
+    check_can_be_written(folder / "samples.npz")
 
 
 def save_samples(folder: str | os.PathLike, images: np.ndarray | Iterable[np.ndarray], first_index: int = 0, *,

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from diffusion.errors import CheckpointError
-from diffusion.io.files import atomic_write, cause
+from diffusion.errors import CheckpointError, ConfigError
+from diffusion.io.files import atomic_write, cause, check_can_be_written
 
 
 def test_writes_text_bytes_and_functions_and_replaces(tmp_path):
@@ -31,6 +31,16 @@ def test_a_failure_keeps_the_old_file_and_leaves_no_part(tmp_path):
     with pytest.raises(KeyError):  # a bug stays what it is
         atomic_write(path, lambda file: {}["x"])
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["b.txt"]
+
+
+def test_what_cannot_be_written_is_known_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("x")
+    check_can_be_written(tmp_path / "file")
+    check_can_be_written(tmp_path / "new" / "folder" / "file")
+    for path in (tmp_path, tmp_path / "file" / "b", tmp_path / "file" / "b" / "c"):
+        with pytest.raises(ConfigError, match=f"{path} cannot be written: it is a folder, or below a file"):
+            check_can_be_written(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_folder_that_is_a_file(tmp_path):

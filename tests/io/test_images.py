@@ -109,6 +109,8 @@ def test_two_sets_of_samples_are_not_mixed(tmp_path):
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
     with pytest.raises(ConfigError, match="is a file"):
         check_samples_folder(tmp_path / "notes.txt")
+    with pytest.raises(ConfigError, match="below a file"):
+        check_samples_folder(tmp_path / "notes.txt" / "x")
 
 
 def test_a_full_disk(tmp_path):
