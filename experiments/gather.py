@@ -111,11 +111,11 @@ def row_report(sweep: Sweep, name: str, columns: list[Ours], states: dict[str, S
 
 def train_flops(sweep: Sweep, members: list[Member]) -> float | None:
     """By XLA's count of a step."""
-    plan = results.read(sweep.folder / "plan" / f"{members[0].training}.json")
-    if plan is None or "flops" not in plan.get("train", {}):
+    plan = results.read(sweep.folder / "plan" / f"{members[0].training}.json") or {}
+    flops = step.get("flops") if isinstance(step := plan.get("train"), dict) else None
+    if not isinstance(flops, (int, float)):
         return None
-    steps = [steps_of(sweep.folder / "runs" / m.training) for m in members]
-    return plan["train"]["flops"] * sum(steps)
+    return flops * sum(steps_of(sweep.folder / "runs" / m.training) for m in members)
 
 
 def steps_of(run: Path) -> int:

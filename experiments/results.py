@@ -3,8 +3,9 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion.errors import CheckpointError
+from diffusion.errors import CheckpointError, DataError
 from diffusion.io.files import read_json
+from diffusion.metrics import record as metric_record
 from experiments.sweep import Member, Sweep
 from experiments.table import Column
 
@@ -37,12 +38,10 @@ def record(sweep: Sweep, member: Member) -> dict | None:
 
 def read_record(file: Path) -> dict | None:
     """A metric record; None where it is not there, or not whole."""
-    found = read(file) or {}
-    metrics = found.get("metrics")
-    if not isinstance(metrics, dict) or not isinstance(found.get("protocol"), dict) or not all(
-            isinstance(row, dict) and isinstance(row.get("value"), (int, float)) for row in metrics.values()):
+    try:
+        return metric_record.read(file)
+    except DataError:
         return None
-    return found
 
 
 def likelihood(sweep: Sweep, member: Member) -> dict | None:

@@ -15,15 +15,14 @@ _COLUMNS = 4
 
 def plot_records(records: Sequence[dict], path: str | os.PathLike) -> None:
     """A panel for each metric, with its error bars; one curve for each sampler and protocol. Draws nothing for records
-    without a checkpoint's step. Raises CheckpointError if the file cannot be written."""
-    records = [r for r in records if r.get("samples", {}).get("checkpoint") is not None]
+    without a checkpoint's step, a sampler and a protocol. Raises CheckpointError if the file cannot be written."""
+    records = [r for r in records if isinstance(r.get("samples", {}).get("checkpoint"), int) and label_of(r)]
     names = list(dict.fromkeys(name for r in records for name in r["metrics"]))
     if not names:
         return
     curves: dict[str, list[dict]] = {}
     for r in records:
-        s, p = r["samples"]["sampler"], r["protocol"]
-        curves.setdefault(f"{s['solver']}, {s['steps']} steps, {p['images']:,} images", []).append(r)
+        curves.setdefault(label_of(r), []).append(r)
     columns = min(_COLUMNS, len(names))
     rows = -(-len(names) // columns)
     colours = [BLUE, *matplotlib.colormaps["tab10"].colors[1:]]
@@ -45,6 +44,15 @@ def plot_records(records: Sequence[dict], path: str | os.PathLike) -> None:
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8)
         atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=130))
+
+
+def label_of(record: dict) -> str:
+    """Its sampler and protocol; "" where it does not say them."""
+    try:
+        sampler, protocol = record["samples"]["sampler"], record["protocol"]
+        return f"{sampler['solver']}, {sampler['steps']} steps, {protocol['images']:,} images"
+    except (LookupError, TypeError, ValueError):
+        return ""
 
 
 def yerror(error: tuple[float, ...]) -> tuple[float, ...] | None:

@@ -33,7 +33,7 @@ def open_images(path: Path) -> tuple[int, tuple[int, ...], Iterator[np.ndarray]]
     header = npz.headers(path).get("arr_0")
     if header is None:
         raise DataError(f"{path} has no arr_0, uint8 [N, H, W, C]. It has: {', '.join(npz.headers(path))}.")
-    if header.dtype != np.uint8 or len(header.shape) != 4 or header.by_columns:
+    if header.dtype != np.uint8 or len(header.shape) != 4 or header.by_columns or 0 in header.shape[1:]:
         raise DataError(f"arr_0 in {path} must be uint8 [N, H, W, C], got {header}.")
     return header.shape[0], header.shape[1:], npz.batches(path, "arr_0", rows_of(header.shape[1:]))
 

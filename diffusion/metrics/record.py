@@ -5,7 +5,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from diffusion.errors import ConfigError
+from diffusion.errors import ConfigError, shown
 from diffusion.io.reading import ordinary, reading
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow")
@@ -29,10 +29,13 @@ def read(path: Path) -> dict:
     path = ordinary(path)
     with reading(f"{path} is not a metric record", "Write one by --mode=evaluate, or python -m diffusion.metrics "
                  "--json."):
-        found = json.loads(path.read_text())
+        found = {"samples": {}} | json.loads(path.read_text())
         for row in found["metrics"].values():
-            float(row["value"]), float(row.get("error", 0.0))
-        dict(found["protocol"])
+            format(row["value"], "g"), format(row.get("error", 0.0), "g")  # as they are shown
+        for name in ("protocol", "samples"):
+            if not isinstance(found[name], dict):
+                raise ValueError(f"its {name} is {shown(found[name])}")
+            flat(found[name])
     return found
 
 

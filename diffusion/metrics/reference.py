@@ -66,5 +66,9 @@ class Reference:
                     raise ConfigError(f"{path} was made with the {name} {about[name]}, not {ours}: its numbers would "
                                       "not compare.")
             spatial = Statistics(arrays["spatial_mu"], arrays["spatial_sigma"]) if "spatial_mu" in arrays else None
-            return cls(statistics=Statistics(mean, covariance), spatial=spatial, kept=arrays["kept"],
-                       count=about["count"], digest=about["digest"], shape=tuple(about["shape"]))
+            kept, count = arrays["kept"], about["count"]
+            if kept.dtype != np.float32 or kept.shape != (len(kept), dimension) or type(count) is not int or (
+                    not np.isfinite(kept).all()):
+                raise ValueError(f"it has kept {kept.dtype} {list(kept.shape)} of {count} images")
+            return cls(statistics=Statistics(mean, covariance), spatial=spatial, kept=kept,
+                       count=count, digest=about["digest"], shape=tuple(about["shape"]))

@@ -191,13 +191,15 @@ def test_a_line_of_a_ledger_that_is_none_is_left_out(tmp_path, line):
 
 @pytest.mark.parametrize("name, content", [
     ("evaluate", "null"), ("evaluate", "[1]"), ("evaluate", '{"metrics": 3, "protocol": {}}'),
+    ("evaluate", '{"metrics": {"fd_x": {"value": 3.0}}, "protocol": {}, "samples": 3}'), ("plan", '{"train": 3}'),
+    ("plan", '{"train": {"flops": "x"}}'),
     ("evaluate", '{"metrics": {"fd_x": 3}, "protocol": {}}'), ("evaluate", '{"metrics": {"fd_x": {"value": "y"}}}'),
     ("likelihood", '{"bits_per_dim": "x"}'), ("likelihood", '{"bits_per_dim": 3.0, "estimator": [], "data": {}}')])
 def test_a_result_that_is_none_counts_as_not_there(tmp_path, name, content):
     of = sweep.expand(fake.table(), "mini", 1, tmp_path)
     member = of.members[0]
     file = (tmp_path / name / member.measurement / "a.json" if name == "evaluate" else
-            tmp_path / name / f"{member.measurement}.json")
+            tmp_path / name / f"{member.training if name == 'plan' else member.measurement}.json")
     file.parent.mkdir(parents=True)
     file.write_text(content)
     assert results.record(of, member) is None and results.likelihood(of, member) is None
@@ -222,6 +224,7 @@ def test_a_sweep_of_flags():
     (["--config=configs/digits.py", "--sweep.seed=1", "--metrics=fid"], "no metric 'fid'"),
     (["--config=configs/digits.py", "--sweep.seed=1", "--metrics="], "no metric '' of a sweep"),
     (["--config=configs/digits.py", "--sweep.seed="], "--sweep.seed is empty"),
+    (["--config=configs/digits.py", "--sweep.seed=1,2"], "seeds are no rows. Leave it out, and give --seeds=2"),
     (["--config=configs/digits.py", "--sweep.seed=,"], "--sweep.seed is empty"),
     (["--config=configs/digits.py", "--sweep.seed=1,x"], "--sweep.seed: config.seed = 'x' is not a whole number"),
     (["--config=configs/digits.py", "--sweep.seed=1", "--config.data.flip=3"], "data.flip = .*not True or False"),
