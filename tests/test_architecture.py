@@ -56,7 +56,7 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.core": ["diffusion.typing"],
     "diffusion.networks": BASE,
     "diffusion.data": [*BASE, *READING],
-    "diffusion.data.prepare": [*BASE, *READING, "diffusion.data", "diffusion.io.download"],
+    "diffusion.data.prepare": [*BASE, *READING, "diffusion.data", "diffusion.io.download", "diffusion.program"],
     "diffusion.io": BASE,
 }
 ONLY_IN = {  # library: where it may be imported

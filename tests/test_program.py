@@ -83,3 +83,12 @@ def test_streams_that_are_closed_or_know_no_umlauts(tmp_path):
                               env={**environment, "CODE": BEGIN.format(wrong=False)}, capture_output=True)
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert (tmp_path / "out").read_text() == "\\xe4 True\n"
+
+
+def test_every_program_begins_so():
+    """Others left a traceback behind at Ctrl-C, a closed pipe, or PYTHONWARNINGS=error."""
+    files = [path for folder in ("diffusion", "experiments") for path in (programs.ROOT / folder).rglob("*.py")
+             if 'if __name__ == "__main__":\n' in path.read_text() and path.parent.name != "launchers"]
+    assert len(files) > 5
+    for path in files:
+        assert "program.begin()" in (text := path.read_text()) or "    command(main)\n" in text, path

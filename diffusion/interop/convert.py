@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import build
+from diffusion import build, program, runtime
 from diffusion.errors import DiffusionError
 from diffusion.pipeline import DiffusionPipeline
 from diffusion.pretrained import LAYOUTS
@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def convert(source: str, destination: str, **options) -> int:
+    runtime.check_devices()
     pipe = DiffusionPipeline.from_pretrained(source, **options)
     count = sum(x.size for x in jax.tree.leaves(pipe.params))
     pipe.save_pretrained(destination)
@@ -97,5 +98,13 @@ def compare(pipe: DiffusionPipeline, folder: str) -> float | str:
     return float(np.abs(ours - out).max() / max(1.0, np.abs(out).max()))
 
 
+def start() -> int:
+    """The command."""
+    runtime.check_flags()
+    return main()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program.begin()
+    program.interruptible()
+    program.run(start)

@@ -13,9 +13,10 @@ import json
 import sys
 from pathlib import Path
 
-from diffusion.errors import ConfigError, DataError, DiffusionError
+from diffusion import program, runtime
+from diffusion.errors import ConfigError, DataError
 from diffusion.io import npz
-from diffusion.io.files import atomic_write
+from diffusion.io.files import atomic_write, check_can_be_written
 from diffusion.io.pictures import by
 from diffusion.io.progress import Progress
 from diffusion.io.reading import expanded
@@ -67,8 +68,8 @@ def measure(args: argparse.Namespace) -> None:
     """Prints the metrics of two sets; whatever can be wrong is found before the features, which take minutes."""
     values.check_names(asked(args))
     for path in (args.json, args.save_reference):
-        if path and (path.is_dir() or not nearest_folder(path).is_dir()):
-            raise ConfigError(f"{path} cannot be written: it is a folder, or below a file. Give the name of a file.")
+        if path:
+            check_can_be_written(path)
     if args.images is not None and args.images < values.MINIMUM:
         raise ConfigError(f"--images={args.images} is too few: {values.MINIMUM} or more; papers take 50,000.")
     sets = {what: path for what, path in (("generated", args.samples), ("reference", args.reference),
@@ -77,6 +78,7 @@ def measure(args: argparse.Namespace) -> None:
     opened = {what: image_sets.open_images(path) for what, path in sets.items()
               if what != "reference" or not statistics}
     counts = {what: min(count, args.images or count) for what, (count, _, _) in opened.items()}
+    runtime.check_devices()
     extractor = extractors.load(args.extractor, args.weights, mode=args.resize, other_weights=args.other_weights)
     reference = Reference.read(args.reference, extractor) if statistics else None
     shapes = {what: tuple(shape) for what, (_, shape, _) in opened.items()}
@@ -136,19 +138,19 @@ def check_shapes(shapes: dict[str, tuple[int, ...]]) -> None:
                             "done is a choice.")
 
 
-def nearest_folder(path: Path) -> Path:
-    """Of the folders above it, the innermost that is there."""
-    return next(parent for parent in path.absolute().parents if parent.exists())
-
-
 def is_statistics(path: Path) -> bool:
     """Whether it is an npz of mu and sigma, and not of images."""
     path = expanded(path)
     return path.suffix == ".npz" and not path.is_dir() and "mu" in npz.headers(path)
 
 
+def start() -> None:
+    """The command."""
+    runtime.check_flags()
+    main(parser().parse_args())
+
+
 if __name__ == "__main__":
-    try:
-        main(parser().parse_args())
-    except DiffusionError as error:
-        sys.exit(f"error: {error}")
+    program.begin()
+    program.interruptible()
+    program.run(start)

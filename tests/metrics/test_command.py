@@ -210,6 +210,7 @@ def test_what_cannot_be_measured_is_found_before_any_features(tmp_path, monkeypa
     np.savez(tmp_path / "a.npz", DIGITS[:40])
     np.savez(tmp_path / "few.npz", DIGITS[:19])
     np.savez(tmp_path / "wide.npz", np.zeros((40, 8, 9, 1), np.uint8))
+    np.savez(tmp_path / "none.npz", np.zeros((40, 0, 8, 1), np.uint8))
     np.savez(tmp_path / "published.npz", mu=np.zeros(64), sigma=np.eye(64))
     np.savez(tmp_path / "nan.npz", mu=np.full(64, np.nan), sigma=np.eye(64))
     for flags, message in (
@@ -222,6 +223,7 @@ def test_what_cannot_be_measured_is_found_before_any_features(tmp_path, monkeypa
              "~/published.npz", "--metrics=fd,kid,prdc"], "metric 'kid' needs the reference's images.*prdc"),
             (["~/a.npz", "~/a.npz", "--metrics="], "no metric ''"),
             (["~/few.npz", "~/a.npz"], "19 images are too few"), (["~/a.npz", "~/few.npz"], "19 images are too few"),
+            (["~/none.npz", "~/none.npz"], r"must be uint8 .*got uint8 \[40, 0, 8, 1\]"),
             (["~/a.npz", "~/nan.npz"], "no covariance, or it or mu is not finite"),
             (["~/a.npz", "~/a.npz", "--json=~"], "cannot be written: it is a folder"),
             (["~/a.npz", "~/a.npz", "--save_reference=~/a.npz/b"], "cannot be written: .*below a file"),
@@ -272,3 +274,53 @@ def test_statistics_of_other_weights_are_refused(tmp_path):
     for change in ({"name": "large"}, {"weights": "abd"}, {"resize": "bilinear"}):
         with pytest.raises(ConfigError, match="was made with the .* its numbers would not compare"):
             Reference.read(tmp_path / "kept.npz", SimpleNamespace(**vars(extractor) | change))
+
+
+@pytest.mark.parametrize("change", [
+    {"count": "x"}, {"kept": np.zeros(3, np.float32)}, {"kept": np.zeros((3, 7), np.float32)},
+    {"kept": np.full((3, 2), np.nan, np.float32)}, {"kept": np.array([["a", "b"]])}])
+def test_a_reference_that_was_edited(tmp_path, change):
+    from diffusion.metrics.frechet import Statistics
+    extractor = SimpleNamespace(name="small", weights="abc", resize="clean", dimension=2)
+    whole = dict(kept=np.zeros((3, 2), np.float32), count=3, digest="d", shape=(8, 8, 1))
+    with open(tmp_path / "kept.npz", "wb") as file:
+        Reference(statistics=Statistics(np.zeros(2), np.eye(2)), **whole | change).write(file, extractor)
+    with pytest.raises(DataError, match="kept.npz is no reference .*: it has kept .*Make it again"):
+        Reference.read(tmp_path / "kept.npz", extractor)
+
+
+@pytest.mark.parametrize("text", [
+    '{"metrics": {"fd": {"value": "3"}}, "protocol": {}}', '{"metrics": {"fd": {"value": 3}}, "protocol": []}',
+    '{"metrics": {"fd": {"value": 3, "error": "0.1"}}, "protocol": {}}', "null", "[" * 10**5,
+    '{"metrics": {"fd": {"value": 3}}, "protocol": [["a", 1]]}', '{"metrics": {"fd": {"value": [3]}}, "protocol": {}}',
+    '{"metrics": {"fd": {"value": 3}}, "protocol": {}, "samples": 3}'])
+def test_a_record_that_is_none(tmp_path, text):
+    file = tmp_path / "record.json"
+    file.write_text(text)
+    with pytest.raises(DataError, match="record.json is not a metric record: .*Write one by"):
+        metrics_program.main(metrics_program.parser().parse_args(["--compare", str(file), str(file)]))
+
+
+@pytest.mark.parametrize("record", [
+    {"samples": {"checkpoint": 3}, "protocol": {}}, {"samples": {"checkpoint": "x"}, "protocol": {"images": 3}},
+    {"samples": {"checkpoint": 3, "sampler": {"solver": "ddim", "steps": 3}}, "protocol": {"images": "x"}}])
+def test_records_that_cannot_be_drawn_are_left_out(tmp_path, record):
+    """The numbers beside them were hours of work."""
+    from diffusion.io import evaluation_plots
+    evaluation_plots.plot_records([{"metrics": {"fd": {"value": 3.0}}} | record], tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_devices_that_are_not_there(tmp_path, monkeypatch):
+    from diffusion.interop import convert
+
+    def devices():
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    monkeypatch.setattr(jax, "devices", devices)
+    np.savez(tmp_path / "a.npz", DIGITS[:40])
+    sets = [str(tmp_path / "a.npz")] * 2
+    with pytest.raises(ConfigError, match="JAX finds no device"):
+        metrics_program.main(metrics_program.parser().parse_args(sets))
+    with pytest.raises(ConfigError, match="JAX finds no device"):
+        convert.convert(str(tmp_path), str(tmp_path / "new"))

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
+from diffusion import program
 from diffusion.data.prepare import cifar10
 from diffusion.data.prepare.data_set import DataSet, prepare
 from diffusion.errors import DiffusionError
@@ -54,4 +55,6 @@ def main(argv: Sequence[str] | None = None, data_sets: Mapping[str, DataSet] = D
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.begin()
+    program.interruptible()
+    program.run(main)
