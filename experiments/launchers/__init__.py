@@ -16,7 +16,11 @@ class LaunchError(Exception):
 
 
 def training(config: str, flags: list[str], python: str = "python") -> str:
-    """The shell command of a training."""
+    """The shell command of a training. Raises LaunchError for a config that is none, or is named twice."""
+    if not re.search(r"\.(json|py(:.*)?)$", config):  # such as the value of a flag before it
+        raise LaunchError(f"{config!r} is no config file, such as configs/cifar10.py. Flags are written --name=value.")
+    if again := [flag for flag in flags if re.match(r"--?config(=|$)", flag)]:
+        raise LaunchError(f"{again[0]}: the config is named without --config, such as configs/cifar10.py.")
     return shlex.join([python, "-m", "diffusion.main", f"--config={config}", *flags])
 
 
@@ -43,6 +47,11 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def number(text: str) -> int:
+    """The same, or 0."""
+    return 0 if text == "0" else whole(text)
+
+
 def name(text: str) -> str:
     """A name that all of them take (RFC 1035): what argparse needs for its `type`."""
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", text):
@@ -61,3 +70,5 @@ def main(program) -> None:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {error.filename or ''}: {error.strerror or error}")
+    except KeyboardInterrupt:  # which is how the logs are left
+        sys.exit(130)

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from experiments.launchers import ROOT, LaunchError, main, run, training, whole
+from experiments.launchers import ROOT, LaunchError, main, number, run, training, whole
 
 _INSTALL = "Run this on a login node of a cluster with Slurm."
 
@@ -26,8 +26,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--nodes", type=whole, default=1, help="(%(default)s)")
     p.add_argument("--tasks_per_node", type=whole, default=1,
                    help="processes on a node: one for each GPU (%(default)s)")
-    p.add_argument("--gpus_per_task", type=int, default=0, help="(%(default)s)")
-    p.add_argument("--cpus_per_task", type=int, default=0, help="0: Slurm's default")
+    p.add_argument("--gpus_per_task", type=number, default=0, help="(%(default)s)")
+    p.add_argument("--cpus_per_task", type=number, default=0, help="0: Slurm's default")
     p.add_argument("--time", default="1-00:00:00", help="limit of a job; one that reaches it is requeued (%(default)s)")
     p.add_argument("--array", default="", help="seeds, such as 0-4 or 1,5,7: one job each, in WORKDIR_seedN")
     p.add_argument("--workdir", default="", help="the run folder (runs/NAME of the config)")

@@ -15,7 +15,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from experiments.launchers import Command, main, name, run, training
+from experiments.launchers import Command, LaunchError, main, name, run, training
 
 _INSTALL = "Install the Google Cloud CLI (cloud.google.com/sdk/docs/install) and run: gcloud auth login"
 _VERSIONS = {"v4": "tpu-ubuntu2204-base", "v5litepod": "v2-alpha-tpuv5-lite", "v5p": "v2-alpha-tpuv5",
@@ -64,6 +64,8 @@ def commands(args: argparse.Namespace, flags: list[str]) -> list[Command]:
     if args.action == "run":
         steps = []
         if args.bucket:
+            if any(flag.startswith("--workdir") for flag in flags):
+                raise LaunchError("--bucket says where the run folder is: leave --workdir out.")
             folder = Path(args.config).stem
             steps.append(everywhere("mkdir -p bucket && (mountpoint -q bucket || gcsfuse --implicit-dirs "
                                     f"{shlex.quote(args.bucket)} bucket)"))

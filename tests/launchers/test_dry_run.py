@@ -85,6 +85,28 @@ def test_options_of_slurm_that_cannot_be(monkeypatch):
         assert words in refused(monkeypatch, "slurm", flag, "--dry_run")
 
 
+def test_configs_and_folders_that_would_be_others(monkeypatch):
+    """A value after a space was taken for the config; a --config or a --workdir was one of two."""
+    for flags, words in ((["slurm", "--config.seed", "3"], "'3' is no config file"),
+                         (["slurm", "--config=configs/mnist.py"], "named without --config"),
+                         (["tpu", "run", "t", "a.py", *WHERE, "--config", "b.py"], "named without --config"),
+                         (["gke", "run", "g", "--cluster=c", *WHERE, "--config=b.py"], "named without --config"),
+                         (["tpu", "run", "t", *WHERE, "--bucket=b", "--workdir=x"], "leave --workdir out")):
+        assert words in refused(monkeypatch, *flags, "--dry_run"), flags
+    for flag in ("--gpus_per_task=-1", "--cpus_per_task=x", "--nodes=0"):
+        monkeypatch.setattr(sys, "argv", ["slurm", flag])
+        with pytest.raises(SystemExit, match="2"):
+            launchers.main(importlib.import_module("experiments.launchers.slurm").launch)
+
+
+def test_logs_are_left_without_a_traceback():
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match="130"):
+        launchers.main(interrupted)
+
+
 def refused(monkeypatch, engine: str, *flags: str) -> str:
     """The message, from this process."""
     monkeypatch.setattr(sys, "argv", [engine, *flags])
