@@ -100,6 +100,10 @@ def _meet(coordinator: str, count: int, index: int, seconds: float) -> None:
     JAX's own coordination aborts the program in this case, without a word on the address.
     """
     host, _, port = coordinator.rpartition(":")
+    try:
+        host.encode("idna")  # as a look-up of the name does
+    except UnicodeError:
+        host = ""
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ConfigError(f"--coordinator={coordinator} is not an address: write HOST:PORT, such as 10.0.0.2:1234.")
     deadline = time.monotonic() + seconds

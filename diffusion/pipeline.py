@@ -257,9 +257,13 @@ def finite(name: str, value: Any) -> float | None:
     """
     if value is None:
         return None
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not np.isfinite(float(value)):
+    try:
+        number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else np.nan
+    except OverflowError:  # of a whole number beyond all floats
+        number = np.nan
+    if not np.isfinite(number):
         raise ConfigError(f"{name} = {shown(value)} must be a finite number.")
-    return float(value)
+    return number
 
 
 def check_params(params: Any, abstract: Any) -> None:

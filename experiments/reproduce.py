@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
         print(f"note: {note}", file=sys.stderr)
     again = (args.workdir or run.with_name(f"{run.name}-again")).resolve()
     flags = [f"--config={run}/config.json", f"--workdir={again}"]
-    if args.steps:
+    if args.steps is not None:
         flags += [f"--config.train.duration={args.steps} steps"]
     if failed := subprocess.run([sys.executable, "-m", "diffusion.main", *flags], cwd=ROOT).returncode:
         return failed

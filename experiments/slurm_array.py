@@ -37,7 +37,7 @@ def options_of(text: str) -> dict[str, object]:
         if not key or not equals:
             raise ConfigError(f"--slurm takes key=value pairs, such as 'partition=gpu gpus=1 time=60'; got {word!r}.")
         name = {"time": "timeout_min", "gpus": "slurm_gpus_per_task", "cpus": "cpus_per_task"}.get(key, f"slurm_{key}")
-        found[name] = int(value) if value.isdigit() else value
+        found[name] = int(value) if value.isdecimal() and len(value) < 10 else value
     return found
 
 

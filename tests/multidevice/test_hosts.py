@@ -58,6 +58,7 @@ def test_a_slurm_step_whose_other_task_is_not_there(monkeypatch):
     (("127.0.0.1:1234", None, None), "--num_processes"),
     (("localhost", 2, 0), "HOST:PORT"),
     (("127.0.0.1:99999", 2, 1), "HOST:PORT"),
+    *((((f"{host}:1234", 2, index)), "HOST:PORT") for host in ("a..b", "a" * 70, "\udcff") for index in (0, 1)),
 ])
 def test_wrong_flags(arguments, words):
     with pytest.raises(ConfigError, match=words):

@@ -84,3 +84,17 @@ def test_a_run_whose_files_were_edited(tmp_path, capsys, name, content, words):
             diff.main([str(a), str(b)])
     else:
         assert diff.main([str(a), str(b)]) in (0, 1) and "config: equal" in capsys.readouterr().out
+
+
+def test_no_steps_are_not_all_of_them(tmp_path, monkeypatch):
+    """--steps=0 trained the whole run again."""
+    from experiments import reproduce
+    run, asked = run_folder(tmp_path / "run", [3.0], {"seed": 0}), []
+
+    def fails(words, **_):
+        asked.extend(words)
+        return subprocess.CompletedProcess(words, 1)
+
+    monkeypatch.setattr(reproduce, "commit", lambda: "abc")
+    monkeypatch.setattr(reproduce.subprocess, "run", fails)
+    assert reproduce.main([str(run), "--steps=0"]) == 1 and "--config.train.duration=0 steps" in asked

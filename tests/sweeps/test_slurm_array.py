@@ -21,6 +21,7 @@ def test_options_are_submitits():
         "slurm_partition": "gpu", "slurm_gpus_per_task": 1, "timeout_min": 60, "cpus_per_task": 4, "slurm_mem": "8GB"}
     with pytest.raises(ConfigError, match="key=value"):
         options_of("--partition gpu")
+    assert options_of("time=\u00b2 mem=" + "9" * 5000) == {"timeout_min": "\u00b2", "slurm_mem": "9" * 5000}
 
 
 def test_without_submitit_the_extra_is_named(tmp_path, monkeypatch):
