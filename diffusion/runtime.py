@@ -39,7 +39,9 @@ def check_flags() -> None:
 # Settings of JAX under which the programs would compute something else, or nothing.
 NEEDED = {"jax_enable_x64": False, "jax_disable_jit": False, "jax_debug_nans": False, "jax_debug_infs": False,
           "jax_numpy_dtype_promotion": "standard", "jax_default_prng_impl": "threefry2x32",
-          "jax_threefry_partitionable": True}
+          "jax_threefry_partitionable": True, "jax_no_tracing": False, "jax_transfer_guard": None,
+          "jax_transfer_guard_host_to_device": None, "jax_transfer_guard_device_to_device": None,
+          "jax_transfer_guard_device_to_host": None}
 
 
 def check_devices() -> None:

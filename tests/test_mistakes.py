@@ -110,7 +110,8 @@ def test_devices_that_are_not_there(mistake, monkeypatch):
     monkeypatch.setattr(jax, "devices", devices)
     assert "JAX finds no device of JAX_PLATFORMS=cuda" in mistake(DIGITS)
     for name, value in (("jax_enable_x64", True), ("jax_debug_nans", True), ("jax_default_prng_impl", "rbg"),
-                        ("jax_numpy_dtype_promotion", "strict")):
+                        ("jax_numpy_dtype_promotion", "strict"), ("jax_no_tracing", True),
+                        ("jax_transfer_guard", "disallow"), ("jax_transfer_guard_device_to_host", "disallow")):
         before = getattr(jax.config, name)
         jax.config.update(name, value)
         try:
