@@ -32,8 +32,8 @@ from diffusion.data import sources
 from diffusion.data.prepare import writer
 from diffusion.io.checkpoint import Checkpoints
 from diffusion.io.writers import read_rows
+from diffusion.programs.verify import digests
 from diffusion.train import loop
-from diffusion.verify import digests
 
 STEPS = 120
 VALUES = {

@@ -12,16 +12,15 @@ import os
 import time
 from pathlib import Path
 
-for name, value in {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
-                    "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_STDERR_LOG_LEVEL": "3",
-                    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}.items():
+from diffusion.programs.plan import LIBTPU, measure
+
+for name, value in LIBTPU.items():
     os.environ.setdefault(name, value)
 
 import jax  # noqa: E402  (after the settings of libtpu)
 
 from diffusion import config as config_lib  # noqa: E402
 from diffusion.io.files import atomic_write  # noqa: E402
-from diffusion.plan import measure  # noqa: E402
 from diffusion.planning.chips import chip_of, devices_of  # noqa: E402
 
 CHIPS = {"v5e:4x4": 16, "v5e:8x8": 64, "v5e:16x16": 256, "v5p:2x2x4": 16, "v5p:4x4x4": 64}

@@ -16,224 +16,111 @@ command again resumes it. A second run folder for the same config needs its own 
 """
 import math
 import os
-import time
+import sys
 from pathlib import Path
 
-STARTED = time.perf_counter()
-
-from diffusion import program  # noqa: E402  (the clock starts before the imports)
+from diffusion import program
 
 if __name__ == "__main__":
     program.begin()
 
-from absl import app, flags  # noqa: E402
+from absl import app, flags  # noqa: E402  (after the begin of the program)
 from ml_collections import ConfigDict  # noqa: E402
 
-from diffusion import config_flags  # noqa: E402
-from diffusion.errors import ConfigError, shown, unprintable  # noqa: E402
-from diffusion.io import reading  # noqa: E402
+from diffusion.command_words import check_text, expanded  # noqa: E402
+from diffusion.errors import ConfigError, shown  # noqa: E402
+from diffusion.programs import compare, evaluate, likelihood, plan, sample, shared_flags, train, verify  # noqa: E402
 
-LARGEST_SEED = 2**32 - 1
+MODES = {"train": train, "sample": sample, "evaluate": evaluate, "likelihood": likelihood, "compare": compare,
+         "verify_resume": verify, "plan": plan}
+INSTEAD = {name: words for module in (shared_flags, *MODES.values()) for name, words in module.INSTEAD.items()}
 
-CONFIG = flags.DEFINE_string("config", None, "The config file, such as configs/cifar10.py, or the config.json of a "
-                             "run; --config.KEY=VALUE sets a key of it. Default: that of the run in --workdir, or of "
-                             "--from_pretrained or --init_from.")
-WORKDIR = flags.DEFINE_string("workdir", None, "The run folder. Default: runs/NAME of the config file.")
-MODES = ["train", "sample", "evaluate", "likelihood", "compare", "verify_resume", "plan"]
-MODE = flags.DEFINE_enum("mode", "train", MODES,
-                         "What to do: train, draw samples, evaluate them against config.data by config.evaluate (FID "
-                         "and the like), estimate bits/dim on config.data, compare samplers, try whether a resumed "
-                         "training is the same, bit for bit, or plan for a --topology.")
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "sample, compare: how many images.", lower_bound=1,
-                                   upper_bound=10**6)
-NUM_EXAMPLES = flags.DEFINE_integer("num_examples", None, "likelihood: how many images of the data. Default: all.",
-                                    lower_bound=1)
-SOLVERS = flags.DEFINE_list("solvers", ["ddim", "heun", "dpm_solver++m", "unipc"], "compare: names of "
-                            "config.sample.solver.")
-STEPS = flags.DEFINE_list("steps", ["5", "10", "20", "50"], "compare: numbers of steps.")
-SCALES = flags.DEFINE_list("scales", None, "compare: scales of guidance. Default: that of config.sample.guidance.")
-CLASSES = flags.DEFINE_list("classes", None, "sample: the classes of the images, which repeat, such as 3,3,7. Default: "
-                            "all classes in turn.")
-TASK = flags.DEFINE_enum("task", None, ["inpaint", "colorise", "upscale", "vary", "reconstruct", "interpolate"],
-                         "sample: what to make of given images. inpaint, colorise, upscale: what is missing; vary: "
-                         "SDEdit; reconstruct, interpolate: by DDIM inversion.")
-IMAGE = flags.DEFINE_string("image", None, "task: a picture, a folder of them or an npz. Default: of config.data.")
-MASK = flags.DEFINE_string("mask", None, "inpaint: a picture, white where it is drawn anew. Default: the middle.")
-LABEL = flags.DEFINE_integer("label", None, "task: the class of the pictures in --image.")
-FACTOR = flags.DEFINE_integer("factor", 4, "upscale: how much wider the result is.", lower_bound=1, upper_bound=2**10)
-JUMP = flags.DEFINE_integer("jump", 10, "inpaint, colorise, upscale: RePaint's steps back up ...", lower_bound=1,
-                            upper_bound=10**4)
-REPEATS = flags.DEFINE_integer("repeats", 1, "... and how often each place is passed; 1: no returns.", lower_bound=1,
-                               upper_bound=100)
-STRENGTH = flags.DEFINE_float("strength", 0.5, "vary: the share of the steps that are taken.")
-ITERATIONS = flags.DEFINE_integer("iterations", 3, "reconstruct, interpolate: of the inversion of each step.",
-                                  lower_bound=1, upper_bound=1000)
-SEED = flags.DEFINE_integer("seed", 0, "All but train, verify_resume, plan: the seed of the draws; image i is a "
-                            "function of this and i.", lower_bound=0, upper_bound=LARGEST_SEED)
-OUT = flags.DEFINE_string("out", None, "sample, compare: the folder to write; likelihood, plan: the file. Default: in "
-                          "the run folder (plan: none), or samples/ for a pretrained model.")
-FROM_PRETRAINED = flags.DEFINE_string(
-    "from_pretrained", None, "All but train, verify_resume: a model to draw from instead of the run in --workdir: a "
-    "folder in diffusers' layout, a name on the Hugging Face hub, or a run folder. Its own config is used if --config "
-    "is not given.")
-INIT_FROM = flags.DEFINE_string("init_from", None, "train: a model, as in --from_pretrained, whose weights a new run "
-                                "starts from. Its own config is used if --config is not given.")
-CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "sample, evaluate, likelihood, compare: the step of the "
-                                  "checkpoint. Default: the newest.")
-ALL_CHECKPOINTS = flags.DEFINE_bool("all_checkpoints", False, "evaluate: every checkpoint of the run.")
-NUM_SEEDS = flags.DEFINE_integer("num_seeds", 1, "evaluate: with so many seeds, from --seed on; the record "
-                                   "has all, their mean and the best.", lower_bound=1, upper_bound=10**4)
-VERIFY_STEPS = flags.DEFINE_integer("verify_steps", 20, "verify_resume: how many steps before the checkpoint, and "
-                                    "after it.", lower_bound=1, upper_bound=10**6)
-TOPOLOGY = flags.DEFINE_string("topology", "local", "plan: the devices to compile for, such as v5e:4x4 or v5p:2x2x4; "
-                               "local: those at hand.")
-COORDINATOR = flags.DEFINE_string("coordinator", None, "Several processes: HOST:PORT of process 0.")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.", lower_bound=1,
-                                     upper_bound=2**16)
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several processes: which this one is, from 0.", lower_bound=0)
-CONNECT_SECONDS = flags.DEFINE_float("connect_seconds", 120.0, "Several processes: how long they wait for each other.",
-                                     lower_bound=1.0, upper_bound=86400.0)
-HEARTBEAT_SECONDS = flags.DEFINE_float("heartbeat_seconds", 100.0, "Several processes: how long one may be silent "
-                                       "before the others give up.", lower_bound=10.0, upper_bound=86400.0)
+COMMON = flags.FlagValues()  # what every mode reads
+shared_flags.declare_path("config", "The config file, such as configs/cifar10.py, or the config.json of a run; "
+                          "--config.KEY=VALUE sets a key of it. Default: that of the run in --workdir, or of "
+                          "--from_pretrained or --init_from.", COMMON)
+shared_flags.declare_path("workdir", "The run folder. Default: runs/NAME of the config file.", COMMON)
+flags.DEFINE_enum("mode", "train", list(MODES), "What to do.", flag_values=COMMON)
+flags.DEFINE_string("coordinator", None, "Several processes: HOST:PORT of process 0.", flag_values=COMMON)
+flags.DEFINE_integer("num_processes", None, "Several processes: how many.", lower_bound=1, upper_bound=2**16,
+                     flag_values=COMMON)
+flags.DEFINE_integer("process_id", None, "Several processes: which this one is, from 0.", lower_bound=0,
+                     flag_values=COMMON)
+flags.DEFINE_float("connect_seconds", 120.0, "Several processes: how long they wait for each other.", lower_bound=1.0,
+                   upper_bound=86400.0, flag_values=COMMON)
+flags.DEFINE_float("heartbeat_seconds", 100.0, "Several processes: how long one may be silent before the others give "
+                   "up.", lower_bound=10.0, upper_bound=86400.0, flag_values=COMMON)
+
+READ_BY: dict[str, flags.FlagValues] = {}  # the flags that each mode reads besides
 
 
-# Which modes read a flag, where not all do, and what to use in the others.
-MODELS = ("sample", "evaluate", "likelihood", "compare")
-OF_MODES = {
-    "num_samples": (("sample", "compare"), "--config.evaluate.images or --num_examples"),
-    "num_examples": (("likelihood",), "--num_samples or --config.evaluate.images"),
-    "solvers": (("compare",), "--config.sample.solver"),
-    "steps": (("compare",), "--config.sample.steps, or --config.train.duration for a training"),
-    "scales": (("compare",), "--config.sample.guidance.scale"), "classes": (("sample",), ""), "task": (("sample",), ""),
-    "seed": (MODELS, "--config.seed, by which training draws"), "out": ((*MODELS, "plan"), "--workdir"),
-    "from_pretrained": ((*MODELS, "plan"), "--init_from, which starts a training from such a model"),
-    "init_from": (("train",), "--from_pretrained, which samples from such a model"), "checkpoint": (MODELS, ""),
-    "all_checkpoints": (("evaluate",), "--checkpoint"), "num_seeds": (("evaluate",), "--seed"),
-    "verify_steps": (("verify_resume",), ""), "topology": (("plan",), "")}
-MEASURED, INVERTED = ("inpaint", "colorise", "upscale"), ("reconstruct", "interpolate")
-OF_TASKS = {"image": (*MEASURED, "vary", *INVERTED), "label": (*MEASURED, "vary", *INVERTED), "mask": ("inpaint",),
-            "factor": ("upscale",), "jump": MEASURED, "repeats": MEASURED, "strength": ("vary",),
-            "iterations": INVERTED}
+def declare_all_flags() -> None:
+    """So that they are parsed together, and one that the mode does not read is told from one that is none."""
+    for mode, module in MODES.items():
+        module.declare_flags(READ_BY.setdefault(mode, flags.FlagValues()))
+    for values in (COMMON, *READ_BY.values()):
+        for name in values:
+            if name not in flags.FLAGS:
+                flags.FLAGS[name] = values[name]
+                flags.FLAGS.register_flag_by_module("diffusion.main", values[name])  # for --helpfull
+
+
+declare_all_flags()
+GIVEN: dict[str, str] = {}  # the values of --config.KEY
+HELP = {"--help", "-help", "--helpshort", "-helpshort", "-h", "-?"}
 
 
 def main(argv: list[str]) -> None:
+    values = flags.FLAGS
     if len(argv) > 1:
         raise ConfigError(f"Not a flag: {shown(argv[1])}. Flags are written --name=value; see --help.")
-    check_uses()
-    if WORKDIR.value and "://" in WORKDIR.value:
-        raise ConfigError(f"--workdir={WORKDIR.value} is a bucket. A run folder is on a file system: mount the bucket, "
-                          "by gcsfuse or s3fs with your credentials, and give the folder where it is mounted.")
-    if MODE.value == "plan" and TOPOLOGY.value != "local":
-        # libtpu is to compile, and not to look for a TPU, or for a server that tells of one.
-        for name, value in {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
-                            "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_STDERR_LOG_LEVEL": "3",
-                            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}.items():
-            os.environ.setdefault(name, value)
-    kinds = {"compare": {"solvers": str, "steps": int, "scales": float}, "sample": {"classes": int}}
-    lists = {} if TASK.value else {flag: listed(flag, kind) for flag, kind in kinds.get(MODE.value, {}).items()}
-    config, name, origin = read_config()
+    check_uses(values)
+    if values.workdir and "://" in values.workdir:
+        raise ConfigError(f"--workdir={values.workdir} is a bucket. A run folder is on a file system: mount the "
+                          "bucket, by gcsfuse or s3fs with your credentials, and give the folder where it is mounted.")
+    MODES[values.mode].prepare_process(values)
+    from diffusion import config_flags
+    config, name, origin = read_config(values)
     with config_flags.naming(origin, config, GIVEN):
-        start(config, Path(WORKDIR.value or Path("runs") / name), lists)
+        start(config, Path(values.workdir or Path("runs") / name), values)
 
 
-def start(config: ConfigDict, workdir: Path, lists: dict[str, list]) -> None:
-    """What --mode says, with this config; lists: the flags that are."""
-    train, source = MODE.value == "train", FROM_PRETRAINED.value
+def start(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> None:
+    """Starts the process, on its devices and with the others of the run, and in it the program of --mode."""
     try:  # after the flags: --help and wrong flags answer at once, without JAX
-        from diffusion import hosts, modes, runtime
+        from diffusion import hosts, runtime
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"JAX does not start: {error}. Its settings are environment variables whose names begin with "
                           "JAX_.") from error
     runtime.check_flags()
-    hosts.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, seconds=CONNECT_SECONDS.value,
-               heartbeat=HEARTBEAT_SECONDS.value)
+    hosts.join(values.coordinator, values.num_processes, values.process_id, seconds=values.connect_seconds,
+               heartbeat=values.heartbeat_seconds)
     runtime.check_devices()
     program.interruptible()
-    hosts.check_same(config.to_dict(), MODE.value, str(workdir))
-    here = workdir if source is None else Path("samples") / Path(source).name
-    runtime.keep_compilations(here.parent)
+    hosts.check_same(config.to_dict(), values.mode, str(workdir))
+    runtime.keep_compilations(shared_flags.default_folder(workdir, values).parent)
     runtime.keep_memory()
-    if MODE.value == "likelihood":
-        name = f"likelihood_{config.likelihood.estimator}_{config.data.split}.json"
-        modes.likelihood(config, workdir, source, num_examples=NUM_EXAMPLES.value, seed=SEED.value,
-                         out=Path(OUT.value or here / name), step=CHECKPOINT.value)
-    elif MODE.value == "compare":
-        from diffusion.compare import compare
-        compare(config, workdir, source, **lists, num_samples=NUM_SAMPLES.value, seed=SEED.value,
-                out=Path(OUT.value or here / "compare"), checkpoint=CHECKPOINT.value)
-    elif TASK.value is not None and not train:
-        from diffusion.edit import Settings, edit
-        path = lambda flag: Path(flag.value) if flag.value else None  # noqa: E731
-        settings = Settings(task=TASK.value, image=path(IMAGE), mask=path(MASK), label=LABEL.value, factor=FACTOR.value,
-                            jump=JUMP.value, repeats=REPEATS.value, strength=STRENGTH.value,
-                            iterations=ITERATIONS.value)
-        edit(config, workdir, source, settings, num_samples=NUM_SAMPLES.value, seed=SEED.value,
-             out=Path(OUT.value or here / f"{TASK.value}_{SEED.value}"), checkpoint=CHECKPOINT.value)
-    elif MODE.value == "plan":
-        from diffusion.plan import plan
-        plan(config, TOPOLOGY.value, Path(OUT.value) if OUT.value else None)
-    elif MODE.value == "evaluate":
-        from diffusion.evaluate import evaluate
-        evaluate(config, workdir, source, seed=SEED.value, seeds=NUM_SEEDS.value, step=CHECKPOINT.value,
-                 all_checkpoints=ALL_CHECKPOINTS.value, out=Path(OUT.value or here / "evaluations"))
-    elif MODE.value == "verify_resume":
-        from diffusion.verify import verify_resume
-        verify_resume(config, workdir, VERIFY_STEPS.value)
-    elif train:
-        modes.train(config, workdir, STARTED, INIT_FROM.value)
-    else:
-        out = workdir / f"samples_{SEED.value}" if source is None else f"samples/{Path(source).name}_{SEED.value}"
-        modes.sample(config, workdir, source, num_samples=NUM_SAMPLES.value,
-                     seed=SEED.value, out=Path(OUT.value or out), step=CHECKPOINT.value, **lists)
+    MODES[values.mode].run_program(config, workdir, values)
 
 
-def check_uses() -> None:
-    """Raises ConfigError for a flag that is given and would do nothing."""
-    given = {name for name in flags.FLAGS if flags.FLAGS[name].present}
-    for name, (modes, instead) in OF_MODES.items():
-        if name in given and MODE.value not in modes:
-            raise ConfigError(f"--{name} is not for --mode={MODE.value}, but for {', '.join(modes)}."
-                              + f" Instead: {instead}." * bool(instead))
-    for name, tasks in OF_TASKS.items():
-        if name in given and TASK.value not in tasks:
-            raise ConfigError(f"--{name} is for --task={' or '.join(tasks)}."
-                              + " Instead: --classes, of samples without a task." * (name == "label"))
-    if ALL_CHECKPOINTS.value and "checkpoint" in given:
-        raise ConfigError("Either --all_checkpoints or --checkpoint=STEP, not both.")
-    if TASK.value and "classes" in given:
-        raise ConfigError("--classes is for samples without a --task; --label is the class of the pictures in --image.")
-    if SEED.value + NUM_SEEDS.value - 1 > LARGEST_SEED:
-        raise ConfigError(f"--num_seeds={NUM_SEEDS.value} from --seed={SEED.value} on goes beyond the last seed, "
-                          f"{LARGEST_SEED}.")
+def check_uses(values: flags.FlagValues) -> None:
+    """Raises ConfigError for a flag that is given and that the mode does not read."""
+    for name in values:
+        readers = [mode for mode, read in READ_BY.items() if name in read]
+        if values[name].present and readers and values.mode not in readers:
+            raise ConfigError(f"--{name} is not for --mode={values.mode}, but for {', '.join(readers)}."
+                              + f" Instead: {INSTEAD.get(name)}." * (name in INSTEAD))
 
 
-def listed(flag: str, kind: type) -> list | None:
-    """The entries of a flag that is a list; None if it is not given and has no default. Raises ConfigError where there
-    are none, too many, or not such."""
-    words = flags.FLAGS[flag].value
-    if words is None:
-        return None
-    try:
-        found = [kind(word) for word in words]
-    except ValueError:
-        found = []
-    if not found or "" in words or not all(abs(x) < 2**31 for x in found if kind is not str):
-        what = "names" if kind is str else "whole numbers" if kind is int else "numbers"
-        example = {"solvers": "ddim,unipc", "classes": "3,3,7", "scales": "1,2.5"}.get(flag, "5,10,20")
-        raise ConfigError(f"--{flag}={shown(','.join(words))[1:-1]} must be {what} between commas, such as {example}.")
-    if len(found) > 1000:
-        raise ConfigError(f"--{flag} has {len(found):,} entries; the most are 1,000.")
-    return found
-
-
-def read_config() -> tuple[ConfigDict, str, str]:
+def read_config(values: flags.FlagValues) -> tuple[ConfigDict, str, str]:
     """(the config of the command line, the name of its run, the file or model that it is of). Raises ConfigError for
     what is wrong with it."""
-    model = FROM_PRETRAINED.value if FROM_PRETRAINED.value is not None else INIT_FROM.value
-    in_workdir = WORKDIR.value and os.path.isfile(Path(WORKDIR.value) / "config.json")
-    source = CONFIG.value
+    from diffusion import config_flags
+    model = values.from_pretrained if values.from_pretrained is not None else values.init_from
+    in_workdir = values.workdir and os.path.isfile(Path(values.workdir) / "config.json")
+    source = values.config
     if source is None and model is None and in_workdir:
-        source = str(Path(WORKDIR.value) / "config.json")
+        source = str(Path(values.workdir) / "config.json")
     if source is not None:
         config = config_flags.load(source)
         file = Path(source if os.path.isfile(source) else source.split(":", 1)[0])
@@ -247,24 +134,18 @@ def read_config() -> tuple[ConfigDict, str, str]:
     return config_flags.with_given(config, GIVEN), name, source or model
 
 
-PATHS = ("config", "workdir", "out", "image", "mask", "from_pretrained", "init_from")
-GIVEN: dict[str, str] = {}  # the values of --config.KEY
-
-
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parsing, with one message for anything that is wrong."""
+    """absl's parsing, with one message for anything that is wrong; --help is answered here."""
     words = expanded(argv[1:])
     for word in words:
         check_text(word)
+    if set(words) & HELP:
+        print(help_text([word for word in words if word not in HELP]))
+        sys.exit()
+    from diffusion import config_flags  # here, so that --help needs no config
     source, given, rest = config_flags.split(words)
     GIVEN.update(given)
-    try:
-        rest = flags.FLAGS([argv[0], *([] if source is None else [f"--config={source}"]), *rest])
-    except (flags.Error, TypeError, ValueError) as error:
-        raise ConfigError(" ".join(" ".join(map(str, error.args)).split())) from error
-    for name in PATHS:
-        if (flags.FLAGS[name].value or "").startswith("~"):  # after "=" the shell leaves it
-            flags.FLAGS[name].value = str(reading.expanded(flags.FLAGS[name].value))
+    rest = parse_words([*([] if source is None else [f"--config={source}"]), *rest], flags.FLAGS)
     for name in flags.FLAGS:
         if flags.FLAGS[name].value == "" and flags.FLAGS[name].present:
             raise ConfigError(f"--{name} is empty: write --{name}=VALUE, with the equals sign.")
@@ -275,35 +156,36 @@ def parse_flags(argv: list[str]) -> list[str]:
     return rest
 
 
-def check_text(word: str) -> None:
-    """Raises ConfigError for what no flag needs, and what files and scripts would take for something else."""
-    if unprintable(word):
-        raise ConfigError(f"{shown(word)} has a line break or another control character in it. Leave it out.")
+def parse_words(words: list[str], values: flags.FlagValues, known_only: bool = False) -> list[str]:
+    """Sets the values, and returns the words that are no flags. known_only: these may be flags of others."""
     try:
-        word.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"{ascii(word)} has characters that the locale of this shell does not know. Set "
-                          "LC_ALL=C.UTF-8, or PYTHONUTF8=1.") from None
+        return values(["diffusion.main", *words], known_only=known_only)
+    except (flags.Error, TypeError, ValueError) as error:
+        raise ConfigError(" ".join(" ".join(map(str, error.args)).split())) from error
 
 
-def expanded(words: list[str], within: tuple[str, ...] = ()) -> list[str]:
-    """The words, with the lines of a file in place of --flagfile=FILE. Lines that begin with # are comments."""
-    found, left = [], iter(words)
-    for word in left:
-        name, equals, file = word.partition("=")
-        if name not in ("--flagfile", "-flagfile"):
-            found.append(word)
-            continue
-        file = file if equals else next(left, "")
-        try:
-            lines = [line.strip() for line in reading.expanded(file or ".").read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"--flagfile={file} cannot be read: {getattr(error, 'strerror', None) or error}."
-                              ) from error
-        if file in within or len(within) > 9:
-            raise ConfigError(f"--flagfile={file} names itself: {' -> '.join([*within, file])}.")
-        found += expanded([line for line in lines if line and not line.startswith("#")], (*within, file))
-    return found
+def help_text(words: list[str]) -> str:
+    """What --help says: of the mode that the words name, or of all."""
+    COMMON.set_gnu_getopt()
+    parse_words(words, COMMON, known_only=True)
+    common = f"Flags of every mode, --config.KEY beside them:\n{describe_flags(COMMON)}"
+    if not COMMON["mode"].present:
+        modes = "\n".join(f"  {mode:<14} {summary_of(mode)}" for mode in MODES)
+        return f"{__doc__}\n{common}\n\nModes; for the flags of one, --mode=NAME --help:\n{modes}"
+    return (f"python -m diffusion.main --mode={COMMON.mode}\n\n{summary_of(COMMON.mode)}\n\nIts flags:\n"
+            f"{describe_flags(READ_BY[COMMON.mode])}\n\n{common}")
+
+
+def summary_of(mode: str) -> str:
+    return (MODES[mode].__doc__ or "").partition("\n")[0]
+
+
+def describe_flags(values: flags.FlagValues) -> str:
+    """absl's description of the flags, without the modules that declare them."""
+    plain = flags.FlagValues()
+    for name in values:
+        plain[name] = values[name]
+    return plain.get_help("  ", include_special_flags=False)
 
 
 def run() -> None:

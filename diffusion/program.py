@@ -3,11 +3,14 @@ import contextlib
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 from diffusion.errors import DiffusionError, Interrupted, shown
+
+STARTED = time.perf_counter()  # of the program, whose first import this is
 
 
 def begin() -> None:

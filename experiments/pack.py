@@ -10,11 +10,8 @@ import contextlib
 import contextvars
 import itertools
 import sys
-import time
 
-STARTED = time.perf_counter()
-
-from diffusion import program  # noqa: E402  (the clock starts before the imports)
+from diffusion import program
 
 if __name__ == "__main__":
     program.begin()
@@ -24,9 +21,10 @@ from pathlib import Path  # noqa: E402
 import jax  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
-from diffusion import config_flags, modes, runtime  # noqa: E402
+from diffusion import config_flags, runtime  # noqa: E402  (after the begin of the program)
 from diffusion.errors import ConfigError, DiffusionError, Interrupted, shown  # noqa: E402
 from diffusion.io import run_folder  # noqa: E402
+from diffusion.programs.train import training  # noqa: E402
 from diffusion.train.interrupts import Interrupts  # noqa: E402
 
 
@@ -48,7 +46,7 @@ class Member:
         config, workdir = parsed(words)
         self.context, self.reply, self.error = contextvars.copy_context(), None, None
         self.context.run(run_folder.COMMAND.set, ["python", "-m", "diffusion.main", *words])
-        self.workdir, self.training = workdir, modes.training(config, workdir, STARTED, interrupts)
+        self.workdir, self.training = workdir, training(config, workdir, program.STARTED, interrupts)
 
     def next(self):
         """The step that it asks for; None: it has ended."""

@@ -8,15 +8,14 @@ import ml_collections  # noqa: F401
 import sklearn.datasets  # noqa: F401
 import tensorboardX  # noqa: F401
 
-import diffusion.compare  # noqa: F401
-import diffusion.edit  # noqa: F401
-import diffusion.evaluate  # noqa: F401
+import diffusion.build  # noqa: F401
 import diffusion.hosts  # noqa: F401
 import diffusion.io.evaluation_plots  # noqa: F401
 import diffusion.io.likelihood_plots  # noqa: F401
 import diffusion.io.plots  # noqa: F401
 import diffusion.io.solver_plots  # noqa: F401
-import diffusion.metrics.__main__  # noqa: F401
-import diffusion.modes  # noqa: F401
-import diffusion.plan  # noqa: F401
-import diffusion.verify  # noqa: F401
+import diffusion.pretrained  # noqa: F401
+import diffusion.programs.evaluation  # noqa: F401
+import diffusion.programs.metrics  # noqa: F401
+import diffusion.tasks  # noqa: F401
+import diffusion.train.loop  # noqa: F401

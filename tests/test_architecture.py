@@ -13,16 +13,15 @@ FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("._
          for path in sorted(PACKAGE.rglob("*.py"))}
 MODULES = sorted(FILES)
 
-# main -> modes -> {pretrained, build} -> {train.loop, generate, likelihood} -> {train.step, samplers, guidance} -> core
-# each imports what is below it. pipeline and interop.convert are programs, as modes is.
+# main -> programs -> {pipeline, pretrained, build} -> {train.loop, generate, likelihood} -> {train.step, samplers,
+# guidance} -> core; each imports what is below it. interop.convert and metrics.__main__ only start programs.
 BASE = ["diffusion.typing", "diffusion.errors", "diffusion.core.numerics"]
 READING = ["diffusion.io.reading", "diffusion.io.npz", "diffusion.io.pictures"]  # of files that a user gives
 MAY_IMPORT = {  # the most specific row counts; a family may import itself
-    "diffusion.main": ["diffusion.hosts", "diffusion.runtime", "diffusion.modes", "diffusion.compare",
-                       "diffusion.edit", "diffusion.evaluate", "diffusion.plan", "diffusion.verify",
-                       "diffusion.pretrained", "diffusion.config_flags", "diffusion.program", "diffusion.errors",
-                       "diffusion.io.reading"],
-    "diffusion.plan": ["diffusion"],
+    "diffusion.main": ["diffusion.hosts", "diffusion.runtime", "diffusion.programs", "diffusion.pretrained",
+                       "diffusion.command_words", "diffusion.config_flags", "diffusion.program", "diffusion.errors"],
+    "diffusion.command_words": ["diffusion.errors", "diffusion.io.reading"],
+    "diffusion.programs": ["diffusion"],
     "diffusion.planning": BASE,
     "diffusion.hosts": ["diffusion.errors"],
     "diffusion.runtime": ["diffusion.errors"],
@@ -30,8 +29,6 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.user_file": ["diffusion.errors"],
     "diffusion.config_values": ["diffusion.errors"],
     "diffusion.config_flags": ["diffusion.config", "diffusion.user_file", "diffusion.errors", "diffusion.io.files"],
-    "diffusion.verify": ["diffusion"],
-    "diffusion.modes": ["diffusion"],
     "diffusion.pipeline": ["diffusion"],
     "diffusion.pretrained": ["diffusion.build", "diffusion.config", "diffusion.errors", "diffusion.interop",
                              "diffusion.io"],
@@ -40,12 +37,9 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.likelihood": [*BASE, "diffusion.core", "diffusion.train.sharding"],
     "diffusion.metrics": [*BASE, "diffusion.interop.tensor_files", "diffusion.io.download", *READING,
                           "diffusion.train.sharding"],
-    "diffusion.metrics.__main__": ["diffusion"],
-    "diffusion.evaluate": ["diffusion"],
-    "diffusion.compare": ["diffusion"],
-    "diffusion.edit": ["diffusion"],
+    "diffusion.metrics.__main__": ["diffusion.program", "diffusion.programs.metrics"],
     "diffusion.interop": [*BASE, "diffusion.io.files"],
-    "diffusion.interop.convert": ["diffusion"],
+    "diffusion.interop.convert": ["diffusion.program", "diffusion.programs.convert"],
     "diffusion.build": ["diffusion"],
     "diffusion.config": ["diffusion.config_values", "diffusion.errors"],
     "diffusion.typing": [],
@@ -68,14 +62,13 @@ ONLY_IN = {  # library: where it may be imported
     "array_record": ["diffusion.data"],
     "optax": ["diffusion.train"],
     "diffrax": ["diffusion.likelihood.ode", "diffusion.samplers.adaptive"],
-    "absl": ["diffusion.main", "diffusion.io.checkpoint"],
-    "ml_collections": ["diffusion.main", "diffusion.modes", "diffusion.build", "diffusion.config",
-                       "diffusion.pretrained", "diffusion.pipeline", "diffusion.compare", "diffusion.edit",
-                       "diffusion.plan", "diffusion.verify", "diffusion.evaluate", "diffusion.config_flags"],
+    "absl": ["diffusion.main", "diffusion.programs", "diffusion.io.checkpoint"],
+    "ml_collections": ["diffusion.main", "diffusion.programs", "diffusion.build", "diffusion.config",
+                       "diffusion.config_flags", "diffusion.pretrained", "diffusion.pipeline"],
     "safetensors": ["diffusion.interop"],
     "huggingface_hub": ["diffusion.interop"],
-    "torch": ["diffusion.interop.convert"],
-    "diffusers": ["diffusion.interop.convert"],
+    "torch": ["diffusion.programs.convert"],
+    "diffusers": ["diffusion.programs.convert"],
     "matplotlib": ["diffusion.io"],
     "tensorboardX": ["diffusion.io"],
 }
@@ -111,7 +104,7 @@ def libraries(module: str) -> set[str]:
 
 def test_the_package_is_found():
     assert {"diffusion.main", "diffusion.core.processes", "diffusion.io.checkpoint"} <= set(MODULES)
-    assert "flax" in libraries("diffusion.networks.unet") and "diffusion.modes" in ours("diffusion.main")
+    assert "flax" in libraries("diffusion.networks.unet") and "diffusion.programs.train" in ours("diffusion.main")
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -8,8 +8,8 @@ from PIL import Image
 
 from diffusion import DiffusionPipeline, build, pretrained
 from diffusion import config as config_lib
-from diffusion.edit import TASKS, Settings, edit
 from diffusion.errors import ConfigError, DataError
+from diffusion.programs.edit import TASKS, Settings, edit
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "networks"))
 from random_params import random_params  # noqa: E402

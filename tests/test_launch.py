@@ -315,7 +315,7 @@ def test_everything_that_the_package_imports_is_required():
              "orbax": "orbax-checkpoint", "sklearn": "scikit-learn", "tensorflow_datasets": "tensorflow-datasets"}
     required = {r.name for extra in ("", "digits", "hub", "ode") for r in requirements()[extra]}
     ours = {"diffusion", "configs"}
-    optional = {"diffusion/interop/convert.py": {"torch", "diffusers"}}
+    optional = {"diffusion/programs/convert.py": {"torch", "diffusers"}}
     for path in [*(ROOT / "diffusion").rglob("*.py"), *(ROOT / "configs").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             names = ([a.name for a in node.names] if isinstance(node, ast.Import)

@@ -301,9 +301,10 @@ def test_a_resume_that_is_not_exact_is_said(tmp_path, monkeypatch, capsys):
     import jax
     import jax.numpy as jnp
 
-    from diffusion import build, verify
+    from diffusion import build
     from diffusion import config as config_lib
     from diffusion.errors import CheckpointError
+    from diffusion.programs import verify
     from diffusion.train import loop
     made = []
 
@@ -340,10 +341,11 @@ def test_the_error_of_a_sampler_is_its_root_mean_square_distance(tmp_path, monke
     are drawn at a time, where all were once."""
     from types import SimpleNamespace
 
-    from diffusion import compare, pretrained
     from diffusion import config as config_lib
+    from diffusion import pretrained
     from diffusion.core.continuous import VP
     from diffusion.io import solver_plots
+    from diffusion.programs import compare
     from diffusion.train.sharding import make_mesh
 
     def build_cell(config, model, solver, counts):
@@ -380,18 +382,20 @@ def test_the_error_of_a_sampler_is_its_root_mean_square_distance(tmp_path, monke
 def test_an_out_that_cannot_be_is_said_before_the_work(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from diffusion import build, compare, evaluate, modes, plan, pretrained
+    from diffusion import build, pretrained
     from diffusion import config as config_lib
     from diffusion.errors import ConfigError
+    from diffusion.programs import compare, evaluate, evaluation, likelihood, plan
 
-    for place, name in ((build, "training_images"), (plan, "measure"), (evaluate, "prepare"), (compare, "build_cell")):
+    for place, name in ((build, "training_images"), (plan, "measure"), (evaluation, "prepare"),
+                        (compare, "build_cell")):
         monkeypatch.setattr(place, name, lambda *_, **__: pytest.fail("worked"))
     monkeypatch.setattr(build, "evaluator", lambda *_: None)
     monkeypatch.setattr(pretrained, "open_model", lambda *_, **__: (SimpleNamespace(), None))
     (tmp_path / "file").write_text("mine")
     config, below = config_lib.base(), tmp_path / "file" / "x"
     drawn = dict(solvers=["ddim"], steps=[2], scales=None, seed=0, checkpoint=None)
-    for work in (lambda: modes.likelihood(config, tmp_path, "a", num_examples=2, seed=0, out=tmp_path, step=None),
+    for work in (lambda: likelihood.likelihood(config, tmp_path, "a", num_examples=2, seed=0, out=tmp_path, step=None),
                  lambda: plan.plan(config, "local", tmp_path),
                  lambda: evaluate.evaluate(config, tmp_path, "a", seed=0, seeds=1, step=None, all_checkpoints=False,
                                            out=tmp_path / "file"),

@@ -34,6 +34,7 @@ NO_USE = {
     "--mode=sample --steps=20": "--steps is not for --mode=sample, but for compare. Instead: --config.sample.steps",
     "--mode=sample --label=3": "--label is for --task=",
     "--mode=sample --strength=0.3": "--strength is for --task=vary.",
+    "--strength=0.3": "--strength is not for --mode=train, but for sample. Instead: --mode=sample --task=vary.",
     "--mode=sample --task=vary --factor=2": "--factor is for --task=upscale.",
     "--task=vary": "--task is not for --mode=train", "--mode=sample --init_from=x": "Instead: --from_pretrained",
     "--mode=evaluate --num_samples=5": "--config.evaluate.images", "--mode=sample --task=vary --classes=3": "--label",
@@ -46,6 +47,16 @@ NO_USE = {
 def test_flags_that_would_do_nothing_name_the_right_one(mistake):
     for words, said in NO_USE.items():
         assert said in mistake(DIGITS, *words.split()), words
+
+
+def test_programs_agree_on_the_flags_that_they_share():
+    """They are parsed once for all modes."""
+    for values in (main.COMMON, *main.READ_BY.values()):
+        for name in values:
+            shared, own = flags.FLAGS[name], values[name]
+            assert (shared.default, shared.parser.syntactic_help) == (own.default, own.parser.syntactic_help), name
+    assert set(main.INSTEAD) <= set(flags.FLAGS) and not any(set(read) & set(main.COMMON) for read in
+                                                             main.READ_BY.values())
 
 
 OUT_OF_RANGE = ["--seed=4294967296", "--seed=1180591620717411303424", "--seed=-1", "--seed=1.5", "--seed=x",
@@ -127,6 +138,6 @@ def test_home_folders_in_paths(mistake, monkeypatch, tmp_path):
     (tmp_path / "c.py").write_text("from diffusion import config\n\ndef get_config():\n    return config.base()\n")
     main.parse_flags(["main.py", "--config=~/c.py", "--flagfile=~/flags.txt", "--mode=sample", *(
         f"--{name}=~/{name}" for name in ("workdir", "out", "image", "from_pretrained", "init_from"))])
-    for name in main.PATHS:
+    for name in ("config", "workdir", "out", "image", "mask", "from_pretrained", "init_from"):
         assert flags.FLAGS[name].value.startswith(f"{tmp_path}/"), name
     assert "not known here" in mistake("--config=~nobody-of-that-name/c.py")

@@ -15,9 +15,8 @@ def test_as_users_start_it(tmp_path):
 LATE = ["matplotlib", "tensorboardX", "sklearn", "scipy.stats", "tensorflow_datasets", "torch", "diffusers", "diffrax"]
 IMPORTS = f"""
 import sys
-import diffusion.compare, diffusion.edit, diffusion.evaluate, diffusion.main, diffusion.modes, diffusion.plan
-import diffusion.pipeline, diffusion.verify
-import diffusion.data.prepare.__main__, diffusion.interop.convert, diffusion.metrics.__main__
+import diffusion.data.prepare.__main__, diffusion.interop.convert, diffusion.metrics.__main__, diffusion.pipeline
+import diffusion.programs.evaluation, diffusion.tasks, diffusion.train.loop
 print(sorted(set({LATE}) & set(sys.modules)))
 """
 
@@ -27,3 +26,29 @@ def test_what_takes_long_to_import_is_imported_where_it_is_used():
     done = subprocess.run([sys.executable, "-c", IMPORTS], cwd=program.ROOT, text=True, env=program.environment(),
                           capture_output=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_help_and_wrong_flags_need_no_jax():
+    """So that they are answered in a fraction of a second; see diffusion/programs/__init__.py."""
+    heavy = ["jax", "flax", "orbax", "grain", "optax", "PIL", *LATE]
+    code = f"import sys, diffusion.main\nprint(sorted(set({heavy}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=program.ROOT, text=True, env=program.environment(),
+                          capture_output=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def said_by_help(*words):
+    return program.execute([sys.executable, "-m", "diffusion.main", *words]).stdout
+
+
+def test_help_shows_the_flags_of_a_mode():
+    plain, sample = said_by_help("--help"), said_by_help("--mode=sample", "--seed=3", "--config.seed=3", "--help")
+    for name in ("config", "workdir", "mode", "coordinator", "process_id"):
+        assert f"\n  --{name}:" in plain and f"\n  --{name}:" in sample, name
+    for name in ("seed", "num_samples", "task", "strength", "from_pretrained", "checkpoint"):
+        assert f"\n  --{name}:" not in plain and f"\n  --{name}:" in sample, name
+    for name in ("solvers", "num_seeds", "topology", "init_from", "verify_steps"):
+        assert f"\n  --{name}:" not in plain + sample, name
+    assert "--init_from:" in said_by_help("-h", "--mode", "train") and "--mode=NAME --help" in plain
+    for mode in ("train", "sample", "evaluate", "likelihood", "compare", "verify_resume", "plan"):
+        assert f"\n  {mode} " in plain, mode

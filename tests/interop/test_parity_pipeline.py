@@ -12,7 +12,7 @@ import pytest
 
 from diffusion import DiffusionPipeline, build
 from diffusion import config as config_lib
-from diffusion.interop.convert import compare, main
+from diffusion.programs.convert import compare, main
 
 TESTS = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(TESTS / "interop"), str(TESTS / "networks")]

@@ -17,10 +17,10 @@ from PIL import Image
 
 from diffusion.data import sources
 from diffusion.errors import ConfigError, DataError, DivergedError
-from diffusion.metrics import __main__ as metrics_program
 from diffusion.metrics import extractors, features, record, values
 from diffusion.metrics.images import ahead, open_images
 from diffusion.metrics.reference import Reference
+from diffusion.programs import metrics as metrics_program
 from diffusion.train.sharding import make_mesh
 
 needs_weights = pytest.mark.skipif(
@@ -312,7 +312,7 @@ def test_records_that_cannot_be_drawn_are_left_out(tmp_path, record):
 
 
 def test_devices_that_are_not_there(tmp_path, monkeypatch):
-    from diffusion.interop import convert
+    from diffusion.programs import convert
 
     def devices():
         raise RuntimeError("Unable to initialize backend 'cuda'")

@@ -63,8 +63,9 @@ def test_an_unknown_topology_lists_those_there_are(topology):
 PROGRAM = """
 import json, sys
 import jax
-from diffusion import build, plan
+from diffusion import build
 from diffusion import config as config_lib
+from diffusion.programs import plan
 
 report = {}
 for fsdp in (1, 2, 8):

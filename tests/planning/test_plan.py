@@ -41,7 +41,7 @@ def test_sizes_are_in_bytes_of_one_device():
     import jax
     import numpy as np
 
-    from diffusion import plan
+    from diffusion.programs import plan
     whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     tree = {"a": jax.ShapeDtypeStruct((3, 5), np.float32, sharding=whole),
             "b": jax.ShapeDtypeStruct((7,), "bfloat16", sharding=whole)}

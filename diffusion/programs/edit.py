@@ -1,32 +1,69 @@
-"""Images made of given images by one trained model: inpainting, colorisation, super-resolution, SDEdit, inversion."""
+"""`--mode=sample --task=NAME`: images made of given images by one trained model: inpainting, colorisation,
+super-resolution, SDEdit, DDIM inversion."""
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 
-from diffusion import build, pretrained, tasks
-from diffusion import config as config_lib
-from diffusion.core.processes import Process
-from diffusion.core.streams import example_keys
-from diffusion.data.augment import to_float
-from diffusion.data.sources import take
 from diffusion.errors import ConfigError, DataError
-from diffusion.io import images, pictures
-from diffusion.io.progress import Progress
-from diffusion.train import sharding
+from diffusion.programs import shared_flags
+
+if TYPE_CHECKING:
+    from diffusion import build
+    from diffusion.core.processes import Process
 
 MEASURED = ("inpaint", "colorise", "upscale")  # a part of the image is known
 INVERTED = ("reconstruct", "interpolate")      # by way of the noise that DDIM makes the image of
 TASKS = (*MEASURED, "vary", *INVERTED)
 SHOWN = 24  # images in task.png
+READ_BY = {"image": TASKS, "label": TASKS, "mask": ("inpaint",), "factor": ("upscale",), "jump": MEASURED,
+           "repeats": MEASURED, "strength": ("vary",), "iterations": INVERTED}  # flag -> the tasks that read it
+INSTEAD = {name: f"--mode=sample --task={' or '.join(tasks)}" for name, tasks in READ_BY.items()}
 
 # What DDIM's inversion inverts.
 DDIM = {"sample.solver": "ddim", "sample.eta": 0.0, "sample.corrector": "none", "sample.clip": False,
         "sample.dynamic_threshold": 0.0, "sample.end": 0, "sample.constant_stride": False}
+
+
+def declare_flags(values: flags.FlagValues) -> None:
+    """The flags of the program `sample` that are for tasks."""
+    flags.DEFINE_enum("task", None, TASKS, "What to make of given images. inpaint, colorise, upscale: what is missing; "
+                      "vary: SDEdit; reconstruct, interpolate: by DDIM inversion.", flag_values=values)
+    shared_flags.declare_path("image", "Of a task: a picture, a folder of them or an npz. Default: of config.data.",
+                              values)
+    shared_flags.declare_path("mask", "inpaint: a picture, white where it is drawn anew. Default: the middle.", values)
+    flags.DEFINE_integer("label", None, "Of a task: the class of the pictures in --image.", flag_values=values)
+    flags.DEFINE_integer("factor", 4, "upscale: how much wider the result is.", lower_bound=1, upper_bound=2**10,
+                         flag_values=values)
+    flags.DEFINE_integer("jump", 10, "inpaint, colorise, upscale: RePaint's steps back up ...", lower_bound=1,
+                         upper_bound=10**4, flag_values=values)
+    flags.DEFINE_integer("repeats", 1, "... and how often each place is passed; 1: no returns.", lower_bound=1,
+                         upper_bound=100, flag_values=values)
+    flags.DEFINE_float("strength", 0.5, "vary: the share of the steps that are taken.", flag_values=values)
+    flags.DEFINE_integer("iterations", 3, "reconstruct, interpolate: of the inversion of each step.", lower_bound=1,
+                         upper_bound=1000, flag_values=values)
+
+
+def check_uses(values: flags.FlagValues) -> None:
+    """Raises ConfigError for a flag that is given and that the task does not read."""
+    for name, readers in READ_BY.items():
+        if values[name].present and values.task not in readers:
+            raise ConfigError(f"--{name} is for --task={' or '.join(readers)}."
+                              + " Instead: --classes, of samples without a task." * (name == "label"))
+
+
+def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> None:
+    path = lambda text: Path(text) if text else None  # noqa: E731
+    settings = Settings(task=values.task, image=path(values.image), mask=path(values.mask), label=values.label,
+                        factor=values.factor, jump=values.jump, repeats=values.repeats, strength=values.strength,
+                        iterations=values.iterations)
+    out = shared_flags.default_folder(workdir, values) / f"{values.task}_{values.seed}"
+    edit(config, workdir, values.from_pretrained, settings, num_samples=values.num_samples, seed=values.seed,
+         out=Path(values.out or out), checkpoint=values.checkpoint)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +88,14 @@ def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settin
     a run or of `source` (`pretrained.load`). Raises ConfigError for settings that cannot be, DataError for pictures,
     before anything is compiled.
     """
+    import jax
+
+    from diffusion import config as config_lib
+    from diffusion import pretrained
+    from diffusion.data.augment import to_float
+    from diffusion.io import images
+    from diffusion.io.progress import Progress
+    from diffusion.train import sharding
     if jax.process_count() > 1:
         raise ConfigError("--task runs in one process: leave --coordinator out.")
     if settings.task in INVERTED:
@@ -87,9 +132,13 @@ def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settin
     print(f"{num_samples:,} images, samples.npz and task.png (given, made, original) are in {out}", flush=True)
 
 
-def make(config: ConfigDict, model: build.Model, settings: Settings, params: Any, steps: np.ndarray, seed: int,
+def make(config: ConfigDict, model: "build.Model", settings: Settings, params: Any, steps: np.ndarray, seed: int,
          mask: np.ndarray | None, count: int, rows_of: Callable) -> Callable[[np.ndarray], tuple]:
     """indices [B] -> (result, what the task was given, the original), each float [B, H, W, C]."""
+    import jax
+
+    from diffusion import build, tasks
+    from diffusion.core.streams import example_keys
     if settings.task in MEASURED:
         project = projection(settings.task, settings.factor)
         task = build.sampler(config, model, wrap=lambda solver, given: tasks.Replacement(
@@ -139,6 +188,7 @@ def make(config: ConfigDict, model: build.Model, settings: Settings, params: Any
 
 def projection(task: str, factor: int) -> Callable:
     """(x, mask) -> the part of x that is known."""
+    from diffusion import tasks
     return {"inpaint": lambda x, mask: tasks.pixels(mask)(x), "colorise": lambda x, mask: tasks.grey(x),
             "upscale": lambda x, mask: tasks.blocks(factor)(x)}[task]
 
@@ -164,8 +214,9 @@ def check(settings: Settings, shape: tuple[int, int, int]) -> None:
             raise ConfigError(f"--{name}={value} {message}")
 
 
-def step_table(config: ConfigDict, model: build.Model, settings: Settings, process: Process) -> np.ndarray:
+def step_table(config: ConfigDict, model: "build.Model", settings: Settings, process: "Process") -> np.ndarray:
     """The steps of config.sample, cut or with returns as the task has them."""
+    from diffusion import build, tasks
     c, steps = config.sample, build.grid(config.sample, process)
     build.check_sample_batch(c, model)
     if settings.task == "vary":
@@ -183,8 +234,11 @@ def step_table(config: ConfigDict, model: build.Model, settings: Settings, proce
     return steps
 
 
-def given_images(config: ConfigDict, model: build.Model, settings: Settings) -> tuple[np.ndarray, np.ndarray | None]:
+def given_images(config: ConfigDict, model: "build.Model", settings: Settings) -> tuple[np.ndarray, np.ndarray | None]:
     """uint8 [N, H, W, C] and, for a model with classes, labels int32 [N]."""
+    from diffusion import build
+    from diffusion.data.sources import take
+    from diffusion.io import pictures
     if settings.image is not None:
         pixels = pictures.read(settings.image, model.shape)
         if not model.num_classes:
@@ -204,6 +258,7 @@ def given_images(config: ConfigDict, model: build.Model, settings: Settings) -> 
 
 def keep_mask(settings: Settings, shape: tuple[int, int, int]) -> np.ndarray:
     """float32 [H, W, 1]: 1 where the image is known."""
+    from diffusion.io import pictures
     if settings.mask is not None:
         anew = pictures.read_mask(settings.mask, shape)
     else:

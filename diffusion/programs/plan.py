@@ -1,31 +1,51 @@
-"""`main --mode=plan`: what a config takes of each device of a topology, found by compiling its train and sample steps.
+"""Plans for the devices of a --topology: what a config takes of each, by compiling its training and sampling steps.
 
 Nothing runs and no data is read, so that the topology need not be there: libtpu compiles for TPUs on any machine.
 """
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
+from absl import flags
 from ml_collections import ConfigDict
 
-from diffusion import build
-from diffusion import config as config_lib
 from diffusion.errors import ConfigError
 from diffusion.io.files import atomic_write, check_can_be_written
-from diffusion.io.processes import say
 from diffusion.planning import roofline
 from diffusion.planning.chips import Chip, chip_of, devices_of
 from diffusion.planning.collectives import collectives
-from diffusion.train import sharding
+from diffusion.programs import shared_flags
 
+if TYPE_CHECKING:
+    from diffusion import build
+
+INSTEAD: dict[str, str] = {}
+# With these libtpu compiles, and does not look for a TPU, or for a server that tells of one.
+LIBTPU = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
+          "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_STDERR_LOG_LEVEL": "3", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 _TRIES = 6  # settings that are compiled in search of one that fits
+
+
+def declare_flags(values: flags.FlagValues) -> None:
+    shared_flags.declare_source(values)
+    flags.DEFINE_string("topology", "local", "The devices to compile for, such as v5e:4x4 or v5p:2x2x4; local: those "
+                        "at hand.", flag_values=values)
+    shared_flags.declare_path("out", "The JSON file to write. Default: none.", values)
+
+
+def prepare_process(values: flags.FlagValues) -> None:
+    if values.topology != "local":
+        for name, value in LIBTPU.items():
+            os.environ.setdefault(name, value)
+
+
+def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> None:
+    plan(config, values.topology, Path(values.out) if values.out else None)
 
 
 class TooLarge(Exception):
@@ -37,6 +57,9 @@ def plan(config: ConfigDict, topology: str, out: Path | None) -> dict:
 
     topology: such as v5e:16x16, or local. Raises ConfigError for one that is not known.
     """
+    import jax
+
+    from diffusion.io.processes import say
     if out is not None:
         check_can_be_written(out)
     devices = jax.devices() if topology == "local" else devices_of(topology)
@@ -60,6 +83,7 @@ def plan(config: ConfigDict, topology: str, out: Path | None) -> dict:
 
 def measure(config: ConfigDict, devices: Sequence, chip: Chip | None, sample: bool = True) -> dict:
     """Costs of the train and the sample step on one device, their times at the least, and whether they fit."""
+    from diffusion import build
     model = build.model(config, devices=devices)
     parts = build.training_step(config, model, None)
     state = parts.abstract_state
@@ -87,10 +111,15 @@ def measure(config: ConfigDict, devices: Sequence, chip: Chip | None, sample: bo
     return report | {"fits": fits}
 
 
-def train_costs(config: ConfigDict, model: build.Model, parts) -> tuple[roofline.Costs, int, int]:
+def train_costs(config: ConfigDict, model: "build.Model", parts) -> tuple[roofline.Costs, int, int]:
     """Costs of one step, its images, 1."""
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from diffusion.train import sharding
     k, b = parts.plan.steps_per_dispatch, config.train.batch_size
-    placed = NamedSharding(model.mesh, P(None, *sharding.over_batch(model.mesh).spec))
+    placed = NamedSharding(model.mesh, PartitionSpec(None, *sharding.over_batch(model.mesh).spec))
     batch = {name: jax.ShapeDtypeStruct((k, b, *shape), dtype, sharding=placed) for name, shape, dtype in (
         ("image", model.shape, jnp.uint8), ("label", (), jnp.int32), ("position", (), jnp.int32))}
     compiled = compile_for(parts.train_step, parts.abstract_state, batch, None)
@@ -98,8 +127,13 @@ def train_costs(config: ConfigDict, model: build.Model, parts) -> tuple[roofline
     return roofline.costs(compiled, collectives(compiled.as_text()), repeats=loops), b, 1
 
 
-def sample_costs(config: ConfigDict, model: build.Model) -> tuple[roofline.Costs, int, int]:
+def sample_costs(config: ConfigDict, model: "build.Model") -> tuple[roofline.Costs, int, int]:
     """Costs of one step of a chain, the images of the chain, and its steps. Of its loop XLA counts one round."""
+    import jax
+    import jax.numpy as jnp
+
+    from diffusion import build
+    from diffusion.train import sharding
     sampler, steps = build.sampler(config, model), build.grid(config.sample, model.process)
     rows = sharding.fill(config.sample.batch_size, model.mesh)
     everywhere, over = sharding.replicated(model.mesh), sharding.over_batch(model.mesh)
@@ -116,6 +150,7 @@ def sample_costs(config: ConfigDict, model: build.Model) -> tuple[roofline.Costs
 
 def compile_for(function, *arguments):
     """The compiled program. Raises TooLarge where the compiler finds no room for it."""
+    import jax
     try:
         return function.lower(*arguments).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -127,12 +162,15 @@ def compile_for(function, *arguments):
 
 def size_of(tree) -> int:
     """Bytes of a tree of abstract arrays on one device."""
+    import jax
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def nearest_that_fits(config: ConfigDict, devices: Sequence, chip: Chip | None) -> dict:
     """Tries settings that need less memory, those first that change least: what is computed stays the same but for the
     last ones, which halve the batch."""
+    from diffusion import config as config_lib
+    from diffusion.io.processes import say
     tried = []
     for changes in smaller(config, len(devices)):
         try:

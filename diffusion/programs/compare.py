@@ -1,28 +1,54 @@
-"""One model under many samplers: {solver x steps x guidance}, all from the same noise, quality against evaluations."""
+"""Compares one model under many samplers, {solver x steps x guidance} from the same noise: quality and cost."""
 import dataclasses
 import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 
-from diffusion import build, pretrained
-from diffusion import config as config_lib
-from diffusion.data.augment import to_float
-from diffusion.data.pipeline import to_arrays
 from diffusion.errors import ConfigError, DataError
-from diffusion.generate import Drawn, labels_of
-from diffusion.io import images
-from diffusion.io.files import atomic_write
-from diffusion.io.processes import is_primary
-from diffusion.io.progress import Progress, of_chains
 from diffusion.metrics.frechet import Statistics, frechet_distance, pooled_pixels, statistics
-from diffusion.train import sharding
+from diffusion.programs import shared_flags
+
+if TYPE_CHECKING:
+    from diffusion import build
+    from diffusion.generate import Drawn
 
 SHOWN = 25  # images of a cell's picture
+LISTS = {"solvers": str, "steps": int, "scales": float}
+INSTEAD = {"solvers": "--config.sample.solver", "scales": "--config.sample.guidance.scale",
+           "steps": "--config.sample.steps, or --config.train.duration for a training"}
+
+
+def declare_flags(values: flags.FlagValues) -> None:
+    shared_flags.declare_drawing(values)
+    shared_flags.declare_num_samples(values)
+    flags.DEFINE_list("solvers", ["ddim", "heun", "dpm_solver++m", "unipc"], "Names of config.sample.solver.",
+                      flag_values=values)
+    flags.DEFINE_list("steps", ["5", "10", "20", "50"], "Numbers of steps.", flag_values=values)
+    flags.DEFINE_list("scales", None, "Scales of guidance. Default: that of config.sample.guidance.",
+                      flag_values=values)
+    shared_flags.declare_path("out", "The folder to write. Default: compare in the run folder, or in samples/ for a "
+                              "pretrained model.", values)
+
+
+def prepare_process(values: flags.FlagValues) -> None:
+    parse_lists(values)
+
+
+def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> None:
+    out = Path(values.out or shared_flags.default_folder(workdir, values) / "compare")
+    compare(config, workdir, values.from_pretrained, **parse_lists(values), num_samples=values.num_samples,
+            seed=values.seed, out=out, checkpoint=values.checkpoint)
+
+
+def parse_lists(values: flags.FlagValues) -> dict[str, list]:
+    return {name: shared_flags.parse_list(name, kind, values) for name, kind in LISTS.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +76,14 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
     if num_samples < 2:
         raise ConfigError("--num_samples=1 is too few to compare: the distance to the data is of their covariance. Ask "
                           "for 2 or more.")
+    from diffusion import build, pretrained
+    from diffusion import config as config_lib
+    from diffusion.generate import labels_of
+    from diffusion.io import images
+    from diffusion.io.files import atomic_write
+    from diffusion.io.processes import is_primary
+    from diffusion.io.progress import Progress, of_chains
+    from diffusion.train import sharding
     if scales is None:
         scales = [config.sample.guidance.scale if config.sample.guidance.name != "none" else 1.0]
     elif config.sample.guidance.name == "none" and (others := [scale for scale in scales if scale != 1]):
@@ -67,7 +101,7 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
     classes = build.classes(config, model)
 
     def draw(sampler: build.Sampler, grid: np.ndarray, scale: float, count: int = num_samples,
-             report: Callable[[int], None] | None = None) -> Iterator[tuple[slice, Drawn]]:
+             report: Callable[[int], None] | None = None) -> Iterator[tuple[slice, "Drawn"]]:
         """The chains of the first `count` images, `rows` at a time: where they belong, and what was drawn."""
         for first in range(0, count, rows):
             indices = np.arange(first, first + rows, dtype=np.int32)
@@ -103,7 +137,7 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
         print(f"quality.png, compare.json and the pictures are in {out}")
 
 
-def measure(batches: Iterator[tuple[slice, Drawn]], exact: np.ndarray, data: Statistics | None
+def measure(batches: Iterator[tuple[slice, "Drawn"]], exact: np.ndarray, data: Statistics | None
             ) -> tuple[dict[str, float | None], np.ndarray]:
     """What a cell says of the images that `batches` draws, beside `exact` [N, H, W, C]; and the first SHOWN of them."""
     seconds, squares, evaluations, pooled, shown = 0.0, 0.0, 0.0, [], []
@@ -121,8 +155,10 @@ def measure(batches: Iterator[tuple[slice, Drawn]], exact: np.ndarray, data: Sta
             "error": float(np.sqrt(squares / exact.size))}, np.stack(shown)
 
 
-def build_cell(config: ConfigDict, model: build.Model, solver: str, counts: list[int]):
+def build_cell(config: ConfigDict, model: "build.Model", solver: str, counts: list[int]):
     """(sampler, its grid by the parameters for each number of steps)."""
+    from diffusion import build
+    from diffusion import config as config_lib
     eta = {} if solver in build.WITH_ETA else {"sample.eta": None}
     of = lambda count: config_lib.override(config, {"sample.solver": solver, "sample.steps": count, **eta})  # noqa: E731
     grids = [build.grid_of(of(count), model) for count in counts]
@@ -131,6 +167,9 @@ def build_cell(config: ConfigDict, model: build.Model, solver: str, counts: list
 
 def data_statistics(config: ConfigDict) -> Statistics | None:
     """Of the training images; None, with a word, where they are not at hand."""
+    from diffusion import build
+    from diffusion.data.augment import to_float
+    from diffusion.data.pipeline import to_arrays
     try:
         source = build.training_images(config)
     except (ConfigError, DataError) as error:

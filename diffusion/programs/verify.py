@@ -1,26 +1,38 @@
-"""`main --mode=verify_resume`: that a run which is stopped and resumed ends exactly where an undisturbed one does."""
+"""Verifies that a run which is stopped and resumed ends exactly where an undisturbed one does, bit for bit."""
 import contextlib
 import dataclasses
 import hashlib
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from absl import flags
 from ml_collections import ConfigDict
 
-from diffusion import build
 from diffusion.errors import CheckpointError
-from diffusion.io.checkpoint import Checkpoints
-from diffusion.io.processes import is_primary, say
-from diffusion.io.progress import Progress
-from diffusion.train import loop
 from diffusion.train.watchdog import Watchdog
 
+if TYPE_CHECKING:
+    from diffusion.train import loop
+
+INSTEAD: dict[str, str] = {}
 _SHOWN = 8  # arrays named in a message
 _TIMES = ("seconds", "images_per_second", "timed_steps")
+
+
+def declare_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_integer("verify_steps", 20, "How many steps before the checkpoint, and after it.", lower_bound=1,
+                         upper_bound=10**6, flag_values=values)
+
+
+def prepare_process(values: flags.FlagValues) -> None:
+    pass
+
+
+def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> None:
+    verify_resume(config, workdir, values.verify_steps)
 
 
 class Undisturbed:
@@ -39,6 +51,14 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
 
     The run itself is left as it is. Raises CheckpointError where anything differs, in any process.
     """
+    import jax
+    from jax.experimental import multihost_utils
+
+    from diffusion import build
+    from diffusion.io.checkpoint import Checkpoints
+    from diffusion.io.processes import is_primary, say
+    from diffusion.io.progress import Progress
+    from diffusion.train import loop
     model = build.model(config)
     parts = build.training(config, model)
     k = parts.plan.steps_per_dispatch
@@ -97,8 +117,10 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
         f"for bit (SHA-256 of all: {whole[:16]}...)")
 
 
-def digests(state, clock: loop.Clock, rows: list[dict], data) -> dict[str, str]:
+def digests(state, clock: "loop.Clock", rows: list[dict], data) -> dict[str, str]:
     """SHA-256 of each array (of this process's shards), the clock, the log and the place in the data, but for times."""
+    import jax
+
     def of_array(x) -> str:
         digest = hashlib.sha256()
         for shard in sorted(x.addressable_shards, key=lambda shard: shard.device.id):
@@ -119,6 +141,7 @@ def digests(state, clock: loop.Clock, rows: list[dict], data) -> dict[str, str]:
 
 
 def remove(folder: Path, workdir: Path, made: bool) -> None:
+    from diffusion.io.processes import is_primary
     if is_primary():
         shutil.rmtree(folder, ignore_errors=True)
         if made and not any(workdir.iterdir()):

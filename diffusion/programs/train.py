@@ -1,44 +1,65 @@
-"""The programs that `main --mode=NAME` runs, put together from built parts, the run folder and the disk."""
-import collections
+"""Trains a model into a run folder, or goes on where a run stopped."""
 import dataclasses
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 
-from diffusion import build, pretrained
-from diffusion import config as config_lib
-from diffusion import evaluate as evaluation
-from diffusion.build import advice
-from diffusion.data.sources import take
+from diffusion import program
 from diffusion.errors import DivergedError, Interrupted
-from diffusion.io import images, run_folder
-from diffusion.io.checkpoint import Checkpoints
-from diffusion.io.files import atomic_write, check_can_be_written
-from diffusion.io.processes import is_primary, primary_says, say
-from diffusion.io.progress import Progress, duration, of_chains
-from diffusion.io.run_folder import open_run
-from diffusion.io.writers import MetricsWriter, read_rows
-from diffusion.likelihood.vlb import rate_distortion
-from diffusion.train import loop
-from diffusion.train.interrupts import Interrupts
-from diffusion.train.state import average_of, in_dtype
-from diffusion.train.watchdog import Watchdog
+from diffusion.programs import shared_flags
+
+if TYPE_CHECKING:
+    from diffusion import build
+    from diffusion.io.run_folder import RunFolder
+    from diffusion.train.interrupts import Interrupts
+
+INSTEAD = {"init_from": "--from_pretrained, which samples from such a model"}
+
+
+def declare_flags(values: flags.FlagValues) -> None:
+    shared_flags.declare_path("init_from", "A model whose weights a new run starts from: a folder in diffusers' "
+                              "layout, a name on the Hugging Face hub, or a run folder. Its own config is used if "
+                              "--config is not given.", values)
+
+
+def prepare_process(values: flags.FlagValues) -> None:
+    pass
+
+
+def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> None:
+    train(config, workdir, program.STARTED, values.init_from)
 
 
 def train(config: ConfigDict, workdir: Path, started: float, init_from: str | None = None) -> None:
     """Trains into `workdir`, or goes on where a run of the same config stopped there: `training`, alone."""
+    from diffusion.train import loop
+    from diffusion.train.interrupts import Interrupts
     with Interrupts() as interrupts:
         loop.alone(training(config, workdir, started, interrupts, init_from))
 
 
-def training(config: ConfigDict, workdir: Path, started: float, interrupts: Interrupts, init_from: str | None = None):
+def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Interrupts", init_from: str | None = None):
     """A training into `workdir`, or its rest, that leaves its steps to whoever runs it, as `loop.steps` does.
 
     `started` is time.perf_counter() at the program's start. init_from: the source (`pretrained.load`) of the weights
     that a new run starts from. Raises the errors of `diffusion.errors`.
     """
+    from diffusion import build, pretrained
+    from diffusion import config as config_lib
+    from diffusion.build import advice
+    from diffusion.io import images, run_folder
+    from diffusion.io.checkpoint import Checkpoints
+    from diffusion.io.processes import is_primary, primary_says, say
+    from diffusion.io.progress import Progress, duration
+    from diffusion.io.writers import MetricsWriter
+    from diffusion.programs import evaluation
+    from diffusion.train import loop
+    from diffusion.train.state import average_of, in_dtype
+    from diffusion.train.watchdog import Watchdog
     source = None
     if init_from is not None and not run_folder.is_run(workdir):
         source = pretrained.load(init_from)
@@ -53,7 +74,8 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: Inte
     if source is not None:
         weights = source.params(pretrained.shared(config, source.config, model.abstract_params))
     extractor = evaluation.load_extractor(config) if parts.plan.evaluate_every else None
-    run = open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, defaults=config_lib.defaults())
+    run = run_folder.open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS,
+                               defaults=config_lib.defaults())
     plan = parts.plan
     with Checkpoints(run.checkpoints, **parts.retention, say=say) as checkpoints:
         if (restored := checkpoints.restore_newest(parts.abstract_state, parts.data)) is not None:
@@ -127,13 +149,16 @@ Next, draw more of them, or look at README.md there:
   {run_folder.command(run.path, "--mode=sample", "--num_samples=256")}""")
 
 
-def picture_of(run: run_folder.RunFolder, step: int) -> Path:
+def picture_of(run: "RunFolder", step: int) -> Path:
     """The picture of the samples of a training's step."""
     return run.samples / f"step_{step:08d}.png"
 
 
-def draw_curves(run: run_folder.RunFolder, parts: build.Training) -> None:
+def draw_curves(run: "RunFolder", parts: "build.Training") -> None:
     """The pictures of a finished run, of the rows of its log; effective_weight.json is the last."""
+    from diffusion.io.files import atomic_write
+    from diffusion.io.processes import is_primary
+    from diffusion.io.writers import read_rows
     if is_primary():
         from diffusion.io import plots  # imports matplotlib: half a second that only its users pay
         rows = read_rows(run.metrics)
@@ -142,60 +167,3 @@ def draw_curves(run: run_folder.RunFolder, parts: build.Training) -> None:
         curve = parts.effective_weight and {k: v.tolist() for k, v in parts.effective_weight().items()}
         plots.plot_effective_weight(rows, run.path / "effective_weight.png", parts.log_snr_edges, curve)
         atomic_write(run.path / "effective_weight.json", json.dumps(curve))
-
-
-def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_samples: int, seed: int, out: Path,
-           step: int | None, classes: list[int] | None = None) -> None:
-    """Draws `num_samples` images into `out`, of the run in `workdir` or of another model, `source` (`pretrained.load`).
-
-    classes: of the images, in turn; None: all that the model has. `config` is the model's but for what may be chosen,
-    the sampler. `step`: of a run, the checkpoint; default the newest. The weights of a run are the averaged ones.
-    """
-    if source is None:
-        open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, read_only=True,
-                 defaults=config_lib.defaults())
-    model, read = pretrained.open_model(config, source or workdir, checkpoint=step)
-    generate = build.generate(config, model, classes)
-    for note in advice.of_sampling(config):
-        say(note)
-    images.check_samples_folder(out)
-    params = read()
-    progress, report = of_chains(num_samples, batch=config.sample.batch_size,
-                                 steps=len(build.grid_of(config, model)(params)))
-    with progress:
-        batches = map(images.to_uint8, generate(params, seed, 0, num_samples, report))
-        if is_primary():
-            images.save_samples(out, batches, count=num_samples)
-        else:  # every process computes its share
-            collections.deque(batches, maxlen=0)
-    say(f"{num_samples:,} images, grid.png and samples.npz are in {out}")
-
-
-def likelihood(config: ConfigDict, workdir: Path, source: str | None = None, *, num_examples: int | None, seed: int,
-               out: Path, step: int | None) -> None:
-    """Bits per dimension of the first `num_examples` images of config.data (None: all), by config.likelihood, into the
-    file `out`, JSON, with a plot beside it for the terms of a bound. Other arguments as in `sample`."""
-    model, read = pretrained.open_model(config, source or workdir, checkpoint=step)
-    evaluator = build.evaluator(config, model, seed)
-    check_can_be_written(out)
-    images_of = build.training_images(config)
-    params = read()
-    count = min(num_examples or len(images_of), len(images_of))
-
-    with Progress(count, unit="image") as progress:
-        found = evaluator(params, lambda indices: take(images_of, indices), count, progress.update)
-    found = {**found, "estimator": config.likelihood.to_dict(), "data": config.data.to_dict(), "seed": seed,
-             "variance": config.sample.variance, "clip": config.sample.clip}
-    if config.likelihood.estimator == "vlb":
-        prior, vlb, x0_mse = (np.array(found["terms"][name]["mean"], float) for name in ("prior", "vlb", "x0_mse"))
-        rate, distortion = rate_distortion(prior, vlb, x0_mse)
-        times = build.likelihood_chain(config, model)[:, 0]
-        found |= {"times": times.tolist(), "rate": rate.tolist(), "distortion": distortion.tolist()}
-    if is_primary():
-        atomic_write(out, json.dumps(found, indent=2))
-        if config.likelihood.estimator == "vlb":
-            from diffusion.io import likelihood_plots  # imports matplotlib
-            likelihood_plots.plot_terms(times, vlb, rate, distortion, out.with_suffix(".png"))
-    error = "?" if count == 1 else f"{found['standard_error']:.4f}"
-    say(f"{found['bits_per_dim']:.4f} +- {error} bits/dim over {count:,} images of "
-        f"{config.data.split} (standard error), by {config.likelihood.estimator}; its terms are in {out}")

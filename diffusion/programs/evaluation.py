@@ -1,4 +1,5 @@
-"""`main --mode=evaluate`: samples of a model against the data of its config, the protocol being part of the number."""
+"""Samples of a model against the data of its config, the protocol being part of the number: for the programs `evaluate`
+and `train`."""
 import hashlib
 import json
 import time
@@ -10,16 +11,13 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion import build, pretrained
-from diffusion import config as config_lib
-from diffusion.build import advice
+from diffusion import build
 from diffusion.build.rules import need
 from diffusion.data.sources import Source, take
-from diffusion.errors import CheckpointError, ConfigError, DataError
+from diffusion.errors import ConfigError, DataError
 from diffusion.generate import labels_of
-from diffusion.io import images, run_folder
-from diffusion.io.checkpoint import Checkpoints
-from diffusion.io.files import atomic_write, check_can_be_written
+from diffusion.io import images
+from diffusion.io.files import atomic_write
 from diffusion.io.processes import is_primary, primary_says, say
 from diffusion.io.progress import Progress
 from diffusion.metrics import extractors, record, values
@@ -155,34 +153,6 @@ def features_of(config: ConfigDict, model: build.Model, extractor: extractors.Ex
     if is_primary():
         atomic_write(file, lambda out: found.write(out, extractor))
     return found
-
-
-def evaluate(config: ConfigDict, workdir: Path, source: str | None, *, seed: int, seeds: int, step: int | None,
-             all_checkpoints: bool, out: Path) -> None:
-    """Evaluates a run, or `source`, with so many `seeds` from `seed` on; one record for each checkpoint
-    in the folder `out`, and a picture over all that are there."""
-    if source is None:
-        run_folder.open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, read_only=True,
-                            defaults=config_lib.defaults())
-    check_can_be_written(out / "evaluations.png")
-    steps: list[int | None] = [step]
-    if all_checkpoints:
-        if source is not None:
-            raise ConfigError("--all_checkpoints is for a run, by --workdir; a pretrained model has only one.")
-        steps = list(Checkpoints(workdir / "checkpoints").steps())
-        if not steps:
-            raise CheckpointError(f"{workdir} holds no checkpoints.")
-    evaluation = None
-    for at in steps:
-        model, read = pretrained.open_model(config, source or workdir, checkpoint=at)
-        if evaluation is None:
-            evaluation = prepare(config, model, load_extractor(config), out.parent / ".features")
-            for note in advice.of_sampling(config):
-                say(note)
-        number = at if at is not None or source else Checkpoints(workdir / "checkpoints").steps()[-1]
-        params, what = read(), sampling(config, source or workdir, number)
-        records, first = zip(*(evaluation(params, seed + i, what) for i in range(seeds)))
-        write(out, together(records), first[0])
 
 
 def sampling(config: ConfigDict, model: str | Path, step: int | None) -> dict:
