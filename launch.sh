@@ -115,17 +115,18 @@ fi
 # ---- Train, sample ---------------------------------------------------------------------------------------------------
 # A run goes to runs/NAME of the config; the same command goes on where a run was stopped.
 if [ "$use" = train ] || [ "$use" = sample ]; then
-  config=configs/digits.py flags= named=
+  config=configs/digits.py flags= named= help=
   case "${1:-}" in -*) ;; *.py | *.py:*) config=$1 named=yes && shift ;; esac
   for flag; do
     case "$flag" in
+      -h | -help | --help) help=yes ;;
       --config | --config=* | -config | -config=*) config= ;;
       --workdir=*) if [ -z "$named" ] && [ -e "${flag#*=}/config.json" ]; then config=; fi ;;  # a run knows its config
     esac
     flags+=$(printf " %q" "$flag")
   done
   "$python" -m diffusion.main ${config:+--config="$config"} --mode="$use" "$@"
-  if [ "$use" = train ]; then
+  if [ "$use" = train ] && [ -z "$help" ]; then
     if [ -n "$config" ]; then flags=$(printf " %q" "$config")$flags; fi
     echo "  ./launch.sh sample$flags --num_samples=256   # draws more"
     if ! [ "$environment" -ef "${VIRTUAL_ENV:-${CONDA_PREFIX:-}}" ]; then

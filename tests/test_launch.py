@@ -230,6 +230,7 @@ def test_after_training_it_says_how_to_sample_with_the_same_flags(launch):
     assert "./launch.sh sample --config=my.py --num_samples" in launch("--config=my.py")
     environment = launch.repo / ".venv"
     assert "activate" not in launch(VIRTUAL_ENV=str(environment))
+    assert "./launch.sh sample" not in launch("train", "--help")
 
 
 @pytest.mark.parametrize("word", ["it's", "$HOME/x", "$(touch made)", "`touch made`", "x\ntouch made\ny", 'a"b',
