@@ -29,13 +29,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
 from diffusion import DiffusionPipeline, build, pretrained
 from diffusion import config as config_lib
-from diffusion.build import guidance, likelihood, networks, objective, processes, sampling
+from diffusion.config_values import Key
 from diffusion.data import sources
 from diffusion.errors import DiffusionError
+from diffusion.families import BY_SELECTOR, FAMILIES
 from diffusion.io import pictures, run_folder
 from diffusion.train import sharding
 
@@ -44,19 +46,8 @@ TINY = {"data.size": 8, "data.channels": 1, "network.channels": 8, "network.mult
         "network.groups": 4, "network.attention_resolutions": (), "network.middle": "none", "train.batch_size": 4,
         "train.duration": "4 steps", "optimizer.warmup": "1 steps", "ema.half_life": "16 images", "sample.steps": 3,
         "sample.batch_size": 2, "likelihood.steps": 3, "process.steps": 20}
-NAMES = {  # what the keys that choose a member are drawn from
-    "process.name": [*processes.SCHEDULES, *processes.PROCESSES], "prediction": [*build.PREDICTIONS, "x0_and_eps"],
-    "loss.name": [*objective.LOSSES], "loss.weighting": [*objective.WEIGHTINGS],
-    "loss.density": [*objective.DISCRETE_DENSITIES, *objective.CONTINUOUS_DENSITIES],
-    "loss.space": [*build.PREDICTIONS], "loss.variance": [*sampling.VARIANCES],
-    "sample.solver": [*sampling.SOLVERS], "sample.spacing": [*sampling.SPACINGS, *sampling.FLOAT_SPACINGS],
-    "sample.variance": [*sampling.VARIANCES], "sample.corrector": [*sampling.CORRECTORS],
-    "sample.schedule": [*sampling.ALONG], "sample.scaling": [*sampling.SCALINGS],
-    "sample.guidance.name": [*guidance.RULES], "network.name": [*networks.SHARDING],
-    "likelihood.estimator": [*likelihood.ESTIMATORS], "network.remat": ["none", "light", "full"],
-    "network.embedding": ["positional", "fourier"], "optimizer.decay": ["constant", "cosine", "linear"],
-    "network.dtype": ["float32", "bfloat16"], "train.nonfinite": ["stop", "skip"],
-}
+OTHERS = {"optimizer.decay": ["constant", "cosine", "linear"], "train.nonfinite": ["stop", "skip"],
+          "loss.space": ["eps", "x0", "v", "score", "velocity", "mean", "edm", "edm_vp", "x0_and_eps"]}
 # Of the machine and of other programs, not of what a step or a chain computes.
 LEFT_ALONE = ("data.", "evaluate.", "mesh.", "train.", "sample.guidance.guide", "network.channels", "network.blocks",
               "network.depth")
@@ -69,22 +60,40 @@ class Hang(Exception):
 
 
 def drawn_config(rng: random.Random) -> dict[str, object]:
-    """One to three keys that choose a member, and up to three numbers and switches."""
-    known = config_lib.known()
-    choices = [key for key in NAMES if key in known]
-    changes = {key: rng.choice(NAMES[key]) for key in rng.sample(choices, rng.randint(1, 3))}
+    """One to three members, and up to three of their numbers and switches; now and then a key of another member."""
+    selectors = [family for family in FAMILIES if family.name not in ("data", "optimizer")]
+    changes = {family.selector: rng.choice(sorted(family.members())) for family in
+               rng.sample(selectors, rng.randint(1, 3))}
     if rng.random() < 0.3:
         changes |= {"network.num_classes": rng.choice([1, 3]), "network.label_dropout": rng.choice([0.0, 0.1])}
-    others = [key for key in known if key not in NAMES and not key.startswith(LEFT_ALONE)]
+    try:
+        known = config_lib.keys_of(config_lib.override(config_lib.base(), changes))
+    except DiffusionError:  # members that leave no place for one another: to be refused by `try_config` too
+        return changes
+    known = config_lib.known() if rng.random() < 0.1 else known
+    others = [key for key in known if key not in BY_SELECTOR and not key.startswith(LEFT_ALONE)]
     for key in rng.sample(others, rng.randint(0, 3)):
-        default = known[key].default
-        if isinstance(default, bool):
-            changes[key] = not default
-        elif known[key].kind is int:
-            changes[key] = rng.choice([0, 1, 2, 3, 5])
-        elif known[key].kind is float:
-            changes[key] = rng.choice([*NUMBERS, *((default * 0.5, default * 2) if default else ())])
+        changes[key] = drawn_value(rng, known[key])
     return changes
+
+
+def drawn_value(rng: random.Random, key: Key) -> object:
+    if choices := OTHERS.get(key.name, key.choices):
+        return rng.choice(list(choices))
+    if key.kind is bool:
+        return not key.default
+    if key.kind is int:
+        return rng.choice([0, 1, 2, 3, 5])
+    if key.kind is float:
+        return rng.choice([*NUMBERS, *((key.default * 0.5, key.default * 2) if key.default else ())])
+    return key.default
+
+
+def tiny_config(changes: dict[str, object]) -> ConfigDict:
+    """A small config with these keys; those of TINY that its members do not have are left out."""
+    members = {key: value for key, value in changes.items() if key in BY_SELECTOR}
+    known = config_lib.keys_of(config_lib.override(config_lib.base(), members))
+    return config_lib.override(config_lib.base(), {key: value for key, value in TINY.items() if key in known} | changes)
 
 
 def try_config(number: int) -> str:
@@ -92,7 +101,7 @@ def try_config(number: int) -> str:
     changes = drawn_config(random.Random(f"config {number}"))
     print(f"config:{number}", changes, flush=True)
     try:
-        config = config_lib.override(config_lib.base(), TINY | changes)
+        config = tiny_config(changes)
         model = build.model(config)
         parts = build.training_step(config, model, 64)
         generate = build.generate(config, model)
@@ -113,21 +122,21 @@ def try_config(number: int) -> str:
 
 def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
     """Small files of each kind that the programs read, and what reads them."""
-    config = config_lib.override(config_lib.base(), TINY | {"network.multipliers": (1, 1)})
+    config = tiny_config({"network.multipliers": (1, 1)})
     model = build.model(config)
     state = build.training_step(config, model, 64).create_state()
     pipe = DiffusionPipeline(config, jax.device_get(state.params))
     pipe.save_pretrained(folder / "exported")
     run = folder / "run"
     with contextlib.redirect_stdout(io.StringIO()):
-        run_folder.open_run(run, config.to_dict(), defaults=config_lib.defaults())
+        run_folder.open_run(run, config.to_dict(), adopt=config_lib.adopt_dict)
 
     def opened():
         loaded = pretrained.load(folder / "exported")
         return loaded.params(build.model(loaded.config).abstract_params)
 
     def reopened():
-        return run_folder.open_run(run, config.to_dict(), defaults=config_lib.defaults(), read_only=True)
+        return run_folder.open_run(run, config.to_dict(), adopt=config_lib.adopt_dict, read_only=True)
 
     image = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
     for name in ("picture.png", "picture.jpg", "picture.webp", "picture.gif", "picture.tif"):

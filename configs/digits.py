@@ -9,13 +9,9 @@ from diffusion import config
 
 
 def get_config():
-    c = config.base()
-    c.data.name = "digits"
+    c = config.base(data="digits", process="cosine", prediction="v", weighting="snr_plus_one")
     c.data.size, c.data.channels = 8, 1
     c.data.on_device = True
-    c.process.name = "cosine"
-    c.prediction = "v"
-    c.loss.weighting = "snr_plus_one"
     c.network.channels, c.network.multipliers, c.network.blocks = 32, (1, 2), 1
     c.network.attention_resolutions, c.network.groups = (4,), 8
     c.optimizer.learning_rate, c.optimizer.decay, c.optimizer.warmup = 3e-3, "cosine", "100 steps"
@@ -23,4 +19,5 @@ def get_config():
     c.train.batch_size, c.train.duration = 64, "1800 steps"
     c.train.log_every, c.train.sample_every, c.train.checkpoint_every = "50 steps", "600 steps", "600 steps"
     c.sample.variance, c.sample.steps, c.sample.batch_size, c.sample.preview = "small", 250, 64, 64
+    c.likelihood.variance = "small"
     return c

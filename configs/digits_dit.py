@@ -5,16 +5,15 @@
 0.6M parameters, a few minutes on a CPU.
 """
 from configs import digits
+from diffusion import config
 
 
 def get_config():
-    c = digits.get_config()
+    c = config.choose(digits.get_config(), network="dit")
     n = c.network
-    n.name = "dit"
     n.channels = 96
     n.depth = 4
     n.heads = 4
     n.patch = 2
-    n.dropout = 0.0
     c.optimizer.learning_rate = 1e-3
     return c

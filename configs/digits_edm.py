@@ -6,14 +6,14 @@ Network and training are those of configs/digits.py; the rest is Table 1's colum
 sigma_data.
 """
 from configs import digits
+from diffusion import config
 
 
 def get_config():
-    c = digits.get_config()
-    c.process.name, c.process.sigma_min, c.process.sigma_max = "edm", 0.002, 80.0
-    c.prediction, c.sigma_data = "edm", 0.75
-    c.loss.space, c.loss.weighting = "x0", "edm"
-    c.loss.density, c.loss.density_mean, c.loss.density_std = "log_normal", -1.2, 1.2
-    c.sample.solver, c.sample.spacing, c.sample.steps, c.sample.clip = "heun", "karras", 18, False
-    c.likelihood.estimator, c.likelihood.steps = "ode", 100
+    c = config.choose(digits.get_config(), process="edm", prediction="edm", weighting="edm", density="log_normal",
+                      solver="heun", spacing="karras", estimator="ode")
+    c.process.sigma_min, c.process.sigma_max, c.sigma_data = 0.002, 80.0, 0.75
+    c.loss.space, c.loss.density_mean, c.loss.density_std = "x0", -1.2, 1.2
+    c.sample.steps, c.sample.clip = 18, False
+    c.likelihood.steps = 100
     return c

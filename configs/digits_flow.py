@@ -5,13 +5,14 @@
 Network and training are those of configs/digits.py; times are logit-normal, as in Stable Diffusion 3.
 """
 from configs import digits
+from diffusion import config
 
 
 def get_config():
-    c = digits.get_config()
-    c.process.name, c.process.shift = "flow", 1.0
-    c.prediction, c.loss.space, c.loss.weighting = "velocity", "velocity", "simple"
-    c.loss.density, c.loss.density_mean, c.loss.density_std = "logit_normal", 0.0, 1.0
-    c.sample.solver, c.sample.spacing, c.sample.steps, c.sample.clip = "euler", "uniform", 50, False
-    c.likelihood.estimator, c.likelihood.steps = "ode", 100
+    c = config.choose(digits.get_config(), process="flow", prediction="velocity", weighting="simple",
+                      density="logit_normal", solver="euler", spacing="uniform", estimator="ode")
+    c.process.shift, c.loss.space = 1.0, "velocity"
+    c.loss.density_mean, c.loss.density_std = 0.0, 1.0
+    c.sample.steps, c.sample.clip = 50, False
+    c.likelihood.steps = 100
     return c

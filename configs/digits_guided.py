@@ -6,11 +6,11 @@ Network and training are those of configs/digits.py, but that a tenth of the lab
 10.
 """
 from configs import digits
+from diffusion import config
 
 
 def get_config():
-    c = digits.get_config()
+    c = config.choose(digits.get_config(), guidance="classifier_free", solver="ddim")
     c.network.num_classes, c.network.label_dropout = 10, 0.1
-    c.sample.guidance.name, c.sample.guidance.scale = "classifier_free", 2.0
-    c.sample.solver, c.sample.steps = "ddim", 50
+    c.sample.guidance.scale, c.sample.steps = 2.0, 50
     return c

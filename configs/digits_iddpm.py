@@ -5,11 +5,12 @@
 Network and training are those of configs/digits.py.
 """
 from configs import digits
+from diffusion import config
 
 
 def get_config():
-    c = digits.get_config()
-    c.prediction, c.learned_range = "eps", True
-    c.loss.name, c.loss.weighting = "hybrid", "simple"
-    c.sample.variance, c.sample.steps = "learned_range", 100
+    c = config.choose(digits.get_config(), prediction="eps", loss="hybrid", weighting="simple")
+    c.learned_range = True
+    c.sample.variance = c.likelihood.variance = "learned_range"
+    c.sample.steps = 100
     return c

@@ -6,14 +6,14 @@ Training is that of configs/digits.py; the network is told the noise level by Fo
 noise levels are theirs, 0.01 to 50, times two: their data lie in [0, 1], ours in [-1, 1].
 """
 from configs import digits
+from diffusion import config
 
 
 def get_config():
-    c = digits.get_config()
-    c.process.name, c.process.sigma_min, c.process.sigma_max, c.process.t_min = "ve", 0.02, 100.0, 1e-5
-    c.prediction, c.loss.weighting = "eps", "simple"
+    c = config.choose(digits.get_config(), process="ve", prediction="eps", weighting="simple",
+                      solver="reverse_diffusion", corrector="langevin", spacing="uniform", estimator="ode")
+    c.process.sigma_min, c.process.sigma_max, c.process.t_min = 0.02, 100.0, 1e-5
     c.network.embedding = "fourier"
-    c.sample.solver, c.sample.corrector = "reverse_diffusion", "langevin"
-    c.sample.spacing, c.sample.steps, c.sample.clip = "uniform", 250, False
-    c.likelihood.estimator, c.likelihood.steps = "ode", 100
+    c.sample.steps, c.sample.clip = 250, False
+    c.likelihood.steps = 100
     return c

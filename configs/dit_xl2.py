@@ -11,14 +11,11 @@ from diffusion import config
 
 
 def get_config():
-    c = config.base()
+    c = config.base(prediction="eps", loss="hybrid", network="dit")
     c.data.size = 32
     c.data.channels = 4
     c.data.flip = True
-    c.prediction = "eps"
     c.learned_range = True
-    c.loss.name = "hybrid"
-    c.network.name = "dit"
     c.network.channels = 1152
     c.network.depth = 28
     c.network.heads = 16
@@ -32,7 +29,7 @@ def get_config():
     c.ema.warmup_ratio = 0.0
     c.train.batch_size = 256
     c.train.duration = "7M steps"
-    c.sample.variance = "learned_range"
+    c.sample.variance = c.likelihood.variance = "learned_range"
     c.sample.steps = 250
     c.sample.spacing = "linspace"
     c.sample.clip = False  # latents have no bounds

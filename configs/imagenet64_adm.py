@@ -11,13 +11,11 @@ from diffusion import config
 
 
 def get_config():
-    c = config.base()
+    c = config.base(process="cosine", loss="hybrid")
     c.data.dataset = "imagenet64"
     c.data.size = 64
     c.data.flip = True
-    c.process.name = "cosine"
     c.learned_range = True
-    c.loss.name = "hybrid"
     n = c.network
     n.channels = 192
     n.multipliers = (1, 2, 3, 4)
@@ -40,6 +38,6 @@ def get_config():
     c.ema.warmup_ratio = 0.0
     c.train.batch_size = 2048
     c.train.duration = "540k steps"
-    c.sample.variance = "learned_range"
+    c.sample.variance = c.likelihood.variance = "learned_range"
     c.sample.steps = 250
     return c

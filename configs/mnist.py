@@ -8,8 +8,7 @@ from diffusion import config
 
 
 def get_config():
-    c = config.base()
-    c.data.name = "idx"
+    c = config.base(data="idx", solver="ddim")
     c.data.size, c.data.channels = 28, 1
     c.network.channels, c.network.multipliers, c.network.blocks = 32, (1, 2, 2), 2
     c.network.attention_resolutions, c.network.groups, c.network.dropout = (14,), 8, 0.1
@@ -17,5 +16,5 @@ def get_config():
     c.ema.half_life = "100k images"
     c.train.batch_size, c.train.duration = 128, "20 epochs"
     c.train.log_every, c.train.sample_every, c.train.checkpoint_every = "50 steps", "1 epoch", "1 epoch"
-    c.sample.solver, c.sample.steps = "ddim", 50
+    c.sample.steps = 50
     return c

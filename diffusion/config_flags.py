@@ -7,53 +7,78 @@ import contextlib
 import inspect
 import os
 import re
+import types
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from ml_collections import ConfigDict
 
 from diffusion import config as config_lib
-from diffusion import user_file
+from diffusion import families, user_file
 from diffusion.errors import ConfigError, DataError, shown
 from diffusion.io.files import read_json
+
+
+class Bare(str):
+    """The text of a flag that has no value: of a key that is True or False alone."""
 
 
 def split(words: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
     """(SOURCE or None, the text of each KEY that is given, the other words) of a command line.
 
     As with other flags, one dash or two may begin them, a space may stand for the equals sign, the last of several
-    counts, and --config.KEY and --noconfig.KEY are True and False. Raises ConfigError for an unknown key.
+    counts, and --config.KEY and --noconfig.KEY are True and False. Which keys there are is for `with_given` to say.
     """
     source, given, rest = None, {}, []
-    left = iter(words)
-    for word in left:
+    left = list(words)
+    while left:
+        word = left.pop(0)
         if word == "--":
             return source, given, [*rest, word, *left]
         name, equals, value = word.partition("=")
         name = name.removeprefix("-").removeprefix("-") if name.startswith("-") else ""
+        follows = bool(left) and not left[0].startswith("--")
         if name == "config":
-            source = value if equals else next(left, "")
+            source = value if equals or not left else left.pop(0)
         elif name.startswith("config."):
-            key = name.removeprefix("config.")
-            config_lib.check_key(key)
-            if not equals and config_lib.known()[key].kind is bool:
-                value = "true"
-            given[key] = value if equals or value else next(left, "")
+            given[name.removeprefix("config.")] = value if equals else left.pop(0) if follows else Bare("true")
         elif name.startswith("noconfig."):
-            key = name.removeprefix("noconfig.")
-            config_lib.check_key(key)
-            if equals or config_lib.known()[key].kind is not bool:
+            if equals:
                 raise ConfigError(f"{word} is not a flag: --noconfig.KEY turns a key that is True or False off.")
-            given[key] = "false"
+            given[name.removeprefix("noconfig.")] = Bare("false")
         else:
             rest.append(word)
     return source, given, rest
 
 
-def with_given(config: ConfigDict, given: Mapping[str, str]) -> ConfigDict:
-    """The config with the keys that a command line gives, and with all others set. Raises ConfigError for a value that
-    the key cannot have."""
-    return config_lib.override(config, {key: config_lib.known()[key].parsed(text, "the command line")
-                                        for key, text in given.items()}, "the command line")
+def load_plugins(given: Mapping[str, str]) -> None:
+    """Imports the modules that --config.plugins names, so that their members are known."""
+    if "plugins" in given:
+        families.load_plugins(config_lib.run_level_keys()["plugins"].parsed(given["plugins"], "the command line"))
+
+
+def with_given(config: ConfigDict, given: Mapping[str, str], note: Callable[[str], None] = print) -> ConfigDict:
+    """The config with the keys that a command line gives: those first that choose a member. Raises ConfigError for a
+    value that the key cannot have, and for a key of a member that is not chosen.
+
+    note: is told which keys of the config are dropped, since their member was replaced.
+    """
+    where, given = "the command line", {config_lib.RENAMED.get(key, key): text for key, text in given.items()}
+    load_plugins(given)
+    chosen = config_lib.override(config, {key: text.strip() for key, text in given.items()
+                                          if key in families.BY_SELECTOR}, where)
+    before, left = config_lib.keys(config), config_lib.keys(chosen)
+    defaults = config_lib.keys_of(config)
+    if dropped := [key for key in before if key not in left and before[key] != defaults[key].default]:
+        note(f"note: {', '.join(f'config.{key}' for key in dropped)} of the config "
+             f"{'is' if len(dropped) == 1 else 'are'} dropped: the command line chooses another member.")
+    specs = config_lib.keys_of(chosen)
+    for key, text in given.items():
+        if key not in specs:
+            raise ConfigError(config_lib.not_chosen(chosen, key, where))
+        if isinstance(text, Bare) and specs[key].kind is not bool:
+            raise ConfigError(f"{where}: config.{key} needs a value: write --config.{key}=VALUE. {specs[key].takes}")
+    return config_lib.set_keys(chosen.copy_and_resolve_references(), {
+        key: specs[key].parsed(text, where) for key, text in given.items() if key not in families.BY_SELECTOR}, where)
 
 
 @contextlib.contextmanager
@@ -63,7 +88,8 @@ def naming(source: str, config: ConfigDict, given: Collection[str]) -> Iterator[
     try:
         yield
     except (ConfigError, DataError) as error:
-        values, defaults = config_lib.keys(config), config_lib.keys(config_lib.base())
+        values, defaults = config_lib.keys(config), {key: spec.default for key, spec in
+                                                     config_lib.keys_of(config).items()}
         named = dict.fromkeys(re.findall(r"\bconfig\.(\w+(?:\.\w+)*)", str(error)))
         theirs = [f"config.{key}" for key in named if key in values and key not in given and
                   values[key] != defaults[key]]
@@ -72,14 +98,16 @@ def naming(source: str, config: ConfigDict, given: Collection[str]) -> Iterator[
         raise
 
 
-def load(source: str) -> ConfigDict:
-    """The config of SOURCE, for `with_given`.
+def load(source: str, given: Mapping[str, str] = types.MappingProxyType({})) -> ConfigDict:
+    """The config of SOURCE, for `with_given`. given: the keys of the command line, which name the user's own modules
+    that a run may name too.
 
     Raises ConfigError, with the file and its line, for what is wrong with it; CheckpointError for a config.json that
     cannot be read.
     """
     if source.endswith(".json"):
-        return config_lib.from_dict(read_json(source), source)
+        trusted = {text.partition(":")[0] for key, text in given.items() if key in families.BY_SELECTOR}
+        return config_lib.adopted(read_json(source), source, trusted)
     file, colon, argument = (source, "", "") if os.path.isfile(source) else source.partition(":")
     module = user_file.run(file, "config")
     get_config = getattr(module, "get_config", None)
@@ -89,19 +117,34 @@ def load(source: str) -> ConfigDict:
     if not _takes(get_config, arguments):
         raise ConfigError(f"get_config() of {file} takes no argument: leave {colon}{argument} out." if colon else
                           f"get_config() of {file} needs an argument: write --config={file}:ARGUMENT.")
-    return checked(user_file.call(file, "config", get_config, *arguments), file)
+    return checked(user_file.call(file, "config", get_config, *arguments, explain=explained), file)
+
+
+def explained(error: BaseException) -> str | None:
+    """What to do about a key that a config has not, in place of the message of ConfigDict; None for other errors."""
+    match = re.search(r"Key [\"'](\w+)[\"'] does not exist|Did you mean", str(error))
+    if not isinstance(error, (AttributeError, KeyError)) or not match or not match[1]:
+        return None
+    owners = [f"{family.selector} = {member.name}" for family in families.FAMILIES
+              for member in family.members().values() if match[1] in member.keys]
+    if not owners:
+        return None
+    return (f"the config has no key {match[1]!r}: it is one of {', '.join(owners)}. Members that are named to "
+            "config.base(...) or config.choose(c, ...) bring their keys, such as config.base(network='dit').")
 
 
 def checked(config: object, where: str) -> ConfigDict:
-    """A config with just the keys of `base()` and values that they can have, locked; `where` is its file. Raises
-    ConfigError for any other."""
+    """The config with just the keys of its members and values that they can have, locked; `where` is its file. A member
+    that was chosen by assignment brings its keys. Raises ConfigError for what is no config."""
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"get_config() of {where} returned {shown(config)}, and no config. Start from "
                           "`config.base()`, change values, and return it, as the files in configs/ do.")
-    if strange := {str(key) for key in config_lib.keys(config)} ^ set(config_lib.known()):
-        raise ConfigError(f"{where} does not have the keys of diffusion/config.py: {', '.join(sorted(strange))}. Start "
-                          "from `config.base()` and change values, as the files in configs/ do.")
-    return config_lib.from_dict(config.to_dict(), where, final=False)
+    values, known = config_lib.keys(config), config_lib.known()
+    lacking = [key for key in config_lib.run_level_keys() if key not in values]
+    if strange := sorted([*lacking, *(key for key in values if key not in known and ":" not in str(values))]):
+        raise ConfigError(f"{where} does not have the keys of a config: {', '.join(strange[:10])}. Start from "
+                          "`config.base()` and change values, as the files in configs/ do.")
+    return config_lib.with_chosen(values, where)
 
 
 def _takes(function: Callable, arguments: list) -> bool:

@@ -1,13 +1,16 @@
 """What the keys of a config can hold: types, limits, and how a command line writes the values."""
 import ast
+import difflib
+import inspect
 import math
+import types
+import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from diffusion.errors import ConfigError, shown, unprintable
 
 _NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text", tuple: "a list"}
-# Of the entries of lists that are empty or None by default; those of other lists are of their default's type.
-_ENTRIES = {"mesh.rules": str}
 # The largest whole numbers: a slip of the finger ends in a message, and not in hours or the last of the memory.
 _LARGEST = {
     "seed": 2**32 - 1, "data.size": 2**14, "data.channels": 2**10, "data.workers": 2**9, "process.steps": 10**5,
@@ -30,16 +33,31 @@ class Key:
     name: str
     kind: type
     default: object
+    entry: type = float        # of a list: str or float, which stands for all numbers
+    choices: tuple = ()        # the only values of a text
 
-    @property
-    def entry(self) -> type:
-        """Of a list: str or float, which stands for all numbers."""
-        first = self.default[0] if self.default else _ENTRIES.get(self.name, float)()
-        return str if isinstance(first, str) else float
+    @classmethod
+    def of(cls, name: str, annotation: object, default: object) -> "Key | None":
+        """The key that an argument with this annotation and default is; None for one that a config cannot hold."""
+        parts = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else (
+            annotation,)
+        parts = [part for part in parts if part is not type(None)]
+        found = parts[0] if len(parts) == 1 else inspect.Parameter.empty
+        choices = typing.get_args(found) if typing.get_origin(found) is typing.Literal else ()
+        kind = type(choices[0]) if choices else typing.get_origin(found) or found
+        if kind not in (bool, int, float, str, tuple):
+            kind = type(default)
+        if kind not in (bool, int, float, str, tuple):
+            return None
+        first = [*(type(x) for x in default or ()), *typing.get_args(found), float][0] if kind is tuple else float
+        default = float(default) if kind is float and isinstance(default, int) else default
+        return cls(name, kind, default, str if first is str else float, choices)
 
     @property
     def takes(self) -> str:
         """"It takes ...", for a message."""
+        if self.choices:
+            return f"It can be one of: {', '.join(sorted(map(str, self.choices)))}."
         what = _NAMES[self.kind] + ("" if self.kind is not tuple else " of words" if self.entry is str else
                                     " of numbers")
         return f"It takes {what}" + (" or None." if self.default is None else f", such as {self.default!r}.")
@@ -59,6 +77,9 @@ class Key:
             value = _float(value)
         if self.kind is not tuple:
             self._check_size(value, where)
+            if self.choices and value not in self.choices:
+                raise ConfigError(f"{where}: config.{self.name} = {shown(value)} is not known."
+                                  f"{nearest(str(value), map(str, self.choices))} {self.takes}")
             return value
         if len(value) > _LONGEST:
             raise ConfigError(f"{where}: config.{self.name} has {len(value):,} entries; the most are {_LONGEST:,}.")
@@ -76,7 +97,7 @@ class Key:
         """
         word = text.strip()
         found: object = text
-        if word == "None" and self.kind is not str:
+        if word == "None" and (self.kind is not str or self.default is None):
             found = None
         elif self.kind is bool:
             found = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}.get(word.lower(), text)
@@ -94,7 +115,7 @@ class Key:
         found = _literal(word) if bracketed or self.entry is not str else word
         if isinstance(found, str):
             inside = word[1:-1] if bracketed and word.endswith((")", "]")) else word
-            parts = [word] if self.name in _ENTRIES and not bracketed else inside.split(",")
+            parts = [word] if self.name == "mesh.rules" and not bracketed else inside.split(",")
             found = tuple(_literal(part.strip()) if self.entry is not str else part.strip() for part in parts
                           if part.strip())
         return tuple(found) if isinstance(found, (tuple, list)) else (found,)
@@ -133,3 +154,9 @@ def _literal(text: str) -> object:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """"Did you mean ...?" with the closest of the allowed names, or nothing."""
+    match = difflib.get_close_matches(name[:100], list(allowed), n=1, cutoff=0.5)
+    return f" Did you mean {match[0]!r}?" if match else ""

@@ -33,6 +33,21 @@ class DivergedError(DiffusionError):
     """The loss or the gradient became NaN or infinite."""
 
 
+class FieldError(ValueError):
+    """A part was given a value that one of its fields cannot have. Library code raises it; `build` names the config
+    key."""
+
+    def __init__(self, field: str, value: object, rule: str):
+        super().__init__(f"{field} = {shown(value)}: {rule}")
+        self.field, self.value, self.rule = field, value, rule
+
+
+def require(condition: object, field: str, value: object, rule: str) -> None:
+    """Raises FieldError with the rule that field = value breaks, unless the condition holds."""
+    if not condition:
+        raise FieldError(field, value, rule)
+
+
 def shown(value: object) -> str:
     """A value in a message: on one line, and not long."""
     try:

@@ -79,7 +79,12 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"--workdir={values.workdir} is a bucket. A run folder is on a file system: mount the "
                           "bucket, by gcsfuse or s3fs with your credentials, and give the folder where it is mounted.")
     MODES[values.mode].prepare_process(values)
-    from diffusion import config_flags
+    try:  # after the flags: --help and wrong flags answer at once, without JAX
+        from diffusion import config_flags
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"JAX does not start: {error}. Its settings are environment variables whose names begin with "
+                          "JAX_.") from error
+    config_flags.load_plugins(GIVEN)
     config, name, origin = read_config(values)
     with config_flags.naming(origin, config, GIVEN):
         start(config, Path(values.workdir or Path("runs") / name), values)
@@ -87,11 +92,7 @@ def main(argv: list[str]) -> None:
 
 def start(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> None:
     """Starts the process, on its devices and with the others of the run, and in it the program of --mode."""
-    try:  # after the flags: --help and wrong flags answer at once, without JAX
-        from diffusion import hosts, runtime
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"JAX does not start: {error}. Its settings are environment variables whose names begin with "
-                          "JAX_.") from error
+    from diffusion import hosts, runtime
     runtime.check_flags()
     hosts.join(values.coordinator, values.num_processes, values.process_id, seconds=values.connect_seconds,
                heartbeat=values.heartbeat_seconds)
@@ -122,7 +123,7 @@ def read_config(values: flags.FlagValues) -> tuple[ConfigDict, str, str]:
     if source is None and model is None and in_workdir:
         source = str(Path(values.workdir) / "config.json")
     if source is not None:
-        config = config_flags.load(source)
+        config = config_flags.load(source, GIVEN)
         file = Path(source if os.path.isfile(source) else source.split(":", 1)[0])
         name = file.parent.name if file.suffix == ".json" else file.stem
     elif model is not None:
@@ -145,6 +146,11 @@ def parse_flags(argv: list[str]) -> list[str]:
     from diffusion import config_flags  # here, so that --help needs no config
     source, given, rest = config_flags.split(words)
     GIVEN.update(given)
+    if asked := [word for word in rest if word.lstrip("-").partition("=")[0] == "keys"]:
+        from diffusion import config_help
+        config_flags.load_plugins(given)
+        print(config_help.describe(asked[-1].partition("=")[2]))
+        sys.exit()
     rest = parse_words([*([] if source is None else [f"--config={source}"]), *rest], flags.FLAGS)
     for name in flags.FLAGS:
         if flags.FLAGS[name].value == "" and flags.FLAGS[name].present:
@@ -168,7 +174,8 @@ def help_text(words: list[str]) -> str:
     """What --help says: of the mode that the words name, or of all."""
     COMMON.set_gnu_getopt()
     parse_words(words, COMMON, known_only=True)
-    common = f"Flags of every mode, --config.KEY beside them:\n{describe_flags(COMMON)}"
+    common = (f"Flags of every mode; --config.KEY=VALUE sets a key of the config, and --keys, --keys=FAMILY and "
+              f"--keys=FAMILY.MEMBER\nprint the keys:\n{describe_flags(COMMON)}")
     if not COMMON["mode"].present:
         modes = "\n".join(f"  {mode:<14} {summary_of(mode)}" for mode in MODES)
         return f"{__doc__}\n{common}\n\nModes; for the flags of one, --mode=NAME --help:\n{modes}"

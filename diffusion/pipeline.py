@@ -21,8 +21,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from diffusion import build, config_flags, pretrained
+from diffusion import build, config_flags, families, pretrained
 from diffusion import config as config_lib
+from diffusion.config_values import nearest
 from diffusion.errors import CheckpointError, ConfigError, shown
 from diffusion.generate import labels_of
 from diffusion.interop import folder, scheduler, unet2d
@@ -31,7 +32,7 @@ from diffusion.io.progress import Progress
 from diffusion.train import sharding
 
 # What of config.sample only makes the time grid, or is an argument of the chain: a compiled sampler serves all values.
-NOT_COMPILED = {"steps", "spacing", "offset", "constant_stride", "end", "rho", "given", "t_min", "between_times",
+NOT_COMPILED = {"steps", "spacing", "offset", "constant_stride", "end", "rho", "custom_times", "t_min", "between_times",
                 "batch_size", "preview", "guidance.scale"}
 
 
@@ -52,7 +53,7 @@ class DiffusionPipeline:
         model = build.model(config, guide) if model is None else model
         check_params(params, model.abstract_params)
         self.config, self.params, self._guide = config, params, guide
-        self._models: dict[str, build.Model] = {config.network.dtype: model}
+        self._models: dict[str, build.Model] = {config.network.get("dtype"): model}
         self._samplers: dict[str, build.Sampler] = {}
 
     @classmethod
@@ -79,6 +80,8 @@ class DiffusionPipeline:
         if not isinstance(overrides, dict | None) or any(not isinstance(key, str) for key in overrides or {}):
             raise ConfigError(f"overrides = {shown(overrides)} must be a dict of config keys and their values, such as "
                               "{'sample.steps': 50}.")
+        if isinstance(plugins := (overrides or {}).get("plugins"), tuple | list):
+            families.load_plugins(map(str, plugins))  # which a run of the user's own parts names too
         loaded = pretrained.load(source, checkpoint=checkpoint, layout=layout, settings=settings, weights=weights)
         config = config_lib.override(loaded.config, overrides or {})
         guide = pretrained.load_guide(config)
@@ -126,9 +129,7 @@ class DiffusionPipeline:
         given = {"network.dtype": dtype, "sample.solver": sampler, "sample.eta": eta,
                  "sample.steps": num_inference_steps, "sample.guidance.null_label": unconditional_label}
         given = {key: value for key, value in given.items() if value is not None}
-        if sampler is not None and eta is None and sampler not in build.WITH_ETA:
-            given["sample.eta"] = None  # the source's was of its own solver
-        config = config_lib.override(self.config, given)
+        config = config_lib.override(self.config, given, "this call")
         if guidance_scale is not None:
             config = build.with_scale(config, guidance_scale)
         model = self._model(config)
@@ -180,8 +181,9 @@ class DiffusionPipeline:
         params = back.params(model.abstract_params)["params"]
         if not all(jax.tree.leaves(jax.tree.map(np.array_equal, params, dict(self.params["params"])))):
             raise CheckpointError("The parameters that were written are not those of this model.")
-        same = {"sample.steps": min(self.config.sample.steps, self.config.process.steps),  # has no place in the file
-                "sample.constant_stride": self.config.sample.constant_stride}  # docs/interop.md, DDIM with linspace
+        same = {"sample.steps": min(self.config.sample.steps, self.config.process.steps)}  # has no place in the file
+        if "constant_stride" in self.config.sample:  # docs/interop.md, DDIM with linspace
+            same["sample.constant_stride"] = self.config.sample.constant_stride
         ours, theirs = (chain(config_lib.override(config, same), model.process)
                         for config in (self.config, back.config))
         for name in ours:
@@ -190,14 +192,15 @@ class DiffusionPipeline:
                                       f"{theirs[name]} instead of {ours[name]}.")
 
     def _model(self, config: ConfigDict) -> build.Model:
-        if config.network.dtype not in self._models:
-            self._models[config.network.dtype] = build.model(config, self._guide)
-        return self._models[config.network.dtype]
+        dtype = config.network.get("dtype")
+        if dtype not in self._models:
+            self._models[dtype] = build.model(config, self._guide)
+        return self._models[dtype]
 
     def _sampler(self, config: ConfigDict, model: build.Model) -> build.Sampler:
         settings = {key: value for key, value in config_lib.keys(config.sample).items() if key not in NOT_COMPILED}
-        per_step = config.sample.steps if config.sample.churn else None  # S_churn is shared out over the steps
-        key = json.dumps([config.network.dtype, settings, per_step])
+        per_step = config.sample.steps if config.sample.get("churn") else None  # S_churn is shared out over the steps
+        key = json.dumps([config.network.get("dtype"), settings, per_step])
         if key not in self._samplers:
             self._samplers[key] = build.sampler(config, model)
         return self._samplers[key]
@@ -237,7 +240,7 @@ def refuse_unknown(unknown: dict[str, Any], method: Callable) -> None:
     known = [parameter.name for parameter in inspect.signature(method).parameters.values()
              if parameter.kind is not parameter.VAR_KEYWORD and parameter.name != "self"]
     for name in unknown:
-        raise ConfigError(f"{method.__qualname__} has no argument {shown(name)}.{config_lib.nearest(name, known)} It "
+        raise ConfigError(f"{method.__qualname__} has no argument {shown(name)}.{nearest(name, known)} It "
                           f"has: {', '.join(known)}.")
 
 
@@ -285,6 +288,6 @@ def chain(config: ConfigDict, process: Any) -> dict[str, Any]:
     levels = (True, 1.0) if s.dynamic_threshold and s.threshold_max == 1 else (s.clip, s.clip and s.clip_range)
     if s.dynamic_threshold and s.threshold_max != 1:
         levels = (s.dynamic_threshold, s.threshold_max)
-    solver = config_lib.override(config, {"sample.eta": None} if s.solver == "ddim" else {}).sample
+    solver = config_lib.override(config, {"sample.eta": 0.0} if s.solver == "ddim" else {}).sample
     return {"solver": build.solver(solver), "spacing": build.grid(s, process), "clip": levels,
-            "schedule": (s.schedule, s.scaling)}
+            "schedule": (s.schedule, s.get("scaling"))}

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from diffusion import build
 from diffusion import config as config_lib
+from diffusion.config_values import nearest
 from diffusion.errors import ConfigError, shown
 from diffusion.interop import folder, openai, score_sde, unet2d
 from diffusion.interop.tensor_files import read_tensors
@@ -72,7 +73,7 @@ def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: st
                 average = checkpoints.restore_part("ema", kept, checkpoint)
             return jax.tree.map(lambda value, wanted: value.astype(wanted.dtype), average, abstract)
 
-        config = config_lib.from_dict(read_json(path / "config.json"), str(path / "config.json"))
+        config = config_lib.adopted(read_json(path / "config.json"), str(path / "config.json"))
         return Pretrained(config=config, params=restore)
     if checkpoint is not None:
         raise ConfigError(f"{source} is not a run folder of ours: it has no checkpoint {checkpoint}, but one set "
@@ -98,7 +99,7 @@ def check_arguments(checkpoint: Any, settings: Any, weights: Any) -> None:
 def load_other(path: Path, layout: str, settings: str | dict[str, Any], weights: str | None = None) -> Pretrained:
     """The weight file of another project."""
     if not isinstance(layout, str) or layout not in LAYOUTS:
-        raise ConfigError(f"layout = {shown(layout)} is not known.{config_lib.nearest(str(layout), LAYOUTS)} "
+        raise ConfigError(f"layout = {shown(layout)} is not known.{nearest(str(layout), LAYOUTS)} "
                           f"It can be one of: {', '.join(LAYOUTS)}.")
     settings_of, tensors_of, params_of = LAYOUTS[layout]
     given = parse_settings(settings) if isinstance(settings, str) else settings
@@ -128,7 +129,7 @@ def open_model(config: ConfigDict, source: str | os.PathLike, *,
 def load_guide(config: ConfigDict) -> Pretrained | None:
     """The model that config.sample.guidance.guide names for autoguidance, if any."""
     g = config.sample.guidance
-    return load(g.guide, checkpoint=g.guide_checkpoint) if g.name == "autoguidance" and g.guide else None
+    return load(g.guide, checkpoint=g.guide_checkpoint) if g.get("guide") else None
 
 
 def shared(config: ConfigDict, source: ConfigDict, abstract: dict[str, Any]) -> dict[str, Any]:
@@ -167,19 +168,20 @@ def from_sections(sections: dict[str, Any], read: Callable[[Any], Any], where: s
         return jax.tree.map(lambda value, leaf: jax.make_array_from_callback(
             leaf.shape, leaf.sharding, lambda index: value[index]), {"params": read(abstract["params"])}, abstract)
 
-    return Pretrained(config=config_lib.from_dict(sections, where), params=place)
+    return Pretrained(config=config_lib.adopted(sections, where), params=place)
 
 
 def check_same(config: ConfigDict, source: ConfigDict, where: str | os.PathLike, sections: tuple[str, ...]) -> None:
     """Raises ConfigError unless both configs agree in the sections, as weights of the one used in the other need."""
     if differing := [key for key in differences(config, source, sections) if key not in FREE_KEYS]:
         theirs = config_lib.keys(source)
-        flags = " ".join(f"--config.{key}={str(theirs[key]).replace(' ', '')}" for key in differing)
+        flags = " ".join(f"--config.{key}={str(theirs[key]).replace(' ', '')}" for key in differing if key in theirs)
         raise ConfigError(f"This config is not that of the model in {where}. Leave --config away, or give: {flags}")
 
 
 def differences(config: ConfigDict, source: ConfigDict, sections: tuple[str, ...]) -> list[str]:
     """The dotted keys, in the sections or equal to one of them, whose values differ."""
     ours, theirs = config_lib.keys(config), config_lib.keys(source)
-    return [key for key in ours if key.startswith(tuple(f"{name}." for name in sections)) or key in sections
-            if ours[key] != theirs[key]]
+    within = tuple(f"{name}." for name in sections)
+    return [key for key in {**ours, **theirs} if key.startswith(within) or key in sections
+            if ours.get(key) != theirs.get(key)]

@@ -30,8 +30,9 @@ def run(path: str | Path, what: str) -> ModuleType:
     return module
 
 
-def call(path: str | Path, what: str, function: Callable, *arguments: Any) -> Any:
-    """What a function of the file returns. Raises ConfigError for whatever it raises."""
+def call(path: str | Path, what: str, function: Callable, *arguments: Any,
+         explain: Callable[[BaseException], str | None] = lambda error: None) -> Any:
+    """Calls a function of the file. Raises ConfigError for whatever it raises; `explain` may say it in other words."""
     try:
         return function(*arguments)
     except DiffusionError as error:
@@ -39,6 +40,8 @@ def call(path: str | Path, what: str, function: Callable, *arguments: Any) -> An
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a file may also exit
+        if (words := explain(error)) is not None:
+            raise ConfigError(f"{_place(error, path)}: {words}") from error
         text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
         text = text if len(text) <= 300 else f"{text[:145]} ... {text[-150:]}"
         raise ConfigError(f"{_place(error, path)}: the {what} file cannot be run: {type(error).__name__}"

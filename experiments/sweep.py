@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from diffusion import config as config_lib
 from diffusion.errors import CheckpointError, ConfigError, DataError, shown
 from diffusion.io.files import atomic_write, read_json
@@ -132,10 +134,11 @@ def config_flags(overrides: dict) -> list[str]:
 
 def resolved(sweep: Sweep) -> dict[str, dict]:
     """Row -> the keys of its config that are not the base's."""
-    base = config_lib.keys(config_lib.own(config_lib.base()))
-    return {row.name: {key: value for key, value in config_lib.keys(sweep.table.config(sweep.scale, row)).items()
-                       if value != base[key]} for row in dict.fromkeys(member.row.name for member in sweep.members)
-            for row in [sweep.table.row(row)]}
+    def of_row(config: ConfigDict) -> dict:
+        defaults = config_lib.keys_of(config)
+        return {key: value for key, value in config_lib.keys(config).items() if value != defaults[key].default}
+    names = dict.fromkeys(member.row.name for member in sweep.members)
+    return {name: of_row(sweep.table.config(sweep.scale, sweep.table.row(name))) for name in names}
 
 
 def write_down(sweep: Sweep) -> list[str]:

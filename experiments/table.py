@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from diffusion import config as config_lib
 from diffusion import config_flags, user_file
+from diffusion.config_values import nearest
 from diffusion.errors import ConfigError, shown
 
 ROOT = Path(__file__).parent.parent
@@ -90,7 +91,7 @@ class Table:
             if row.name == name:
                 return row
         there = [row.name for row in self.rows]
-        raise ConfigError(f"{self.name} has no row {name!r}.{config_lib.nearest(name, there)} Its rows: "
+        raise ConfigError(f"{self.name} has no row {name!r}.{nearest(name, there)} Its rows: "
                           f"{'; '.join(there)}.")
 
     def scale(self, name: str) -> Scale:
@@ -120,7 +121,7 @@ def find(name: str) -> Table:
     """The table of that name, or of a file. Raises ConfigError where there is none, or it contradicts itself."""
     path = Path(name) if name.endswith(".py") else TABLES / f"{name}.py"
     if not os.path.isfile(path):
-        raise ConfigError(f"There is no table {shown(name)}.{config_lib.nearest(name, names())} Tables: "
+        raise ConfigError(f"There is no table {shown(name)}.{nearest(name, names())} Tables: "
                           f"{', '.join(names())}; or the path of a file with TABLE = Table(...).")
     module = user_file.run(path, "table")
     table = getattr(module, "TABLE", None)

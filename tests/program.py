@@ -6,6 +6,7 @@ saves the 2 to 3 CPU seconds of a start by `python -m`. test_start.py starts the
 import atexit
 import concurrent.futures
 import contextlib
+import functools
 import json
 import multiprocessing
 import multiprocessing.forkserver
@@ -23,6 +24,9 @@ from unittest import mock
 import jax
 import psutil
 
+from diffusion import config as config_lib
+from diffusion import config_flags
+
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = ["--config.network.channels=8", "--config.network.multipliers=(1,)",
         "--config.network.attention_resolutions=()", "--config.network.groups=4", "--config.process.steps=20",
@@ -39,7 +43,14 @@ TIMES = ("images_per_second", "seconds")  # what may differ between two equal ru
 
 
 def command(*flags: str, config: str = "digits") -> list[str]:
-    return [sys.executable, "-m", "diffusion.main", f"--config=configs/{config}.py", *TINY, *flags]
+    return [sys.executable, "-m", "diffusion.main", f"--config=configs/{config}.py", *tiny(config), *flags]
+
+
+@functools.cache
+def tiny(config: str) -> tuple[str, ...]:
+    """The flags of TINY that are keys of this config's members."""
+    keys = config_lib.keys(config_flags.load(str(ROOT / "configs" / f"{config}.py")))
+    return tuple(flag for flag in TINY if flag.removeprefix("--config.").partition("=")[0] in keys)
 
 
 def environment(devices: int = 1, optimize: bool = False) -> dict[str, str]:

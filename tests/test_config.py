@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from diffusion import build, config_flags
+from diffusion import build, config_flags, families
 from diffusion import config as config_lib
 from diffusion.build import advice
 from diffusion.build.training import rate_of
@@ -16,8 +16,7 @@ FILES = sorted((ROOT / "configs").glob("*.py"))
 
 def digits(**changes):
     config = config_flags.load(str(ROOT / "configs" / "digits.py"))
-    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-    return config
+    return config_lib.override(config, {k.replace("__", "."): v for k, v in changes.items()})
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -65,20 +64,19 @@ def test_cifar10_is_the_papers_model():
     (dict(network__attention_resolutions=(16,)), ["attention_resolutions", "[8, 4]"]),
     (dict(network__dropout=1.5), ["network.dropout", "below 1"]),
     (dict(network__num_classes=5), ["network.num_classes", "10 classes"]),
-    (dict(process__beta_end=1.5), ["beta_start", "Ho et al."]),
+    (dict(process__name="linear", process__beta_end=1.5), ["process.beta_start", "Ho et al."]),
     (dict(process__steps=0), ["process.steps"]),
     (dict(process__name="cosine", process__offset=1e30), ["process.name", "its betas leave (0, 1]"]),
     (dict(process__name="jsd", prediction="eps"), ["config.prediction", "'jsd'", "Lin et al. 2024"]),
     (dict(process__name="table_of", process__table_of="flow"), ["process.table_of", "laplace, shifted_cosine, vp"]),
     (dict(process__name="warmup", process__warmup_share=2.0), ["process.warmup_share", "0.1 and 0.5"]),
-    (dict(sample__spacing="times", sample__given=(9, 5, 5), sample__steps=3), ["sample.given", "falling times"]),
+    (dict(sample__spacing="times", sample__custom_times=(9, 5, 5), sample__steps=3), ["custom_times", "falling times"]),
     (dict(sample__solver="dimm"), ["sample.solver", "'ddim'"]),
     (dict(sample__steps=2000), ["sample.steps", "1 .. 1000"]),
     (dict(sample__steps=0, sample__solver="euler"), ["sample.steps", "1 or more"]),
-    (dict(sample__eta=2.0), ["sample.eta", "Eq. 16"]),
-    (dict(sample__eta=0.5), ["sample.eta", "does nothing with sample.solver = 'ancestral'", "ddim"]),
-    (dict(sample__eta=0.0), ["sample.eta", "Leave it at None"]),
-    (dict(sample__eta=0.5, sample__solver="unipc"), ["sample.eta", "does nothing with sample.solver = 'unipc'"]),
+    (dict(sample__solver="ddim", sample__eta=2.0), ["sample.eta", "Eq. 16"]),
+    (dict(sample__eta=0.5), ["config.sample.eta is a key of sample.solver = ", "ddim", "sa_solver", "is 'ancestral'"]),
+    (dict(sample__eta=0.5, sample__solver="unipc"), ["config.sample.solver is 'unipc'", "leave the key out"]),
     (dict(sample__variance="medium"), ["sample.variance", "large, learned_range, mixed, small"]),
     (dict(sample__spacing="karras"), ["sample.spacing", "never saw", "linspace, leading or trailing"]),
     (dict(sample__spacing="even"), ["sample.spacing", "karras, leading, linspace"]),
@@ -101,27 +99,27 @@ def test_cifar10_is_the_papers_model():
     (dict(process__name="edm", process__sigma_min=100.0), ["process.sigma_min", "0.002 and 80"]),
     (dict(process__name="vp"), ["sample.spacing", "continuous time", "karras"]),
     (dict(process__name="flow", prediction="velocity", sample__spacing="karras"), ["sample.spacing", "infinite"]),
-    (dict(process__name="vp", sample__spacing="times", sample__given=(0.5, 0.7)), ["sample.given", "falling"]),
-    (dict(process__name="ve", sample__spacing="noise_levels", sample__steps=2, sample__given=(150.0, 1.0)),
-     ["sample.given", "0.02 to 100"]),
-    (dict(process__name="edm", sample__spacing="noise_levels", sample__steps=2, sample__given=(80.0, 1e-3)),
-     ["sample.given", "0.002 to 80"]),
+    (dict(process__name="vp", sample__spacing="times", sample__custom_times=(0.5, 0.7)), ["custom_times", "falling"]),
+    (dict(process__name="ve", sample__spacing="noise_levels", sample__steps=2, sample__custom_times=(150.0, 1.0)),
+     ["sample.custom_times", "0.02 to 100"]),
+    (dict(process__name="edm", sample__spacing="noise_levels", sample__steps=2, sample__custom_times=(80.0, 1e-3)),
+     ["sample.custom_times", "0.002 to 80"]),
     (dict(process__name="ve", process__sigma_max=float("inf")), ["process.sigma_max", "finite"]),
     (dict(process__name="vp", process__beta_min=float("nan")), ["process.beta_min", "finite"]),
     (dict(process__name="ve", process__sigma_max=1e30), ["process.name", "1e+30", "float32"]),
     (dict(process__name="shifted_cosine", process__log_snr_min=-3e3, process__log_snr_max=-2e3), ["process.name"]),
     (dict(process__name="shifted_cosine", process__shift=1e-300), ["process.name", "float32"]),
-    (dict(loss__p2_k=float("inf")), ["loss.p2_k", "finite"]),
+    (dict(loss__weighting="p2", loss__p2_k=float("inf")), ["loss.p2_k", "finite"]),
     (dict(process__name="vp", sample__schedule="linear", sample__sigma_min=0.0), ["sample.sigma_min", "-1"]),
-    (dict(process__name="vp", sample__spacing="times", sample__steps=2, sample__given=(1.5, 0.5)),
-     ["sample.given", "times that", "1e-05 to 1"]),
+    (dict(process__name="vp", sample__spacing="times", sample__steps=2, sample__custom_times=(1.5, 0.5)),
+     ["sample.custom_times", "times that", "1e-05 to 1"]),
     (dict(sample__spacing="log_snr"), ["sample.spacing", "never saw", "between_times"]),
     (dict(sample__solver="heun"), ["sample.solver", "never saw", "between_times"]),
-    (dict(sample__solver="ddim", sample__order=2), ["sample.order", "one order only"]),
-    (dict(sample__solver="unipc", sample__order=5), ["sample.order", "[1, 2, 3]"]),
+    (dict(sample__solver="ddim", sample__order=2), ["sample.order is a key of", "unipc", "is 'ddim'"]),
+    (dict(sample__solver="unipc", sample__order=5), ["sample.order", "one of: 1, 2, 3"]),
     (dict(sample__solver="unipc", sample__corrector="langevin"), ["sample.corrector", "reverse_diffusion"]),
     (dict(sample__corrector="langevin", sample__rederive_eps=False), ["sample.corrector", "needs a score"]),
-    (dict(sample__solver="ddim", sample__churn=1.0), ["sample.churn", "Algorithm 2"]),
+    (dict(sample__solver="ddim", sample__churn=1.0), ["sample.churn is a key of", "euler, heun", "is 'ddim'"]),
     (dict(sample__guidance__name="classifier_free"), ["sample.guidance.name", "none: network.num_classes"]),
     (dict(sample__guidance__name="classifier_free", network__num_classes=10),
      ["sample.guidance.name", "network.label_dropout", "Ho & Salimans"]),
@@ -169,8 +167,8 @@ def test_cifar10_is_the_papers_model():
     (dict(ema__half_life="0 images"), ["ema.half_life"]),
 ])
 def test_wrong_values(changes, words):
-    config = digits(**changes)
     with pytest.raises((ConfigError, DataError)) as error:
+        config = digits(**changes)
         model = build.model(config)
         build.generate(config, model)
         build.training(config, model)
@@ -247,9 +245,9 @@ def test_a_config_that_lacks_a_key_is_refused():
 
 
 def test_the_keys_of_p2_are_its_own():
-    from diffusion.build.objective import WEIGHTINGS
-    config = config_lib.override(config_lib.base(), {"loss.p2_k": 2.0, "loss.p2_gamma": 0.5})
-    assert float(WEIGHTINGS["p2"](config)(1.0, 1.0)) == pytest.approx((2 + 1) ** -0.5)  # at SNR 1
+    config = config_lib.override(config_lib.base(weighting="p2"), {"loss.p2_k": 2.0, "loss.p2_gamma": 0.5})
+    weighting = families.BY_NAME["weighting"].bound(config.loss)
+    assert float(weighting(1.0, 1.0)) == pytest.approx((2 + 1) ** -0.5)  # at SNR 1
 
 
 def test_the_steps_have_the_seed_of_the_config(monkeypatch):
@@ -272,6 +270,7 @@ def test_only_the_bound_of_a_chain_clips(monkeypatch):
     for name, estimator, clips in (("linear", "vlb", True), ("vp", "continuous_vlb", False), ("vp", "ode", False)):
         config = digits(process__name=name, likelihood__estimator=estimator, likelihood__steps=10, sample__clip=True)
         process = build.process(config.process)
-        likelihood.evaluator(config, SimpleNamespace(process=process, denoiser=None, mesh=None, num_classes=0), 0)
+        model = SimpleNamespace(process=process, network=None, denoiser=None, mesh=None, num_classes=0)
+        likelihood.evaluator(config, model, 0)
         diffusion = Diffusion(process, lambda x_t, t, cond=None: None)
         assert (seen["transform"](diffusion) is not diffusion) == clips, estimator

@@ -15,13 +15,16 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 @pytest.mark.parametrize("arg, words", [
     ("--config.train.batchsize=3", ["'train.batchsize'", "'train.batch_size'"]),
-    ("--config.optimizer.lr=3", ["'optimizer.lr'", "diffusion/config.py"]),
+    ("--config.optimizer.lr=3", ["'optimizer.lr'", "--keys prints all keys"]),
     ("--config.train=3", ["train", "train.duration"]),
-    ("--noconfig.seed", ["--noconfig.seed is not a flag"]),
+    ("--noconfig.seed", ["config.seed needs a value"]), ("--noconfig.data.flip=1", ["is not a flag"]),
+    ("--config.seed", ["config.seed needs a value", "--config.seed=VALUE"]),
+    ("--config.sample.churn=3", ["config.sample.churn is a key of sample.solver = euler, heun", "is 'ancestral'"]),
+    ("--config.process.name=lnear", ["'lnear'", "'linear'"]),
 ])
 def test_wrong_keys(arg, words):
     with pytest.raises(ConfigError) as error:
-        config_flags.split(["--mode=train", arg])
+        config_flags.with_given(config_lib.base(), config_flags.split(["--mode=train", arg])[1])
     for word in words:
         assert word in str(error.value)
 
@@ -36,7 +39,7 @@ def test_flags_of_the_config_are_taken_out_of_a_command_line():
 
 
 @pytest.mark.parametrize("key, text, value", [
-    ("sample.order", "None", None), ("sample.eta", "0.5", 0.5), ("data.flip", "true", True), ("seed", "0x10", 16),
+    ("sample.solver_type", "None", None), ("sample.eta", "0.5", 0.5), ("data.flip", "true", True), ("seed", "0x10", 16),
     ("evaluate.metrics", "fd,kid", ("fd", "kid")), ("evaluate.metrics", "('fd', 'kid')", ("fd", "kid")),
     ("evaluate.metrics", "[fd, kid]", ("fd", "kid")), ("network.multipliers", "1,2", (1, 2)),
     ("network.multipliers", "(1,)", (1,)), ("process.betas", "0.1, 0.2", (0.1, 0.2)), ("process.betas", "()", ()),
@@ -50,7 +53,8 @@ def test_values_as_a_command_line_writes_them(key, text, value):
 
 
 @pytest.mark.parametrize("key, text, words", [
-    ("sample.eta", "high", "config.sample.eta = 'high' is not a number. It takes a number or None."),
+    ("sample.eta", "high", "config.sample.eta = 'high' is not a number. It takes a number, such as 0.0."),
+    ("sample.order", "None", "config.sample.order = None is not a whole number. It can be one of: 1, 2, 3"),
     ("seed", "None", "not a whole number"), ("seed", "1e3", "not a whole number"),
     ("seed", "-1", "from 0 to 4,294,967,295"),
     ("seed", "4294967296", "the largest is 4,294,967,295"), ("seed", "9" * 5000, "not a whole number"),
@@ -83,9 +87,13 @@ START = "from diffusion import config\n\n\ndef get_config():\n    c = config.bas
     ("a\0b", "null byte"), ("def get_config():\n    pass\n", "returned None, and no config"),
     ("def get_config():\n    return {}\n", "returned {}"),
     (START + "c.train.durtion = 3\n    return c\n", ", line 6: the config file cannot be run: AttributeError"),
-    (START + "c.network.depth = 10**7\n    return c\n", "config.network.depth = 10000000 is too large"),
-    (START + "with c.unlocked():\n        del c.train\n    return c\n", "does not have the keys of diffusion/config"),
-    (START + "return config.override(c, {'lr': 1})\n", ", line 6: Unknown config key 'lr'"),
+    (START + "c.network.blocks = 10**7\n    return c\n", "config.network.blocks = 10000000 is too large"),
+    (START + "c.network.depth = 10\n    return c\n",
+     ", line 6: the config has no key 'depth': it is one of network.name = dit"),
+    (START + "c.process.steps = 7\n    c.process.name = 'edm'\n    return c\n",
+     "config.process.steps is a key of process.name = linear"),
+    (START + "with c.unlocked():\n        del c.train\n    return c\n", "does not have the keys of a config: train."),
+    (START + "return config.override(c, {'lr': 1})\n", ", line 6: the overrides: Unknown config key 'lr'"),
 ])
 def test_whatever_is_wrong_with_a_config_file_is_one_message_with_its_line(tmp_path, text, words):
     file = tmp_path / "mine.py"
@@ -123,7 +131,7 @@ def test_a_config_finds_its_neighbours_from_any_folder(tmp_path, monkeypatch):
 
 
 def test_a_config_of_a_run_is_the_same(tmp_path):
-    config = config_lib.override(config_lib.base(), {"seed": 3, "sample.eta": 0.5})
+    config = config_lib.override(config_lib.base(), {"seed": 3, "sample.solver": "ddim", "sample.eta": 0.5})
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     assert config_flags.load(str(tmp_path / "config.json")) == config
 

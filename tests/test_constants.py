@@ -13,7 +13,9 @@ from test_docs import ROOT, methods
 from diffusion import build
 from diffusion import config as config_lib
 from diffusion.build import advice
-from diffusion.build.sampling import along
+from diffusion.build.sampling import sampling_process
+from diffusion.core import time_densities
+from diffusion.families import BY_NAME
 from experiments import table
 
 HO = "hojonathanho/diffusion 1e0dceb, scripts/run_cifar.py"
@@ -42,7 +44,8 @@ COSINE = {"process.name": "cosine", "process.steps": 4000, "process.offset": 0.0
           "sample.steps": 4000, "sample.clip": True}
 VP = {"process.beta_min": 0.1, "process.beta_max": 20.0, "process.t_min": 1e-5}
 VE = {"process.sigma_min": 0.02, "process.sigma_max": 100.0}
-OF_EDM = {"process.sigma_min": 0.002, "process.sigma_max": 80.0, "sigma_data": 0.5, "sample.rho": 7.0}
+EDM_PROCESS = {"process.sigma_min": 0.002, "process.sigma_max": 80.0, "sigma_data": 0.5}
+OF_EDM = {**EDM_PROCESS, "sample.rho": 7.0}
 LOG_NORMAL = {"loss.density": "log_normal", "loss.density_mean": -1.2, "loss.density_std": 1.2}
 TWENTY = {"process.log_snr_min": -20.0, "process.log_snr_max": 20.0}
 OF_VDM = {"process.log_snr_min": -5.0, "process.log_snr_max": 13.3, "loss.stratified": True,
@@ -118,10 +121,12 @@ TABLES = {
     "cfg_table1": [("Ho & Salimans 2022, Section 4", "paper small mini", "", {"network.label_dropout": 0.1})],
     "ddim_table1": [(DDIM, "paper small mini", "", LINEAR), (DDIM, "paper", "eta", {"sample.clip": False}),
                     (DDIM, "paper", "large", {"sample.clip": True, "sample.variance": "large"})],
-    "ddpm_table1": [(HO, "paper small mini", "", {**LINEAR, "loss.variance": "large", "sample.variance": "large"}),
+    "ddpm_table1": [(HO, "paper small mini", "", {**LINEAR, "sample.variance": "large"}),
+                    (HO, "paper small mini", "L, ", {"loss.variance": "large"}),
                     (HO, "paper", "", {"sample.steps": 1000, "train.duration": "800k steps"})],
     "ddpm_table2": [(HO, "paper small mini", "", LINEAR), (HO, "paper", "", {"sample.steps": 1000})],
-    "edm_samplers": [(EDM, "small", "", OF_EDM), (EDM, "small mini", "", {**LOG_NORMAL, "sample.clip": False}),
+    "edm_samplers": [(EDM, "small", "", EDM_PROCESS), (EDM, "small", "Heun, EDM's", OF_EDM),
+                     (EDM, "small mini", "", {**LOG_NORMAL, "sample.clip": False}),
                      (f"{EDM}: sigma at t = 1e-3", "small mini", "VP sampler", {"sample.sigma_min": 0.010486})],
     "edm_stochastic": [("Karras et al. 2022, Table 5, CIFAR-10, VP", "small mini", "all", {
         "sample.churn": 30.0, "sample.churn_min": 0.01, "sample.churn_max": 1.0, "sample.churn_noise": 1.007})],
@@ -139,7 +144,9 @@ TABLES = {
         (IDDPM, "paper small mini", "T 4000, cosine", {"process.steps": 4000, "process.rescale_times": True}),
         (IDDPM, "paper", "T 4000, cosine", {"network.dropout": 0.3, "optimizer.learning_rate": 1e-4, "data.flip": False,
                                             "optimizer.clip_norm": 0.0, "train.batch_size": 128})],
-    "min_snr": [(MIN_SNR, "small mini", "", {"process.name": "cosine", "process.steps": 1000, "loss.gamma": 5.0})],
+    "min_snr": [(MIN_SNR, "small mini", "", {"process.name": "cosine", "process.steps": 1000}),
+                *((MIN_SNR, "small mini", f"{prediction}, Min", {"loss.gamma": 5.0})
+                  for prediction in ("x", "eps", "v"))],
     "p2": [(P2, "small mini", "", LINEAR),
            (P2, "small mini", "P2, gamma 0.5", {"loss.p2_k": 1.0, "loss.p2_gamma": 0.5})],
     "progressive_distillation_table1": [(PD, "paper", "", {
@@ -157,8 +164,8 @@ TABLES = {
 def differing(config, expected) -> dict:
     """The keys that are other than one of the sources says: key -> (ours, theirs, source)."""
     ours = config_lib.keys(config)
-    return {key: (ours[key], value, source) for source, values in expected for key, value in values.items()
-            if ours[key] != value}
+    return {key: (ours.get(key), value, source) for source, values in expected for key, value in values.items()
+            if ours.get(key) != value}
 
 
 def test_each_method_has_its_papers_constants():
@@ -175,7 +182,7 @@ def test_each_config_has_its_papers_constants():
     names = {path.stem for path in (ROOT / "configs").glob("*.py")}
     assert names == NO_PAPERS | set(CONFIGS)
     for name, expected in CONFIGS.items():
-        config = config_lib.own(importlib.import_module(f"configs.{name}").get_config())
+        config = importlib.import_module(f"configs.{name}").get_config()
         assert not differing(config, expected), name
 
 
@@ -199,48 +206,26 @@ def test_each_table_has_its_papers_constants():
     ("process.log_snr_max", "learned", 13.3), ("process.t_min", "vp", 1e-5), ("process.t_min", "sub_vp", 1e-5),
     ("process.t_min", "ve", 1e-5), ("process.t_min", "flow", 1e-3), ("process.t_min", "laplace", 1e-3)])
 def test_a_process_has_its_own_defaults(key, name, value):
-    """Through the config, through a bare section, and by its class."""
-    given = {"process.name": name, "process.hidden": 0}
-    assert config_lib.keys(config_lib.override(config_lib.base(), given))[key] == value
-    section = config_lib.base().process
-    section.name, section.hidden = name, 0
-    process = build.process(section)
-    assert getattr(process, key.split(".")[1], value) == value
+    """Through the config, and by its class."""
+    assert config_lib.keys(config_lib.base(process=name))[key] == value
     if name != "learned":
-        assert process == type(process)()
-    assert config_lib.keys(config_lib.override(config_lib.base(), {**given, key: 0.5}))[key] == 0.5
+        process = build.process(config_lib.base(process=name).process)
+        assert getattr(process, key.split(".")[1], value) == value and process == type(process)()
+    assert config_lib.keys(config_lib.override(config_lib.base(process=name), {key: 0.5}))[key] == 0.5
 
 
 def test_a_weighting_and_a_density_have_their_own_defaults():
-    from diffusion.build.objective import CONTINUOUS_DENSITIES, WEIGHTINGS
-    from diffusion.core import time_densities, weightings
-    for name, arguments, own in (
-            ("min_snr", {"gamma": 5.0}, weightings.min_snr), ("soft_min_snr", {"gamma": 4.0}, weightings.soft_min_snr),
-            ("sigmoid", {"bias": 2.0}, weightings.sigmoid), ("p2", {"k": 1.0, "gamma": 1.0}, weightings.p2),
-            ("edm", {"sigma_data": 0.5}, weightings.edm),
-            ("clipped_velocity", {"least": 0.05}, weightings.clipped_velocity)):
-        made = WEIGHTINGS[name](config_lib.override(config_lib.base(), {"loss.weighting": name}))
-        assert made.keywords == arguments == own.__kwdefaults__
+    for name, keys in (("min_snr", {"gamma": 5.0}), ("soft_min_snr", {"gamma": 4.0}), ("sigmoid", {"bias": 2.0}),
+                       ("p2", {"p2_k": 1.0, "p2_gamma": 1.0}), ("clipped_velocity", {"least_sigma": 0.05})):
+        assert BY_NAME["weighting"].bound(config_lib.base(weighting=name).loss).keywords == keys
     for name, own in (("log_normal", time_densities.LogNormal()), ("logit_normal", time_densities.LogitNormal()),
                       ("mode", time_densities.Mode())):
-        assert CONTINUOUS_DENSITIES[name](config_lib.override(config_lib.base(), {"loss.density": name}).loss) == own
-
-
-def test_a_run_of_before_has_the_same_config():
-    """A key that became None is the number that it was, wherever it had no meaning or the right one."""
-    before = {"process.sigma_min": 0.002, "process.sigma_max": 80.0, "process.log_snr_min": -20.0,
-              "process.log_snr_max": 20.0, "process.t_min": 1e-3, "loss.gamma": 5.0, "loss.bias": 0.0,
-              "loss.density_mean": -1.2, "loss.density_std": 1.2}
-    for name in ("linear", "cosine", "edm", "flow", "shifted_cosine", "laplace"):
-        now = config_lib.keys(config_lib.override(config_lib.base(), {"process.name": name}))
-        assert {key: now[key] for key in before} == before
-    values = config_lib.defaults()
-    assert {key: values[key.split(".")[0]][key.split(".")[1]] for key in before} == before
+        assert BY_NAME["density"].make(config_lib.base(density=name).loss) == own
 
 
 def along_of(**keys):
     c = config_lib.override(config_lib.base(), {key.replace("__", "."): value for key, value in keys.items()})
-    return c, along(c.sample, build.process(c.process))
+    return c, sampling_process(c.sample, build.process(c.process))
 
 
 def test_edms_vp_column_is_its_authors_schedule():

@@ -108,7 +108,7 @@ def test_where_a_config_may_come_from(mistake, tmp_path):
     assert "Unknown config key" in mistake(DIGITS, "--config.lr=3") and "config.lr" not in main.GIVEN
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"seed": 0, "lr": 3}')
-    assert "other/config.json has the key 'lr'" in mistake(f"--workdir={tmp_path}/other")
+    assert "other/config.json: Unknown config key 'lr'" in mistake(f"--workdir={tmp_path}/other")
 
 
 def test_devices_that_are_not_there(mistake, monkeypatch):

@@ -39,7 +39,7 @@ def test_arguments_of_from_pretrained(tmp_path, arguments, message):
                                                                          np.zeros((2, 8, 8, 3)), {}, 3)),
     *((dict(output_type=value), "output_type = ") for value in (None, 3, "latent", ["pil"])),
     *((dict(sampler=value), "sample.solver") for value in ("foo", 3, ["ddim"])),
-    *((dict(eta=value), "eta = .* must") for value in ("x", 2.0, -1.0, float("nan"), [1.0], 10**400)),
+    *((dict(sampler="ddim", eta=value), "eta = .* must") for value in ("x", 2.0, -1.0, float("nan"), [1.0], 10**400)),
     *((dict(guidance_scale=value), "guidance_scale = .* must be a finite number")
       for value in ("x", [2.0], 1j, True, float("nan"), float("inf"), 10**400)),
     *((dict(unconditional_label=value), "unconditional_label = .* must be a whole number")

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion.build.models import Model
-from diffusion.build.rules import need
+from diffusion.build.rules import require_key
 from diffusion.errors import ConfigError
 from diffusion.io.reading import memory_limit
 from diffusion.train import sharding
@@ -29,11 +29,12 @@ def check_memory(config: ConfigDict, model: Model, kept: Any, *, rows: int, key:
                           f"{in_gib(room)} on a device: make config.network smaller, or cut it over more devices "
                           "(config.mesh.fsdp).")
     c, (height, width, _) = config.network, model.shape
-    area = math.ceil(height / c.patch) * math.ceil(width / c.patch) if c.name == "dit" else height * width
-    each = area * c.channels * (2 if c.dtype == "bfloat16" else 4)
+    patch = c.get("patch", 1)
+    each = math.ceil(height / patch) * math.ceil(width / patch) * c.get("channels", 1) * (
+        2 if c.get("dtype") == "bfloat16" else 4)
     size = here * each * math.ceil(rows / sharding.batch_shards(model.mesh))
-    need(size <= room, key, rows, f"needs {in_gib(size)} for one feature map of the network alone, and there are "
-         f"{in_gib(room)} on a device: make it smaller.")
+    require_key(size <= room, key, rows, f"needs {in_gib(size)} for one feature map of the network alone, and there "
+         f"are {in_gib(room)} on a device: make it smaller.")
 
 
 def room_of(mesh: Mesh) -> int | None:

@@ -9,21 +9,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion.build.models import Model, check_times
-from diffusion.build.networks import DTYPES
+from diffusion.build.models import Model
+from diffusion.build.networks import DTYPES, check_times
 from diffusion.build.objective import objective
-from diffusion.build.rules import choose, need
+from diffusion.build.rules import lookup, require_key
 from diffusion.data import pipeline, sources
+from diffusion.families import BY_NAME
 from diffusion.train import durations, ema, optimizer, sharding, step
 from diffusion.train.loop import Clock, Plan
 from diffusion.train.state import State, init_state
 
-SOURCES = {
-    "digits": lambda c: sources.digits(c.split),
-    "idx": lambda c: sources.idx(c.dir, c.split),
-    "tfds": lambda c: sources.tfds_source(c.dataset, c.dir, c.split),
-}
-OPTIMIZERS = {"adam": optimizer.adam}
 DECAYS = {"constant", "cosine", "linear"}
 NONFINITE = {"stop", "skip"}
 SCORES = {"loss", "grad_norm"}  # columns of metrics.jsonl
@@ -62,12 +57,13 @@ class Training(TrainingStep):
 def training(config: ConfigDict, model: Model) -> Training:
     """Opens the data and builds the step. Raises ConfigError or DataError before anything is compiled."""
     c = config
-    need(c.seed >= 0, "seed", c.seed, "must not be negative.")
-    need(c.data.workers >= 0, "data.workers", c.data.workers, "must not be negative; 0: threads of this process.")
+    require_key(c.seed >= 0, "seed", c.seed, "must not be negative.")
+    require_key(c.data.workers >= 0, "data.workers", c.data.workers, "must not be negative; 0: threads of this "
+                "process.")
     check_batch(c.train, sharding.batch_shards(model.mesh))
     source = training_images(c)
     size = len(source)
-    need(c.network.num_classes in (0, source.num_classes), "network.num_classes", c.network.num_classes,
+    require_key(c.network.num_classes in (0, source.num_classes), "network.num_classes", c.network.num_classes,
          f"the data has labels of {source.num_classes} classes; it is that, or 0 for an unconditional model.")
     built = training_step(c, model, size)
     shards = dict(batch_size=c.train.batch_size, seed=c.seed, shard_index=jax.process_index(),
@@ -83,37 +79,22 @@ def training(config: ConfigDict, model: Model) -> Training:
 
 def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> TrainingStep:
     """The step for data of `epoch_size` examples; None: not known, so that nothing may be given in epochs."""
-    c, o = config, config.optimizer
-    check_times(c)
-    loss, density, effective_weight = objective(c, model)
+    c = config
+    check_times(model.network, model.process, between_times=c.sample.between_times)
+    loss, density, effective_weight = objective(c, model.process)
     check_batch(c.train, sharding.batch_shards(model.mesh))
-    need(not sharding.on_cpu(model.mesh) or c.train.accumulate * c.train.steps_per_dispatch <= UNROLLED,
+    require_key(not sharding.on_cpu(model.mesh) or c.train.accumulate * c.train.steps_per_dispatch <= UNROLLED,
          "train.steps_per_dispatch", c.train.steps_per_dispatch, f"times train.accumulate is above {UNROLLED}: on a "
          "CPU each step and each micro-batch of a dispatch is compiled by itself.")
     in_steps = partial(durations.to_steps, batch_size=c.train.batch_size, epoch_size=epoch_size)
     plan = make_plan(c.train, in_steps)
 
-    choose(DECAYS, "optimizer.decay", o.decay)
-    need(o.learning_rate > 0, "optimizer.learning_rate", o.learning_rate, "must be positive.")
-    need(o.clip_norm >= 0, "optimizer.clip_norm", o.clip_norm, "must not be negative; 0 turns clipping off.")
-    for name in ("beta1", "beta2"):
-        need(0 <= o[name] < 1, f"optimizer.{name}", o[name], "must lie in [0, 1) (Kingma & Ba 2015: 0.9 and 0.999).")
-    need(o.epsilon > 0, "optimizer.epsilon", o.epsilon, "must be positive (Kingma & Ba 2015: 1e-8).")
+    optim, half_life = check_optimizer(c, epoch_size)
     rate = rate_of(c, epoch_size)
-    choose(DTYPES, "optimizer.mu_dtype", o.mu_dtype)
-    choose(DTYPES, "ema.dtype", c.ema.dtype)
-    choose(NONFINITE, "train.nonfinite", c.train.nonfinite)
-    need(c.train.stall_seconds >= 0, "train.stall_seconds", c.train.stall_seconds, "must not be negative; 0: never.")
-    optim = choose(OPTIMIZERS, "optimizer.name", o.name)(
-        rate, beta1=o.beta1, beta2=o.beta2, epsilon=o.epsilon, clip_norm=o.clip_norm, mu_dtype=o.mu_dtype)
-    half_life = durations.to_images(c.ema.half_life, key="ema.half_life", batch_size=c.train.batch_size,
-                                    epoch_size=epoch_size)
-    need(half_life > 0, "ema.half_life", c.ema.half_life, "must be positive.")
-    need(c.ema.warmup_ratio >= 0, "ema.warmup_ratio", c.ema.warmup_ratio, "must not be negative.")
     images = plan.total * c.train.batch_size
-    need(c.ema.warmup_ratio or half_life <= images, "ema.half_life", c.ema.half_life, f"is longer than the training "
-         f"({images:,} images) and ema.warmup_ratio = 0: the average would still be mostly the untrained network, and "
-         "samples noise. Shorten it, or let it ramp up (Karras et al. 2022, code: ema.warmup_ratio=0.05).")
+    require_key(c.ema.warmup_ratio or half_life <= images, "ema.half_life", c.ema.half_life, f"is longer than the "
+         f"training ({images:,} images) and ema.warmup_ratio = 0: the average would still be mostly the untrained "
+         "network, and samples noise. Shorten it, or let it ramp up (Karras et al. 2022, code: ema.warmup_ratio=0.05).")
 
     # Where the ends are infinite or nearly so, what is beyond falls into the first and last bins.
     edges = np.linspace(*(np.clip(float(model.process.log_snr(t)), -20.0, 20.0)
@@ -142,6 +123,22 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
         train_step_after=lambda clock: train_step(clock.images - clock.step * c.train.batch_size))
 
 
+def check_optimizer(c: ConfigDict, epoch_size: int | None) -> tuple[Any, float]:
+    """The optimizer, and the half-life of the average in images."""
+    o = c.optimizer
+    lookup(DECAYS, "optimizer.decay", o.decay)
+    require_key(o.learning_rate > 0, "optimizer.learning_rate", o.learning_rate, "must be positive.")
+    lookup(DTYPES, "ema.dtype", c.ema.dtype)
+    lookup(NONFINITE, "train.nonfinite", c.train.nonfinite)
+    require_key(c.train.stall_seconds >= 0, "train.stall_seconds", c.train.stall_seconds, "must not be negative; 0: "
+                "never.")
+    half_life = durations.to_images(c.ema.half_life, key="ema.half_life", batch_size=c.train.batch_size,
+                                    epoch_size=epoch_size)
+    require_key(half_life > 0, "ema.half_life", c.ema.half_life, "must be positive.")
+    require_key(c.ema.warmup_ratio >= 0, "ema.warmup_ratio", c.ema.warmup_ratio, "must not be negative.")
+    return BY_NAME["optimizer"].make(o, schedule=rate_of(c, epoch_size)), half_life
+
+
 def rate_of(config: ConfigDict, epoch_size: int | None) -> Callable:
     """The learning rate as a function of the step."""
     o, in_steps = config.optimizer, partial(durations.to_steps, batch_size=config.train.batch_size,
@@ -155,26 +152,27 @@ def training_images(config: ConfigDict):
     """The data source of config.data, without labels where the model has no classes. Raises ConfigError or DataError
     if it is not there or not as the config says."""
     c, classes = config.data, config.network.num_classes
-    source = choose(SOURCES, "data.name", c.name)(c)
+    source = BY_NAME["data"].make(c, split=c.split)
     sources.check_images(source, c.size, c.size, c.channels)
-    need(classes == 0 or source.num_classes <= classes, "network.num_classes", classes,
+    require_key(classes == 0 or source.num_classes <= classes, "network.num_classes", classes,
          f"the data has labels of {source.num_classes} classes; it is that, or 0 for an unconditional model.")
     return source if classes else sources.without_labels(source)
 
 
 def check_batch(c: ConfigDict, shards: int) -> None:
     pieces = shards * c.accumulate
-    need(c.accumulate >= 1, "train.accumulate", c.accumulate, "must be 1 (no accumulation) or more.")
-    need(c.batch_size >= 1 and c.batch_size % pieces == 0, "train.batch_size", c.batch_size,
+    require_key(c.accumulate >= 1, "train.accumulate", c.accumulate, "must be 1 (no accumulation) or more.")
+    require_key(c.batch_size >= 1 and c.batch_size % pieces == 0, "train.batch_size", c.batch_size,
          f"must be a multiple of {pieces} = {shards} devices that share it x config.train.accumulate. The nearest are "
          f"{c.batch_size // pieces * pieces or pieces} and {math.ceil((c.batch_size + 1) / pieces) * pieces}.")
 
 
 def retention(c: ConfigDict, in_steps) -> dict:
-    need(c.keep_checkpoints >= 1, "train.keep_checkpoints", c.keep_checkpoints, "must be 1 or more.")
-    need(c.keep_best >= 0, "train.keep_best", c.keep_best, "must not be negative; 0 keeps none.")
+    require_key(c.keep_checkpoints >= 1, "train.keep_checkpoints", c.keep_checkpoints, "must be 1 or more.")
+    require_key(c.keep_best >= 0, "train.keep_best", c.keep_best, "must not be negative; 0 keeps none.")
     every = 0 if c.keep_every == "never" else in_steps(c.keep_every, key="train.keep_every")
-    need(every % in_steps(c.checkpoint_every, key="train.checkpoint_every") == 0, "train.keep_every", c.keep_every,
+    between = in_steps(c.checkpoint_every, key="train.checkpoint_every")
+    require_key(every % between == 0, "train.keep_every", c.keep_every,
          f"must be a multiple of train.checkpoint_every ({c.checkpoint_every}), or \"never\".")
     return {"keep": c.keep_checkpoints, "every": every, "best": c.keep_best}
 
@@ -182,20 +180,20 @@ def retention(c: ConfigDict, in_steps) -> dict:
 def make_plan(c: ConfigDict, in_steps) -> Plan:
     plan = Plan(batch_size=c.batch_size, steps_per_dispatch=c.steps_per_dispatch,
                 total=in_steps(c.duration, key="train.duration"),
-                score=choose(SCORES, "train.best_metric", c.best_metric),
+                score=lookup(SCORES, "train.best_metric", c.best_metric),
                 **{name: in_steps(c[name], key=f"train.{name}")
                    for name in ("log_every", "sample_every", "checkpoint_every")})
     if c.evaluate_every != "never":
         plan = replace(plan, evaluate_every=in_steps(c.evaluate_every, key="train.evaluate_every"))
     if "step" not in c.duration:
         plan = replace(plan, images=plan.total * c.batch_size)
-    need(c.steps_per_dispatch >= 1, "train.steps_per_dispatch", c.steps_per_dispatch, "must be 1 or more.")
+    require_key(c.steps_per_dispatch >= 1, "train.steps_per_dispatch", c.steps_per_dispatch, "must be 1 or more.")
     for name, steps in (("duration", plan.total), ("log_every", plan.log_every), ("sample_every", plan.sample_every),
                         ("checkpoint_every", plan.checkpoint_every), ("evaluate_every", plan.evaluate_every)):
         if steps is None:
             continue
-        need(steps >= 1, f"train.{name}", c[name], "must be one step or more.")
-        need(steps % c.steps_per_dispatch == 0, f"train.{name}", c[name],
+        require_key(steps >= 1, f"train.{name}", c[name], "must be one step or more.")
+        require_key(steps % c.steps_per_dispatch == 0, f"train.{name}", c[name],
              f"is {steps} steps, which config.train.steps_per_dispatch = {c.steps_per_dispatch} does not divide: "
              "samples, checkpoints and rows of the log are made between dispatches.")
     return plan

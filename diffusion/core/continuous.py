@@ -10,7 +10,22 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.core.processes import Process
+from diffusion.errors import require
 from diffusion.typing import Array, Time
+
+
+def _check_t_min(t_min: float) -> None:
+    require(0 < t_min < 1, "t_min", t_min, "must lie in (0, 1) (Song et al. 2021: 1e-5).")
+
+
+def _check_shift(shift: float) -> None:
+    require(shift > 0, "shift", shift, "must be positive; 1 shifts nothing (Hoogeboom et al. 2023: 64 / resolution; "
+            "Esser et al. 2024: 3).")
+
+
+def _check_levels(sigma_min: float, sigma_max: float) -> None:
+    require(0 < sigma_min < sigma_max, "sigma_min", sigma_min, f"must be positive and below sigma_max = {sigma_max!r} "
+            "(Karras et al. 2022: 0.002 and 80; Song et al. 2021, VE: 0.02 and 100 for data in [-1, 1]).")
 
 
 def _noisy(t: Time, value: Array, clean: float) -> Array:
@@ -21,7 +36,6 @@ def _noisy(t: Time, value: Array, clean: float) -> Array:
 @dataclass(frozen=True, kw_only=True)
 class VariancePreserving(Process):
     """alpha^2 + sigma^2 = 1, t in (0, 1]. A member gives `noisy_log_snr` for t > 0, and its inverse `time`."""
-    t_min: float = 1e-3
     t_max = 1.0
 
     @abstractmethod
@@ -52,9 +66,14 @@ class VP(VariancePreserving):
 
     Song et al. (2021), "Score SDE", Eqs. 11 and 32-33.
     """
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    t_min: float = 1e-5
+    beta_min: float = 0.1    # beta(0)
+    beta_max: float = 20.0   # beta(1)
+    t_min: float = 1e-5      # the least noisy time that the network knows; t = 0 itself is the data
+
+    def __post_init__(self):
+        _check_t_min(self.t_min)
+        require(0 < self.beta_min < self.beta_max, "beta_min", self.beta_min, "must be positive and below beta_max = "
+                f"{self.beta_max!r} (Song et al. 2021: 0.1 and 20).")
 
     @property
     def t_end(self) -> float:
@@ -107,10 +126,15 @@ class Cosine(VariancePreserving):
     than those it was tuned for, is Hoogeboom et al. (2023), "simple diffusion", Eq. 5: 64 / resolution (they cut at
     +-15, before the shift).
     """
-    shift: float = 1.0
-    log_snr_min: float = -20.0
-    log_snr_max: float = 20.0
-    t_min: float = 0.0  # already finite there
+    shift: float = 1.0          # towards noise, for large images; 1: none
+    log_snr_min: float = -20.0  # at t = 1
+    log_snr_max: float = 20.0   # at t = 0
+    t_min = 0.0  # already finite there
+
+    def __post_init__(self):
+        _check_shift(self.shift)
+        require(self.log_snr_min < self.log_snr_max, "log_snr_min", self.log_snr_min, "must be below log_snr_max = "
+                f"{self.log_snr_max!r} (Salimans & Ho 2022: -20 and 20; Hoogeboom et al. 2023: -15 and 15).")
 
     def _ends(self) -> tuple[float, float]:
         """The angle at t = 0, and pi/2 less that at t = 1."""
@@ -136,18 +160,23 @@ class Laplace(VariancePreserving):
     Hang et al. (2024), "Improved Noise Schedule for Diffusion Training", Table 1: lambda = mu - b sgn(1/2 - t) log(1 -
     2 |t - 1/2|); t is kept 1e-6 from the ends, where lambda is infinite.
     """
-    mean: float = 0.0
-    scale: float = 0.5
+    log_snr_mean: float = 0.0   # mu ...
+    log_snr_scale: float = 0.5  # ... and b of the law of log-SNR under uniform t
     t_min: float = 1e-3
+
+    def __post_init__(self):
+        _check_t_min(self.t_min)
+        require(self.log_snr_scale > 0, "log_snr_scale", self.log_snr_scale, "must be positive (Hang et al. 2024: "
+                "0.5).")
 
     def noisy_log_snr(self, t: Time) -> Array:
         t = jnp.clip(jnp.asarray(t, float), 1e-6, 1 - 1e-6)
         # log(1 - 2 |t - 1/2|) from the nearer end, where it keeps its digits.
         near = jnp.minimum(t, 1 - t)
-        return self.mean - self.scale * jnp.sign(0.5 - t) * jnp.log(2 * near)
+        return self.log_snr_mean - self.log_snr_scale * jnp.sign(0.5 - t) * jnp.log(2 * near)
 
     def time(self, log_snr: Array) -> Array:
-        y = (jnp.asarray(log_snr, float) - self.mean) / self.scale
+        y = (jnp.asarray(log_snr, float) - self.log_snr_mean) / self.log_snr_scale
         half = jnp.exp(-jnp.abs(y)) / 2
         t = jnp.clip(jnp.where(y > 0, half, 1 - half), 1e-6, 1)
         return jnp.where(jnp.isposinf(log_snr), 0, t)
@@ -162,6 +191,9 @@ class VarianceExploding(Process):
     power: float = 1.0
     sigma_min: float = 0.002
     sigma_max: float = 80.0
+
+    def __post_init__(self):
+        _check_levels(self.sigma_min, self.sigma_max)
 
     @property
     def t_min(self) -> float:
@@ -199,6 +231,11 @@ class VE(Process):
     sigma_max: float = 100.0
     t_min: float = 1e-5
     t_max = 1.0
+    label_is_level = True
+
+    def __post_init__(self):
+        _check_t_min(self.t_min)
+        _check_levels(self.sigma_min, self.sigma_max)
 
     def alpha(self, t: Time) -> Array:
         return jnp.ones_like(t, float)
@@ -231,6 +268,10 @@ class Flow(Process):
     t_max = 1.0
     equal_steps_to_data = True  # 1, 1 - 1/N .. 1/N, 0 (Esser et al. 2024, code)
 
+    def __post_init__(self):
+        _check_t_min(self.t_min)
+        _check_shift(self.shift)
+
     def alpha(self, t: Time) -> Array:
         t = jnp.asarray(t, float)
         return (1 - t) / (1 + (self.shift - 1) * t)
@@ -249,3 +290,15 @@ class Flow(Process):
     def label(self, t: Time) -> Array:
         """1000 sigma (Esser et al. 2024, code): the range of the discrete papers' labels."""
         return 1000 * self.sigma(t)
+
+
+def edm(*,
+        sigma_min: float = 0.002,  # the least noise ...
+        sigma_max: float = 80.0,   # ... and the most
+        ) -> VarianceExploding:
+    """EDM's process, sigma = t (Karras et al. 2022)."""
+    return VarianceExploding(sigma_min=sigma_min, sigma_max=sigma_max)
+
+
+TABULATED = {"vp": VP, "shifted_cosine": Cosine, "laplace": Laplace}  # which a chain of betas can have
+PROCESSES = {**TABULATED, "sub_vp": SubVP, "ve": VE, "edm": edm, "flow": Flow}

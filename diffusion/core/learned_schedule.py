@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.core.continuous import VariancePreserving
+from diffusion.errors import require
 from diffusion.typing import Array, Time
 
 _HALVINGS = 30  # of the interval of t, in the inverse
@@ -22,6 +23,11 @@ class LearnedSchedule:
     log_snr_max: float = 13.3    # -gamma_0
     hidden: int = 1024
     learned_ends: bool = False   # or fixed
+
+    def __post_init__(self):
+        require(self.hidden >= 0, "hidden", self.hidden, "must not be negative (Kingma et al. 2021: 1024; 0: a line).")
+        require(self.log_snr_min < self.log_snr_max, "log_snr_min", self.log_snr_min, "must be below log_snr_max = "
+                f"{self.log_snr_max!r} (Kingma et al. 2021: -5 and 13.3).")
 
     def init(self, key: Array) -> dict[str, Array]:
         """The parameters, which go with the network's in params["schedule"]. The schedule starts as good as linear."""
@@ -64,7 +70,11 @@ class LearnedProcess(VariancePreserving):
     """
     schedule: LearnedSchedule
     params: Any
-    t_min: float = 1e-6
+    t_min = 1e-6
+
+    @property
+    def trained_schedule(self) -> LearnedSchedule:
+        return self.schedule
 
     def gamma(self, t: Array) -> Array:
         """-lambda(t)."""
@@ -100,3 +110,18 @@ class LearnedProcess(VariancePreserving):
         gamma, slope = along(t)
         held_gamma, held_slope = jax.lax.stop_gradient((gamma, slope))
         return -jnp.log(along(t - (gamma - held_gamma) / held_slope)[1])
+
+
+def learned(*,
+            log_snr_min: float = -5.0,
+            log_snr_max: float = 13.3,
+            hidden: int = 1024,         # width of the monotone network; 0: linear log-SNR between the ends
+            learned_ends: bool = False,  # the ends too
+            ) -> LearnedProcess:
+    """The process that a learned schedule starts from (Kingma et al. 2021)."""
+    schedule = LearnedSchedule(log_snr_min=log_snr_min, log_snr_max=log_snr_max, hidden=hidden,
+                               learned_ends=learned_ends)
+    return schedule.process(schedule.init(jax.random.key(0)))
+
+
+PROCESSES = {"learned": learned}

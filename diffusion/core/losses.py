@@ -2,7 +2,7 @@
 batch."""
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,9 @@ from diffusion.core import numerics, variational, weightings
 from diffusion.core.parameterization import EPS, Diffusion, Parameterization, Prediction
 from diffusion.core.processes import Process
 from diffusion.core.time_densities import TimeDensity, Times
+from diffusion.core.uncertainty import Uncertainty
 from diffusion.core.weightings import Weight
+from diffusion.errors import require
 from diffusion.typing import Array, Cond, Image, Keys, Params
 
 NATS = 1 / math.log(2)  # in bits
@@ -155,3 +157,41 @@ def effective_weight(weight: Weight, density: TimeDensity, process: Process, sta
     order = np.unique(log_snr, return_index=True)[1]
     order = order[np.isfinite(log_snr[order]) & np.isfinite(effective[order])]
     return {"log_snr": log_snr[order], "effective_weight": effective[order]}
+
+
+# Members of loss.name. `weight` and `measured_in` are what build makes of the keys `weighting` and `space`.
+def denoising(*, weight: Weight, measured_in: Parameterization,
+              space: str = "eps",         # of what the error is measured, as in config.prediction
+              weighting: str = "simple",  # of that error, or converted to it
+              uncertainty: bool = False,  # a learned factor for each noise level (Karras et al. 2024, Eq. 21)
+              ) -> Loss:
+    """The squared error at random times, weighted (Ho et al. 2020, Eq. 14)."""
+    return make_denoising_loss(weight, measured_in, Uncertainty() if uncertainty else None)
+
+
+def vlb(*, learned_range: bool,
+        variance: Literal["large", "small"] = "large",  # without learned_range: of p(x_{t-1} | x_t)
+        ) -> Loss:
+    """The variational bound of a chain (Nichol & Dhariwal 2021, Eq. 4)."""
+    return make_vlb_loss("learned_range" if learned_range else variance)
+
+
+def hybrid(*, weight: Weight, measured_in: Parameterization, space: str = "eps", weighting: str = "simple",
+           hybrid_scale: float = 1e-3,  # of L_vlb (Nichol & Dhariwal 2021, Eq. 16)
+           ) -> Loss:
+    """The squared error teaches the mean, and the bound the variance (Nichol & Dhariwal 2021, Eq. 16)."""
+    require(hybrid_scale > 0, "hybrid_scale", hybrid_scale, "must be positive.")
+    return make_hybrid_loss("learned_range", weight, measured_in, hybrid_scale)
+
+
+def continuous_vlb(*, process: Process) -> Loss:
+    """The variational bound in continuous time, by which a schedule can be learned (Kingma et al. 2021)."""
+    return make_continuous_vlb_loss(learned=process.trained_schedule is not None)
+
+
+LOSSES = {"denoising": denoising, "vlb": vlb, "hybrid": hybrid, "continuous_vlb": continuous_vlb}
+# Abilities: whether it is of a table's steps, or in continuous time; whether it teaches the second head, or needs one.
+vlb.of_chain = hybrid.of_chain = True
+continuous_vlb.of_chain = False
+vlb.teaches_variance = hybrid.teaches_variance = hybrid.needs_variance = True
+continuous_vlb.of_trained_schedule = True

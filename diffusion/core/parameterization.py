@@ -40,6 +40,9 @@ class Parameterization:
     coefficients: Callable[[Process, Time], tuple[Array | float, Array | float]]      # -> (a, b), of the shape of t
     c_in: Callable[[Process, Time], Array | float] = lambda process, t: 1.0           # of the shape of t
     c_noise: Callable[[Process, Time], Array] = lambda process, t: process.label(t)   # [B]
+    both: bool = False           # two heads predict x_0 and eps (`x0_and_eps`), and the coefficients do not count
+    of_steps: bool = False       # it is about the step from t to t - 1 of a table
+    at_pure_noise: bool = False  # it says something of x_0 where alpha is 0
 
     def target(self, process: Process, x0: Image, eps: Image, t: Time) -> Array:
         """a x_0 + b eps."""
@@ -71,15 +74,20 @@ def _is_zero(c: Array | float) -> bool:
 
 # Ho et al. (2020), Section 3.2: the noise, and the data (there found worse).
 EPS = Parameterization(coefficients=lambda process, t: (0, 1))
-X0 = Parameterization(coefficients=lambda process, t: (1, 0))
+X0 = Parameterization(coefficients=lambda process, t: (1, 0), at_pure_noise=True)
 # v = alpha eps - sigma x_0 (Salimans & Ho 2022, Section 4 and Appendix D).
-V = Parameterization(coefficients=lambda process, t: (-process.sigma(t), process.alpha(t)))
+V = Parameterization(coefficients=lambda process, t: (-process.sigma(t), process.alpha(t)), at_pure_noise=True)
 # The score of q(x_t), -eps / sigma (Song et al. 2021, "Score SDE", Eq. 7).
 SCORE = Parameterization(coefficients=lambda process, t: (0, -1 / process.sigma(t)))
 # dx_t / dt = alpha' x_0 + sigma' eps (Lipman et al. 2023; Ma et al. 2024, "SiT"); eps - x_0 for the flow process.
-VELOCITY = Parameterization(coefficients=lambda process, t: process.slopes(t))
+VELOCITY = Parameterization(coefficients=lambda process, t: process.slopes(t), at_pure_noise=True)
 # The mean of q(x_{t-1} | x_t, x_0), of a table (Ho et al. 2020, Section 3.2 and Table 2, there found worse).
-MEAN = Parameterization(coefficients=lambda process, t: process.posterior_of(t - 1, t))
+MEAN = Parameterization(coefficients=lambda process, t: process.posterior_of(t - 1, t), of_steps=True)
+# Both x_0 and eps, by two heads (Salimans & Ho 2022, Section 4).
+X0_AND_EPS = Parameterization(coefficients=lambda process, t: (0, 1), both=True)
+
+PREDICTIONS = {"eps": EPS, "x0": X0, "v": V, "score": SCORE, "velocity": VELOCITY, "mean": MEAN,
+               "x0_and_eps": X0_AND_EPS}
 
 
 def x0_and_eps(process: Process, f: Array, x_t: Image, t: Time) -> Prediction:
@@ -99,12 +107,12 @@ class Denoiser(Protocol):
 
 
 def make_denoiser(process_of: Callable[[Params], Process], parameterization: Parameterization, network: NetworkApply, *,
-                  both: bool = False, learned_range: bool = False) -> Denoiser:
+                  learned_range: bool = False) -> Denoiser:
     """The only place where a network meets the process: losses, samplers and guidance see the Diffusion alone.
 
-    process_of: the process, which depends on the parameters if it is learned. both: the network gives 2C channels, for
-    `x0_and_eps`; of `parameterization` then only c_in and c_noise count. learned_range: after these it gives C channels
-    more, 2v - 1 (Nichol & Dhariwal 2021, Eq. 15).
+    process_of: the process, which depends on the parameters if it is learned. The network gives C channels, 2C if the
+    parameterization is of both. learned_range: after these it gives C channels more, 2v - 1 (Nichol & Dhariwal 2021,
+    Eq. 15).
     """
     def bind(params: Params, keys: Keys | None = None) -> Diffusion:
         process = process_of(params)
@@ -114,7 +122,8 @@ def make_denoiser(process_of: Callable[[Params], Process], parameterization: Par
             f = network(params, expand(parameterization.c_in(process, t), x_t) * x_t,
                         parameterization.c_noise(process, t), cond, keys)
             f, head = (f[..., :-x_t.shape[-1]], f[..., -x_t.shape[-1]:]) if learned_range else (f, None)
-            prediction = (x0_and_eps if both else parameterization.predict)(process, f, x_t, t)
+            predict = x0_and_eps if parameterization.both else parameterization.predict
+            prediction = predict(process, f, x_t, t)
             return prediction if head is None else prediction._replace(variance_fraction=(head + 1) / 2)
         return Diffusion(process, denoise)
     return bind

@@ -9,16 +9,19 @@ import numpy as np
 
 from diffusion.core.parameterization import Parameterization
 from diffusion.core.processes import Process
+from diffusion.errors import require
 from diffusion.typing import Array, Time
 
 
 def edm(sigma_data: float) -> Parameterization:
-    """Column "Ours".
+    """Column "Ours". Raises FieldError for a sigma_data that is not above 0.
 
     c_skip = sigma_data^2 / (sigma^2 + sigma_data^2), c_out = sigma sigma_data / sqrt(sigma^2 + sigma_data^2), c_in = 1
     / sqrt(sigma^2 + sigma_data^2), c_noise = ln(sigma) / 4. The network's input and target have variance 1 where the
     data's is sigma_data^2: F = (x_0 - c_skip (x_0 + sigma eps)) / c_out.
     """
+    require(sigma_data > 0, "sigma_data", sigma_data, "must be positive (Karras et al. 2022: 0.5).")
+
     def spread(process: Process, t: Time) -> Array:
         """Of x_t: alpha sqrt((sigma / alpha)^2 + sigma_data^2), finite where alpha is 0."""
         return jnp.sqrt(process.sigma(t) ** 2 + (process.alpha(t) * sigma_data) ** 2)
@@ -71,3 +74,16 @@ def _of_eps(c_noise: Callable[[Array], Array], *, sign: int = 1, scale_input: bo
 
     return Parameterization(coefficients=lambda process, t: (0, sign), c_in=c_in,
                             c_noise=lambda process, t: c_noise(process.noise_level(t)))
+
+
+def edm_vp() -> Parameterization:
+    """The column "VP" of Karras et al. (2022), Table 1, with the table's own constants."""
+    return vp()
+
+
+def edm_iddpm() -> Parameterization:
+    """The column "iDDPM" of Karras et al. (2022), Table 1, with the table's own constants."""
+    return iddpm()
+
+
+PREDICTIONS = {"edm": edm, "edm_vp": edm_vp, "edm_ve": ve, "edm_iddpm": edm_iddpm}

@@ -9,7 +9,7 @@ noise starts above zero (a VE SDE, VDM's) jumps there from t_min, the least time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,9 @@ class Process(ABC):
     """A Gaussian forward process. A member gives the attributes and the abstract functions; the rest follows."""
     t_max: float  # where the noise ends and sampling starts
     t_min: float  # the least noisy time that the network knows; t = 0 itself is the data
+    discrete = False  # whether t is one of the whole numbers 1 .. t_max, at which alone the network was trained
+    trained_schedule: Any = None  # `core.learned_schedule.LearnedSchedule`, where that is what the process is made of
+    label_is_level = False  # whether the network is told the noise level itself, which is above 0
     equal_steps_to_data = False  # whether samplers' equal steps of t go on to t = 0, and do not stop at `t_end`
 
     @property
@@ -132,6 +135,7 @@ class DiscreteProcess(Process):
     betas: np.ndarray  # float64 [T], in (0, 1); the last may be 1: zero terminal SNR (Lin et al. 2024)
     label_scale: float = 1.0
     t_min = 1
+    discrete = True
 
     def __post_init__(self):
         betas = np.asarray(self.betas, np.float64)

@@ -3,6 +3,7 @@
 x_t = s(t) (x_0 + sigma(t) eps): what the paper calls sigma is the noise level sigma / alpha here, and s is alpha.
 """
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,3 +70,18 @@ class ScheduleScaling(Process):
     def label(self, t: Time) -> Array:
         """ln(sigma) / 4; a model on another process is told its own."""
         return jnp.log(self.noise_level(t)) / 4
+
+
+def _along(schedule: str) -> Callable[..., ScheduleScaling]:
+    def member(*, low: float, high: float,
+               scaling: Literal["none", "vp"] = "none",  # s(t) (Karras et al. 2022, Table 1)
+               sigma_min: float = -1.0,  # the least noise level; -1: the model's ...
+               sigma_max: float = -1.0,  # ... and the most
+               ) -> ScheduleScaling:
+        return ScheduleScaling(schedule=schedule, scaling=scaling, sigma_min=low, sigma_max=high)
+    member.__doc__ = f"Another process of the same noise levels, with EDM's schedule sigma(t) = {schedule}."
+    return member
+
+
+# Of sample.schedule. `low` and `high` are sigma_min and sigma_max within what the model knows.
+SCHEDULES = {"model": None, **{name: _along(name) for name in ("linear", "vp", "ve")}}

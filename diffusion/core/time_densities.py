@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 
 from diffusion.core.processes import Process
+from diffusion.errors import require
 from diffusion.typing import Array, Keys
 
 _RESOLUTION = 2**23  # uniform float32 numbers are multiples of 1 / this
@@ -30,6 +31,7 @@ class Times(NamedTuple):
 
 class TimeDensity(ABC):
     """One way to draw times. Members are frozen dataclasses of their settings."""
+    of_chain: bool | None = None  # whether it draws whole times, real ones, or what the process has
 
     def init(self) -> Any:
         """What the density learns from the losses, before the first step: a pytree, () if it learns nothing."""
@@ -61,6 +63,7 @@ def stratified(key: Array, positions: Array, size: int) -> Array:
 @dataclass(frozen=True, kw_only=True)
 class UniformDiscrete(TimeDensity):
     """Uniform over the integers 1..T (Ho et al. 2020, Algorithm 1)."""
+    of_chain = True
 
     def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
         t = jnp.minimum(1 + jnp.floor(u * process.t_max).astype(jnp.int32), process.t_max)
@@ -77,6 +80,7 @@ class Importance(TimeDensity):
     steps: int               # T
     history: int = 10
     uniform: float = 0.001
+    of_chain = True
 
     def init(self) -> dict[str, Array]:
         return {"losses": jnp.zeros((self.steps, self.history)), "counts": jnp.zeros(self.steps, jnp.int32)}
@@ -116,6 +120,7 @@ class Importance(TimeDensity):
 @dataclass(frozen=True, kw_only=True)
 class Uniform(TimeDensity):
     """Uniform over [t_min, t_max] (Song et al. 2021, "Score SDE", Eq. 7)."""
+    of_chain = False
 
     def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
         return _along(process, _inside(u), 1.0)
@@ -126,6 +131,7 @@ class LogitNormal(TimeDensity):
     """logit(t) ~ N(mean, std^2) on the process's range of t (Esser et al. 2024, "Stable Diffusion 3", Eq. 19)."""
     mean: float = 0.0
     std: float = 1.0
+    of_chain = False
 
     def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
         z = ndtri(_inside(u))
@@ -141,6 +147,7 @@ class Mode(TimeDensity):
     -1 <= scale <= 2 / (pi - 2): above 0 the middle is favoured, below 0 the ends; 0 is uniform.
     """
     scale: float = 1.29
+    of_chain = False
 
     def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
         u = _inside(u)
@@ -153,6 +160,7 @@ class LogNormal(TimeDensity):
     """ln(sigma / alpha) ~ N(mean, std^2), cut to the levels of the process (Karras et al. 2022, "EDM", Table 1)."""
     mean: float = -1.2
     std: float = 1.2
+    of_chain = False
 
     def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
         low, high = (ndtr((-log_snr / 2 - self.mean) / self.std) for log_snr in _ends(process))
@@ -167,6 +175,7 @@ class CosineLogSnr(TimeDensity):
 
     Nichol & Dhariwal (2021), Eq. 17; Kingma & Gao (2023), Table 1. Cut to the process's log-SNRs.
     """
+    of_chain = False
 
     def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
         low, high = (2 / math.pi * jnp.arctan(jnp.exp(-log_snr / 2)) for log_snr in _ends(process))
@@ -203,3 +212,45 @@ def _at_log_snr(process: Process, log_snr: Array, density: Array) -> Times:
     """The time of a log-SNR [B], whose density p(lambda) is given."""
     t = process.time(log_snr)
     return Times(t, density * jnp.abs(process.rates(t)[1]))
+
+
+def uniform(*, process: Process) -> TimeDensity:
+    """Uniform over the times of the process."""
+    return UniformDiscrete() if process.discrete else Uniform()
+
+
+def importance(*, process: Process) -> Importance:
+    """In proportion to the last losses (Nichol & Dhariwal 2021, Section 3.3)."""
+    return Importance(steps=process.t_max)
+
+
+def log_normal(*,
+               density_mean: float = -1.2,  # P_mean of the log noise level, or of the logit of t ...
+               density_std: float = 1.2,    # ... and P_std
+               ) -> LogNormal:
+    """Normal in the logarithm of the noise level (Karras et al. 2022)."""
+    _check_std(density_std)
+    return LogNormal(mean=density_mean, std=density_std)
+
+
+def logit_normal(*, density_mean: float = 0.0, density_std: float = 1.0) -> LogitNormal:
+    """Normal in the logit of t (Esser et al. 2024)."""
+    _check_std(density_std)
+    return LogitNormal(mean=density_mean, std=density_std)
+
+
+def mode(*,
+         mode_scale: float = 1.29,  # s
+         ) -> Mode:
+    """Heavier in the middle of the times, or at their ends (Esser et al. 2024)."""
+    require(-1 <= mode_scale <= 2 / (math.pi - 2), "mode_scale", mode_scale, "must lie in [-1, 1.75], else the times "
+            "do not rise with u (Esser et al. 2024, Eq. 20).")
+    return Mode(scale=mode_scale)
+
+
+def _check_std(std: float) -> None:
+    require(std > 0, "density_std", std, "must be positive.")
+
+
+DENSITIES = {"uniform": uniform, "importance": importance, "log_normal": log_normal, "logit_normal": logit_normal,
+             "mode": mode, "cosine_log_snr": CosineLogSnr}

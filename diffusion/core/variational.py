@@ -12,11 +12,19 @@ from diffusion.core.numerics import expand, mean_flat
 from diffusion.core.parameterization import Diffusion, Prediction
 from diffusion.core.processes import Process
 from diffusion.core.time_densities import clean_end
+from diffusion.errors import require
 from diffusion.typing import Array, Cond, Image, Time
 
 Variance = Literal["small", "large", "learned_range"] | float
 
 _LEAST_LOG_PROBABILITY = math.log(1e-12)  # of a level, as in the code of Ho et al. and Nichol & Dhariwal
+
+
+def variance_of(name: Literal["small", "large", "learned_range", "mixed"], share: float) -> Variance:
+    """The Variance of a name; "mixed" is the share of the large one. Raises FieldError for a share beyond [0, 1]."""
+    require(0 <= share <= 1, "variance_share", share, "must lie in [0, 1]: 0 is the small variance, 1 the large one "
+            "(Hoogeboom et al. 2023: 0.2; Ho & Salimans 2022: 0.3).")
+    return share if name == "mixed" else name
 
 
 def normal_kl(mean1: Array, log_variance1: Array, mean2: Array, log_variance2: Array) -> Array:

@@ -16,6 +16,7 @@ import numpy as np
 from diffusion.core.parameterization import Parameterization, V
 from diffusion.core.processes import Process
 from diffusion.core.time_densities import Times
+from diffusion.errors import require
 from diffusion.typing import Array, Time
 
 # (process, times) -> [B]: the weight of the squared error in the loss's space.
@@ -57,6 +58,10 @@ def on_eps(weight: Array, space: Parameterization, process: Process, t: Time) ->
     return weight * space.determinant(process, t) ** 2 / jnp.maximum(signal, LEAST_SNR * noise)
 
 
+def _check_positive(name: str, value: float) -> None:
+    require(value > 0, name, value, "must be positive.")
+
+
 def snr(signal: Array, noise: Array) -> Array:
     """w = 1, which is SNR on x_0: the error in eps as it is (Ho et al. 2020, Eq. 14; Salimans & Ho 2022, Section 4)."""
     return signal
@@ -72,25 +77,31 @@ def snr_plus_one(signal: Array, noise: Array) -> Array:
     return signal + noise
 
 
-def min_snr(signal: Array, noise: Array, *, gamma: float = 5.0) -> Array:
+def min_snr(signal: Array, noise: Array, *,
+            gamma: float = 5.0,  # the SNR above which the weight on x0 no longer grows
+            ) -> Array:
     """w = min(1, gamma/SNR), which is min(SNR, gamma) on x_0 and min(SNR, gamma)/(SNR + 1) on v.
 
     Hang et al. (2023), "Min-SNR", Section 3.4.
     """
+    _check_positive("gamma", gamma)
     return jnp.minimum(signal, gamma * noise)
 
 
 def soft_min_snr(signal: Array, noise: Array, *, gamma: float = 4.0) -> Array:
     """w = gamma / (SNR + gamma), which is gamma SNR / (SNR + gamma) on x_0: Crowson et al. (2024), "HDiT"."""
+    _check_positive("gamma", gamma)
     return gamma * signal * noise / (signal + gamma * noise)
 
 
-def p2(signal: Array, noise: Array, *, k: float = 1.0, gamma: float = 1.0) -> Array:
+def p2(signal: Array, noise: Array, *, p2_k: float = 1.0, p2_gamma: float = 1.0) -> Array:
     """w = 1 / (k + SNR)^gamma: Choi et al. (2022), "Perception Prioritized Training"."""
-    return signal * (noise / (k * noise + signal)) ** gamma
+    _check_positive("p2_k", p2_k)
+    _check_positive("p2_gamma", p2_gamma)
+    return signal * (noise / (p2_k * noise + signal)) ** p2_gamma
 
 
-def edm(signal: Array, noise: Array, *, sigma_data: float = 0.5) -> Array:
+def edm(signal: Array, noise: Array, sigma_data: float = 0.5) -> Array:
     """w = 1 + 1/(SNR sigma_data^2): (sigma^2 + sigma_data^2)/(sigma sigma_data)^2 on x_0 and 1 on EDM's F.
 
     Karras et al. (2022), "EDM", Table 1, with sigma^2 = 1/SNR.
@@ -98,15 +109,20 @@ def edm(signal: Array, noise: Array, *, sigma_data: float = 0.5) -> Array:
     return signal + noise / sigma_data**2
 
 
-def sigmoid(signal: Array, noise: Array, *, bias: float = 2.0) -> Array:
+def sigmoid(signal: Array, noise: Array, *,
+            bias: float = 2.0,  # the log-SNR where it falls to 1/2
+            ) -> Array:
     """w = sigmoid(bias - lambda), for the loss per unit of log-SNR: Kingma & Gao (2023), whose bias is 2."""
     return signal * noise / (noise + signal * math.exp(-bias))
 
 
-def clipped_velocity(signal: Array, noise: Array, *, least: float = 0.05) -> Array:
+def clipped_velocity(signal: Array, noise: Array, *,
+                     least_sigma: float = 0.05,  # from which on sigma counts as it is
+                     ) -> Array:
     """w = min(1, (sigma / least)^2) / alpha^2, which is 1 / max(sigma, least)^2 on x_0: the flow process's velocity of
     a predicted x_0, (x_t - x_0) / sigma, with its denominator kept from 0 (Li & He 2025, "JiT", code, t_eps)."""
-    return jnp.minimum(1.0, noise / least**2)
+    _check_positive("least_sigma", least_sigma)
+    return jnp.minimum(1.0, noise / least_sigma**2)
 
 
 def likelihood(signal: Array, noise: Array) -> Array:
@@ -117,3 +133,11 @@ def likelihood(signal: Array, noise: Array) -> Array:
     (2021), VDM, Section 5.
     """
     return signal
+
+
+# Members of loss.weighting; None is 1 on the error in loss.space.
+WEIGHTINGS = {"simple": None, "snr": snr, "truncated_snr": truncated_snr, "snr_plus_one": snr_plus_one,
+              "min_snr": min_snr, "soft_min_snr": soft_min_snr, "p2": p2, "edm": edm, "sigmoid": sigmoid,
+              "likelihood": likelihood, "clipped_velocity": clipped_velocity}
+for weighting in (sigmoid, likelihood):
+    weighting.per_log_snr = True  # of an integral over lambda, whatever the density of the times

@@ -277,3 +277,19 @@ def tfds_source(name: str, data_dir: str, split: str) -> Source:
         source = dataclasses.replace(source, size=None)
         source = dataclasses.replace(source, size=source[0]["image"].shape[:2])
     return source
+
+
+def tfds(*, split: str,
+         dataset: str = "cifar10",  # name of the prepared data set
+         dir: str = "data",         # the data_dir of the prepare program, or the folder of idx files
+         ) -> Source:
+    """`tfds_source` by its config keys."""
+    return tfds_source(dataset, dir, split)
+
+
+def idx_files(*, split: str, dir: str = "data") -> ArraySource:
+    """`idx` by its config keys."""
+    return idx(dir, split)
+
+
+SOURCES = {"digits": digits, "idx": idx_files, "tfds": tfds}

@@ -19,7 +19,7 @@ class Remembered(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Momentum:
+class Momentum(Solver):
     """d = x_0_strong - x_0_weak becomes d + momentum d_before, d_before being that of the step before.
 
     Sadat et al. (2024), "APG", Algorithm 1, where momentum is negative, to push each step away from the direction of

@@ -195,7 +195,7 @@ def _their(table: dict[str, Any], value: Any, name: str) -> Any:
 
 
 def _write_grid(c: dict[str, Any], spacings: dict[str, str] = SPACINGS) -> dict[str, Any]:
-    return dict(timestep_spacing=_their(spacings, c["spacing"], "sample.spacing"), steps_offset=c["offset"])
+    return dict(timestep_spacing=_their(spacings, c["spacing"], "sample.spacing"), steps_offset=c.get("offset", 0))
 
 
 def _write_clip(c: dict[str, Any]) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def _write_pndm(c: dict[str, Any]) -> dict[str, Any]:
 def _write_dpm(c: dict[str, Any]) -> dict[str, Any]:
     return _write_grid(c, OPEN_SPACINGS) | _write_threshold(c, False) | dict(
         algorithm_type="sde-dpmsolver++" if c["solver"] == "dpm_solver++sde" else "dpmsolver++",
-        solver_type=c["solver_type"] or "midpoint", solver_order=c["order"] or 2,
+        solver_type=c["solver_type"] or "midpoint", solver_order=c["order"],
         lower_order_final=False, final_sigmas_type="sigma_min" if c["end"] else "zero")
 
 
@@ -374,8 +374,8 @@ def write_settings(process: dict[str, Any], sample: dict[str, Any], prediction: 
     schedules = {"linear", "scaled_linear", "cosine"} | ({"sigmoid"} if name == "DDPMScheduler" else set())
     named = process["name"] in schedules and (
         process["name"] != "cosine" or (process["offset"], process["max_beta"]) == (0.008, 0.999))
-    theirs = {"_class_name": name, "num_train_timesteps": process["steps"], "beta_start": process["beta_start"],
-              "beta_end": process["beta_end"],
+    theirs = {"_class_name": name, "num_train_timesteps": process["steps"],
+              "beta_start": process.get("beta_start", 1e-4), "beta_end": process.get("beta_end", 0.02),
               "beta_schedule": _their(SCHEDULES | {"sigmoid": "sigmoid"}, process["name"], "process.name")
               if named else "linear",
               "trained_betas": None if named else [float(beta) for beta in betas],

@@ -16,7 +16,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -79,26 +79,31 @@ def read_starts(folder: str | os.PathLike) -> list[dict]:
 
 
 def open_run(folder: str | os.PathLike, config: dict, *, resumable_keys: Sequence[str] = (),
-             defaults: dict | None = None, read_only: bool = False) -> RunFolder:
+             adopt: Callable[[dict, str], dict] = lambda values, where: values, read_only: bool = False) -> RunFolder:
     """Makes the run folder, or goes on in one that holds a run of the same config. Call it in all processes.
 
     config: nested dicts of JSON values. resumable_keys: patterns of dotted keys, such as "train.*_every", that may
-    differ from the run's; their new values are written down. defaults: the values of keys that the run's config does
-    not have, since it was made before they were. read_only: the run must be there, and nothing is written.
+    differ from the run's; their new values are written down. adopt: (the values of the run's config.json, the file) ->
+    nested dicts as of today, since it may be older. read_only: the run must be there, and nothing is written.
     Raises ConfigError if the folder is another config's run or holds something else, CheckpointError if it cannot be
     read or written. Never deletes anything. Unless read_only, no other program can open it so until this one ends.
     """
     path, before, failure, lock = Path(folder), None, None, None
     if is_primary():
         try:
-            plain = [json.loads(json.dumps(values)) for values in (config, defaults or {})]
-            before, lock = _open(path, *plain, resumable_keys, read_only)
+            before, lock = _open(path, _plain(config), lambda file: _plain(adopt(read_json(file), str(file))),
+                                 resumable_keys, read_only)
         except DiffusionError as error:
             failure = error
     # The others must not look for themselves: the first one may be writing just now.
     if primary_says(failure is not None):
         raise failure or ConfigError(f"The run folder {path} cannot be used, see the message of process 0.")
     return RunFolder(path=path, resumed=bool(primary_says(before is not None)), before=before, lock=lock)
+
+
+def _plain(values: dict) -> dict:
+    """As JSON has them."""
+    return json.loads(json.dumps(values))
 
 
 def _lock(path: Path) -> IO:
@@ -122,13 +127,13 @@ def _lock(path: Path) -> IO:
     return file
 
 
-def _open(path: Path, config: dict, defaults: dict, resumable_keys: Sequence[str],
+def _open(path: Path, config: dict, read: Callable[[Path], dict], resumable_keys: Sequence[str],
           read_only: bool) -> tuple[dict | None, IO | None]:
     """Returns the config of the run that the folder held already, if any, and its lock."""
     config_file, environment_file = path / "config.json", path / "environment.json"
     before = None
     if is_run(path):  # the config comes last when a folder is made
-        before = {**_flatten(defaults), **_flatten(read_json(config_file))}
+        before = _flatten(read(config_file))
         _check_same(path, before, _flatten(config), resumable_keys)
     elif read_only:
         raise ConfigError(f"There is no run in {path}. Train first, with the same command and --mode=train, or give "
@@ -148,7 +153,7 @@ def _open(path: Path, config: dict, defaults: dict, resumable_keys: Sequence[str
             environment["git"]["diff"] = diff_name
         atomic_write(environment_file, _dump([*starts, environment]))
         if not (path / "README.md").exists():
-            atomic_write(path / "README.md", _readme(path, environment["command"]))
+            atomic_write(path / "README.md", _readme(path, environment["command"], config.get("plugins", ())))
         atomic_write(config_file, _dump(config))
     except BaseException:
         lock.close()
@@ -226,9 +231,10 @@ def command_line() -> str:
     return shlex.join(["python", *program, *sys.argv[1:]])
 
 
-def command(folder: str | os.PathLike, *flags: str) -> str:
-    """A command for a run, as one types it: the run knows its config."""
-    return shlex.join(["python", "-m", "diffusion.main", f"--workdir={folder}", *flags])
+def command(folder: str | os.PathLike, *flags: str, plugins: Sequence[str] = ()) -> str:
+    """A command for a run, as one types it: the run knows its config, but code of the user's is to be named again."""
+    named = [f"--config.plugins={','.join(plugins)}"] if plugins else []
+    return shlex.join(["python", "-m", "diffusion.main", f"--workdir={folder}", *named, *flags])
 
 
 def _git_state(file: Path) -> tuple[dict | None, str]:
@@ -247,7 +253,7 @@ def _git_state(file: Path) -> tuple[dict | None, str]:
     return {"commit": commit, "dirty": bool(changed), "changed": changed[:100]}, diff
 
 
-def _readme(path: Path, made_by: str) -> str:
+def _readme(path: Path, made_by: str, plugins: Sequence[str]) -> str:
     rows, picture = str(path / "metrics.jsonl"), str(path / "loss.png")
     curve = f"from diffusion.io import plots, writers; plots.plot_loss(writers.read_rows({rows!r}), {picture!r})"
     return f"""# Run `{path.resolve().name}`
@@ -269,11 +275,11 @@ The run knows its config: these commands, from the folder where it was started, 
 
 Resume, after a crash or with a longer duration:
 
-    {command(path)} --config.train.duration="..."
+    {command(path, plugins=plugins)} --config.train.duration="..."
 
 Sample:
 
-    {command(path, "--mode=sample", "--num_samples=64")}
+    {command(path, "--mode=sample", "--num_samples=64", plugins=plugins)}
 
 Draw the loss curve at any time:
 

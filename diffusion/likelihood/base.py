@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from diffusion.core.parameterization import Diffusion
 from diffusion.core.processes import Process
 from diffusion.core.time_densities import clean_end
+from diffusion.errors import require
 from diffusion.typing import Array, Cond, Image, Keys, Time
 
 HALF = 1 / 255  # half the distance between two levels of a byte, as numbers in [-1, 1]
@@ -22,7 +23,15 @@ class Estimate(NamedTuple):
 # x0[i] and cond[i] alone.
 Estimator = Callable[[Keys, Diffusion, Image, Cond], Estimate]
 
+# (keys [B], diffusion, x at t_min [B,H,W,C], cond) -> (log p(x) [B] in nats, evaluations of the denoiser [B])
+LogDensity = Callable[[Keys, Diffusion, Image, Cond], tuple[Array, Array]]
+
 
 def ends(process: Process) -> tuple[Time, Time]:
     """The least noisy time and the noisiest, as floats."""
     return clean_end(process), jnp.asarray(process.t_max, float)
+
+
+def check_steps(steps: int) -> None:
+    """Raises FieldError for a number of steps below 1."""
+    require(steps >= 1, "steps", steps, "must be 1 or more.")

@@ -4,11 +4,13 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffusion.core import numerics
 from diffusion.core.parameterization import Diffusion
+from diffusion.core.processes import Process
 from diffusion.core.variational import prior_term, reconstruction_term
-from diffusion.likelihood.base import Estimate, Estimator, ends
+from diffusion.likelihood.base import Estimate, Estimator, check_steps, ends
 from diffusion.typing import Cond, Image, Keys
 
 
@@ -42,3 +44,14 @@ def make_continuous_vlb(samples: int, *, uniform: Literal["log_snr", "time"] = "
                      reconstruction=reconstruction_term(process, x0, eps))
         return Estimate(sum(terms.values()), terms | {"eps_mse": eps_mse.T})
     return estimate
+
+
+def continuous_vlb(*, process: Process, steps: int = 1000) -> Estimator:
+    """The bound in continuous time (Kingma et al. 2021), over log-SNR, or over t where that is infinite."""
+    check_steps(steps)
+    finite = np.isfinite(float(process.log_snr(process.t_max)))
+    return make_continuous_vlb(steps, uniform="log_snr" if finite else "time")
+
+
+ESTIMATORS = {"continuous_vlb": continuous_vlb}
+continuous_vlb.of_chain = False

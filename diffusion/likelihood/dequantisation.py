@@ -15,8 +15,7 @@ import jax.numpy as jnp
 
 from diffusion.core import numerics
 from diffusion.core.processes import Process
-from diffusion.likelihood.base import HALF, Estimate, Estimator, ends
-from diffusion.likelihood.ode import LogDensity
+from diffusion.likelihood.base import HALF, Estimate, Estimator, LogDensity, ends
 from diffusion.typing import Array, Cond, Image, Keys
 
 # (keys [B], process, x0) -> (u [B,H,W,C] within +-1/255, log q(u | x_0) [B] in nats)

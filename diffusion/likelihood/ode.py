@@ -11,12 +11,10 @@ import jax.numpy as jnp
 
 from diffusion.core import numerics
 from diffusion.core.parameterization import Diffusion
-from diffusion.errors import ConfigError
-from diffusion.likelihood.base import ends
+from diffusion.errors import ConfigError, require
+from diffusion.likelihood.base import Estimator, LogDensity, check_steps, ends
+from diffusion.likelihood.dequantisation import dequantized, truncated_normal, uniform
 from diffusion.typing import Array, Cond, Image, Keys, Time
-
-# (keys [B], diffusion, x at t_min [B,H,W,C], cond) -> (log p(x) [B] in nats, evaluations of the denoiser [B])
-LogDensity = Callable[[Keys, Diffusion, Image, Cond], tuple[Array, Array]]
 
 # dynamics(t, x) -> (v, div v [B])
 Dynamics = Callable[[Time, Image], tuple[Array, Array]]
@@ -141,3 +139,25 @@ def make_adaptive(*, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 40
         solve = lambda key, x, cond: one(key, diffusion, x, cond)  # noqa: E731
         return jax.vmap(solve, in_axes=(0, 0, None if cond is None else 0))(keys, x, cond)
     return log_density
+
+
+def ode(*, steps: int = 1000,
+        tolerance: float = 0.0,  # of adaptive steps (1e-5; needs the extra "ode"); 0: equal steps
+        probes: Probes = "rademacher",  # of the trace: rademacher, gaussian (Hutchinson), exact
+        probe_count: int = 1,
+        dequantisation: Literal["uniform", "truncated_normal"] = "uniform",
+        samples: int = 1,        # K of the importance-weighted bound (Burda et al. 2016)
+        ) -> Estimator:
+    """The density of the probability-flow ODE (Song et al. 2021)."""
+    check_steps(steps)
+    require(samples >= 1, "samples", samples, "must be 1 or more.")
+    require(probe_count >= 1, "probe_count", probe_count, "must be 1 or more.")
+    require(tolerance >= 0, "tolerance", tolerance, "must be positive, or 0 for likelihood.steps equal steps.")
+    density = (make_adaptive(rtol=tolerance, atol=tolerance, probes=probes, probe_count=probe_count) if tolerance else
+               make_fixed(steps, probes=probes, probe_count=probe_count))
+    return dequantized(density, {"uniform": uniform, "truncated_normal": truncated_normal}[dequantisation],
+                       samples=samples)
+
+
+ESTIMATORS = {"ode": ode}
+ode.between_times = True

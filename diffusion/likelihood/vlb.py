@@ -1,12 +1,16 @@
 """The variational bound of a chain, term by term: Ho et al. (2020), Eqs. 5 and 13, and its rate and distortion."""
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.core import numerics
+from diffusion.core import grids, numerics
 from diffusion.core.parameterization import Diffusion
-from diffusion.core.variational import Variance, prior_term, vlb_of_prediction
-from diffusion.likelihood.base import Estimate, Estimator
+from diffusion.core.processes import Process
+from diffusion.core.variational import Variance, prior_term, variance_of, vlb_of_prediction
+from diffusion.errors import require
+from diffusion.likelihood.base import Estimate, Estimator, check_steps
 from diffusion.typing import Cond, Image, Keys
 
 
@@ -59,3 +63,24 @@ def rate_distortion(prior: float, vlb: np.ndarray, x0_mse: np.ndarray) -> tuple[
     """
     rate = prior + np.concatenate([[0.0], np.cumsum(vlb)])
     return rate, np.append(127.5 * np.sqrt(x0_mse), 0.0)
+
+
+def vlb(*, process: Process,
+        steps: int = 1000,  # times of the chain; draws of continuous_vlb; steps of ode without tolerance
+        variance: Literal["large", "small", "learned_range", "mixed"] = "large",  # as sample.variance of ancestral
+        variance_share: float = 0.2,  # mixed: of the large one, in logarithms
+        ) -> Estimator:
+    """The variational bound of the model's chain, or of a respaced one (Ho et al. 2020)."""
+    check_steps(steps)
+    require(steps <= process.t_max, "steps", steps, f"must be at most {process.t_max}, the number of the model's "
+            "times: the chain of all of them, or a respaced one.")
+    return make_vlb(chain_of(process, steps), variance=variance_of(variance, variance_share))
+
+
+def chain_of(process: Process, steps: int) -> np.ndarray:
+    """The steps [S, 2] of the bound: the model's chain, or a respaced one."""
+    return grids.pairs(grids.linspace(process.t_max, steps))
+
+
+ESTIMATORS = {"vlb": vlb}
+vlb.of_chain = True

@@ -1,12 +1,13 @@
 """DiT, the transformer with adaLN-Zero (Peebles & Xie 2023, "Scalable Diffusion Models with Transformers")."""
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.networks.layers import rematerialised, sinusoidal_embedding
+from diffusion.errors import require
+from diffusion.networks.layers import check_channels, rematerialised, sinusoidal_embedding
 from diffusion.typing import Array, Cond, Image, Keys
 
 FREQUENCIES = 256  # of the embedding of the time, sines and cosines
@@ -19,11 +20,11 @@ SHARDING = (
 
 
 class DiT(nn.Module):
-    """F(x, c_noise, cond): [B,H,W,C_in] -> [B,H,W,out_channels], float32 at least.
+    """The diffusion transformer with adaLN-Zero (Peebles & Xie 2023).
 
-    The defaults are DiT-S/2's. As in the authors' code (facebookresearch/DiT), the image is cut into patches with fixed
-    positions, each block is modulated by the time and the label, and what adds to the image's features starts at zero,
-    as does the output.
+    F(x, c_noise, cond): [B,H,W,C_in] -> [B,H,W,out_channels], float32 at least. The defaults are DiT-S/2's. As in the
+    authors' code (facebookresearch/DiT), the image is cut into patches with fixed positions, each block is modulated by
+    the time and the label, and what adds to the image's features starts at zero, as does the output.
     """
     channels: int = 384                         # of a token
     depth: int = 12                             # blocks
@@ -32,8 +33,21 @@ class DiT(nn.Module):
     mlp_ratio: float = 4.0                      # width of the MLPs / channels
     num_classes: int = 0                        # 0: unconditional; else cond is [B] int32 labels below it
     out_channels: int = 3
-    dtype: Any = jnp.float32                    # of the computation; parameters are float32
-    remat: str = "none"                         # what the gradient computes again: none, light, full
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
+    remat: Literal["none", "light", "full"] = "none"
+    sharding = SHARDING
+
+    def check(self, height: int) -> None:
+        """Raises FieldError for fields that do not fit images of this height, or one another."""
+        check_channels(self.channels)
+        require(self.channels % 4 == 0, "channels", self.channels, "must be a multiple of 4: a position is sines and "
+                "cosines of its row and column.")
+        require(self.depth >= 1, "depth", self.depth, "must be 1 or more.")
+        require(self.heads >= 1 and self.channels % self.heads == 0, "heads", self.heads,
+                f"must divide network.channels = {self.channels}.")
+        require(self.patch >= 1 and height % self.patch == 0, "patch", self.patch,
+                f"must divide the {height} pixels of an image's side (config.data.size).")
+        require(self.mlp_ratio > 0, "mlp_ratio", self.mlp_ratio, "must be positive (Peebles & Xie 2023: 4).")
 
     @nn.compact
     def __call__(self, x: Image, c_noise: Array, cond: Cond = None, keys: Keys | None = None) -> Array:
@@ -115,3 +129,6 @@ def positions(channels: int, rows: int, columns: int) -> np.ndarray:
     row, column = (grid.ravel().astype(float) for grid in np.meshgrid(np.arange(rows), np.arange(columns),
                                                                       indexing="ij"))
     return np.concatenate([of(column), of(row)], axis=1)
+
+
+NETWORKS = {"dit": DiT}

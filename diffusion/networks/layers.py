@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.errors import require
 from diffusion.typing import Array, Keys
 
 REMATS = {"none", "light", "full"}
@@ -51,6 +52,11 @@ def sinusoidal_embedding(c_noise: Array, dim: int, *, freq_shift: float = 1.0, c
     angles = c_noise.astype(jnp.float32)[:, None] * frequencies[None, :]
     parts = (jnp.cos(angles), jnp.sin(angles)) if cos_first else (jnp.sin(angles), jnp.cos(angles))
     return jnp.pad(jnp.concatenate(parts, axis=-1), ((0, 0), (0, dim % 2)))
+
+
+def check_channels(channels: int) -> None:
+    """Raises FieldError for a width that the embeddings cannot have."""
+    require(channels >= 2, "channels", channels, "must be at least 2: embeddings are half sines and half cosines.")
 
 
 class FourierEmbedding(nn.Module):

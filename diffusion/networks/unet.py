@@ -1,9 +1,10 @@
 """The U-Net of Ho et al. (2020) in its exact structure, and its published variants as options of it."""
-from typing import Any
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from diffusion.errors import require
 from diffusion.networks.layers import (
     Attention,
     Downsample,
@@ -11,6 +12,7 @@ from diffusion.networks.layers import (
     ResBlock,
     Style,
     Upsample,
+    check_channels,
     double,
     halve,
     rematerialised,
@@ -26,15 +28,18 @@ SHARDING = (
 )
 
 
-class UNet(nn.Module):
-    """F(x, c_noise, cond): [B,H,W,C_in] -> [B,H,W,out_channels], float32 at least.
+RESAMPLERS = ("conv", "resblock")
 
-    The defaults are "Denoising Diffusion Probabilistic Models", Appendix B, with the 35,746,307 parameters of its
-    CIFAR-10 model; the options after them are the variants of Improved DDPM (Nichol & Dhariwal 2021), ADM (Dhariwal &
-    Nichol 2021) and diffusers' UNet2DModel. Each level halves H and W; a level has `blocks` residual blocks going down
-    and `blocks + 1` going up, each followed by attention where the feature map is one of `attention_resolutions` rows
-    high. The last convolution, the second one of each block and the output of each attention start at zero, so that the
-    network starts as the zero function.
+
+class UNet(nn.Module):
+    """The U-Net of Ho et al. (2020) and its published variants.
+
+    F(x, c_noise, cond): [B,H,W,C_in] -> [B,H,W,out_channels], float32 at least. The defaults are "Denoising Diffusion
+    Probabilistic Models", Appendix B, with the 35,746,307 parameters of its CIFAR-10 model; the options after them are
+    the variants of Improved DDPM (Nichol & Dhariwal 2021), ADM (Dhariwal & Nichol 2021) and diffusers' UNet2DModel.
+    Each level halves H and W; a level has `blocks` residual blocks going down and `blocks + 1` going up, each followed
+    by attention where the feature map is one of `attention_resolutions` rows high. The last convolution, the second
+    one of each block and the output of each attention start at zero, so that the network starts as the zero function.
     """
     channels: int = 128                         # of the first level
     multipliers: tuple[float, ...] = (1, 2, 2, 2)  # channels of each level / `channels`
@@ -45,26 +50,85 @@ class UNet(nn.Module):
     head_channels: int = 0                      # ... or, if not 0, the channels of one head; as many as there is room
     groups: int = 32                            # of the group normalisation; must divide the channels of all levels
     norm_epsilon: float = 1e-6                  # of the group normalisation
-    activation: str = "swish"                   # of the blocks; the embedding and the output have swish
+    activation: Literal["swish", "relu", "gelu", "mish"] = "swish"  # of the blocks alone
     dropout: float = 0.0                        # probability of dropping, in each residual block
     scale_shift: bool = False                   # the embedding scales and shifts (Improved DDPM) or only shifts
     downsample: tuple[str, ...] = ("conv",)     # of each level or one for all: conv, resblock
     upsample: tuple[str, ...] = ("conv",)       # by the level it starts from, the highest first
     pad_around: bool = False                    # a conv downsample pads all around, or after the last row and column
-    middle: str = "attention"                   # attention (between two blocks), plain (two blocks), none
+    middle: Literal["attention", "plain", "none"] = "attention"  # attention between two blocks, plain: two blocks
     middle_divisor: float = 1.0                 # of the sums of the middle's blocks
     middle_groups: int | None = None            # of its attention's normalisation; None: `groups`, 0: not normalised
-    embedding: str = "positional"               # of c_noise: positional, fourier (then F is also divided by c_noise),
-                                                # learned (a row of a table for each whole one)
-    embedding_rows: int = 0                     # learned: of c_noise 0 .. this - 1
+    embedding: Literal["positional", "fourier", "learned"] = "positional"  # of the time: positional; fourier, for noise
+                                                # levels above 0 alone (then F is also divided by them); learned, a row
+                                                # of a table for each whole time
+    embedding_rows: int = 0                     # learned: of times 0 .. this - 1 (diffusers: num_train_timesteps)
     embedding_channels: int = 0                 # 0: 4 * channels
     freq_shift: float = 1.0                     # positional: see `sinusoidal_embedding`
     cos_first: bool = False                     # cosines before sines
     center_input: bool = False                  # x -> 2x - 1
     num_classes: int = 0                        # 0: unconditional; else cond is [B] int32 labels below it
     out_channels: int = 3
-    dtype: Any = jnp.float32                    # of the computation; parameters are float32
-    remat: str = "none"                         # what the gradient computes again: none, light, full
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
+    remat: Literal["none", "light", "full"] = "none"  # what the gradient computes again instead of keeping it: in
+                                                # each block all but convolutions and matrix products, or each block
+    sharding = SHARDING
+
+    def check(self, height: int) -> None:
+        """Raises FieldError for fields that do not fit images of this height, or one another."""
+        check_channels(self.channels)
+        require(self.blocks >= 1, "blocks", self.blocks, "each level needs at least one residual block.")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "is a probability below 1.")
+        require(self.norm_epsilon > 0, "norm_epsilon", self.norm_epsilon, "must be positive (Ho et al. 2020: 1e-6).")
+        require(self.middle_divisor > 0, "middle_divisor", self.middle_divisor, "must be positive; 1 changes nothing.")
+        require(self.embedding_channels >= 0, "embedding_channels", self.embedding_channels, "must not be negative.")
+        require(self.embedding_rows >= 0 and (self.embedding_rows > 0) == (self.embedding == "learned"),
+                "embedding_rows", self.embedding_rows, "is the number of times of network.embedding = 'learned', and 0 "
+                "for the others.")
+        require(self.freq_shift < self.channels // 2, "freq_shift", self.freq_shift, "must be below half of "
+                "network.channels.")
+        self.check_levels(height)
+
+    def check_levels(self, height: int) -> None:
+        """`check`, of the levels, their widths and their attention."""
+        channels, multipliers, levels = self.channels, self.multipliers, len(self.multipliers)
+        require(levels >= 1, "multipliers", multipliers, "needs a number for each level, at least one.")
+        widths = [round(channels * m) for m in multipliers]
+        require(all(abs(w - channels * m) < 1e-6 * w for w, m in zip(widths, multipliers)), "multipliers", multipliers,
+                f"times network.channels = {channels} must be whole numbers.")
+        for key in ("downsample", "upsample"):
+            kinds = getattr(self, key)
+            require(len(kinds) in (1, levels), key, kinds, f"needs one kind, or one for each of {levels} levels.")
+            for kind in kinds:
+                require(kind in RESAMPLERS, key, kind, f"is not known. It can be one of: {', '.join(RESAMPLERS)}.")
+        require(height % 2**(levels - 1) == 0, "multipliers", multipliers, f"{levels} levels halve the image "
+                f"{levels - 1} times, which {height} pixels (config.data.size) do not allow. Use fewer levels or "
+                "another size.")
+        heights, attended = [height // 2**i for i in range(levels)], set()
+        for key in ("attention_resolutions", "up_attention_resolutions"):
+            chosen = getattr(self, key) or ()
+            require(set(chosen) <= set(heights), key, chosen, "no level has feature maps of that height; they are "
+                    f"{heights}.")
+            attended |= {w for w, of_level in zip(widths, heights) if of_level in chosen}
+        attended |= {widths[-1]} if self.middle == "attention" else set()
+        require(self.groups >= 1 and all(w % self.groups == 0 for w in widths), "groups", self.groups,
+                f"must divide the channels of all levels, {widths}.")
+        require(self.heads >= 1 and all(w % self.heads == 0 for w in attended), "heads", self.heads,
+                f"must divide the channels of all levels with attention, {sorted(attended)}.")
+        require(0 <= self.head_channels <= min(attended, default=self.head_channels), "head_channels",
+                self.head_channels, f"must be 0 or at most the channels of any level with attention, "
+                                                                                                             f"{sorted(attended)}.")
+        require(self.middle_groups is None or (self.middle_groups >= 0 and widths[-1] % (self.middle_groups or 1) == 0),
+                "middle_groups", self.middle_groups, f"must divide the {widths[-1]} channels of the middle, or be 0.")
+
+    def check_times(self, *, whole: bool, largest: float, positive: bool) -> None:
+        """Raises FieldError where the embedding cannot be told times that are `whole` numbers or not, `positive` or
+        not, and up to `largest`."""
+        require(self.embedding != "fourier" or positive, "embedding", "fourier", "takes the logarithm of the noise "
+                "level, which process.name=ve tells the network; the times of others begin at 0.")
+        require(self.embedding != "learned" or whole and largest < self.embedding_rows, "embedding", "learned", "has a "
+                f"row for each of {self.embedding_rows} whole times (network.embedding_rows): it goes with a table of "
+                "betas of no more steps, without process.rescale_times and sample.between_times.")
 
     @nn.compact
     def __call__(self, x: Image, c_noise: Array, cond: Cond = None, keys: Keys | None = None) -> Array:
@@ -134,3 +198,6 @@ class UNet(nn.Module):
         if self.num_classes:
             emb += nn.Embed(self.num_classes, channels, dtype=self.dtype, name="labels")(cond)
         return emb
+
+
+NETWORKS = {"unet": UNet}

@@ -95,8 +95,9 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
     data = data_statistics(config)
 
     longest = getattr(model.process, "t_max", 1.0)
-    finest = int(longest) if config.process.name in build.SCHEDULES else 1000
-    reference, (finest_grid,) = build_cell(config_lib.override(config, {"sample.eta": 0.0}), model, "ddim", [finest])
+    finest = int(longest) if model.process.discrete else 1000
+    exact_chain = config_lib.override(config, {"sample.solver": "ddim", "sample.eta": 0.0})
+    reference, (finest_grid,) = build_cell(exact_chain, model, "ddim", [finest])
     rows = min(config.sample.batch_size, sharding.fill(num_samples, model.mesh))
     classes = build.classes(config, model)
 
@@ -159,8 +160,7 @@ def build_cell(config: ConfigDict, model: "build.Model", solver: str, counts: li
     """(sampler, its grid by the parameters for each number of steps)."""
     from diffusion import build
     from diffusion import config as config_lib
-    eta = {} if solver in build.WITH_ETA else {"sample.eta": None}
-    of = lambda count: config_lib.override(config, {"sample.solver": solver, "sample.steps": count, **eta})  # noqa: E731
+    of = lambda count: config_lib.override(config, {"sample.solver": solver, "sample.steps": count})  # noqa: E731
     grids = [build.grid_of(of(count), model) for count in counts]
     return build.sampler(of(counts[0]), model), grids
 

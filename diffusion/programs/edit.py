@@ -155,7 +155,7 @@ def make(config: ConfigDict, model: "build.Model", settings: Settings, params: A
 
     forwards = build.sampler(config, model)
     if settings.task == "vary":
-        target = build.along(config.sample, model.process)  # or the model's own, which may be learned
+        target = build.sampling_process(config.sample, model.process)  # or the model's own, which may be learned
         process = lambda params: model.process_of(params) if target is model.process else target  # noqa: E731
         start = jax.jit(lambda params, known, t, keys: tasks.start(process(params), known, t, keys))
 

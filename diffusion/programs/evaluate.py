@@ -47,7 +47,7 @@ def evaluate(config: ConfigDict, workdir: Path, source: str | None, *, seed: int
     from diffusion.programs import evaluation
     if source is None:
         run_folder.open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, read_only=True,
-                            defaults=config_lib.defaults())
+                            adopt=config_lib.adopt_dict)
     check_can_be_written(out / "evaluations.png")
     steps: list[int | None] = [step]
     if all_checkpoints:

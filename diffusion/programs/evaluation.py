@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion import build
-from diffusion.build.rules import need
+from diffusion.build.rules import require_key
 from diffusion.data.sources import Source, take
 from diffusion.errors import ConfigError, DataError
 from diffusion.generate import labels_of
@@ -95,10 +95,11 @@ class Drawing:
 def load_extractor(config: ConfigDict) -> extractors.Extractor:
     """That of config.evaluate. Raises ConfigError for any key of that which cannot be."""
     c = config.evaluate
-    need(c.images >= values.MINIMUM, "evaluate.images", c.images, f"must be {values.MINIMUM} or more; papers take "
-         "50,000.")
-    need(c.reference_images >= 0, "evaluate.reference_images", c.reference_images, "must not be negative; 0: all.")
-    need(c.keep >= values.MINIMUM_KEPT, "evaluate.keep", c.keep, f"must be {values.MINIMUM_KEPT} or more.")
+    require_key(c.images >= values.MINIMUM, "evaluate.images", c.images, f"must be {values.MINIMUM} or more; papers "
+         "take 50,000.")
+    require_key(c.reference_images >= 0, "evaluate.reference_images", c.reference_images, "must not be negative; 0: "
+                "all.")
+    require_key(c.keep >= values.MINIMUM_KEPT, "evaluate.keep", c.keep, f"must be {values.MINIMUM_KEPT} or more.")
     values.check_names(c.metrics)
     extractor = extractors.load(c.extractor, c.weights, mode=c.resize, other_weights=c.other_weights)
     found = outputs(extractor)
@@ -158,7 +159,7 @@ def features_of(config: ConfigDict, model: build.Model, extractor: extractors.Ex
 def sampling(config: ConfigDict, model: str | Path, step: int | None) -> dict:
     """What a record says of how its samples were drawn; step: of the run's checkpoint."""
     return {"model": str(model), "checkpoint": step, "weights": "average", "ema": config.ema.to_dict(),
-            "sampler": config.sample.to_dict(), "network_dtype": config.network.dtype}
+            "sampler": config.sample.to_dict(), "network_dtype": config.network.get("dtype", "float32")}
 
 
 LOWER_IS_BETTER = ("fid", "fd", "sfid", "sfd", "kid", "kd", "duplicates", "repeated", "closer")

@@ -50,7 +50,7 @@ def likelihood(config: ConfigDict, workdir: Path, source: str | None = None, *, 
     with Progress(count, unit="image") as progress:
         found = evaluator(params, lambda indices: take(images_of, indices), count, progress.update)
     found = {**found, "estimator": config.likelihood.to_dict(), "data": config.data.to_dict(), "seed": seed,
-             "variance": config.sample.variance, "clip": config.sample.clip}
+             "clip": config.sample.clip}
     if config.likelihood.estimator == "vlb":
         prior, vlb, x0_mse = (np.array(found["terms"][name]["mean"], float) for name in ("prior", "vlb", "x0_mse"))
         rate, distortion = rate_distortion(prior, vlb, x0_mse)

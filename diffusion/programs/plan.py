@@ -189,9 +189,9 @@ def nearest_that_fits(config: ConfigDict, devices: Sequence, chip: Chip | None) 
 def smaller(config: ConfigDict, devices: int):
     """Settings in the order of `nearest_that_fits`."""
     light, full = {"network.remat": "light"}, {"network.remat": "full"}
-    if config.network.remat == "none":
+    if config.network.get("remat") == "none":
         yield light
-    if config.network.remat != "full":
+    if config.network.get("remat", "full") != "full":
         yield full
     if config.mesh.fsdp == 1 and devices > 1:
         yield full | {"mesh.data": 1, "mesh.fsdp": devices // config.mesh.tensor}

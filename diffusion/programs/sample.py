@@ -55,7 +55,7 @@ def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_
     from diffusion.io.run_folder import open_run
     if source is None:
         open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, read_only=True,
-                 defaults=config_lib.defaults())
+                 adopt=config_lib.adopt_dict)
     model, read = pretrained.open_model(config, source or workdir, checkpoint=step)
     generate = build.generate(config, model, classes)
     for note in advice.of_sampling(config):

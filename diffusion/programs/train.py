@@ -75,7 +75,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
         weights = source.params(pretrained.shared(config, source.config, model.abstract_params))
     extractor = evaluation.load_extractor(config) if parts.plan.evaluate_every else None
     run = run_folder.open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS,
-                               defaults=config_lib.defaults())
+                               adopt=config_lib.adopt_dict)
     plan = parts.plan
     with Checkpoints(run.checkpoints, **parts.retention, say=say) as checkpoints:
         if (restored := checkpoints.restore_newest(parts.abstract_state, parts.data)) is not None:
@@ -110,7 +110,8 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
         if finished:
             if not (run.path / "effective_weight.json").exists():
                 draw_curves(run, parts)
-            longer = run_folder.command(run.path, f"--config.train.duration={2 * clock.step} steps")
+            longer = run_folder.command(run.path, f"--config.train.duration={2 * clock.step} steps",
+                                        plugins=config.plugins)
             say(f"{run.path} is finished: {clock.step:,} of {plan.total:,} steps are done. To go on, lengthen "
                 f"config.train.duration:\n  {longer}")
             return
@@ -146,7 +147,7 @@ trained {plan.total:,} steps in {duration(clock.seconds)}; in {run.path}:
   loss.png, loss_by_noise.png   the loss curve, and the loss by noise level
   effective_weight.png   how much each noise level counts in the loss
 Next, draw more of them, or look at README.md there:
-  {run_folder.command(run.path, "--mode=sample", "--num_samples=256")}""")
+  {run_folder.command(run.path, "--mode=sample", "--num_samples=256", plugins=config.plugins)}""")
 
 
 def picture_of(run: "RunFolder", step: int) -> Path:

@@ -6,20 +6,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.core.parameterization import Diffusion
-from diffusion.errors import ConfigError
+from diffusion.errors import ConfigError, require
+from diffusion.samplers.base import Solver
 from diffusion.typing import Array, Cond, Image, Keys, Time
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptiveODE:
+class AdaptiveODE(Solver):
     """Dormand and Prince's method of order 5(4), "RK45" (Song et al. 2021, Appendix D.4: rtol = atol = 1e-5).
 
     A row (t, t_next) of the grid is integrated whole; one that ends at 0 is what the denoiser says, x_0. Each example
     has its own steps, so that it is the same in any batch; the batch runs until its slowest is done. NaN where an
     example takes more than max_steps. The carry counts evaluations [B]. Raises ConfigError without diffrax.
     """
-    tolerance: float = 1e-5
-    max_steps: int = 4096
+    tolerance: float = 1e-5  # relative and absolute
+    between_times = adaptive = True
+    max_steps = 4096
+
+    def __post_init__(self):
+        require(self.tolerance > 0, "tolerance", self.tolerance, "must be positive (adaptive_ode, Song et al. 2021: "
+                "1e-5; adaptive_sde, Jolicoeur-Martineau et al. 2021: 0.01 to 0.5).")
 
     def init(self, x: Image) -> Array:
         return jnp.zeros(len(x), jnp.int32)
@@ -56,3 +62,6 @@ class AdaptiveODE:
 
     def evaluations(self, steps: np.ndarray, carry: Array) -> float:
         return float(np.mean(carry))
+
+
+SOLVERS = {"adaptive_ode": AdaptiveODE}

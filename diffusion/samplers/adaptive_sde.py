@@ -9,6 +9,8 @@ import numpy as np
 from diffusion.core import numerics
 from diffusion.core.numerics import expand, mean_flat
 from diffusion.core.parameterization import Diffusion
+from diffusion.errors import require
+from diffusion.samplers.base import Solver
 from diffusion.typing import Array, Cond, Image, Keys, Time
 
 
@@ -23,7 +25,7 @@ class Path(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptiveSDE:
+class AdaptiveSDE(Solver):
     """Euler-Maruyama's step x' and the stochastic Heun step x'', with the same noise (Algorithm 1).
 
     x'' is taken where the error |x' - x''| / max(absolute, relative max(|x'|, |x'_before|)), its root mean square over
@@ -40,6 +42,8 @@ class AdaptiveSDE:
     safety: float = 0.9
     exponent: float = 0.9
     max_steps: int = 4096
+    between_times = adaptive = True
+    from_pure_noise = False
 
     def init(self, x: Image) -> Array:
         return jnp.zeros(len(x), jnp.int32)
@@ -87,3 +91,12 @@ class AdaptiveSDE:
 
     def evaluations(self, steps: np.ndarray, carry: Array) -> float:
         return float(np.mean(carry))
+
+
+def adaptive_sde(*, tolerance: float = 0.02) -> AdaptiveSDE:
+    """The reverse SDE with steps of each example's own (Jolicoeur-Martineau et al. 2021), by its relative tolerance."""
+    require(tolerance > 0, "tolerance", tolerance, "must be positive (Jolicoeur-Martineau et al. 2021: 0.01 to 0.5).")
+    return AdaptiveSDE(relative=tolerance)
+
+
+SOLVERS = {"adaptive_sde": adaptive_sde}

@@ -1,25 +1,24 @@
 """Ancestral sampling: Ho et al. (2020), Algorithm 2."""
 from dataclasses import dataclass
+from typing import Literal
 
 import jax.numpy as jnp
-import numpy as np
 
 from diffusion.core import numerics, variational
 from diffusion.core.parameterization import Diffusion
 from diffusion.core.variational import Variance
+from diffusion.samplers.base import Solver
 from diffusion.typing import Cond, Image, Keys, Time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ancestral:
+class Ancestral(Solver):
     """x_s ~ N(posterior mean of q(x_s | x_t, x_0_hat), variance), and the mean alone at s = 0.
 
     The variance is that of `variational.reverse_log_variance`, for any s < t, so that it serves respaced grids.
     """
     variance: Variance = "large"
-
-    def init(self, x: Image):
-        return ()
+    once_a_step = correctable = True
 
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
         process, denoise = diffusion
@@ -30,5 +29,15 @@ class Ancestral:
         std = jnp.where(t_next > 0, jnp.exp(log_variance / 2), 0)
         return carry, mean + std * numerics.normal(keys, x.shape[1:], x.dtype)
 
-    def evaluations(self, steps: np.ndarray, carry) -> float:
-        return len(steps)
+
+def ancestral(*,
+              variance: Literal["large", "small", "learned_range", "mixed"] = "large",  # large (beta_t), small
+                                         # (beta-tilde_t), learned_range (between them by the network), mixed (between
+                                         # them by variance_share)
+              variance_share: float = 0.2,  # mixed: of the large one, in logarithms (Hoogeboom et al. 2023)
+              ) -> Ancestral:
+    """Ancestral sampling (Ho et al. 2020, Algorithm 2)."""
+    return Ancestral(variance=variational.variance_of(variance, variance_share))
+
+
+SOLVERS = {"ancestral": ancestral}

@@ -1,11 +1,12 @@
 """The solver contract and the driver that runs the steps of a time grid in one compiled loop."""
-from typing import Any, Protocol
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.core import numerics
+from diffusion.core import grids, numerics
 from diffusion.core.parameterization import Diffusion
 from diffusion.core.processes import Process
 from diffusion.typing import Array, Cond, Image, Keys, Time
@@ -13,21 +14,37 @@ from diffusion.typing import Array, Cond, Image, Keys, Time
 Carry = Any  # what a multistep solver remembers; () for a one-step solver
 
 
-class Solver(Protocol):
+class Solver:
     """One way to go from x at t to x at t_next < t. Times are scalars; keys [B] are fresh at each step.
 
-    Members are frozen dataclasses of their settings; the process and the denoiser come with each step.
+    Members are frozen dataclasses of their settings; the process and the denoiser come with each step. The class
+    attributes are what a member is able to do.
     """
+    once_a_step = False     # asks the denoiser once a step, at the step's own x and t
+    correctable = False     # a Langevin corrector may move x between its steps
+    between_times = False   # asks for times between those of the grid
+    adaptive = False        # chooses its own steps between the times of the grid
+    from_pure_noise = True  # can start where nothing of the data is left
+    largest_level = math.inf  # the noise level from which it can start at most
 
     def init(self, x: Image) -> Carry:
-        """The carry before the first step."""
+        """The carry before the first step; () for a one-step solver."""
+        return ()
 
     def step(self, carry: Carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys,
              cond: Cond) -> tuple[Carry, Image]:
         """x at t_next. At t_next = 0 it returns the solver's estimate of the data, without noise."""
+        raise NotImplementedError
 
     def evaluations(self, steps: np.ndarray, carry: Carry) -> float:
-        """Calls of the denoiser for an image by all of `steps` [S, 2], after which the carry is `carry`."""
+        """Calls of the denoiser for an image by all of `steps` [S, 2], after which the carry is `carry`; one a step
+        unless a member says otherwise."""
+        return len(steps)
+
+    def pair_times(self, times: np.ndarray, t_max: int) -> np.ndarray:
+        """The steps [S, 2] of a chain's falling times [S], of 1 .. t_max: each ends where the next begins, and the last
+        at the data."""
+        return grids.pairs(times)
 
 
 def draw_prior(process: Process, t: Time, keys: Keys, shape: tuple[int, ...]) -> Array:

@@ -2,15 +2,15 @@
 from dataclasses import dataclass
 
 import jax.numpy as jnp
-import numpy as np
 
 from diffusion.core import numerics
 from diffusion.core.parameterization import Diffusion
+from diffusion.samplers.base import Solver
 from diffusion.typing import Cond, Image, Keys, Time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Consistency:
+class Consistency(Solver):
     """x_0 of x, then fresh noise on it: x_s = alpha_s x_0 + sigma_s z.
 
     The denoiser is a consistency model: its x_0 is the end of the ODE, not a mean (with a mean, too little of the
@@ -19,9 +19,6 @@ class Consistency:
     "Latent Consistency Models").
     """
     at_t_min: bool = True
-
-    def init(self, x: Image):
-        return ()
 
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
         process, denoise = diffusion
@@ -32,5 +29,10 @@ class Consistency:
             alpha, std = alpha / process.alpha(start), std * jnp.sqrt(share)
         return carry, alpha * x0 + std * numerics.normal(keys, x.shape[1:], x.dtype)
 
-    def evaluations(self, steps: np.ndarray, carry) -> float:
-        return len(steps)
+
+def consistency() -> Consistency:
+    """Multistep sampling of a consistency model (Song et al. 2023, Algorithm 1)."""
+    return Consistency()
+
+
+SOLVERS = {"consistency": consistency}

@@ -1,7 +1,6 @@
 """DEIS: Zhang & Chen (2023), "Fast Sampling of Diffusion Models with Exponential Integrator"."""
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Literal
 
 from diffusion.core.parameterization import Diffusion
 from diffusion.samplers import multistep
@@ -9,14 +8,14 @@ from diffusion.typing import Cond, Image, Keys, Time
 
 
 @dataclass(frozen=True, kw_only=True)
-class DEIS:
+class DEIS(multistep.Multistep):
     """tAB-DEIS of global order `order` (Eqs. 14-15), eps a polynomial in the logarithm of rho = sigma / alpha.
 
     The paper's variable is t, which for the VP SDE's linear beta is near log(rho); diffusers' is this one ("logrho").
     Order 1 is DDIM.
     """
     order: int = 3
-    reach: float = np.inf
+    once_a_step = True
 
     def init(self, x: Image):
         return multistep.init(x, self.order)
@@ -25,5 +24,10 @@ class DEIS:
         return multistep.step(carry, x, t, t_next, diffusion, keys, cond, predictor=self.order, corrector=0, data=False,
                               reach=self.reach)
 
-    def evaluations(self, steps: np.ndarray, carry) -> float:
-        return len(steps)
+
+def deis(*, order: Literal[1, 2, 3, 4] = 3, reach: float = 4.0, end: Literal[0, 1] = 0) -> DEIS:
+    """DEIS (Zhang & Chen 2023), exponential integration of eps, multistep."""
+    return DEIS(order=order, reach=reach, end=end)
+
+
+SOLVERS = {"deis": deis}

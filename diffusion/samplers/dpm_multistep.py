@@ -1,19 +1,20 @@
 """Multistep DPM-Solver++ of the diffusion ODE and SDE: Lu et al. (2022b), Algorithm 2, and k-diffusion's SDE forms."""
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
 import jax.numpy as jnp
-import numpy as np
 
 from diffusion.core import numerics
 from diffusion.core.parameterization import Diffusion
+from diffusion.errors import require
 from diffusion.samplers import multistep
 from diffusion.samplers.history import History, empty, push
 from diffusion.typing import Cond, Image, Keys, Time
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPMSolverMultistep:
+class DPMSolverMultistep(multistep.Multistep):
     """DPM-Solver++(2M) and (3M), and with eta > 0 their SDE forms, at one evaluation a step.
 
     With h the step in lambda / 2 and k = (1 + eta) h: x_next = sigma_next/sigma e^(-eta h) x + alpha_next ((1 - e^-k)
@@ -25,7 +26,7 @@ class DPMSolverMultistep:
     order: Literal[1, 2, 3] = 2
     eta: float = 0.0
     kind: Literal["midpoint", "heun"] = "midpoint"
-    reach: float = np.inf
+    once_a_step = True
 
     def init(self, x: Image) -> History:
         return empty(x, self.order)
@@ -69,5 +70,26 @@ class DPMSolverMultistep:
         change = jnp.where(usable(2), third_order, second_order * newest)
         return history, result + alpha * change
 
-    def evaluations(self, steps: np.ndarray, carry) -> float:
-        return len(steps)
+
+def multistep_ode(*,
+                  order: Literal[1, 2, 3] = 2,  # of accuracy, for a smooth denoiser
+                  solver_type: Literal["midpoint", "heun"] | None = None,  # None: heun, as in k-diffusion's 3M SDE, for
+                                                                           # order 3, and else midpoint
+                  reach: float = 4.0,  # the order falls where a step in log-SNR is this many times the one before, or
+                                       # is long; inf: never, as in the papers' code
+                  end: Literal[0, 1] = 0,
+                  ) -> DPMSolverMultistep:
+    """Multistep DPM-Solver++ of the diffusion ODE (Lu et al. 2022b)."""
+    return DPMSolverMultistep(order=order, kind=solver_type or ("heun" if order == 3 else "midpoint"), reach=reach,
+                              end=end)
+
+
+def multistep_sde(*, order: Literal[1, 2, 3] = 2, solver_type: Literal["midpoint", "heun"] | None = None,
+                  reach: float = 4.0, end: Literal[0, 1] = 0, eta: float = 1.0) -> DPMSolverMultistep:
+    """Multistep DPM-Solver++ of the diffusion SDE (Lu et al. 2022b)."""
+    require(0 <= eta <= 1, "eta", eta, "must lie in [0, 1]: 0 is deterministic, 1 has all the noise of the reverse "
+            "SDE.")
+    return dataclasses.replace(multistep_ode(order=order, solver_type=solver_type, reach=reach, end=end), eta=eta)
+
+
+SOLVERS = {"dpm_solver++m": multistep_ode, "dpm_solver++sde": multistep_sde}

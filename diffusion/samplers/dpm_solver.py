@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.core.parameterization import Diffusion
+from diffusion.samplers.base import Solver
+from diffusion.samplers.multistep import check_reach
 from diffusion.typing import Array, Cond, Image, Keys, Time
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPMSolver:
+class DPMSolver(Solver):
     """DPM-Solver-k (predict "eps": Lu et al. 2022a, Algorithms 1-2) and DPM-Solver++(kS) ("x0": 2022b, Algorithm 1).
 
     A step of h in lambda / 2 takes `order` evaluations: order 1 is DDIM, order 2 has one in the middle, order 3 at 1/3
@@ -63,3 +65,17 @@ class DPMSolver:
 
     def evaluations(self, steps: np.ndarray, carry: Array) -> float:
         return int(carry)
+
+
+def dpm_solver(*, order: Literal[1, 2, 3] = 2, reach: float = 4.0) -> DPMSolver:
+    """DPM-Solver, single-step, of eps (Lu et al. 2022a)."""
+    check_reach(reach)
+    return DPMSolver(order=order, predict="eps", reach=reach)
+
+
+def dpm_solver_plus_plus(*, order: Literal[1, 2, 3] = 2) -> DPMSolver:
+    """DPM-Solver++, single-step, of x_0 (Lu et al. 2022b)."""
+    return DPMSolver(order=order, predict="x0")
+
+
+SOLVERS = {"dpm_solver": dpm_solver, "dpm_solver++": dpm_solver_plus_plus}

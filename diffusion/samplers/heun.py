@@ -8,11 +8,13 @@ import numpy as np
 
 from diffusion.core import numerics
 from diffusion.core.parameterization import Diffusion
+from diffusion.errors import require
+from diffusion.samplers.base import Solver
 from diffusion.typing import Array, Cond, Image, Keys, Time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heun:
+class Heun(Solver):
     """EDM, Algorithm 2, on any process, which gives its schedule and scaling (Eq. 4); with churn = 0 Algorithm 1.
 
     order 1 is Euler's method. fraction: alpha of Algorithm 3, where in the step the second slope is taken: 1 Heun, 1/2
@@ -30,9 +32,15 @@ class Heun:
     churn_max: float = float("inf")
     churn_noise: float = 1.0
     euler_to_zero: bool = False
+    between_times = True
 
-    def init(self, x: Image):
-        return ()
+    @property
+    def once_a_step(self) -> bool:
+        return self.order == 1
+
+    @property
+    def correctable(self) -> bool:
+        return self.order == 1
 
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
         process, denoise = diffusion
@@ -74,3 +82,34 @@ class Heun:
 
     def evaluations(self, steps: np.ndarray, carry) -> float:
         return len(steps) + (int(np.sum(steps[:, 1] > 0)) if self.order == 2 else 0)
+
+
+def euler(*, steps: int,
+          churn: float = 0.0,               # S_churn (Karras et al. 2022, Algorithm 2) ...
+          churn_min: float = 0.0,           # ... where the noise level is from this ...
+          churn_max: float = float("inf"),  # ... to this ...
+          churn_noise: float = 1.0,         # ... and S_noise
+          euler_to_zero: bool = False,      # the last step is Euler's, as in EDM's code, and not to x0
+          ) -> Heun:
+    """Euler's method on the probability-flow ODE (Karras et al. 2022)."""
+    return _heun(1, steps, churn, churn_min=churn_min, churn_max=churn_max, churn_noise=churn_noise,
+                 euler_to_zero=euler_to_zero)
+
+
+def heun(*, steps: int,
+         heun_fraction: float = 1.0,        # where in a step the second slope is: 1, midpoint 1/2, Ralston 2/3
+         churn: float = 0.0, churn_min: float = 0.0, churn_max: float = float("inf"), churn_noise: float = 1.0,
+         euler_to_zero: bool = False) -> Heun:
+    """Heun's method, and others of order 2, on the probability-flow ODE (Karras et al. 2022, Algorithms 2-3)."""
+    require(0 < heun_fraction <= 1, "heun_fraction", heun_fraction, "must lie in (0, 1]: 1 is Heun's method, 1/2 the "
+            "midpoint, 2/3 Ralston's (Karras et al. 2022, Algorithm 3).")
+    return _heun(2, steps, churn, fraction=heun_fraction, churn_min=churn_min, churn_max=churn_max,
+                 churn_noise=churn_noise, euler_to_zero=euler_to_zero)
+
+
+def _heun(order: Literal[1, 2], steps: int, churn: float, **settings) -> Heun:
+    require(churn >= 0, "churn", churn, "must not be negative (Karras et al. 2022, S_churn: 0 .. 80).")
+    return Heun(order=order, churn=churn / steps, **settings)
+
+
+SOLVERS = {"euler": euler, "heun": heun}

@@ -1,22 +1,25 @@
 """LMS: the linear multistep method of k-diffusion (Crowson 2022, sample_lms)."""
 from dataclasses import dataclass
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 from diffusion.core.parameterization import Diffusion
 from diffusion.samplers import history, multistep
+from diffusion.samplers.base import Solver
 from diffusion.typing import Cond, Image, Keys, Time
 
 
 @dataclass(frozen=True, kw_only=True)
-class LMS:
+class LMS(Solver):
     """Adams-Bashforth of global order `order` for d(x / alpha) / d rho = eps, rho = sigma / alpha, on any grid.
 
     eps is a polynomial in rho through the last values, and its integral is exact. The step to t_next = 0, rho = 0, is
     one like the others: it ends at the x_0 of x and of a mean of the last eps.
     """
     order: int = 4
+    once_a_step = True
 
     def init(self, x: Image):
         return history.empty(x, self.order)
@@ -33,5 +36,10 @@ class LMS:
         w = length * multistep.weights(nodes, used, jnp.ones_like)
         return carry, alpha * (x0 + multistep.combine(w, carry.values, eps)) + process.sigma(t_next) * eps
 
-    def evaluations(self, steps: np.ndarray, carry) -> float:
-        return len(steps)
+
+def lms(*, order: Literal[1, 2, 3, 4] = 4) -> LMS:
+    """The linear multistep method of k-diffusion (Crowson 2022)."""
+    return LMS(order=order)
+
+
+SOLVERS = {"lms": lms}

@@ -6,13 +6,16 @@ DDIM's step (with less of eps if there is noise) and what is left of an integral
 polynomial through past values of m in its place.
 """
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.core import numerics
+from diffusion.core import grids, numerics
 from diffusion.core.parameterization import Diffusion
+from diffusion.errors import require
+from diffusion.samplers.base import Solver
 from diffusion.samplers.history import History, empty, push
 from diffusion.typing import Array, Cond, Image, Keys, Time
 
@@ -51,6 +54,25 @@ def within_reach(times: Array, h: Array, rate: Array, reach: float) -> Array:
     older = np.arange(1, len(times))
     far |= older * (older + 1) * jnp.abs(rate) > 0.75 * reach
     return jnp.concatenate([jnp.ones(1, bool), jnp.cumsum(far) == 0])
+
+
+def check_reach(reach: float) -> None:
+    require(reach > 0, "reach", reach, "must be positive; inf: the order never falls.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multistep(Solver):
+    """A solver that remembers values, and may end at the least noisy time as diffusers' do. Raises FieldError for a
+    reach that is not positive."""
+    reach: float = np.inf   # the order falls where a step in log-SNR is this many times the one before, or is long
+    end: Literal[0, 1] = 0  # where the last step ends
+
+    def __post_init__(self):
+        check_reach(self.reach)
+
+    def pair_times(self, times: np.ndarray, t_max: int) -> np.ndarray:
+        # From the least noisy time a step to itself is none, and only DDIM's formula bears it.
+        return grids.pairs(times, self.end if times[-1] > self.end else 0)
 
 
 class Carry(NamedTuple):

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.core import grids
 from diffusion.core.parameterization import Diffusion
 from diffusion.samplers import history, multistep
+from diffusion.samplers.base import Solver
 from diffusion.typing import Array, Cond, Image, Keys, Time
 
 # Adams-Bashforth for equal steps, the newest value first, by the number of values; the paper's is the last row.
@@ -21,7 +23,7 @@ class Carry(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PNDM:
+class PNDM(Solver):
     """DDIM's step with a mean of the last four eps in place of eps (Eq. 9), the weights those of equal steps.
 
     The first steps, for which there are no four, are by one of
@@ -32,6 +34,16 @@ class PNDM:
     in t, and with runge_kutta 4 if t is besides sigma / alpha.
     """
     start: Literal["runge_kutta", "heun"] = "runge_kutta"
+    constant_stride: bool = False
+    end: Literal[0, 1] = 0
+    largest_level = 1e3  # it extrapolates eps, an error in which is one so many times as large in x_0
+
+    @property
+    def between_times(self) -> bool:
+        return self.start == "runge_kutta"
+
+    def pair_times(self, times: np.ndarray, t_max: int) -> np.ndarray:
+        return grids.constant_stride(times, t_max, self.end) if self.constant_stride else grids.pairs(times, self.end)
 
     def init(self, x: Image):
         return Carry(history.empty(x, 4), jnp.zeros((), jnp.int32))
@@ -67,3 +79,16 @@ class PNDM:
 
     def evaluations(self, steps: np.ndarray, carry: Carry) -> float:
         return int(carry.calls)
+
+
+def pndm(*, constant_stride: bool = False, end: Literal[0, 1] = 0) -> PNDM:
+    """F-PNDM, which starts by pseudo Runge-Kutta steps (Liu et al. 2022)."""
+    return PNDM(start="runge_kutta", constant_stride=constant_stride, end=end)
+
+
+def plms(*, constant_stride: bool = False, end: Literal[0, 1] = 0) -> PNDM:
+    """PNDM without Runge-Kutta steps, as in latent diffusion and diffusers."""
+    return PNDM(start="heun", constant_stride=constant_stride, end=end)
+
+
+SOLVERS = {"pndm": pndm, "plms": plms}

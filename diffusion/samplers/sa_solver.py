@@ -1,16 +1,19 @@
 """SA-Solver: Xue et al. (2023), "SA-Solver: Stochastic Adams Solver for Fast Sampling of Diffusion Models"."""
 from dataclasses import dataclass
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 from diffusion.core.parameterization import Diffusion
+from diffusion.errors import require
 from diffusion.samplers import multistep
+from diffusion.samplers.base import Solver
 from diffusion.typing import Array, Cond, Image, Keys, Time
 
 
 @dataclass(frozen=True, kw_only=True)
-class SASolver:
+class SASolver(Solver):
     """The SDE with tau times the reverse SDE's noise, by Adams-Bashforth and Adams-Moulton steps (Algorithm 1).
 
     predictor: values of x_0 that the predictor uses; corrector: those of the corrector, with the one at the step's end;
@@ -38,5 +41,13 @@ class SASolver:
         level = jnp.exp(-half_log_snr)
         return jnp.where((level >= self.noise_min) & (level <= self.noise_max), self.tau, 0.0)
 
-    def evaluations(self, steps: np.ndarray, carry) -> float:
-        return len(steps)
+
+def sa_solver(*, order: Literal[1, 2, 3] = 2, eta: float = 1.0, reach: float = 4.0) -> SASolver:
+    """SA-Solver (Xue et al. 2023), its predictor and corrector of the same order; eta is the paper's tau."""
+    require(0 <= eta <= 1, "eta", eta, "must lie in [0, 1]: 0 is deterministic, 1 has all the noise of the reverse "
+            "SDE.")
+    multistep.check_reach(reach)
+    return SASolver(predictor=order, corrector=order, tau=eta, reach=reach)
+
+
+SOLVERS = {"sa_solver": sa_solver}

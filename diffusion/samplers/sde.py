@@ -1,4 +1,5 @@
 """Predictors of the reverse-time SDE and Langevin correctors: Song et al. (2021), "Score SDE", Appendices D to G."""
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -8,16 +9,19 @@ import numpy as np
 from diffusion.core import numerics
 from diffusion.core.numerics import expand
 from diffusion.core.parameterization import Diffusion
+from diffusion.errors import require
 from diffusion.samplers.base import Carry, Solver
 from diffusion.typing import Array, Cond, Image, Keys, Time
 
 
 @dataclass(frozen=True, kw_only=True)
-class EulerMaruyama:
-    """dx = (f x - g^2 score) dt + g dw backwards (Song et al. 2021, Eq. 6), one Euler-Maruyama step; x_0 at the end."""
+class EulerMaruyama(Solver):
+    """Euler-Maruyama steps of the reverse SDE (Song et al. 2021, Eq. 6).
 
-    def init(self, x: Image):
-        return ()
+    dx = (f x - g^2 score) dt + g dw backwards; x_0 at the end.
+    """
+    once_a_step = correctable = True
+    from_pure_noise = False
 
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
         process, denoise = diffusion
@@ -28,20 +32,16 @@ class EulerMaruyama:
         noise = diffusion_coefficient * jnp.sqrt(h) * numerics.normal(keys, x.shape[1:], x.dtype)
         return carry, jnp.where(t_next > 0, mean + noise, x0)
 
-    def evaluations(self, steps: np.ndarray, carry) -> float:
-        return len(steps)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ReverseDiffusion:
-    """The forward step's own discretisation run backwards (Song et al. 2021, Appendix E, Eqs. 45-46); x_0 at the end.
+class ReverseDiffusion(Solver):
+    """The forward step's own discretisation run backwards (Song et al. 2021, Appendix E, Eqs. 45-46).
 
-    With a = alpha_t / alpha_s and v = sigma_t^2 (1 - SNR_t / SNR_s), x_s = (2 - a) x + v score + sqrt(v) z: for their
-    VP chain a = sqrt(1 - beta) and v = beta, for VE a = 1 and v the difference of the variances.
+    x_0 at the end. With a = alpha_t / alpha_s and v = sigma_t^2 (1 - SNR_t / SNR_s), x_s = (2 - a) x + v score +
+    sqrt(v) z: for their VP chain a = sqrt(1 - beta) and v = beta, for VE a = 1 and v the difference of the variances.
     """
-
-    def init(self, x: Image):
-        return ()
+    once_a_step = correctable = True
+    from_pure_noise = False
 
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
         process, denoise = diffusion
@@ -52,12 +52,9 @@ class ReverseDiffusion:
         noise = jnp.sqrt(variance) * numerics.normal(keys, x.shape[1:], x.dtype)
         return carry, jnp.where(t_next > 0, mean + noise, x0)
 
-    def evaluations(self, steps: np.ndarray, carry) -> float:
-        return len(steps)
-
 
 @dataclass(frozen=True, kw_only=True)
-class PredictorCorrector:
+class PredictorCorrector(Solver):
     """At each t `corrections` steps of Langevin dynamics, then the predictor's step (Song et al. 2021, Algorithms 2-3).
 
     A correction is x + e score + sqrt(2 e) z. Its size e is 2 a (snr |z| / |score|)^2 (Algorithms 4-5), or 2 a (snr
@@ -93,3 +90,24 @@ class PredictorCorrector:
 
 def _norm(x: Image) -> Array:
     return jnp.sqrt(jnp.sum(x.reshape(len(x), -1) ** 2, axis=1))
+
+
+def _corrector(annealed: bool) -> Callable[..., PredictorCorrector]:
+    def member(*, predictor: Solver,
+               corrector_snr: float = 0.16,  # its step size (Song et al. 2021)
+               corrector_steps: int = 1) -> PredictorCorrector:
+        """Langevin steps at each time, before the solver's own (Song et al. 2021, Algorithms 2-5)."""
+        require(corrector_snr > 0, "corrector_snr", corrector_snr, "must be positive (Song et al. 2021: 0.16).")
+        require(corrector_steps >= 1, "corrector_steps", corrector_steps, "must be 1 or more.")
+        return PredictorCorrector(predictor=predictor, snr=corrector_snr, corrections=corrector_steps,
+                                  annealed=annealed)
+    return member
+
+
+def no_corrector(*, predictor: Solver) -> Solver:
+    """The predictor alone."""
+    return predictor
+
+
+SOLVERS = {"euler_maruyama": EulerMaruyama, "reverse_diffusion": ReverseDiffusion}
+CORRECTORS = {"none": no_corrector, "langevin": _corrector(False), "annealed_langevin": _corrector(True)}

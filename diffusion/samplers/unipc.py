@@ -3,7 +3,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax.numpy as jnp
-import numpy as np
 
 from diffusion.core.parameterization import Diffusion
 from diffusion.samplers import multistep
@@ -14,7 +13,7 @@ B = {"B1": jnp.ones_like, "B2": lambda h: jnp.expm1(h) / h}
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniPC:
+class UniPC(multistep.Multistep):
     """UniP-p and UniC-p, multistep: global order p + 1 with the corrector, p without, at one evaluation a step.
 
     Through three or more values the paper's linear system has the exact interpolation as its solution, whatever B; with
@@ -25,7 +24,6 @@ class UniPC:
     variant: Literal["B1", "B2"] = "B2"
     predict: Literal["x0", "eps"] = "x0"
     corrector: bool = True
-    reach: float = np.inf
 
     def init(self, x: Image):
         return multistep.init(x, self.order + 1)
@@ -35,5 +33,13 @@ class UniPC:
                               corrector=self.order + 1 if self.corrector else 0, data=self.predict == "x0",
                               mean_density=B[self.variant], reach=self.reach)
 
-    def evaluations(self, steps: np.ndarray, carry) -> float:
-        return len(steps)
+
+def unipc(*, order: Literal[1, 2, 3] = 2,
+          unipc_variant: Literal["B1", "B2"] = "B2",  # B(h): B1 for unconditional models, B2 for guided ones (Zhao et
+                                                      # al. 2023)
+          reach: float = 4.0, end: Literal[0, 1] = 0) -> UniPC:
+    """UniPC (Zhao et al. 2023), multistep predictor and corrector."""
+    return UniPC(order=order, variant=unipc_variant, reach=reach, end=end)
+
+
+SOLVERS = {"unipc": unipc}

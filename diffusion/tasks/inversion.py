@@ -7,11 +7,12 @@ import numpy as np
 
 from diffusion.core.numerics import expand
 from diffusion.core.parameterization import Diffusion
+from diffusion.samplers.base import Solver
 from diffusion.typing import Array, Cond, Image, Keys, Time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inversion:
+class Inversion(Solver):
     """The inverse of DDIM's deterministic step from t_next > t to t: a solver whose steps go up (`upwards`).
 
     Song et al. (2021), "DDIM", Section 4.3: x_next = alpha_next/alpha x + (sigma_next - alpha_next/alpha sigma)
@@ -20,9 +21,6 @@ class Inversion:
     that falls with the steps.
     """
     iterations: int = 1
-
-    def init(self, x: Image):
-        return ()
 
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
         process, denoise = diffusion

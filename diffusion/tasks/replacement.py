@@ -14,7 +14,7 @@ from diffusion.typing import Cond, Image, Keys, Time
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Replacement:
+class Replacement(Solver):
     """After each step the measured part of x is replaced by that of the known image, noised to the time reached.
 
     Song et al. (2021), "Score SDE", Appendix I.2; at t = 0 it is exactly the known one. The rest is not drawn from its

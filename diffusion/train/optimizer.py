@@ -4,7 +4,7 @@ from typing import Literal
 import jax
 import optax
 
-from diffusion.errors import ConfigError
+from diffusion.errors import ConfigError, require
 
 
 def learning_rate(peak: float, *, warmup_steps: int, decay: Literal["constant", "cosine", "linear"],
@@ -29,12 +29,24 @@ def with_schedule_of(new: optax.OptState, old: optax.OptState) -> optax.OptState
     return jax.tree.map(lambda n, o: n if counts(n) else o, new, old, is_leaf=counts)
 
 
-def adam(schedule: optax.Schedule, *, beta1: float, beta2: float, epsilon: float, clip_norm: float,
-         mu_dtype: str = "float32") -> optax.GradientTransformation:
+def adam(schedule: optax.Schedule, *,
+         beta1: float = 0.9,
+         beta2: float = 0.999,
+         epsilon: float = 1e-8,
+         clip_norm: float = 1.0,  # of the global gradient; 0: no clipping
+         mu_dtype: Literal["float32", "bfloat16"] = "float32",  # in which the first moment is kept
+         ) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015) behind clipping of the global gradient norm at `clip_norm`; 0 does not clip.
 
     mu_dtype: of the first moment; the second is always kept in the parameters' float32, which it needs (its square root
     divides).
     """
+    for name, beta in (("beta1", beta1), ("beta2", beta2)):
+        require(0 <= beta < 1, name, beta, "must lie in [0, 1) (Kingma & Ba 2015: 0.9 and 0.999).")
+    require(epsilon > 0, "epsilon", epsilon, "must be positive (Kingma & Ba 2015: 1e-8).")
+    require(clip_norm >= 0, "clip_norm", clip_norm, "must not be negative; 0 turns clipping off.")
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     return optax.chain(clip, optax.adam(schedule, b1=beta1, b2=beta2, eps=epsilon, mu_dtype=mu_dtype))
+
+
+OPTIMIZERS = {"adam": adam}

@@ -6,15 +6,16 @@ from experiments.proxies import mini, paper, small
 from experiments.table import Cell, Column, Finding, Row, Table
 
 NLL = "NLL, bits/dim"
-SIMPLE = {"loss.name": "denoising"}
-HYBRID = {"loss.name": "hybrid", "learned_range": True, "sample.variance": "learned_range"}
-VLB = {"loss.name": "vlb", "learned_range": True, "sample.variance": "learned_range", "loss.density": "importance"}
+SIMPLE = {"loss.name": "denoising", "loss.space": "eps", "loss.weighting": "simple"}
+LEARNED = {"learned_range": True, "sample.variance": "learned_range", "likelihood.variance": "learned_range"}
+HYBRID = {**SIMPLE, "loss.name": "hybrid", **LEARNED}
+VLB = {"loss.name": "vlb", **LEARNED, "loss.density": "importance"}
 T4000 = {"process.steps": 4000, "likelihood.steps": 4000}
 LINEAR, COSINE = {"process.name": "linear"}, {"process.name": "cosine"}
 # beta_1 and beta_T / 4, as their code scales the linear schedule with T.
 LINEAR_4000 = {**LINEAR, **T4000, "process.beta_start": 2.5e-5, "process.beta_end": 0.005}
-BASE = {"prediction": "eps", "loss.space": "eps", "loss.weighting": "simple", "process.rescale_times": True,
-        "sample.solver": "ancestral", "sample.variance": "large"}
+BASE = {"prediction": "eps", "process.rescale_times": True, "sample.solver": "ancestral", "sample.variance": "large",
+        "likelihood.variance": "large"}
 NETWORK = {"network.blocks": 3, "network.attention_resolutions": (16, 8), "network.heads": 4, "network.dropout": 0.3,
            "network.scale_shift": True, "network.pad_around": True, "network.norm_epsilon": 1e-5,
            "network.freq_shift": 0.0, "network.cos_first": True, "optimizer.learning_rate": 1e-4,

@@ -4,7 +4,7 @@ from experiments.table import Cell, Column, Finding, Row, Table
 
 NLL = "NLL, bits/dim"
 BASE = {"process.name": "learned", "process.log_snr_min": -5.0, "process.log_snr_max": 13.3, "prediction": "eps",
-        "loss.name": "continuous_vlb", "loss.weighting": "simple", "loss.stratified": True,
+        "loss.name": "continuous_vlb", "loss.stratified": True,
         "likelihood.estimator": "continuous_vlb", "likelihood.steps": 100, "sample.solver": "ancestral",
         "sample.variance": "small", "sample.spacing": "uniform", "sample.steps": 250, "sample.t_min": 1 / 250,
         "sample.clip": False}

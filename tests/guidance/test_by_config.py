@@ -117,21 +117,21 @@ def test_a_guide_may_be_smaller_without_classes_and_of_another_process():
 ])
 def test_what_cannot_be(changes, guide, words):
     config = guided("autoguidance", sample__guidance__guide="it", **{})
-    config = config_lib.override(config, {key.replace("__", "."): value for key, value in changes.items()})
     with pytest.raises(ConfigError) as error:
+        config = config_lib.override(config, {key.replace("__", "."): value for key, value in changes.items()})
         build.sampler(config, model_of(config, guide))
     assert all(word in str(error.value) for word in words), error.value
 
 
 def test_apg_has_the_threshold_of_its_key():
     """x_0 moves by (scale - 1) d at most, d cut to the threshold."""
-    from diffusion.build.guidance import RULES
     from diffusion.core.continuous import VP
     from diffusion.core.parameterization import Prediction
+    from diffusion.families import BY_NAME
     strong, weak = (np.full((1, 2, 2, 1), value, np.float32) for value in (1.0, -1.0))
     weak[0, 0] *= -3
-    c = guided("apg", sample__guidance__norm_threshold=0.5).sample.guidance
-    x0 = RULES["apg"](c, 3.0)(VP(), Prediction(strong, 0 * strong), Prediction(weak, 0 * weak), strong, 0.5).x0
+    apg = BY_NAME["guidance"].make(guided("apg", sample__guidance__norm_threshold=0.5).sample.guidance)
+    x0 = apg.rule(3.0)(VP(), Prediction(strong, 0 * strong), Prediction(weak, 0 * weak), strong, 0.5).x0
     assert 0.1 < np.linalg.norm(x0 - strong) <= (3.0 - 1) * 0.5 * 1.001
 
 

@@ -102,7 +102,8 @@ def test_an_exact_classifier_makes_the_conditional_score(name, t):
 
 
 def test_a_classifier_at_zero_snr_changes_nothing(x64):
-    process = DiscreteProcess(betas=schedules.zero_terminal_snr(schedules.linear(50, start=1e-3, end=0.2)))
+    process = DiscreteProcess(betas=schedules.with_zero_terminal_snr(
+        schedules.linear(50, beta_start=1e-3, beta_end=0.2)))
     plain = parameterization.Diffusion(process, lambda x, t, cond=None: parameterization.Prediction(0.1 * x, x))
     guided = guidance.classifier(plain, lambda x, t, y: -jnp.sum(x**2, 1), 2.0)
     out = jax.jit(lambda x, t: guided.denoise(x, t, None))(np.ones((3, 2)), 50)

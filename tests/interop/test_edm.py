@@ -41,9 +41,9 @@ def test_output_is_that_of_the_original(golden, case):
 @pytest.mark.parametrize("case", EDM)
 def test_the_sections_can_be_built(case):
     sections, _ = read(case)
-    config = config_lib.from_dict(sections, "arguments")
+    config = config_lib.adopted(sections, "arguments")
     network = build.network(config.network, config.data.size, config.data.channels * (1 + config.learned_range))
-    assert network == others.network_of(sections)
+    assert network == others.network_of(sections).clone(dtype=network.dtype)
 
 
 def test_the_cases_have_what_they_are_for(golden):

@@ -30,12 +30,12 @@ READERS = {  # the settings that are all right, the table of all, and the reader
 @pytest.mark.parametrize("name", READERS)
 def test_any_value_is_read_or_refused_by_name(name):
     given, table, read = READERS[name]
-    config_lib.from_dict(read(given, "file.json"), "file.json")
+    config_lib.adopted(read(given, "file.json"), "file.json")
     refused = 0
     for key in (*table, "_class_name", "no_such_setting"):
         for value in ANYTHING:
             try:
-                config_lib.from_dict(read(given | {key: value}, "file.json"), "file.json")
+                config_lib.adopted(read(given | {key: value}, "file.json"), "file.json")
             except (CheckpointError, ConfigError) as error:
                 refused += 1
                 assert "file.json" in str(error) and len(str(error)) < 1200 and "\n" not in str(error), (key, value)

@@ -10,8 +10,8 @@ import pytest
 
 from diffusion import DiffusionPipeline, build, pretrained
 from diffusion.errors import CheckpointError, ConfigError
-from diffusion.interop import convert
 from diffusion.interop.tensor_files import read_tensors, write_safetensors
+from diffusion.programs import convert
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import others  # noqa: E402

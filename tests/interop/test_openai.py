@@ -46,9 +46,9 @@ def test_output_is_that_of_the_original(golden, case):
 
 @pytest.mark.parametrize("case", OPENAI)
 def test_the_sections_can_be_built(case):
-    config = config_lib.from_dict(read(case)[1], "flags")
+    config = config_lib.adopted(read(case)[1], "flags")
     network = build.network(config.network, config.data.size, 3 * (1 + config.learned_range))
-    assert network == others.network_of(read(case)[1])
+    assert network == others.network_of(read(case)[1]).clone(dtype=network.dtype)
     build.grid(config.sample, build.process(config.process))
 
 
@@ -62,7 +62,7 @@ def test_the_published_models_have_their_numbers_of_parameters(golden, case):
 @pytest.mark.parametrize("case", others.CHAINS)
 def test_schedule_times_and_chain_are_those_of_the_original(golden, case, monkeypatch):
     flags = others.CHAINS[case] | dict(image_size=32, rescale_timesteps=False)
-    config = config_lib.from_dict(openai.read_settings(flags, "flags", codebase=IMPROVED), "flags")
+    config = config_lib.adopted(openai.read_settings(flags, "flags", codebase=IMPROVED), "flags")
     process = build.process(config.process)
     steps = build.grid(config.sample, process)
     np.testing.assert_array_equal(steps[::-1, 0] - 1, golden[1][f"times {case}"])
@@ -71,7 +71,7 @@ def test_schedule_times_and_chain_are_those_of_the_original(golden, case, monkey
         out = jnp.tanh(x + label[:, None, None, None] / 1000)
         return jnp.concatenate([out, jnp.sin(3 * x)], axis=-1) if config.learned_range else out
 
-    prediction = build.PREDICTIONS[config.prediction](config)
+    prediction = build.prediction(config)
     diffusion = parameterization.make_denoiser(lambda params: process, prediction, network,
                                                learned_range=config.learned_range)({})
     if config.sample.clip:
@@ -225,7 +225,7 @@ def test_flags_of_training_change_nothing():
 def test_the_network_is_told_rescaled_times_where_the_codebase_does(codebase, scale):
     """t 1000/T in `_scale_timesteps`, with the default of each codebase; their cifar10 models have T = 4000."""
     sections = openai.read_settings(dict(image_size=64, diffusion_steps=4000), "flags", codebase=codebase)
-    config = config_lib.from_dict(sections, "flags")
+    config = config_lib.adopted(sections, "flags")
     process = build.process(config.process)
     np.testing.assert_allclose(process.label(np.array([1, 2, 4000])), np.array([0, 1, 3999]) * scale)
 

@@ -84,7 +84,7 @@ def our_chain(config, steps):
     config.sample.steps = steps
     model = build.model(config)
     denoiser = parameterization.make_denoiser(
-        lambda params: model.process, build.PREDICTIONS[config.prediction](config),
+        lambda params: model.process, build.prediction(config),
         lambda params, x, c_noise, *rest: network(jnp, x, c_noise))
     grid = build.grid(config.sample, model.process)
     run = build.sampler(config, dataclasses.replace(model, denoiser=denoiser))
@@ -114,7 +114,7 @@ def saved(theirs, folder):
 @pytest.mark.parametrize("name, settings", CASES)
 def test_chains_are_equal(x64, tmp_path, name, settings):
     theirs = getattr(diffusers, f"{name}Scheduler")(**settings)
-    config = config_lib.from_dict(scheduler.read_settings(saved(theirs, tmp_path), "s") | NETWORK, "s")
+    config = config_lib.adopted(scheduler.read_settings(saved(theirs, tmp_path), "s") | NETWORK, "s")
     for steps in (20, 9):
         x, alpha = our_chain(config, steps)
         expected = their_chain(theirs, steps, 1 / alpha)

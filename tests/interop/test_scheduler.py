@@ -27,7 +27,7 @@ CHANGES = {
 
 
 def config_of(sections: dict):
-    return config_lib.from_dict(sections, "scheduler_config.json")
+    return config_lib.adopted(sections, "scheduler_config.json")
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -46,7 +46,7 @@ def test_settings_go_there_and_back(name):
 
 def test_the_published_settings_are_the_papers():
     c = config_of(scheduler.read_settings(PUBLISHED, "s"))
-    base = config_lib.own(config_lib.base())
+    base = config_lib.base()
     assert c.process == base.process and c.prediction == "eps"
     assert (c.sample.solver, c.sample.variance, c.sample.steps, c.sample.clip) == ("ancestral", "large", 1000, True)
 
@@ -83,8 +83,8 @@ def test_zero_terminal_snr_with_eps_teaches():
 
 
 def test_a_schedule_that_diffusers_cannot_name_becomes_a_table():
-    c = config_lib.base()
-    c.process.name, c.process.offset, c.process.steps = "cosine", 0.02, 50
+    c = config_lib.base(process="cosine")
+    c.process.offset, c.process.steps = 0.02, 50
     written = scheduler.write_settings(c.process.to_dict(), c.sample.to_dict(), c.prediction, build.betas(c.process))
     back = config_of(scheduler.read_settings(written, "s"))
     np.testing.assert_array_equal(build.betas(back.process), build.betas(c.process))

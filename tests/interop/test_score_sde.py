@@ -54,8 +54,9 @@ def test_output_is_that_of_the_original(golden, case, tmp_path):
 @pytest.mark.parametrize("case", SCORE_SDE)
 def test_the_sections_can_be_built(case):
     sections, _ = read(case)
-    config = config_lib.from_dict(sections, "settings")
-    assert build.network(config.network, config.data.size, config.data.channels) == others.network_of(sections)
+    config = config_lib.adopted(sections, "settings")
+    network = build.network(config.network, config.data.size, config.data.channels)
+    assert network == others.network_of(sections).clone(dtype=network.dtype)
     build.grid(config.sample, build.process(config.process))
 
 
@@ -80,7 +81,7 @@ def test_attention_that_they_have_not_passes_on_what_it_gets(golden):
 def test_defaults_are_those_of_cifar10():
     sections = score_sde.read_settings({}, "settings")
     assert others.network_of(sections).clone(dropout=0.0) == type(others.network_of(sections))()  # the paper's network
-    process = build.process(config_lib.from_dict(sections, "").process)
+    process = build.process(config_lib.adopted(sections, "").process)
     np.testing.assert_allclose(process.betas, np.linspace(1e-4, 0.02, 1000), rtol=1e-12)
     sample = sections["sample"]
     assert (sections["prediction"], sample["variance"], sample["clip"]) == ("eps", "large", False)

@@ -46,7 +46,7 @@ def test_settings_go_there_and_back_and_can_be_built(name):
     sections = unet2d.read_settings(settings(name), "config.json")
     back = unet2d.write_settings(sections["network"], **sections["data"], learned_range=sections["learned_range"])
     assert unet2d.read_settings(back, "config.json") == sections
-    config = config_lib.from_dict(sections, "config.json")
+    config = config_lib.adopted(sections, "config.json")
     build.network(config.network, config.data.size, 3)  # passes all checks
 
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(GOLDEN))
 from make_guided_vlb import SPACED, STEPS, network  # noqa: E402
 
 # Its linear schedule is that of 1000 steps, scaled; its cosine is the paper's.
-BETAS = {"linear": schedules.linear(STEPS, start=1000 / STEPS * 1e-4, end=1000 / STEPS * 0.02),
+BETAS = {"linear": schedules.linear(STEPS, beta_start=1000 / STEPS * 1e-4, beta_end=1000 / STEPS * 0.02),
          "cosine": schedules.cosine(STEPS)}
 
 

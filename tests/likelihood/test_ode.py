@@ -15,7 +15,7 @@ METHODS = {uniform: ode.make_fixed(400, uniform=uniform, probes="exact") for uni
 PROCESSES = {  # with a grid of fixed steps that suits each
     "vp": (VP(), "time"), "subvp": (SubVP(), "time"), "flow": (Flow(), "time"), "cosine": (Cosine(), "log_snr"),
     "ve": (VE(), "log_snr"), "edm": (VarianceExploding(), "log_snr"),
-    "discrete": (DiscreteProcess(betas=schedules.linear(100, start=1e-3, end=0.2)), "log_snr")}
+    "discrete": (DiscreteProcess(betas=schedules.linear(100, beta_start=1e-3, beta_end=0.2)), "log_snr")}
 
 
 def noisy(law, process, t):

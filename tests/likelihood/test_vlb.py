@@ -22,7 +22,7 @@ from diffusion.likelihood.vlb import make_vlb, rate_distortion
 
 
 def linear(steps):
-    return DiscreteProcess(betas=schedules.linear(steps, start=0.1 / steps, end=20 / steps))
+    return DiscreteProcess(betas=schedules.linear(steps, beta_start=0.1 / steps, beta_end=20 / steps))
 
 
 def chain(steps):

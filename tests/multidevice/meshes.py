@@ -17,10 +17,13 @@ from diffusion.train.state import init_state
 
 MESHES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (1, 1, 8), "data x fsdp": (2, 4, 1),
           "data x tensor": (4, 1, 2), "all": (2, 2, 2)}
+UNET = {"network.channels": 32, "network.multipliers": (1, 2), "network.blocks": 1,
+        "network.attention_resolutions": (4,), "network.groups": 8}
 NETWORKS = {
-    "unet": {"network.dropout": 0.1},
-    "unet of ADM": {"network.scale_shift": True, "network.head_channels": 8, "network.downsample": ("resblock",),
-                    "network.upsample": ("resblock",), "network.num_classes": 10, "network.label_dropout": 0.1},
+    "unet": UNET | {"network.dropout": 0.1},
+    "unet of ADM": UNET | {"network.scale_shift": True, "network.head_channels": 8,
+                           "network.downsample": ("resblock",), "network.upsample": ("resblock",),
+                           "network.num_classes": 10, "network.label_dropout": 0.1},
     "dit": {"network.name": "dit", "network.depth": 2, "network.heads": 8, "network.num_classes": 10,
             "network.label_dropout": 0.1, "network.channels": 64},
 }
@@ -31,8 +34,7 @@ BATCH, SIZE = 16, 8
 
 def config_of(network, mesh):
     return config_lib.override(config_lib.base(), {
-        "data.size": SIZE, "network.channels": 32, "network.multipliers": (1, 2), "network.blocks": 1,
-        "network.attention_resolutions": (4,), "network.groups": 8, "process.steps": 100,
+        "data.size": SIZE, "process.steps": 100,
         **dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), mesh)), **NETWORKS[network]})
 
 

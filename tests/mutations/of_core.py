@@ -33,7 +33,7 @@ CORE = (
              "return beta_d, high - beta_d / 2", "return beta_d, high + beta_d / 2",
              ("tests/theory/test_process_battery.py", "tests/samplers/test_golden_edm.py")),
     Mutation("leading-starts-at-zero", "off by one", "diffusion/core/grids.py",
-             "return (1 + t_max // steps * np.arange(steps)[::-1])", "return (t_max // steps * np.arange(steps)[::-1])",
+             "times = (1 + t_max // steps * np.arange(steps)", "times = (t_max // steps * np.arange(steps)",
              ("tests/theory/test_grids.py",)),
     Mutation("pairs-end-where-they-begin", "wrong index", "diffusion/core/grids.py",
              "np.append(times[1:], end)], axis=1)", "np.append(times[:-1], end)], axis=1)",

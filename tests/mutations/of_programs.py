@@ -3,8 +3,16 @@ from mutations.mutation import Mutation
 
 PROGRAMS = (
     Mutation("keys-that-are-missing-pass", "skipped validation", "diffusion/config_flags.py",
-             "^ set(config_lib.known()):", "- set(config_lib.known()):",
-             ("tests/test_config.py",)),
+             "strange := sorted([*lacking, *(key", "strange := sorted([*(key", ("tests/test_config_flags.py",)),
+    Mutation("a-key-of-another-member-is-dropped", "skipped validation", "diffusion/config_flags.py",
+             "        if key not in specs:", "        if key not in config_lib.known():",
+             ("tests/test_config_flags.py",)),
+    Mutation("a-run-starts-a-plugin", "skipped validation", "diffusion/config.py",
+             "- set(families.loaded_plugins()) - set(trusted)", "- named", ("tests/test_own_parts.py",)),
+    Mutation("a-new-member-keeps-old-defaults", "lost condition", "diffusion/config.py",
+             "key in old and values[key] != old[key].default)", "key in old)", ("tests/test_families.py",)),
+    Mutation("old-runs-lose-their-variance", "lost term", "diffusion/io/migrate.py",
+             "if old in values} | dict(values)", "if new in values} | dict(values)", ("tests/test_families.py",)),
     Mutation("error-is-the-square", "lost term", "diffusion/programs/compare.py",
              "float(np.sqrt(squares / exact.size))", "float(squares / exact.size)",
              ("tests/test_main.py",), "compared or root_mean_square"),

@@ -22,7 +22,7 @@ diffusers = pytest.importorskip("diffusers", reason=REASON)
 torch.set_num_threads(1)  # more only wait for each other
 
 T, SHAPE, ROWS = 200, (2, 4, 4, 3), 64
-BETAS = schedules.linear(T, start=5e-4, end=0.1)
+BETAS = schedules.linear(T, beta_start=5e-4, beta_end=0.1)
 PROCESS = DiscreteProcess(betas=BETAS)
 LEVELS = PROCESS._sigma[1:] / PROCESS._alpha[1:]  # sigma / alpha
 MIX = np.random.default_rng(0).normal(size=(3, 3)) / 2

@@ -21,7 +21,7 @@ VARIANCE = WEIGHTS @ (STDS**2 + CENTERS**2) - MEAN**2
 PROCESSES = {"VP": (VP(), 0.6, 0.1), "EDM": (VarianceExploding(), 5.0, 0.3), "Flow": (Flow(), 0.9, 0.2)}
 ROWS = 128  # to multiples of which grids are padded
 IMAGE = np.linspace(-1, 1, 4).reshape(2, 2, 1)
-CHAIN = DiscreteProcess(betas=schedules.linear(200, start=5e-4, end=0.1))
+CHAIN = DiscreteProcess(betas=schedules.linear(200, beta_start=5e-4, beta_end=0.1))
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from diffusion.build import processes, sampling
 from diffusion.core.numerics import expand
 from diffusion.core.parameterization import X0, Diffusion
 from diffusion.errors import ConfigError
+from diffusion.families import BY_NAME
 from diffusion.samplers.base import sample
 from diffusion.samplers.dpm_multistep import DPMSolverMultistep
 
@@ -25,15 +26,22 @@ PROCESSES = {
     "linear, leading": {"sample.spacing": "leading"},
     "zero terminal SNR": {"process.zero_terminal_snr": True, "sample.spacing": "trailing"},
 }
-ODE = {"2M": {"solver": "dpm_solver++m"}, "3M": {"solver": "dpm_solver++m", "order": 3}, "unipc": {"solver": "unipc"},
-       "unipc 3": {"solver": "unipc", "order": 3}, "deis": {"solver": "deis"}, "lms": {"solver": "lms"},
-       "dpm_solver": {"solver": "dpm_solver", "between_times": True},
-       "dpm_solver 3": {"solver": "dpm_solver", "order": 3, "between_times": True},
-       "dpm_solver++": {"solver": "dpm_solver++", "between_times": True}}
-SDE = {"2M SDE": {"solver": "dpm_solver++sde"}, "3M SDE": {"solver": "dpm_solver++sde", "order": 3},
-       "sa": {"solver": "sa_solver"}, "sa 3": {"solver": "sa_solver", "order": 3}}
 MEAN, STD, STEPS = 0.3, 0.25, (5, 10, 20)
 KEYS = jax.vmap(jax.random.key)(np.arange(2048))
+
+
+def of_higher_order():
+    """Solvers whose order can be chosen, at the usual one and at the third."""
+    found = {}
+    for name, member in BY_NAME["solver"].members().items():
+        if "order" in member.keys:
+            found[name] = {"solver": name, "between_times": True}
+            if 3 in member.keys["order"].choices and member.keys["order"].default < 3:
+                found[f"{name} 3"] = found[name] | {"order": 3}
+    return found
+
+
+HIGHER = of_higher_order()
 
 
 def denoiser(process, centres):
@@ -50,6 +58,16 @@ def denoiser(process, centres):
 
 
 @functools.cache
+def draws_noise(name):
+    """Whether the solver's step depends on the keys: of the SDE, and not the ODE."""
+    solver, process = sampling.solver(config_lib.base(solver=name).sample), processes.process(
+        config_lib.base(process="vp").process)
+    x, both = jnp.ones((2, 1)), denoiser(process, (MEAN,))
+    out = solver.step(solver.init(x), x, jnp.float32(0.5), jnp.float32(0.4), both, KEYS[:2], None)[1]
+    return bool(out[0, 0] != out[1, 0])
+
+
+@functools.cache
 def errors(process_name, solver, centres):
     """Of 5, 10 and 20 steps: to the ODE's own end from the same noise, or for the SDE in mean and deviation."""
     keys = PROCESSES[process_name] | {"sample.clip": False} | {f"sample.{k}": v for k, v in solver}
@@ -61,7 +79,7 @@ def errors(process_name, solver, centres):
         grid, one = build.grid(c, process), sampling.solver(c)
         z = process.prior_std(grid[0, 0]) * jax.random.normal(jax.random.key(1), (2048, 1))
         x = np.asarray(run(np.resize(grid, (20, 2)), z, steps))
-        if dict(solver)["solver"] in ("dpm_solver++sde", "sa_solver", "euler_ancestral"):
+        if draws_noise(dict(solver)["solver"]):
             std = np.sqrt(STD**2 + np.var(centres))
             found.append(np.hypot(x.mean() - np.mean(centres), x.std() - std))
         else:
@@ -80,26 +98,26 @@ def end(process, t, z, centres):
 
 def check(process, centres, names):
     for name in names:
-        solver = ODE.get(name) or SDE[name]
-        first = {"solver": "ddim"} if name in ODE else {"solver": "euler_ancestral"}
+        solver, sde = HIGHER[name], draws_noise(HIGHER[name]["solver"])
+        first = {"solver": "euler_ancestral" if sde else "ddim"}
         worst = errors(process, tuple(first.items()), centres)
         found = errors(process, tuple(solver.items()), centres)
         # 2,048 chains give a mean and a deviation to about 0.01.
-        allowed = 1.05 * worst + (0.01 if name in SDE else 0.002)
+        allowed = 1.05 * worst + (0.01 if sde else 0.002)
         assert np.all(found <= allowed), f"{name} on {process}: {found}, first order {worst}"
 
 
 def test_no_solver_of_higher_order_is_worse_than_first_order():
-    check("flow", (MEAN,), [*ODE, *SDE])
-    check("edm", (MEAN,), ["3M", "sa"])
+    check("flow", (MEAN,), HIGHER)
+    check("edm", (MEAN,), ["dpm_solver++m 3", "sa_solver"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES)
 def test_none_is_worse_on_any_process_nor_on_a_mixture(process):
-    check(process, (MEAN,), [*ODE, *SDE])
+    check(process, (MEAN,), HIGHER)
     if process in ("edm", "vp"):
-        check(process, (-0.6, 0.6), ODE)
+        check(process, (-0.6, 0.6), [name for name in HIGHER if not draws_noise(HIGHER[name]["solver"])])
 
 
 def test_as_authors_code_has_it_the_order_never_falls():
@@ -113,12 +131,14 @@ def test_as_authors_code_has_it_the_order_never_falls():
 @pytest.mark.slow
 def test_every_solver_starts_at_pure_noise_or_says_why_not():
     """Zero terminal SNR (Lin et al. 2024): the first step is its limit, or the solver is refused."""
-    refused = set()
-    for name in sampling.SOLVERS:
+    refused, unable = set(), {"euler_maruyama", "reverse_diffusion", "adaptive_sde"}
+    for name in BY_NAME["solver"].members():
+        if not sampling.solver(config_lib.base(solver=name).sample).from_pure_noise:
+            unable.add(name)
         solver = (("solver", name), ("between_times", True))
         try:
             assert np.isfinite(errors("zero terminal SNR", solver, (MEAN,))).all(), name
         except ConfigError as error:
             assert "nothing of the data is left" in str(error), name
             refused.add(name)
-    assert refused == {"euler_maruyama", "reverse_diffusion", "adaptive_sde"}
+    assert refused == unable

@@ -14,7 +14,7 @@ from diffusion.samplers.base import draw_prior
 from diffusion.samplers.ddim import DDIM
 
 SHAPE = (2, 2, 1)
-FINE = DiscreteProcess(betas=schedules.linear(2048, start=0.1 / 2048, end=20 / 2048))
+FINE = DiscreteProcess(betas=schedules.linear(2048, beta_start=0.1 / 2048, beta_end=20 / 2048))
 
 
 def images(count=4, seed=1):

@@ -20,7 +20,7 @@ diffusers = pytest.importorskip("diffusers", reason=REASON)
 pytestmark = pytest.mark.parity
 
 STEPS, SHAPE = 20, (4, 4, 1)
-PROCESS = DiscreteProcess(betas=schedules.linear(STEPS, start=5e-3, end=0.4))
+PROCESS = DiscreteProcess(betas=schedules.linear(STEPS, beta_start=5e-3, beta_end=0.4))
 MASK = (np.arange(16).reshape(4, 4, 1) % 3 > 0).astype(float)
 
 

@@ -16,7 +16,7 @@ from diffusion.samplers.ddim import DDIM
 from diffusion.tasks.replacement import renoise
 
 SHAPE = (4, 4, 3)
-CHAIN = DiscreteProcess(betas=schedules.linear(40, start=0.1 / 40, end=20 / 40))
+CHAIN = DiscreteProcess(betas=schedules.linear(40, beta_start=0.1 / 40, beta_end=20 / 40))
 PROCESSES = {
     "table": (CHAIN, grids.pairs(grids.linspace(40, 20))),
     "vp": (VP(), grids.pairs(np.arange(20, 0, -1)) / 20.0),
@@ -142,7 +142,7 @@ PAIR, RHO = (1, 2, 1), 0.9  # two pixels of variance 1, the left one known
 LEFT = np.array([[[1.0], [0.0]]])
 
 
-CHAIN_OF_100 = DiscreteProcess(betas=schedules.linear(100, start=0.1 / 100, end=20 / 100))
+CHAIN_OF_100 = DiscreteProcess(betas=schedules.linear(100, beta_start=0.1 / 100, beta_end=20 / 100))
 COV = np.array([[1, RHO], [RHO, 1]])
 OF_PAIR, LEFT_KNOWN = gaussian.diffusion(CHAIN_OF_100, np.zeros(2), COV), tasks.pixels(LEFT)
 

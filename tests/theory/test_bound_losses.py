@@ -1,6 +1,5 @@
 """The losses that are variational bounds, discrete and continuous: their values for Gaussian data, what they teach."""
 import functools
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from diffusion.core.parameterization import EPS, Diffusion, Prediction
 from diffusion.core.processes import DiscreteProcess
 
 # Most of the time of these tests is the compiler's: this takes a third of it away.
-CHAIN = DiscreteProcess(betas=schedules.linear(20, start=0.005, end=0.6))
+CHAIN = DiscreteProcess(betas=schedules.linear(20, beta_start=0.005, beta_end=0.6))
 BATCH = 20_000
 STD = np.array([0.2, 0.5, 1.0])
 
@@ -187,7 +186,7 @@ def test_the_diffusion_term_is_the_likelihood_weighting(x64, data):
 def test_the_discrete_bound_comes_near_the_continuous_one(x64, data):
     """The bound of the VP chain with many steps, against its integral between the same log-SNRs (VDM, Section 4)."""
     keys, x0 = data
-    chain = DiscreteProcess(betas=schedules.linear(2000, start=1e-4 / 2, end=0.02 / 2))
+    chain = DiscreteProcess(betas=schedules.linear(2000, beta_start=1e-4 / 2, beta_end=0.02 / 2))
 
     @jax.jit
     def evaluate(keys, x0):
@@ -210,7 +209,7 @@ def test_the_discrete_bound_comes_near_the_continuous_one(x64, data):
 def test_by_config_the_bound_teaches_a_learned_variance(name):
     """It took the fixed variance of loss.variance instead, and the second head had no gradient."""
     config = config_lib.override(config_lib.base(), {"process.steps": 20, "loss.name": name, "learned_range": True})
-    loss = objective(config, SimpleNamespace(process=process(config.process))).loss
+    loss = objective(config, process(config.process)).loss
     x0, t = jnp.full((2, 2, 2, 1), 0.5), jnp.array([3, 15])
     times = td.Times(t, jnp.full(2, 1 / 20))
 

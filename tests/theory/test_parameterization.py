@@ -6,13 +6,24 @@ import pytest
 
 from diffusion.core import parameterization, schedules
 from diffusion.core.continuous import VE, VP, Flow, VarianceExploding
-from diffusion.core.parameterization import EPS, MEAN, SCORE, VELOCITY, X0, Diffusion, Prediction, V, make_denoiser
+from diffusion.core.parameterization import (
+    EPS,
+    MEAN,
+    SCORE,
+    VELOCITY,
+    X0,
+    X0_AND_EPS,
+    Diffusion,
+    Prediction,
+    V,
+    make_denoiser,
+)
 from diffusion.core.preconditioning import edm, iddpm, ve, vp
 from diffusion.core.processes import DiscreteProcess
 
 PAIRS = {"eps": EPS, "x0": X0, "v": V, "score": SCORE, "velocity": VELOCITY, "edm": edm(0.5),
          "edm_vp": vp(), "edm_ve": ve(), "edm_iddpm": iddpm()}
-BETAS = {"linear": schedules.linear(1000), "cosine": schedules.cosine(1000), "short": schedules.linear(5, end=0.9)}
+BETAS = {"linear": schedules.linear(1000), "cosine": schedules.cosine(1000), "short": schedules.linear(5, beta_end=0.9)}
 
 
 @pytest.fixture(params=list(PAIRS))
@@ -157,7 +168,7 @@ def test_two_heads_are_weighed_by_their_variances(x64):
     process, t = VP(), np.full(2, 0.4)
     x, x0, eps = np.random.default_rng(0).normal(size=(3, 2, 4, 4, 3))
     network = lambda *_: jnp.concatenate([x0, eps], -1)  # noqa: E731
-    found = jax.jit(make_denoiser(lambda params: process, EPS, network, both=True)(None).denoise)(x, t)
+    found = jax.jit(make_denoiser(lambda params: process, X0_AND_EPS, network)(None).denoise)(x, t)
     alpha, sigma = float(process.alpha(0.4)), float(process.sigma(0.4))
     np.testing.assert_allclose(found.x0, sigma**2 * x0 + alpha * (x - sigma * eps), atol=1e-13)
     np.testing.assert_allclose(alpha * found.x0 + sigma * found.eps, x, atol=1e-13)
@@ -286,7 +297,7 @@ def test_a_second_head_is_the_fraction_of_the_variance():
 def test_where_nothing_of_the_data_is_left_x0_is_what_the_network_says(x64, name):
     """alpha = 0, sigma = 1: v is -x_0."""
     x_t, f = np.random.default_rng(0).normal(size=(2, 3, 4))
-    process = DiscreteProcess(betas=schedules.zero_terminal_snr(schedules.linear(10)))
+    process = DiscreteProcess(betas=schedules.with_zero_terminal_snr(schedules.linear(10)))
     x0, eps, _ = PAIRS[name].predict(process, f, x_t, jnp.full(3, 10))
     np.testing.assert_array_equal(x0, f if name == "x0" else -f)
     np.testing.assert_array_equal(eps, x_t)

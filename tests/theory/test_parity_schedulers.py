@@ -35,9 +35,9 @@ PREDICTIONS = {"epsilon": parameterization.EPS, "sample": parameterization.X0, "
 
 RANGES = {"as Ho et al.": (1e-4, 0.02), "as latent diffusion": (0.00085, 0.012)}
 SCHEDULES = {
-    "linear": lambda steps, ends: schedules.linear(steps, start=ends[0], end=ends[1]),
-    "scaled_linear": lambda steps, ends: schedules.scaled_linear(steps, start=ends[0], end=ends[1]),
-    "sigmoid": lambda steps, ends: schedules.sigmoid(steps, start=ends[0], end=ends[1]),
+    "linear": lambda steps, ends: schedules.linear(steps, beta_start=ends[0], beta_end=ends[1]),
+    "scaled_linear": lambda steps, ends: schedules.scaled_linear(steps, beta_start=ends[0], beta_end=ends[1]),
+    "sigmoid": lambda steps, ends: schedules.sigmoid(steps, beta_start=ends[0], beta_end=ends[1]),
     "squaredcos_cap_v2": lambda steps, ends: schedules.cosine(steps),
 }
 
@@ -55,7 +55,7 @@ def test_betas_and_their_products(kind, name):
         theirs = kind(num_train_timesteps=steps, beta_start=start, beta_end=end, beta_schedule=name,
                       rescale_betas_zero_snr=zero_snr)
         betas = SCHEDULES[name](steps, RANGES[ends])
-        betas = schedules.zero_terminal_snr(betas) if zero_snr else betas
+        betas = schedules.with_zero_terminal_snr(betas) if zero_snr else betas
         case = f"{ends}, {steps} steps, zero_snr = {zero_snr}"
         # Rescaled, beta is 1 minus the square of a ratio of float32 differences, which near T are small themselves: the
         # last but one of the cosine's is sqrt(alpha_bar) = 2e-3 with errors of 6e-8 in both, and so 1e-4 of that.
@@ -103,8 +103,8 @@ GRIDS = [("leading", 0, 25), ("leading", 3, 7), ("linspace", 0, 30), ("linspace"
 MIX = np.random.default_rng(0).normal(size=(3, 6)) / 2
 START = np.random.default_rng(1).normal(size=SHAPE)
 PATTERN = np.random.default_rng(2).normal(size=(*SHAPE[1:3], 6))  # so that no limit makes the picture one flat colour
-BETAS = {False: schedules.linear(T, start=5e-4, end=0.1)}
-BETAS[True] = schedules.zero_terminal_snr(BETAS[False])
+BETAS = {False: schedules.linear(T, beta_start=5e-4, beta_end=0.1)}
+BETAS[True] = schedules.with_zero_terminal_snr(BETAS[False])
 LIMITS = {
     "none": dict(clip_sample=False), "clip": dict(), "clip range": dict(clip_sample_range=0.4),
     "threshold": dict(thresholding=True, sample_max_value=1.5, dynamic_thresholding_ratio=0.9),

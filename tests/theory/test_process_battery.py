@@ -7,22 +7,37 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion import build
+from diffusion import config as config_lib
 from diffusion.core import schedules
-from diffusion.core.continuous import VE, VP, Cosine, Flow, Laplace, SubVP, VarianceExploding
+from diffusion.core.continuous import VE, VP, Cosine, Flow, Laplace, SubVP, VarianceExploding, VariancePreserving
 from diffusion.core.learned_schedule import LearnedSchedule
 from diffusion.core.processes import DiscreteProcess
+from diffusion.families import BY_NAME
 
 B0, B1 = 0.1, 20.0
-TABLES = {
-    "linear": schedules.linear(100, start=1e-3, end=0.2), "cosine": schedules.cosine(100),
-    "scaled_linear": schedules.scaled_linear(100, start=1e-3, end=0.2),
-    "sigmoid": schedules.sigmoid(100, start=1e-3, end=0.2), "constant": schedules.constant(100, end=0.05),
-    "warmup10": schedules.warmup(100, start=1e-3, end=0.1, share=0.1),
-    "warmup50": schedules.warmup(100, start=1e-3, end=0.1, share=0.5),
-    "jsd but its last": schedules.jsd(101)[:-1], "of VP": schedules.of_process(VP(), 100),
-    "of shifted cosine": schedules.of_process(Cosine(shift=0.25), 100),
-    "of Laplace": schedules.of_process(Laplace(scale=1.5), 100),
-    "zero SNR": schedules.zero_terminal_snr(schedules.linear(100, start=1e-3, end=0.2))}
+PROCESSES = BY_NAME["process"].members()
+ENDS = {"beta_start": 1e-3, "beta_end": 0.2}  # those of a member's keys that it has
+OF_PROCESS = {"shifted_cosine": {"shift": 0.25}, "laplace": {"log_snr_scale": 1.5}}
+# The other keys of config.process by which a table is made, where its defaults will not do, or not alone.
+SETTINGS = {
+    "constant": [{"beta_end": 0.05}], "table": [{"betas": tuple(np.linspace(0.01, 0.1, 100))}],
+    "warmup": [{"beta_end": 0.1, "warmup_share": share} for share in (0.1, 0.5)],
+    "linear": [{}, {"zero_terminal_snr": True}],
+    "table_of": [{"table_of": name, **OF_PROCESS.get(name, {})} for name in BY_NAME["table_of"].members()]}
+
+
+def made(name, steps=None, **keys):
+    """The process of config.process with these keys."""
+    if steps:
+        keys |= {"steps": steps} | {key: value for key, value in ENDS.items() if key in PROCESSES[name].keys} | keys
+    return build.process(config_lib.override(config_lib.base(process=name), {
+        f"process.{key}": value for key, value in keys.items()}).process)
+
+
+TABLES = {", ".join([name, *(f"{key} {value}" for key, value in keys.items() if key != "betas")]): made(
+    name, steps=100, **keys).betas for name, member in PROCESSES.items() if "steps" in member.keys
+    for keys in SETTINGS.get(name, [{}])}
 
 
 def big_b(t):
@@ -57,26 +72,32 @@ def random_schedule():
                              "bias": jnp.asarray(3 * rng.normal(size=16)), "out": jnp.asarray(4 * rng.normal(size=16))})
 
 
-# name: (process, the paper's marginals, its f(t) and g(t) or None where it gives none)
+# name, that of a member first: (process, the paper's marginals, its f(t) and g(t) or None where it gives none)
 PAPERS = {
-    "VP": (VP(), lambda t: (np.exp(-big_b(t) / 2), np.sqrt(-np.expm1(-big_b(t)))),
+    "vp": (VP(), lambda t: (np.exp(-big_b(t) / 2), np.sqrt(-np.expm1(-big_b(t)))),
            lambda t: (-beta(t) / 2, np.sqrt(beta(t)))),
-    "sub-VP": (SubVP(), lambda t: (np.exp(-big_b(t) / 2), -np.expm1(-big_b(t))),
+    "sub_vp": (SubVP(), lambda t: (np.exp(-big_b(t) / 2), -np.expm1(-big_b(t))),
                lambda t: (-beta(t) / 2, np.sqrt(beta(t) * -np.expm1(-2 * big_b(t))))),
-    "VE": (VE(), lambda t: (1 + 0 * t, 0.02 * 5000**t),
+    "ve": (VE(), lambda t: (1 + 0 * t, 0.02 * 5000**t),
            lambda t: (0 * t, 0.02 * 5000**t * np.sqrt(2 * np.log(5000)))),
-    "EDM": (VarianceExploding(), lambda t: (1 + 0 * t, t), lambda t: (0 * t, np.sqrt(2 * t))),
-    "EDM's VE": (VarianceExploding(power=0.5, sigma_min=0.02, sigma_max=100.0), lambda t: (1 + 0 * t, np.sqrt(t)),
-                 lambda t: (0 * t, 1 + 0 * t)),
+    "edm": (VarianceExploding(), lambda t: (1 + 0 * t, t), lambda t: (0 * t, np.sqrt(2 * t))),
+    "edm, root of t": (VarianceExploding(power=0.5, sigma_min=0.02, sigma_max=100.0),
+                       lambda t: (1 + 0 * t, np.sqrt(t)), lambda t: (0 * t, 1 + 0 * t)),
     "flow": (Flow(), flow(1.0), lambda t: (-1 / (1 - t), np.sqrt(2 * t / (1 - t)))),
     "flow, shift 3": (Flow(shift=3.0), flow(3.0), None),
-    "cosine": (Cosine(), cosine(1.0), None), "cosine, shift 1/4": (Cosine(shift=0.25), cosine(0.25), None),
-    "Laplace": (Laplace(mean=0.3, scale=1.5),
+    "shifted_cosine": (Cosine(), cosine(1.0), None),
+    "shifted_cosine, shift 1/4": (Cosine(shift=0.25), cosine(0.25), None),
+    "laplace, wide": (Laplace(log_snr_mean=0.3, log_snr_scale=1.5),
                 kept(lambda t: 0.3 - 1.5 * np.sign(0.5 - t) * np.log(1 - 2 * abs(t - 0.5))), None),
 }
-# Tables are one class: two of them pass all checks, and each is one chain in whole and in real times.
-CONTINUOUS = {**{name: case[0] for name, case in PAPERS.items()},
-              **{f"{name} table": DiscreteProcess(betas=TABLES[name]) for name in ("cosine", "zero SNR")}}
+# Tables are one class: two of them pass all checks, and each is one chain in whole and in real times. All other members
+# pass all checks, those without a paper here as their defaults have it.
+CONTINUOUS = {name: case[0] for name, case in PAPERS.items()}
+CONTINUOUS |= {f"table, {name}": DiscreteProcess(betas=TABLES[name]) for name in (
+    "cosine", "linear, zero_terminal_snr True")}
+for name, kind in PROCESSES.items():
+    if "steps" not in kind.keys and name not in {known.split(",")[0] for known in PAPERS} | {"learned"}:
+        CONTINUOUS[name] = made(name)
 EVERY = [*CONTINUOUS, "learned"]
 PAIRS = np.array([(2, 30), (10, 11), (0, 38), (25, 26)])  # (s, t) of posteriors, as places in the interior
 PIECES = 20  # of each interval of the integration of the SDE
@@ -179,7 +200,7 @@ def test_alpha_sigma_and_log_snr_agree_and_log_snr_falls(name):
     np.testing.assert_allclose(2 * np.log(alpha / sigma), log_snr, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(here.noise_level["t"], sigma / alpha, rtol=1e-9)
     assert np.all(np.diff(log_snr) < 0) and np.all(alpha > 0) and np.all(sigma > 0)
-    if not isinstance(here.process, SubVP | VE | VarianceExploding | Flow):
+    if isinstance(here.process, VariancePreserving | DiscreteProcess) and not isinstance(here.process, SubVP):
         np.testing.assert_allclose(alpha**2 + sigma**2, 1, rtol=1e-12)
 
 
@@ -286,7 +307,7 @@ def test_a_time_between_whole_ones_is_between_their_log_snrs(x64):
 
 def test_a_table_of_a_process_has_its_marginals(x64):
     tables = {name: DiscreteProcess(betas=schedules.of_process(CONTINUOUS[name], 100))
-              for name in ("VP", "cosine, shift 1/4", "Laplace")}
+              for name in ("vp", "shifted_cosine, shift 1/4", "laplace, wide")}
     t = np.arange(1, 101)
     expected = jax.jit(lambda t: {name: [f(t) for f in (CONTINUOUS[name].alpha, CONTINUOUS[name].sigma,
                                                        CONTINUOUS[name].log_snr)] for name in tables})(t / 100)

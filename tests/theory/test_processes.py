@@ -13,7 +13,7 @@ from diffusion.core.processes import DiscreteProcess
 
 BETAS = {
     "linear 1000": schedules.linear(1000),
-    "linear 10": schedules.linear(10, start=0.01, end=0.9),
+    "linear 10": schedules.linear(10, beta_start=0.01, beta_end=0.9),
     "cosine 1000": schedules.cosine(1000),
     "cosine 7": schedules.cosine(7),
     "one step": np.array([0.3]),
@@ -240,7 +240,7 @@ def test_betas_outside_of_0_to_1_are_refused(betas, shown):
 
 @pytest.mark.filterwarnings("error")
 def test_zero_terminal_snr_ends_in_pure_noise(x64):
-    betas = schedules.zero_terminal_snr(schedules.linear(50, start=1e-3, end=0.2))
+    betas = schedules.with_zero_terminal_snr(schedules.linear(50, beta_start=1e-3, beta_end=0.2))
     process = DiscreteProcess(betas=betas)
     assert betas[-1] == 1 and process.alpha(50) == 0 and process.sigma(50) == 1 and process.log_snr(50) == -np.inf
     x0, eps, x_t = np.random.default_rng(0).normal(size=(3, 2, 3, 3, 1))

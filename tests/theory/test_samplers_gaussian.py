@@ -32,7 +32,7 @@ SOLVERS = {
 
 def linear(steps):
     """The linear schedule at another T with the end points scaled, so that the noise at T stays the same."""
-    return DiscreteProcess(betas=schedules.linear(steps, start=0.1 / steps, end=20 / steps))
+    return DiscreteProcess(betas=schedules.linear(steps, beta_start=0.1 / steps, beta_end=20 / steps))
 
 
 def gaussian(process, mean=MEAN, variances=VARIANCES, axes=AXES):
@@ -250,7 +250,8 @@ def test_ddim_from_a_time_to_itself_moves_nothing(x64):
 
 def test_from_zero_snr_ddim_with_eta_1_is_the_ancestral_sampler(x64):
     """The root of what eta = 1 leaves is 0, and not that of a negative rounding error."""
-    process = DiscreteProcess(betas=schedules.zero_terminal_snr(schedules.linear(40, start=1e-3, end=0.2)))
+    process = DiscreteProcess(betas=schedules.with_zero_terminal_snr(
+        schedules.linear(40, beta_start=1e-3, beta_end=0.2)))
     denoise = lambda x, t, cond=None: Prediction(jnp.tanh(x), x)  # noqa: E731
     step = jax.jit(lambda s: [solver.step((), X, 40, s, Diffusion(process, denoise), KEYS, None)[1] for solver in (
         DDIM(eta=1.0), Ancestral(variance="small"))])

@@ -34,7 +34,7 @@ BORDER = -0.2  # between the two modes in one dimension
 
 @functools.cache
 def linear(steps):
-    return DiscreteProcess(betas=schedules.linear(steps, start=0.1 / steps, end=20 / steps))
+    return DiscreteProcess(betas=schedules.linear(steps, beta_start=0.1 / steps, beta_end=20 / steps))
 
 
 def posterior_mean(x, alpha, sigma, weights, centers, stds, np=jnp):
@@ -155,9 +155,9 @@ def test_two_dimensions(name, steps):
         np.testing.assert_allclose(out[nearest == k].std(0), STDS_2D[k], rtol=60 / steps)
 
 
-@pytest.mark.parametrize("betas, grid", [(schedules.linear(100, start=1e-3, end=0.2), grids.linspace(100, 100)),
-                                         (schedules.cosine(100), grids.trailing(100, 13))],
-                         ids=["linear", "cosine, respaced"])
+@pytest.mark.parametrize("betas, grid", [
+    (schedules.linear(100, beta_start=1e-3, beta_end=0.2), grids.linspace(100, 100)),
+    (schedules.cosine(100), grids.trailing(100, 13))], ids=["linear", "cosine, respaced"])
 def test_ddim_with_eta_1_is_the_ancestral_sampler(x64, betas, grid):
     """Sample by sample with the same keys: the step of Eq. 12 is the posterior of Eqs. 6-7, clipped x_0 or not."""
     process = DiscreteProcess(betas=betas)

@@ -15,7 +15,7 @@ def test_linear_is_evenly_spaced_between_the_papers_end_points():
 
 
 def test_linear_end_points_do_not_depend_on_the_number_of_steps():
-    betas = schedules.linear(7, start=0.01, end=0.3)
+    betas = schedules.linear(7, beta_start=0.01, beta_end=0.3)
     assert (len(betas), betas[0], betas[-1]) == (7, 0.01, 0.3)
 
 
@@ -52,23 +52,23 @@ def test_cosine_clips_the_last_beta_alone():
 
 
 def test_scaled_linear_has_evenly_spaced_roots():
-    betas = schedules.scaled_linear(1000, start=0.00085, end=0.012)
+    betas = schedules.scaled_linear(1000, beta_start=0.00085, beta_end=0.012)
     assert betas.dtype == np.float64 and len(betas) == 1000
     np.testing.assert_allclose(betas[[0, -1]], [0.00085, 0.012], rtol=1e-14)
     np.testing.assert_allclose(np.diff(np.sqrt(betas), 2), 0, atol=1e-15)
 
 
 def test_sigmoid_is_the_logistic_curve():
-    betas = schedules.sigmoid(1001, start=1e-4, end=0.02)
+    betas = schedules.sigmoid(1001, beta_start=1e-4, beta_end=0.02)
     share = (betas - 1e-4) / (0.02 - 1e-4)
     np.testing.assert_allclose(np.log(share / (1 - share)), np.linspace(-6, 6, 1001), atol=1e-11)
 
 
 def test_constant_and_warmup_are_those_of_ho_et_al():
     """diffusion_utils_2.py of their code: beta_end everywhere, but for a rise over the first int(share T) steps."""
-    np.testing.assert_array_equal(schedules.constant(5, end=0.02), [0.02] * 5)
+    np.testing.assert_array_equal(schedules.constant(5, beta_end=0.02), [0.02] * 5)
     for share, rising in ((0.1, 10), (0.5, 52)):
-        betas = schedules.warmup(105, start=1e-4, end=0.02, share=share)
+        betas = schedules.warmup(105, beta_start=1e-4, beta_end=0.02, warmup_share=share)
         np.testing.assert_array_equal(betas[:rising], np.linspace(1e-4, 0.02, rising))
         np.testing.assert_array_equal(betas[rising:], 0.02)
     assert betas.dtype == np.float64 and len(betas) == 105
@@ -82,16 +82,16 @@ def test_jsd_removes_an_equal_share_of_the_signal_at_each_step():
 
 
 @pytest.mark.parametrize("betas", [schedules.linear(1000), schedules.cosine(1000),
-                                   schedules.scaled_linear(1000, start=0.00085, end=0.012)])
+                                   schedules.scaled_linear(1000, beta_start=0.00085, beta_end=0.012)])
 def test_zero_terminal_snr_shifts_and_scales_alpha(betas):
     """Lin et al. (2024), Section 3.1: alpha_T = 0, alpha_1 as it was, and alpha in between by one linear map."""
     old = np.sqrt(np.cumprod(1 - betas))
-    new = np.sqrt(np.cumprod(1 - schedules.zero_terminal_snr(betas)))
+    new = np.sqrt(np.cumprod(1 - schedules.with_zero_terminal_snr(betas)))
     assert new[-1] == 0
     np.testing.assert_allclose(new[0], old[0], rtol=1e-14)
     np.testing.assert_allclose((new[1:] - new[0]) / (old[1:] - old[0]), new[0] / (old[0] - old[-1]), rtol=1e-9)
 
 
 def test_zero_terminal_snr_of_one_step_is_refused():
-    with pytest.raises(ValueError, match="at least 2 steps, got 1"):
-        schedules.zero_terminal_snr(np.array([0.1]))
+    with pytest.raises(ValueError, match="steps = 1: .* at least 2 steps"):
+        schedules.with_zero_terminal_snr(np.array([0.1]))

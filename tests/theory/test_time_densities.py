@@ -9,22 +9,32 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from diffusion.core import continuous, schedules, time_densities
+from diffusion import build
+from diffusion import config as config_lib
+from diffusion.core import schedules, time_densities
 from diffusion.core.processes import DiscreteProcess
-from diffusion.core.time_densities import (
-    CosineLogSnr,
-    Importance,
-    LogitNormal,
-    LogNormal,
-    Mode,
-    Uniform,
-    UniformDiscrete,
-)
+from diffusion.core.time_densities import Importance, LogNormal, UniformDiscrete
+from diffusion.families import BY_NAME
 
-PROCESSES = {"vp": continuous.VP(), "cosine": continuous.Cosine(), "flow": continuous.Flow(), "ve": continuous.VE(),
-             "edm": continuous.VarianceExploding(), "sub-vp": continuous.SubVP(), "laplace": continuous.Laplace()}
-DENSITIES = {"uniform": Uniform(), "log-normal": LogNormal(), "logit-normal": LogitNormal(mean=0.5, std=0.8),
-             "mode": Mode(scale=1.29), "mode, ends": Mode(scale=-0.5), "cosine": CosineLogSnr()}
+# All in continuous time but the learned one, whose times of a log-SNR are found by halving an interval.
+PROCESSES = {name: build.process(config_lib.base(process=name).process)
+             for name, member in BY_NAME["process"].members().items()
+             if "steps" not in member.keys and name != "learned"}
+CHAIN = DiscreteProcess(betas=schedules.linear(7))
+# name: (member, its keys where the defaults will not do, or not alone)
+CASES = {name: (name, {}) for name in BY_NAME["density"].members()}
+CASES |= {"logit_normal": ("logit_normal", {"density_mean": 0.5, "density_std": 0.8}),
+          "mode, ends": ("mode", {"mode_scale": -0.5})}
+
+
+def densities_of(process):
+    """Those that draw times of the process."""
+    found = {case: BY_NAME["density"].make(config_lib.override(config_lib.base(density=name), {
+        f"loss.{key}": value for key, value in keys.items()}).loss, process=process)
+        for case, (name, keys) in CASES.items()}
+    return {case: density for case, density in found.items() if density.of_chain in (None, process.discrete)}
+
+
 N = 4000
 U = (np.arange(N) + 0.5) / N
 
@@ -36,7 +46,7 @@ def drawn(name):
         def of_density(density):
             times = density.draw(u, PROCESSES[name])
             return *times, times.log_snr_density(PROCESSES[name]), PROCESSES[name].log_snr(times.t)
-        return {density: of_density(member) for density, member in DENSITIES.items()}
+        return {density: of_density(member) for density, member in densities_of(PROCESSES[name]).items()}
     with jax.enable_x64(True):
         return jax.tree.map(np.asarray, jax.jit(evaluate)(U))
 
@@ -72,11 +82,11 @@ def mode_cdf(v, scale):
 # Name -> distribution function of the times, before it is cut to the process's.
 CDF = {
     "uniform": share,
-    "log-normal": lambda process, t: stats.norm.cdf(np.log(level(process, t)), -1.2, 1.2),
-    "logit-normal": lambda process, t: stats.norm.cdf(np.log(share(process, t) / (1 - share(process, t))), 0.5, 0.8),
+    "log_normal": lambda process, t: stats.norm.cdf(np.log(level(process, t)), -1.2, 1.2),
+    "logit_normal": lambda process, t: stats.norm.cdf(np.log(share(process, t) / (1 - share(process, t))), 0.5, 0.8),
     "mode": lambda process, t: mode_cdf(share(process, t), 1.29),
     "mode, ends": lambda process, t: mode_cdf(share(process, t), -0.5),
-    "cosine": lambda process, t: 2 / math.pi * np.arctan(level(process, t)),  # alpha = cos(pi t / 2)
+    "cosine_log_snr": lambda process, t: 2 / math.pi * np.arctan(level(process, t)),  # alpha = cos(pi t / 2)
 }
 
 
@@ -85,13 +95,16 @@ def test_quantiles_and_density_are_those_of_the_closed_form(name):
     process = PROCESSES[name]
     for density, (t, p, importance, _, _) in drawn(name).items():
         assert t.min() >= process.t_min and t.max() <= process.t_max and importance == 1.0, density
+        inner = (U > 0.01) & (U < 0.99)
+        if density not in CDF:  # that it is the density of its own quantiles
+            np.testing.assert_allclose(p[inner], 1 / np.abs(np.gradient(t, U))[inner], rtol=2e-3, err_msg=density)
+            continue
         cdf = CDF[density]
         with np.errstate(divide="ignore"):
             low, high = (cdf(process, np.array([end])) for end in (max(process.t_min, 1e-7), process.t_max))
         expected = (cdf(process, t) - low) / (high - low)
         expected = expected if t[-1] > t[0] else 1 - expected
         np.testing.assert_allclose(expected, U, atol=2e-6, err_msg=density)
-        inner = (U > 0.01) & (U < 0.99)
         h = 1e-5 * np.minimum(t, process.t_max - t)
         slope = np.abs(cdf(process, t + h) - cdf(process, t - h)) / (2 * h) / (high - low)
         np.testing.assert_allclose(p[inner], slope[inner], rtol=2e-4, err_msg=density)
@@ -112,8 +125,8 @@ def test_every_u_gives_a_time_of_finite_noise_in_float32():
         times = density.draw(u, process)
         return times.t, times.p, process.log_snr(times.t)
 
-    found = jax.jit(lambda u: {(name, of): times_and_log_snr(u, density, process) for name, density in DENSITIES.items()
-                           for of, process in PROCESSES.items()})(u)
+    found = jax.jit(lambda u: {(name, of): times_and_log_snr(u, density, process) for of, process in PROCESSES.items()
+                           for name, density in densities_of(process).items()})(u)
     for (name, of), (t, p, log_snr) in jax.tree.map(np.asarray, found).items():
         assert t.dtype == np.float32, (name, of)
         assert np.all(t > 0) and np.all(t <= np.float32(PROCESSES[of].t_max) * (1 + 1e-6)), (name, of)
@@ -122,11 +135,20 @@ def test_every_u_gives_a_time_of_finite_noise_in_float32():
 
 
 def test_uniform_over_the_integers():
-    process = DiscreteProcess(betas=schedules.linear(7))
-    times = UniformDiscrete().draw(jnp.asarray(np.arange(7000) / 7000 + 1e-5), process)
+    times = UniformDiscrete().draw(jnp.asarray(np.arange(7000) / 7000 + 1e-5), CHAIN)
     np.testing.assert_array_equal(np.bincount(times.t), [0] + [1000] * 7)
     np.testing.assert_allclose(times.p, 1 / 7, rtol=1e-6)
-    assert int(UniformDiscrete().draw(jnp.float32([1 - 2.0**-24]), process).t[0]) == 7
+    assert int(UniformDiscrete().draw(jnp.float32([1 - 2.0**-24]), CHAIN).t[0]) == 7
+
+
+def test_draws_of_a_chains_times_are_as_often_as_the_density_says():
+    """Each counted by its importance."""
+    for name, density in densities_of(CHAIN).items():
+        times = density.draw(jnp.asarray((np.arange(7000) + 0.5) / 7000), CHAIN, density.init())
+        t, p, importance = (np.broadcast_to(x, 7000) for x in times)
+        assert t.min() >= 1 and t.max() <= 7, name
+        often = np.bincount(t, importance, minlength=8)[1:] / 7000
+        np.testing.assert_allclose(often, p[[np.flatnonzero(t == i)[0] for i in range(1, 8)]], atol=1e-3, err_msg=name)
 
 
 def test_the_density_of_a_chain_in_log_snr_adds_to_one(x64):
@@ -172,7 +194,7 @@ SAMPLER = Importance(steps=int(STEPS), history=int(HISTORY), uniform=float(UNIFO
 
 def test_importance_is_that_of_guided_diffusion():
     """Its probabilities after each of 40 batches, before and after the history is full, and its weights."""
-    process = DiscreteProcess(betas=schedules.linear(SAMPLER.steps, start=0.01, end=0.5))
+    process = DiscreteProcess(betas=schedules.linear(SAMPLER.steps, beta_start=0.01, beta_end=0.5))
 
     @jax.jit
     def update(state, t, loss):
@@ -192,7 +214,7 @@ def test_importance_is_that_of_guided_diffusion():
 
 def test_importance_sampling_does_not_change_the_mean():
     """Summed over a fine grid of u, importance * f is the mean over uniform t, for the least likely t too."""
-    process = DiscreteProcess(betas=schedules.linear(50, start=0.01, end=0.5))
+    process = DiscreteProcess(betas=schedules.linear(50, beta_start=0.01, beta_end=0.5))
     density = Importance(steps=50, history=2)
     rng = np.random.default_rng(0)
     state = {"losses": jnp.asarray(10.0 ** rng.uniform(-6, 0, (50, 2)), jnp.float32), "counts": jnp.full(50, 2)}

@@ -31,7 +31,7 @@ def init(key):
 LOSS = losses.make_denoising_loss(weightings.in_space(None, EPS))
 UNIFORM = time_densities.UniformDiscrete()
 IMPORTANCE = time_densities.Importance(steps=4, history=2)
-SHORT = processes.DiscreteProcess(betas=schedules.linear(4, start=0.01, end=0.5))
+SHORT = processes.DiscreteProcess(betas=schedules.linear(4, beta_start=0.01, beta_end=0.5))
 
 
 def make(accumulate=1, flip=True, network=NETWORK.apply, seed=0, density=UNIFORM, stratified=False, process=PROCESS,

@@ -1,0 +1,39 @@
+"""Whether a config can be run, without building or tracing anything, opening the data, or asking for devices."""
+from functools import partial
+
+from ml_collections import ConfigDict
+
+from diffusion.build.likelihood import estimator
+from diffusion.build.models import check_model
+from diffusion.build.networks import check_times
+from diffusion.build.objective import objective
+from diffusion.build.sampling import check_sampling, grid
+from diffusion.build.training import check_batch, check_optimizer, make_plan, retention
+from diffusion.core.processes import Process
+from diffusion.train import durations
+
+
+def check(config: ConfigDict, mode: str = "train", *, epoch_size: int = 50_000) -> None:
+    """Raises ConfigError for keys that do not fit each other in this mode of the main program: of model and sampler
+    always, of the objective, optimizer and durations for "train", of the estimator for "likelihood".
+
+    epoch_size: the examples of an epoch, where durations are given in those.
+    """
+    c, parts = config, check_model(config)
+    check_times(parts.network, parts.process, between_times=c.sample.between_times)
+    check_sampling(c)
+    grid(c.sample, parts.process)
+    if mode == "likelihood":
+        estimator(c, parts.process)
+    if mode == "train":
+        check_training(c, parts.process, epoch_size)
+
+
+def check_training(c: ConfigDict, process: Process, epoch_size: int) -> None:
+    """What training needs beside the model."""
+    objective(c, process)
+    in_steps = partial(durations.to_steps, batch_size=c.train.batch_size, epoch_size=epoch_size)
+    check_batch(c.train, shards=1)
+    make_plan(c.train, in_steps)
+    retention(c.train, in_steps)
+    check_optimizer(c, epoch_size)

@@ -1,0 +1,312 @@
+"""Families of parts: what can be chosen by one config key, and which keys and abilities each choice brings.
+
+A module declares its members in a dict named after the family, such as SOLVERS = {"ddim": DDIM}: one of our folders
+below, or a module of the user's (a plugin). A member is a dataclass or a function. Its keyword arguments that have a
+default are its config keys: name, type and default are read from the signature, the meaning from the comment behind
+it. Arguments without a default are given by `build`. Abilities are attributes of the member or of what it makes.
+"""
+import dataclasses
+import functools
+import importlib
+import inspect
+import io
+import pkgutil
+import tokenize
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diffusion.config_values import Key, nearest
+from diffusion.errors import ConfigError, FieldError, shown
+
+_PLUGINS: dict[str, types.ModuleType] = {}  # those that were loaded, by name
+_NOT_KEYS = {"parent", "name"}              # which Flax adds to a module's fields
+
+
+@dataclass(frozen=True)
+class Member:
+    """One choice of a family."""
+    name: str
+    make: Any
+    keys: Mapping[str, Key]     # by their names without the section
+    given: frozenset[str]       # arguments that `build` gives
+    constant: bool = False      # `make` is what is chosen itself, and not what makes it
+
+    @property
+    def source(self) -> Callable:
+        """The function or class whose signature has the keys."""
+        return inspect.unwrap(self.make)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What one config key, the selector, chooses from."""
+    name: str                   # in `config.base(NAME=...)` and --keys=NAME.MEMBER
+    selector: str               # the dotted config key that names the member
+    table: str                  # the dict of members in a module
+    places: tuple[str, ...]     # packages and modules that declare members
+    needs: tuple[str, ...] = ()  # attributes of what a member makes
+    given: tuple[str, ...] = ()  # arguments that `build` gives, whether they have a default or not
+
+    @property
+    def section(self) -> str:
+        """The section of the config that holds the members' keys, with a dot behind it, or "" for the top level."""
+        return self.selector.rpartition(".")[0] + "." * ("." in self.selector)
+
+    def members(self) -> Mapping[str, Member]:
+        """All members by name. Raises ConfigError for a plugin's member that cannot be one."""
+        return _members(self, plugin_modules())
+
+    def member(self, name: object, where: str = "", key: str = "") -> Member:
+        """The member of that name, or at MODULE:NAME. Raises ConfigError for a name that is not known."""
+        members = self.members()
+        if isinstance(name, str) and ":" in name and name not in members:
+            return _member_at(self, name)
+        if not isinstance(name, str) or name not in members:
+            raise ConfigError(f"{where}{': ' * bool(where)}config.{key or self.selector} = {shown(name)} is not known."
+                              f"{nearest(str(name), members)} It can be one of: {', '.join(sorted(members))}.")
+        return members[name]
+
+    def keys_of(self, name: str) -> dict[str, Key]:
+        """The keys that this member brings, by their dotted names."""
+        return {self.section + key: spec for key, spec in self.member(name).keys.items()}
+
+    def make(self, section: Mapping, chosen: str | None = None, *, key: str | None = None, **given: Any) -> Any:
+        """What the member makes of its keys in the section of the config, and of those of `given` that it asks for.
+
+        chosen: the member's name, where the section's selector does not hold it but another `key` does. Raises
+        ConfigError for a value that the member refuses.
+        """
+        member = self._chosen(section, chosen, key)
+        if member.constant:
+            return member.make
+        values = {} if key else self._values(section, member)
+        arguments = values | {name: value for name, value in given.items() if name in member.given or name in values}
+        with naming_keys(self.section):
+            try:
+                made = member.make(**arguments)
+            except TypeError as error:  # an argument that nobody gives, or a class with abstract functions
+                if member.source.__module__.startswith("diffusion."):
+                    raise
+                raise ConfigError(f"The {self.name} {member.name} cannot be made: {error}.") from error
+        if lacking := [name for name in self.needs if not hasattr(made, name)]:
+            raise ConfigError(f"The {self.name} {member.name} is none: it has no {' and no '.join(lacking)}. "
+                              "docs/design.md, \"Adding a part\", shows one.")
+        return made
+
+    def bound(self, section: Mapping, **given: Any) -> Any:
+        """The chosen member, a function, with the values of its keys and what it asks for of `given`."""
+        member = self._chosen(section, None, None)
+        if member.constant:
+            return member.make
+        return functools.partial(member.make, **self._values(section, member),
+                                 **{name: value for name, value in given.items() if name in member.given})
+
+    def _values(self, section: Mapping, member: Member) -> dict[str, Any]:
+        if lacking := [name for name in member.keys if name not in section]:
+            raise ConfigError(f"config.{self.selector} = {shown(member.name)} has no keys in this config "
+                              f"({', '.join(lacking)}): choose it by config.choose(c, {self.name}={member.name!r}), "
+                              "which brings them.")
+        return {name: section[name] for name in member.keys}
+
+    def _chosen(self, section: Mapping, chosen: str | None, key: str | None) -> Member:
+        name = section[self.selector.rpartition(".")[2]] if chosen is None else chosen
+        return self.member(name, key=key or self.selector)
+
+
+class naming_keys:
+    """A context that turns a part's FieldError into a ConfigError that names the key of `section`."""
+
+    def __init__(self, section: str):
+        self.section = section
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if isinstance(error, FieldError):
+            raise ConfigError(f"config.{self.section}{error.field} = {shown(error.value)}: {error.rule}") from error
+
+
+# In the order in which a config is made: a selector may be a key of a member before it.
+FAMILIES = (
+    Family("data", "data.name", "SOURCES", ("diffusion.data",)),
+    Family("process", "process.name", "PROCESSES", ("diffusion.core",),
+           ("alpha", "sigma", "log_snr", "time", "label", "t_min", "t_max")),
+    Family("table_of", "process.table_of", "TABULATED", ("diffusion.core",)),
+    Family("prediction", "prediction", "PREDICTIONS", ("diffusion.core",)),
+    Family("loss", "loss.name", "LOSSES", ("diffusion.core",)),
+    Family("weighting", "loss.weighting", "WEIGHTINGS", ("diffusion.core",), given=("sigma_data",)),
+    Family("density", "loss.density", "DENSITIES", ("diffusion.core",), ("init", "draw", "update")),
+    Family("network", "network.name", "NETWORKS", ("diffusion.networks",), ("init", "apply"),
+           ("num_classes", "out_channels")),
+    Family("optimizer", "optimizer.name", "OPTIMIZERS", ("diffusion.train.optimizer",)),
+    Family("solver", "sample.solver", "SOLVERS", ("diffusion.samplers",), ("init", "step", "evaluations")),
+    Family("corrector", "sample.corrector", "CORRECTORS", ("diffusion.samplers",)),
+    Family("spacing", "sample.spacing", "SPACINGS", ("diffusion.core",)),
+    Family("schedule", "sample.schedule", "SCHEDULES", ("diffusion.core",)),
+    Family("guidance", "sample.guidance.name", "GUIDANCES", ("diffusion.guidance",)),
+    Family("estimator", "likelihood.estimator", "ESTIMATORS", ("diffusion.likelihood",)),
+)
+BY_NAME = {family.name: family for family in FAMILIES}
+BY_SELECTOR = {family.selector: family for family in FAMILIES}
+
+
+def loaded_plugins() -> tuple[str, ...]:
+    """The names of the modules of the user's that were loaded."""
+    return tuple(_PLUGINS)
+
+
+def plugin_modules() -> tuple[types.ModuleType, ...]:
+    """Those modules themselves."""
+    return tuple(_PLUGINS.values())
+
+
+def load_plugins(names: Iterable[str]) -> None:
+    """Imports the user's modules, whose dicts of members then count. Raises ConfigError for one that does not import,
+    declares no members, or declares a name that is taken or a key with another meaning."""
+    for name in names:
+        if name in _PLUGINS:
+            continue
+        module = _import(name, f"config.plugins names {shown(name)}")
+        if not any(isinstance(getattr(module, family.table, None), Mapping) for family in FAMILIES):
+            raise ConfigError(f"The plugin {name} declares no members: give it a dict of them, such as "
+                              f"{' or '.join(f.table for f in FAMILIES if f.name in ('solver', 'network'))}.")
+        _PLUGINS[name] = module
+        try:
+            for family in FAMILIES:
+                family.members()
+            check_keys()
+        except ConfigError:
+            del _PLUGINS[name]
+            raise
+
+
+def check_keys() -> None:
+    """Raises ConfigError where two members of one section give one key two types."""
+    found: dict[str, tuple[str, Key]] = {}
+    for family in FAMILIES:
+        for member in family.members().values():
+            for name, key in member.keys.items():
+                dotted, who = family.section + name, f"{family.name}.{member.name}"
+                other, spec = found.setdefault(dotted, (who, key))
+                if (spec.kind, spec.entry) != (key.kind, key.entry):
+                    raise ConfigError(f"{other} and {who} give config.{dotted} two meanings: {spec.takes} "
+                                      f"{key.takes} Rename it in one of them.")
+
+
+@functools.cache
+def _members(family: Family, plugins: tuple[types.ModuleType, ...]) -> Mapping[str, Member]:
+    found: dict[str, Member] = {}
+    modules = [*_modules(family.places), *plugins]
+    for module in modules:
+        for name, make in getattr(module, family.table, {}).items():
+            if name in found:
+                raise ConfigError(f"{module.__name__} declares the {family.name} {shown(name)}, a name that is taken. "
+                                  "Choose another.")
+            found[name] = _member(family, name, make, f"{module.__name__}.{family.table}[{name!r}]")
+    return types.MappingProxyType(found)
+
+
+@functools.cache
+def _modules(places: tuple[str, ...]) -> list[types.ModuleType]:
+    found = []
+    for place in places:
+        module = importlib.import_module(place)
+        found.append(module)
+        names = [entry.name for entry in pkgutil.iter_modules(getattr(module, "__path__", ())) if not entry.ispkg]
+        found += [importlib.import_module(f"{place}.{name}") for name in sorted(names)]
+    return found
+
+
+def _import(name: str, why: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a module of the user's raises
+        text = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{why}, which does not import: {type(error).__name__}{': ' * bool(text)}{text}. It is a "
+                          "module's name, such as my_package.parts, that `python -c \"import ...\"` finds.") from error
+
+
+def _member_at(family: Family, place: str) -> Member:
+    """The member at MODULE:NAME."""
+    module_name, _, name = place.partition(":")
+    module = _import(module_name, f"config.{family.selector} names {shown(place)}")
+    if not hasattr(module, name):
+        raise ConfigError(f"config.{family.selector} = {shown(place)}: {module_name} has no {name!r}."
+                          f"{nearest(name, vars(module))}")
+    return _member(family, place, getattr(module, name), place)
+
+
+@functools.cache
+def _member(family: Family, name: str, make: Any, where: str) -> Member:
+    """Reads the signature. Raises ConfigError for what cannot be a member of the family."""
+    if not callable(make):
+        return Member(name, make, types.MappingProxyType({}), frozenset(), constant=True)
+    keys, given = {}, set()
+    hints = _hints(make)
+    for parameter in inspect.signature(make).parameters.values():
+        if parameter.name in _NOT_KEYS and isinstance(make, type) or parameter.kind in (
+                parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if (parameter.name in family.given or parameter.default is parameter.empty
+                or parameter.kind is parameter.POSITIONAL_ONLY):
+            given.add(parameter.name)
+            continue
+        default = parameter.default
+        if type(default).__name__ == "_HAS_DEFAULT_FACTORY_CLASS":
+            default = next(f.default_factory() for f in dataclasses.fields(make) if f.name == parameter.name)
+        key = Key.of(family.section + parameter.name, hints.get(parameter.name), default)
+        if key is None:
+            raise ConfigError(f"{where}: its argument {parameter.name} = {shown(default)} cannot be a config key, "
+                              "which is True or False, a number, text, or a tuple of those. Leave the default out if "
+                              "it is no key.")
+        keys[parameter.name] = key
+    return Member(name, make, types.MappingProxyType(keys), frozenset(given))
+
+
+def _hints(make: Callable) -> dict[str, Any]:
+    """The annotations of the arguments, as objects."""
+    found = {name: parameter.annotation for name, parameter in inspect.signature(make).parameters.items()}
+    if any(isinstance(annotation, str) for annotation in found.values()):
+        try:
+            found = typing.get_type_hints(inspect.unwrap(make))
+        except Exception:  # names that cannot be resolved: the defaults' types count
+            found = {}
+    return found
+
+
+def meanings(member: Member) -> dict[str, str]:
+    """What each key of a member means: the comment behind its default, in the source of the member and of its bases."""
+    found: dict[str, str] = {}
+    bases = member.source.__mro__[:-1] if isinstance(member.source, type) else (member.source,)
+    for place in (*bases, *getattr(member.make, "key_sources", ())):
+        for name, text in _comments(place).items():
+            found.setdefault(name, text)
+    return {name: found.get(name, "") for name in member.keys}
+
+
+@functools.cache
+def _comments(place: Any) -> Mapping[str, str]:
+    """name: the comment behind `name: type = default`, and on the lines of comment after it."""
+    try:
+        source = inspect.getsource(place)
+        tokens = list(tokenize.generate_tokens(io.StringIO(inspect.cleandoc("\n" + source)).readline))
+    except (OSError, TypeError, tokenize.TokenError, IndentationError, SyntaxError):
+        return {}
+    found, current, line = {}, None, 0
+    for before, token in zip([None, *tokens], tokens):
+        if token.type == tokenize.OP and token.string == ":" and before.type == tokenize.NAME:
+            current, line = before.string, token.start[0]
+        elif token.type == tokenize.COMMENT and current is not None:
+            text, alone = token.string.lstrip("# ").rstrip(), token.line.lstrip().startswith("#")
+            if not alone and current not in found and token.start[0] == line:
+                found[current] = text
+            elif alone and current in found and token.start[0] == line + 1:
+                found[current] += f" {text}"
+                line = token.start[0]
+    return found
