@@ -106,9 +106,9 @@ def main() -> None:
     for kind, level in tqdm([(kind, level) for kind, levels in LEVELS.items() for level in levels]):
         if key(kind, level) in found:
             continue
-        reference = reference or Reference.of(of(images[:half]))
+        reference = reference or Reference.from_features(of(images[:half]))
         worse = degraded(images[half:], labels[half:], kind, level, args.count)
-        found[key(kind, level)] = values.as_json(values.values(METRICS, extractor.called, of(worse), reference))
+        found[key(kind, level)] = values.as_json(values.metric_values(METRICS, extractor.called, of(worse), reference))
         atomic_write(args.out, json.dumps(found, indent=1) + "\n")
     fd = extractor.called("fd")
     for kind, levels in LEVELS.items():

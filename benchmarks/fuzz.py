@@ -146,7 +146,7 @@ def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
                               ("train-labels-idx1-ubyte", (8, 1, [6]), np.arange(6, dtype=np.uint8))):
         head = bytes([0, 0, *magic[:2]]) + np.array(magic[2], ">u4").tobytes()
         (folder / "idx" / name).write_bytes(head + body.tobytes())
-    found = {"picture" + path.suffix: (path, lambda path=path: pictures.read(path, (8, 8, 1)))
+    found = {"picture" + path.suffix: (path, lambda path=path: pictures.read_picture(path, (8, 8, 1)))
              for path in folder.glob("picture.*")}
     found |= {path.name: (path, lambda: sources.idx(str(folder / "idx"), "train"))
               for path in (folder / "idx").iterdir()}

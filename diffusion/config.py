@@ -249,7 +249,7 @@ def run_level_keys() -> dict[str, Key]:
                 found |= gather(value, f"{prefix}{name}.")
             else:
                 entries = tuple[str, ...] if isinstance(value, tuple) else type(value)
-                found[prefix + name] = Key.of(prefix + name, entries, value)
+                found[prefix + name] = Key.from_argument(prefix + name, entries, value)
         return found
     return gather(run_level(), "")
 

@@ -37,7 +37,7 @@ class Key:
     choices: tuple = ()        # the only values of a text
 
     @classmethod
-    def of(cls, name: str, annotation: object, default: object) -> "Key | None":
+    def from_argument(cls, name: str, annotation: object, default: object) -> "Key | None":
         """The key that an argument with this annotation and default is; None for one that a config cannot hold."""
         parts = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else (
             annotation,)

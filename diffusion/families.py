@@ -134,7 +134,7 @@ class naming_keys:
 FAMILIES = (
     Family("data", "data.name", "SOURCES", ("diffusion.data",)),
     Family("process", "process.name", "PROCESSES", ("diffusion.core",),
-           ("alpha", "sigma", "log_snr", "time", "label", "t_min", "t_max")),
+           ("alpha", "sigma", "log_snr", "time_of_log_snr", "c_noise", "t_min", "t_max")),
     Family("table_of", "process.table_of", "TABULATED", ("diffusion.core",)),
     Family("prediction", "prediction", "PREDICTIONS", ("diffusion.core",)),
     Family("loss", "loss.name", "LOSSES", ("diffusion.core",)),
@@ -260,7 +260,7 @@ def _member(family: Family, name: str, make: Any, where: str) -> Member:
         default = parameter.default
         if type(default).__name__ == "_HAS_DEFAULT_FACTORY_CLASS":
             default = next(f.default_factory() for f in dataclasses.fields(make) if f.name == parameter.name)
-        key = Key.of(family.section + parameter.name, hints.get(parameter.name), default)
+        key = Key.from_argument(family.section + parameter.name, hints.get(parameter.name), default)
         if key is None:
             raise ConfigError(f"{where}: its argument {parameter.name} = {shown(default)} cannot be a config key, "
                               "which is True or False, a number, text, or a tuple of those. Leave the default out if "

@@ -26,12 +26,12 @@ Generate = Callable[..., Iterator[np.ndarray]]
 
 # Arrays by name that a chain depends on beside the parameters: scalars such as a guidance scale, and what goes with
 # each image, [B, ...]. Their values do not compile anew.
-Given = dict[str, Any]
+ChainInputs = dict[str, Any]
 # Called under jit: (params, given) -> the solver and what it runs on. params is whatever the caller passes on.
-Chain = Callable[[Params, Given], tuple[base.Solver, Diffusion]]
+ChainBuilder = Callable[[Params, ChainInputs], tuple[base.Solver, Diffusion]]
 
 
-class Drawn(NamedTuple):
+class Samples(NamedTuple):
     x: np.ndarray       # float32 [B, H, W, C] at the last time: an image as the solver left it, or noise
     evaluations: float  # of the denoiser for each image: their mean, where a solver adapts its steps
 
@@ -52,8 +52,9 @@ class Sampler:
     mesh: Mesh
 
     def __call__(self, params: Params, steps: np.ndarray, seed: int, indices: np.ndarray, *,
-                 cond: np.ndarray | None = None, noise: np.ndarray | None = None, given: Given | None = None,
-                 report: Callable[[int], None] | None = None) -> Drawn:
+                 cond: np.ndarray | None = None, noise: np.ndarray | None = None,
+                 chain_inputs: ChainInputs | None = None,
+                 report: Callable[[int], None] | None = None) -> Samples:
         """The images `indices` [B] int32 of the seed, by the steps [S, 2].
 
         B is a multiple of `sharding.batch_shards`. cond: labels int32 [B]. noise: x at the first time instead of the
@@ -64,36 +65,38 @@ class Sampler:
         seed = everywhere(np.uint32(seed))
         put = lambda x: None if x is None else sharding.put_rows(x, self.mesh)  # noqa: E731
         indices, cond, noise = put(indices), put(cond), put(noise)
-        given = {name: put(x) if np.ndim(x) else everywhere(np.float32(x))
-                 for name, x in (given or {}).items()}
-        x = self.prior(params, given, seed, indices, everywhere(steps[0, 0])) if noise is None else noise
+        chain_inputs = {name: put(x) if np.ndim(x) else everywhere(np.float32(x))
+                 for name, x in (chain_inputs or {}).items()}
+        x = self.prior(params, chain_inputs, seed, indices, everywhere(steps[0, 0])) if noise is None else noise
         table = everywhere(np.resize(steps, (-(-len(steps) // ROWS) * ROWS, 2)))
         chunks = min(CHUNKS, -(-len(steps) // CHUNK_STEPS)) if report else 1
         cuts = np.linspace(0, len(steps), chunks + 1).round().astype(np.int32)
-        carry = self.begin(params, given, x)
+        carry = self.begin(params, chain_inputs, x)
         for first, last in zip(cuts[:-1], cuts[1:]):
-            carry, x = self.advance(params, given, seed, indices, cond, table, everywhere(first), everywhere(last),
+            carry, x = self.advance(params, chain_inputs, seed, indices, cond, table, everywhere(first),
+                                    everywhere(last),
                                     carry, x)
             if report:
                 jax.block_until_ready(x)
                 report(int(last - first))
         x, carry = self.gather((x, jax.tree.map(lambda a: a if a.ndim < 2 else (), carry)))
-        return Drawn(np.asarray(x), self.evaluations(steps, jax.device_get(carry)))
+        return Samples(np.asarray(x), self.evaluations(steps, jax.device_get(carry)))
 
 
-def make_sampler(chain: Chain, shape: tuple[int, int, int], mesh: Mesh, evaluations: Callable[..., float]) -> Sampler:
+def make_sampler(chain: ChainBuilder, shape: tuple[int, int, int], mesh: Mesh,
+                 evaluations: Callable[..., float]) -> Sampler:
     """A sampler of images of `shape` (H, W, C) over all devices of the mesh; `evaluations` is its solver's method."""
     def keys(seed, indices):
         return example_keys(jax.random.key(seed), "sample", 0, indices)
 
-    def prior(params, given, seed, indices, t):
-        return base.draw_prior(chain(params, given)[1].process, t, keys(seed, indices), shape)
+    def prior(params, chain_inputs, seed, indices, t):
+        return base.draw_prior(chain(params, chain_inputs)[1].process, t, keys(seed, indices), shape)
 
-    def begin(params, given, x):
-        return chain(params, given)[0].init(x)
+    def begin(params, chain_inputs, x):
+        return chain(params, chain_inputs)[0].init(x)
 
-    def advance(params, given, seed, indices, cond, steps, first, last, carry, x):
-        return base.sample(*chain(params, given), steps, x, keys(seed, indices), cond, first=first, last=last,
+    def advance(params, chain_inputs, seed, indices, cond, steps, first, last, carry, x):
+        return base.sample(*chain(params, chain_inputs), steps, x, keys(seed, indices), cond, first=first, last=last,
                            carry=carry)
 
     over_batch = sharding.over_batch(mesh)

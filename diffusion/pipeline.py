@@ -147,10 +147,10 @@ class DiffusionPipeline:
         indices = np.arange(rows, dtype=np.int32)
         if progress_bar:
             with Progress(len(steps), unit="step", images_per_unit=batch_size / len(steps)) as progress:
-                drawn = run(self.params, steps, seed, indices, cond=cond, noise=noise, given=given,
+                drawn = run(self.params, steps, seed, indices, cond=cond, noise=noise, chain_inputs=given,
                             report=progress.update)
         else:
-            drawn = run(self.params, steps, seed, indices, cond=cond, noise=noise, given=given)
+            drawn = run(self.params, steps, seed, indices, cond=cond, noise=noise, chain_inputs=given)
         x = drawn.images
         pixels = to_uint8(x[:batch_size])  # also looks for NaN
         return PipelineOutput([picture(image) for image in pixels] if output_type == "pil"

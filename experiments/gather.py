@@ -63,7 +63,7 @@ def gather(sweep: Sweep) -> Report:
     jobs = {job.key for job in sweep.jobs}
     return Report(sweep=sweep, columns=columns, rows=rows, findings=judged, ranks=ranked,
                   commits=sorted({s.commit for key, s in states.items() if s.commit and key in jobs}),
-                  done=sum(states.get(job.key, State()).done and job.is_there() for job in sweep.jobs))
+                  done=sum(states.get(job.key, State()).done and job.output_exists() for job in sweep.jobs))
 
 
 def ours_columns(sweep: Sweep) -> list[Ours]:

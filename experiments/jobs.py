@@ -45,7 +45,7 @@ class Runner:
         return self.states.get(job.key, State())
 
     def is_done(self, job: Job) -> bool:
-        return self.state(job).done and job.is_there()
+        return self.state(job).done and job.output_exists()
 
     def run(self, report: Callable[[str], None] = lambda line: None) -> bool:
         """All that is not done. Returns whether everything is done now. report: told of each end of a job."""
@@ -102,7 +102,7 @@ class Runner:
         tries = 0
         while not self._stop.is_set() and tries <= self.retries:
             code = self.once([job])
-            if code == 0 and job.is_there():
+            if code == 0 and job.output_exists():
                 return True
             tries += code not in SAVED
         return False
@@ -132,7 +132,7 @@ class Runner:
             self._children.discard(child)
         for job in jobs:
             self.running.pop(job.key, None)
-            if code == 0 and job.is_there():
+            if code == 0 and job.output_exists():
                 self.ledger.add(job.key, "done", seconds=seconds, commit=commit())
             elif code in SAVED or self._stop.is_set() or len(jobs) > 1:  # of several, each goes on alone
                 self.ledger.add(job.key, "stopped", seconds=seconds)

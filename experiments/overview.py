@@ -61,6 +61,6 @@ class Screen:
             self.stream.write(f"\x1b[{self.height}F\x1b[J")
             self.height = 0
 
-    def say(self, line: str) -> None:
+    def print_once(self, line: str) -> None:
         self.clear()
         print(line, file=self.stream, flush=True)

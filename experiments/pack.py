@@ -59,7 +59,7 @@ class Member:
             return None
 
 
-def together(members: list[Member]) -> None:
+def run_jointly(members: list[Member]) -> None:
     """Runs them to their ends; those that go on make each step in one dispatch."""
     compiled = {}
     with contextlib.ExitStack() as stack:
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int:
         runtime.check_devices()
         runtime.keep_compilations(members[0].workdir.parent)
         runtime.keep_memory()
-        together(members)
+        run_jointly(members)
     for member in members:
         if member.error is not None:
             print("\n".join([f"error: {member.workdir}: {member.error}", *getattr(member.error, "__notes__", [])]),

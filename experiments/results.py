@@ -39,7 +39,7 @@ def record(sweep: Sweep, member: Member) -> dict | None:
 def read_record(file: Path) -> dict | None:
     """A metric record; None where it is not there, or not whole."""
     try:
-        return metric_record.read(file)
+        return metric_record.read_record(file)
     except DataError:
         return None
 

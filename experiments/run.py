@@ -93,10 +93,10 @@ def local(runner: Runner) -> bool:
     """With the live picture; returns whether all is done. Raises Stopped."""
     screen, began, over = overview.Screen(), time.time(), threading.Event()
     at_start = sum(runner.is_done(job) for job in runner.sweep.jobs)
-    screen.say(f"{len(runner.sweep.jobs)} jobs, {at_start} done before; logs in {runner.sweep.folder / 'logs'}")
+    screen.print_once(f"{len(runner.sweep.jobs)} jobs, {at_start} done before; logs in {runner.sweep.folder / 'logs'}")
 
     def stop(*_):
-        screen.say("stopping: what trains saves first")
+        screen.print_once("stopping: what trains saves first")
         runner.stop()
 
     def watch():
@@ -106,7 +106,7 @@ def local(runner: Runner) -> bool:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     threading.Thread(target=watch, daemon=True).start()
     try:
-        return runner.run(report=screen.say)
+        return runner.run(report=screen.print_once)
     finally:
         over.set()
         screen.clear()

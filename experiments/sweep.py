@@ -41,7 +41,7 @@ class Job:
     def key(self) -> str:
         return f"{self.id}/{self.mode}"
 
-    def is_there(self) -> bool:
+    def output_exists(self) -> bool:
         if self.mode == "train":
             return any((self.out / "checkpoints").glob("[0-9]*"))
         return any(self.out.glob("*.json")) if self.mode == "evaluate" else self.out.is_file()

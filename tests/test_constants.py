@@ -246,7 +246,8 @@ def test_noise_levels_outside_the_models_are_its_ends_and_said(name, low, high):
         c, target = along_of(**keys, sample__sigma_min=sigma_min * 1.001, sample__sigma_max=sigma_max)
         assert target.sigma_min == pytest.approx(low, rel=2e-3)
         assert target.sigma_max == pytest.approx(min(sigma_max, high), rel=1e-3)
-        times = build.process(c.process).time(target.log_snr(build.grid(c.sample, build.process(c.process))[:, 0]))
+        process = build.process(c.process)
+        times = process.time_of_log_snr(target.log_snr(build.grid(c.sample, process)[:, 0]))
         assert np.isfinite(times).all() and (np.diff(times) < 0).all() and times[-1] > 0
         found = [note for note in advice.of_sampling(c) if "noise levels that the model knows" in note]
         assert len(found) == notes

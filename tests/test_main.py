@@ -249,7 +249,7 @@ def test_another_batch_size_goes_on_where_the_images_are(trained, tmp_path):
 
 def test_steps_that_are_not_finite_are_skipped_if_asked_until_that_is_hopeless(tmp_path):
     done = says([f"--workdir={tmp_path}", "--config.optimizer.learning_rate=1e20", "--config.optimizer.clip_norm=0.0",
-                 "--config.train.nonfinite=skip"], "the 10th one after the other", "examples of the data", "log-SNR")
+                 "--config.train.nonfinite=skip"], "the 10th in a row", "examples of the data", "log-SNR")
     assert done.stderr.count("is skipped: the loss is") == 9
 
 
@@ -321,12 +321,13 @@ def test_a_resume_that_is_not_exact_is_said(tmp_path, monkeypatch, capsys):
     data = SimpleNamespace(get_state=lambda: {"next_example": 0}, set_state=lambda state: None)
     start = {"w": jnp.zeros(3)}
     parts = SimpleNamespace(
-        plan=loop.Plan(total=9, log_every=1, sample_every=1, checkpoint_every=1, batch_size=1), data=data, dataset=None,
+        plan=loop.Durations(total=9, log_every=1, sample_every=1, checkpoint_every=1, batch_size=1), data=data,
+        dataset=None,
         abstract_state=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), start),
         create_state=lambda: start, train_step=None, examples_of=None)
     monkeypatch.setattr(build, "model", lambda config: SimpleNamespace(mesh=None))
     monkeypatch.setattr(build, "training", lambda config, model: parts)
-    monkeypatch.setattr(loop, "steps", steps)
+    monkeypatch.setattr(loop, "training_steps", steps)
     for broken in (False, True):
         if broken:
             with pytest.raises(CheckpointError, match="Steps 3 to 4, repeated from the checkpoint of step 2.*: w"):
@@ -353,9 +354,9 @@ def test_the_error_of_a_sampler_is_its_root_mean_square_distance(tmp_path, monke
         images[::2], images[1::2] = (0.0, 0.0) if solver == "ddim" else (0.5, -0.5)
         grids = [lambda params, count=count: np.zeros((count, 2)) for count in counts]
 
-        def draw(params, grid, seed, indices, given, **_):
+        def draw(params, grid, seed, indices, chain_inputs, **_):
             sizes.append(len(indices))
-            seen.add((config.sample.guidance.name, *given.values()))
+            seen.add((config.sample.guidance.name, *chain_inputs.values()))
             return SimpleNamespace(images=images[indices], evaluations=2)
         return draw, grids
 

@@ -8,7 +8,7 @@ from diffusion.build.models import check_model
 from diffusion.build.networks import check_times
 from diffusion.build.objective import objective
 from diffusion.build.sampling import check_sampling, grid
-from diffusion.build.training import check_batch, check_optimizer, make_plan, retention
+from diffusion.build.training import check_batch, check_optimizer, make_durations, retention
 from diffusion.core.processes import Process
 from diffusion.train import durations
 
@@ -34,6 +34,6 @@ def check_training(c: ConfigDict, process: Process, epoch_size: int) -> None:
     objective(c, process)
     in_steps = partial(durations.to_steps, batch_size=c.train.batch_size, epoch_size=epoch_size)
     check_batch(c.train, shards=1)
-    make_plan(c.train, in_steps)
+    make_durations(c.train, in_steps)
     retention(c.train, in_steps)
     check_optimizer(c, epoch_size)

@@ -13,7 +13,7 @@ from diffusion.config import override
 from diffusion.core.parameterization import Diffusion, on_process
 from diffusion.errors import ConfigError
 from diffusion.families import BY_NAME
-from diffusion.generate import Given
+from diffusion.generate import ChainInputs
 from diffusion.guidance.members import Guidance
 from diffusion.guidance.pairs import Interval, Pair
 from diffusion.guidance.rules import Rule
@@ -24,17 +24,18 @@ from diffusion.typing import Params
 class Guide(NamedTuple):
     """A rule for two predictions; its scale may be given to the chain, as given["scale"]."""
     pair: Callable[[Diffusion, Params], Pair]
-    rule: Callable[[Given], Rule]
+    rule: Callable[[ChainInputs], Rule]
     interval: Interval | None
     momentum: float
 
-    def diffusion(self, diffusion: Diffusion, params: Params, given: Given) -> Diffusion:
-        return guidance.guided(diffusion, self.pair(diffusion, params), self.rule(given), interval=self.interval)
+    def diffusion(self, diffusion: Diffusion, params: Params, chain_inputs: ChainInputs) -> Diffusion:
+        return guidance.guided(diffusion, self.pair(diffusion, params), self.rule(chain_inputs), interval=self.interval)
 
-    def solver(self, solver: Solver, params: Params, given: Given, finish: Callable[[Diffusion], Diffusion]) -> Solver:
+    def solver(self, solver: Solver, params: Params, chain_inputs: ChainInputs,
+               finish: Callable[[Diffusion], Diffusion]) -> Solver:
         """With the memory of earlier steps; `finish` is what comes after guidance."""
         return guidance.Momentum(solver=solver, momentum=self.momentum, pair=lambda d: self.pair(d, params),
-                                 rule=self.rule(given), finish=finish)
+                                 rule=self.rule(chain_inputs), finish=finish)
 
 
 def guide(config: ConfigDict, model: Model) -> Guide | None:
@@ -45,8 +46,8 @@ def guide(config: ConfigDict, model: Model) -> Guide | None:
     pair = label_pair(c, model) if found.by_labels else model_pair(config, model)
     space = prediction(config)
 
-    def rule_of(given: Given) -> Rule:
-        rule = found.rule(given.get("scale", c.scale))
+    def rule_of(chain_inputs: ChainInputs) -> Rule:
+        rule = found.rule(chain_inputs.get("scale", c.scale))
         return guidance.rescaled(rule, found.rescale, space) if found.rescale else rule
     return Guide(pair, rule_of, found.interval, found.momentum)
 

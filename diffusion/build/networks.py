@@ -1,12 +1,9 @@
 """The network of config.network."""
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from diffusion.build.rules import require_key
 from diffusion.core.processes import Process
 from diffusion.families import BY_NAME, naming_keys
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def network(c: ConfigDict, size: int, out_channels: int):
@@ -17,8 +14,7 @@ def network(c: ConfigDict, size: int, out_channels: int):
                 "Salimans 2022: 0.1).")
     require_key(c.num_classes > 0 or not c.label_dropout, "network.label_dropout", c.label_dropout, "hides labels, and "
                 "the network has none: set network.num_classes.")
-    found = BY_NAME["network"].make(c, num_classes=c.num_classes + (c.label_dropout > 0), out_channels=out_channels,
-                                    **{"dtype": DTYPES[c.dtype]} if "dtype" in c else {})
+    found = BY_NAME["network"].make(c, num_classes=c.num_classes + (c.label_dropout > 0), out_channels=out_channels)
     if hasattr(found, "check"):
         with naming_keys("network."):
             found.check(size)
@@ -29,5 +25,5 @@ def check_times(net, process: Process, *, between_times: bool) -> None:
     """That the network can be told the times of the process: to be asked before training and sampling."""
     if hasattr(net, "check_times"):
         with naming_keys("network."):
-            net.check_times(whole=process.discrete and process.label_scale == 1 and not between_times,
-                            largest=process.t_max - 1, positive=process.label_is_level)
+            net.check_times(whole=process.discrete and process.c_noise_scale == 1 and not between_times,
+                            largest=process.t_max - 1, positive=process.c_noise_is_level)

@@ -80,7 +80,8 @@ def check_sampling(config: ConfigDict) -> Solver:
 def sampler(config: ConfigDict, model: Model, wrap: Callable | None = None) -> Sampler:
     """The sampler of config.sample, guidance and all, but for its time grid.
 
-    `wrap(solver, given)` puts a task's solver around the config's. given["scale"] replaces the scale of guidance.
+    `wrap(solver, chain_inputs)` puts a task's solver around the config's. chain_inputs["scale"] replaces the scale of
+    guidance.
     """
     c = config.sample
     check_times(model.network, model.process, between_times=c.between_times)
@@ -93,17 +94,17 @@ def sampler(config: ConfigDict, model: Model, wrap: Callable | None = None) -> S
                                                       rederive_eps=c.rederive_eps)
         return parameterization.clip_x0(diffusion, c.clip_range, rederive_eps=c.rederive_eps) if c.clip else diffusion
 
-    def chain(params, given):
+    def chain(params, chain_inputs):
         inner, diffusion = one_step, model.denoiser(params)
         if target is not model.process:
             diffusion = parameterization.on_process(diffusion, target)
         if guided and guided.momentum:
-            inner = guided.solver(inner, params, given, clipped)
+            inner = guided.solver(inner, params, chain_inputs, clipped)
         elif guided:
-            diffusion = clipped(guided.diffusion(diffusion, params, given))
+            diffusion = clipped(guided.diffusion(diffusion, params, chain_inputs))
         else:
             diffusion = clipped(diffusion)
-        return wrap(inner, given) if wrap else inner, diffusion
+        return wrap(inner, chain_inputs) if wrap else inner, diffusion
 
     return make_sampler(chain, model.shape, model.mesh, (wrap(one_step, {}) if wrap else one_step).evaluations)
 

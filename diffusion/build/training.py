@@ -10,13 +10,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion.build.models import Model
-from diffusion.build.networks import DTYPES, check_times
+from diffusion.build.networks import check_times
 from diffusion.build.objective import objective
 from diffusion.build.rules import lookup, require_key
 from diffusion.data import pipeline, sources
 from diffusion.families import BY_NAME
 from diffusion.train import durations, ema, optimizer, sharding, step
-from diffusion.train.loop import Clock, Plan
+from diffusion.train.loop import Clock, Durations
 from diffusion.train.state import State, init_state
 
 DECAYS = {"constant", "cosine", "linear"}
@@ -35,7 +35,7 @@ UNROLLED = 256  # steps and micro-batches of a dispatch that a CPU can still com
 @dataclass(frozen=True, kw_only=True)
 class TrainingStep:
     """The step and how often it is made: all of training but the data."""
-    plan: Plan
+    plan: Durations
     train_step: Callable              # compiled at its first call
     train_step_after: Callable[[Clock], Callable]  # the same for a run whose batch size was another until then
     create_state: Callable[[], State]
@@ -51,7 +51,7 @@ class Training(TrainingStep):
     """All that training needs beside the model."""
     data: Any                         # iterator over this process's rows
     dataset: dict | None              # arrays on the device, if the data lives there
-    examples_of: Callable             # (images, positions) -> the examples there, as loop.steps has it
+    examples_of: Callable             # (images, positions) -> the examples there, as loop.training_steps has it
 
 
 def training(config: ConfigDict, model: Model) -> Training:
@@ -87,7 +87,7 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
          "train.steps_per_dispatch", c.train.steps_per_dispatch, f"times train.accumulate is above {UNROLLED}: on a "
          "CPU each step and each micro-batch of a dispatch is compiled by itself.")
     in_steps = partial(durations.to_steps, batch_size=c.train.batch_size, epoch_size=epoch_size)
-    plan = make_plan(c.train, in_steps)
+    plan = make_durations(c.train, in_steps)
 
     optim, half_life = check_optimizer(c, epoch_size)
     rate = rate_of(c, epoch_size)
@@ -128,7 +128,7 @@ def check_optimizer(c: ConfigDict, epoch_size: int | None) -> tuple[Any, float]:
     o = c.optimizer
     lookup(DECAYS, "optimizer.decay", o.decay)
     require_key(o.learning_rate > 0, "optimizer.learning_rate", o.learning_rate, "must be positive.")
-    lookup(DTYPES, "ema.dtype", c.ema.dtype)
+    lookup({"float32", "bfloat16"}, "ema.dtype", c.ema.dtype)
     lookup(NONFINITE, "train.nonfinite", c.train.nonfinite)
     require_key(c.train.stall_seconds >= 0, "train.stall_seconds", c.train.stall_seconds, "must not be negative; 0: "
                 "never.")
@@ -177,8 +177,8 @@ def retention(c: ConfigDict, in_steps) -> dict:
     return {"keep": c.keep_checkpoints, "every": every, "best": c.keep_best}
 
 
-def make_plan(c: ConfigDict, in_steps) -> Plan:
-    plan = Plan(batch_size=c.batch_size, steps_per_dispatch=c.steps_per_dispatch,
+def make_durations(c: ConfigDict, in_steps) -> Durations:
+    plan = Durations(batch_size=c.batch_size, steps_per_dispatch=c.steps_per_dispatch,
                 total=in_steps(c.duration, key="train.duration"),
                 score=lookup(SCORES, "train.best_metric", c.best_metric),
                 **{name: in_steps(c[name], key=f"train.{name}")

@@ -55,7 +55,7 @@ class VariancePreserving(Process):
         """1: the variance of x_t where that of the data is 1."""
         return jnp.ones_like(t, float)
 
-    def label(self, t: Time) -> Array:
+    def c_noise(self, t: Time) -> Array:
         """999 t (Song et al. 2021, code): the range of the discrete papers' labels."""
         return 999.0 * jnp.asarray(t, float)
 
@@ -87,7 +87,7 @@ class VP(VariancePreserving):
     def noisy_log_snr(self, t: Time) -> Array:
         return -jnp.log(jnp.expm1(self.integral(t)))
 
-    def time(self, log_snr: Array) -> Array:
+    def time_of_log_snr(self, log_snr: Array) -> Array:
         return _time_of_integral(self, jax.nn.softplus(-jnp.asarray(log_snr, float)))
 
 
@@ -106,7 +106,7 @@ class SubVP(VP):
     def sigma(self, t: Time) -> Array:
         return -jnp.expm1(-self.integral(jnp.asarray(t, float)))
 
-    def time(self, log_snr: Array) -> Array:
+    def time_of_log_snr(self, log_snr: Array) -> Array:
         # With a = alpha: a / (1 - a^2) = e^(lambda/2) =: 1/n, so a^2 + n a - 1 = 0.
         n = jnp.exp(-jnp.asarray(log_snr, float) / 2)
         return _time_of_integral(self, 2 * jnp.arcsinh(n / 2))
@@ -147,7 +147,7 @@ class Cosine(VariancePreserving):
         base = jnp.where(t < 0.5, -jnp.log(jnp.tan(low + span * t)), jnp.log(jnp.tan(high + span * (1 - t))))
         return 2 * (base + math.log(self.shift))
 
-    def time(self, log_snr: Array) -> Array:
+    def time_of_log_snr(self, log_snr: Array) -> Array:
         low, high = self._ends()
         angle = jnp.arctan(jnp.exp(-jnp.asarray(log_snr, float) / 2 + math.log(self.shift)))
         return jnp.where(jnp.isposinf(log_snr), 0, jnp.clip((angle - low) / (math.pi / 2 - high - low), 0, 1))
@@ -175,7 +175,7 @@ class Laplace(VariancePreserving):
         near = jnp.minimum(t, 1 - t)
         return self.log_snr_mean - self.log_snr_scale * jnp.sign(0.5 - t) * jnp.log(2 * near)
 
-    def time(self, log_snr: Array) -> Array:
+    def time_of_log_snr(self, log_snr: Array) -> Array:
         y = (jnp.asarray(log_snr, float) - self.log_snr_mean) / self.log_snr_scale
         half = jnp.exp(-jnp.abs(y)) / 2
         t = jnp.clip(jnp.where(y > 0, half, 1 - half), 1e-6, 1)
@@ -212,10 +212,10 @@ class VarianceExploding(Process):
     def log_snr(self, t: Time) -> Array:
         return -2 * self.power * jnp.log(jnp.asarray(t, float))
 
-    def time(self, log_snr: Array) -> Array:
+    def time_of_log_snr(self, log_snr: Array) -> Array:
         return jnp.exp(-jnp.asarray(log_snr, float) / (2 * self.power))
 
-    def label(self, t: Time) -> Array:
+    def c_noise(self, t: Time) -> Array:
         """ln(sigma) / 4 (Karras et al. 2022, Table 1, c_noise)."""
         return jnp.log(self.sigma(t)) / 4
 
@@ -231,7 +231,7 @@ class VE(Process):
     sigma_max: float = 100.0
     t_min: float = 1e-5
     t_max = 1.0
-    label_is_level = True
+    c_noise_is_level = True
 
     def __post_init__(self):
         _check_t_min(self.t_min)
@@ -247,11 +247,11 @@ class VE(Process):
         level = math.log(self.sigma_min) + jnp.asarray(t, float) * math.log(self.sigma_max / self.sigma_min)
         return _noisy(t, -2 * level, jnp.inf)
 
-    def time(self, log_snr: Array) -> Array:
+    def time_of_log_snr(self, log_snr: Array) -> Array:
         t = (-jnp.asarray(log_snr, float) / 2 - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
         return jnp.clip(jnp.where(jnp.isposinf(log_snr), 0, t), 0, 1)
 
-    def label(self, t: Time) -> Array:
+    def c_noise(self, t: Time) -> Array:
         """sigma itself, whose logarithm the Fourier embedding takes (Song et al. 2021, code)."""
         return self.sigma(t)
 
@@ -284,10 +284,10 @@ class Flow(Process):
         t = jnp.asarray(t, float)
         return 2 * (jnp.log1p(-t) - jnp.log(t) - math.log(self.shift))
 
-    def time(self, log_snr: Array) -> Array:
+    def time_of_log_snr(self, log_snr: Array) -> Array:
         return jax.nn.sigmoid(-jnp.asarray(log_snr, float) / 2 - math.log(self.shift))
 
-    def label(self, t: Time) -> Array:
+    def c_noise(self, t: Time) -> Array:
         """1000 sigma (Esser et al. 2024, code): the range of the discrete papers' labels."""
         return 1000 * self.sigma(t)
 

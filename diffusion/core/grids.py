@@ -92,7 +92,7 @@ def iddpm_levels(process: Process, steps: int, t_min: float = -1.0) -> np.ndarra
 def of_noise_levels(process: Process, levels: np.ndarray) -> np.ndarray:
     """The times of given noise levels sigma / alpha, such as the lists of Sabour et al. (2024), "Align Your Steps"."""
     with jax.enable_x64(True):
-        return np.asarray(process.time(-2 * np.log(np.asarray(levels, np.float64))), np.float64)
+        return np.asarray(process.time_of_log_snr(-2 * np.log(np.asarray(levels, np.float64))), np.float64)
 
 
 # Members of sample.spacing. One that is `of_chain` takes (T, steps), the others (process, steps, t_min), where t_min is

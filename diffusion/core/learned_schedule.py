@@ -84,7 +84,7 @@ class LearnedProcess(VariancePreserving):
     def noisy_log_snr(self, t: Time) -> Array:
         return -self.gamma(jnp.asarray(t, float))
 
-    def time(self, log_snr: Array) -> Array:
+    def time_of_log_snr(self, log_snr: Array) -> Array:
         log_snr = jnp.asarray(log_snr, float)
 
         def halve(_, ends):
@@ -94,7 +94,7 @@ class LearnedProcess(VariancePreserving):
         low, high = jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(log_snr), jnp.ones_like(log_snr)))
         return jnp.where(jnp.isposinf(log_snr), 0, jnp.clip((low + high) / 2, self.t_min, self.t_max))
 
-    def label(self, t: Time) -> Array:
+    def c_noise(self, t: Time) -> Array:
         """1000 (gamma - gamma_0) / (gamma_1 - gamma_0) with the ends that it starts with (VDM, code)."""
         s = self.schedule
         return 1000 * (self.gamma(jnp.asarray(t, float)) + s.log_snr_max) / (s.log_snr_max - s.log_snr_min)

@@ -131,7 +131,7 @@ def make_continuous_vlb_loss(*, learned: bool = False) -> Loss:
         process, t = diffusion.process, times.t
         eps, _, prediction = draw(diffusion, x0, cond, t, numerics.fold_in(keys, 0))
         error = numerics.mean_flat((eps - prediction.eps) ** 2)
-        diffusion_term = -process.rates(t)[1] / (2 * times.p) * error * NATS
+        diffusion_term = -process.log_rates(t)[1] / (2 * times.p) * error * NATS
         plain = numerics.normal(numerics.fold_in(keys, 1), x0.shape[1:], x0.dtype)
         term = (diffusion_term + variational.prior_term(process, x0)
                 + variational.reconstruction_term(process, x0, plain))

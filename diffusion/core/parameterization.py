@@ -39,7 +39,7 @@ class Parameterization:
     same of a and b). A coefficient that is 0 for all t is the Python number 0."""
     coefficients: Callable[[Process, Time], tuple[Array | float, Array | float]]      # -> (a, b), of the shape of t
     c_in: Callable[[Process, Time], Array | float] = lambda process, t: 1.0           # of the shape of t
-    c_noise: Callable[[Process, Time], Array] = lambda process, t: process.label(t)   # [B]
+    c_noise: Callable[[Process, Time], Array] = lambda process, t: process.c_noise(t)   # [B]
     both: bool = False           # two heads predict x_0 and eps (`x0_and_eps`), and the coefficients do not count
     of_steps: bool = False       # it is about the step from t to t - 1 of a table
     at_pure_noise: bool = False  # it says something of x_0 where alpha is 0
@@ -80,9 +80,9 @@ V = Parameterization(coefficients=lambda process, t: (-process.sigma(t), process
 # The score of q(x_t), -eps / sigma (Song et al. 2021, "Score SDE", Eq. 7).
 SCORE = Parameterization(coefficients=lambda process, t: (0, -1 / process.sigma(t)))
 # dx_t / dt = alpha' x_0 + sigma' eps (Lipman et al. 2023; Ma et al. 2024, "SiT"); eps - x_0 for the flow process.
-VELOCITY = Parameterization(coefficients=lambda process, t: process.slopes(t), at_pure_noise=True)
+VELOCITY = Parameterization(coefficients=lambda process, t: process.alpha_sigma_derivatives(t), at_pure_noise=True)
 # The mean of q(x_{t-1} | x_t, x_0), of a table (Ho et al. 2020, Section 3.2 and Table 2, there found worse).
-MEAN = Parameterization(coefficients=lambda process, t: process.posterior_of(t - 1, t), of_steps=True)
+MEAN = Parameterization(coefficients=lambda process, t: process.posterior_coefficients(t - 1, t), of_steps=True)
 # Both x_0 and eps, by two heads (Salimans & Ho 2022, Section 4).
 X0_AND_EPS = Parameterization(coefficients=lambda process, t: (0, 1), both=True)
 
@@ -137,7 +137,7 @@ def on_process(diffusion: Diffusion, target: Process) -> Diffusion:
     source, denoise = diffusion
 
     def denoise_there(x_t: Image, t: Time, cond: Cond = None) -> Prediction:
-        here = source.time(target.log_snr(t))
+        here = source.time_of_log_snr(target.log_snr(t))
         return denoise(expand(source.alpha(here) / target.alpha(t), x_t) * x_t, here, cond)
     return Diffusion(target, denoise_there)
 

@@ -31,7 +31,7 @@ class Process(ABC):
     t_min: float  # the least noisy time that the network knows; t = 0 itself is the data
     discrete = False  # whether t is one of the whole numbers 1 .. t_max, at which alone the network was trained
     trained_schedule: Any = None  # `core.learned_schedule.LearnedSchedule`, where that is what the process is made of
-    label_is_level = False  # whether the network is told the noise level itself, which is above 0
+    c_noise_is_level = False  # whether the network is told the noise level itself, which is above 0
     equal_steps_to_data = False  # whether samplers' equal steps of t go on to t = 0, and do not stop at `t_end`
 
     @property
@@ -52,11 +52,11 @@ class Process(ABC):
         """lambda(t) = log(alpha^2 / sigma^2), falling in t; +inf where sigma is 0."""
 
     @abstractmethod
-    def label(self, t: Time) -> Array:
+    def c_noise(self, t: Time) -> Array:
         """c_noise: what the network is told of t, float, of the shape of t."""
 
     @abstractmethod
-    def time(self, log_snr: Array) -> Array:
+    def time_of_log_snr(self, log_snr: Array) -> Array:
         """The inverse of log_snr: float t, of its shape, within [t_min, t_max]; 0 for +inf."""
 
     def prior_std(self, t: Time) -> Array:
@@ -67,7 +67,7 @@ class Process(ABC):
         """sigma / alpha, which is sigma in Karras et al. (2022), "EDM", and e^(-lambda/2)."""
         return jnp.exp(-self.log_snr(t) / 2)
 
-    def rates(self, t: Time) -> tuple[Array, Array]:
+    def log_rates(self, t: Time) -> tuple[Array, Array]:
         """d log(alpha) / dt and d lambda / dt at float t > 0, of the shape of t."""
         t = jnp.asarray(t, float)
         along = lambda f: jax.jvp(f, (t,), (jnp.ones_like(t),))[1]  # noqa: E731
@@ -78,7 +78,7 @@ class Process(ABC):
 
         f = d log(alpha) / dt and g^2 = -sigma^2 d lambda / dt (VDM, Appendix D), each of the shape of t.
         """
-        drift, log_snr_rate = self.rates(t)
+        drift, log_snr_rate = self.log_rates(t)
         return drift, self.sigma(t) * jnp.sqrt(-log_snr_rate)
 
     def velocity(self, x0: Image, eps: Image, t: Time) -> Image:
@@ -86,10 +86,10 @@ class Process(ABC):
 
         Song et al. (2021), Eq. 13; for the flow process it is eps - x_0 (Liu et al. 2023, "Rectified flow").
         """
-        alpha_rate, sigma_rate = self.slopes(t)
+        alpha_rate, sigma_rate = self.alpha_sigma_derivatives(t)
         return expand(alpha_rate, x0) * x0 + expand(sigma_rate, x0) * eps
 
-    def slopes(self, t: Time) -> tuple[Array, Array]:
+    def alpha_sigma_derivatives(self, t: Time) -> tuple[Array, Array]:
         """alpha'(t) and sigma'(t) at float t > 0."""
         t = jnp.asarray(t, float)
         return tuple(jax.jvp(f, (t,), (jnp.ones_like(t),))[1] for f in (self.alpha, self.sigma))
@@ -98,7 +98,7 @@ class Process(ABC):
         """x_t = alpha x_0 + sigma eps (Ho et al. 2020, Eq. 4)."""
         return expand(self.alpha(t), x0) * x0 + expand(self.sigma(t), x0) * eps
 
-    def removed(self, s: Time, t: Time) -> Array:
+    def noise_added_fraction(self, s: Time, t: Time) -> Array:
         """1 - SNR(t)/SNR(s) for s < t: the share of x_t's noise variance that was added between s and t.
 
         sigma_{t|s}^2 = sigma_t^2 * removed and the posterior variance is sigma_s^2 * removed (VDM, Eqs. 29-32). By
@@ -108,18 +108,18 @@ class Process(ABC):
 
     def posterior(self, x_t: Image, x0: Image, s: Time, t: Time) -> Gaussian:
         """q(x_s | x_t, x_0) for s < t (VDM, Eqs. 31-32; Ho et al. 2020, Eqs. 6-7 for s = t - 1)."""
-        removed = self.removed(s, t)
-        mean = expand(self.from_x_t(s, t), x_t) * x_t + expand(self.alpha(s) * removed, x_t) * x0
+        removed = self.noise_added_fraction(s, t)
+        mean = expand(self.posterior_share_of_x_t(s, t), x_t) * x_t + expand(self.alpha(s) * removed, x_t) * x0
         return Gaussian(mean, expand(self.sigma(s)**2 * removed, x_t))
 
-    def from_x_t(self, s: Time, t: Time) -> Array:
+    def posterior_share_of_x_t(self, s: Time, t: Time) -> Array:
         """What the mean of q(x_s | x_t, x_0) has of x_t."""
         return self.alpha(t) / self.alpha(s) * (self.sigma(s) / self.sigma(t)) ** 2
 
-    def posterior_of(self, s: Time, t: Time) -> tuple[Array, Array]:
+    def posterior_coefficients(self, s: Time, t: Time) -> tuple[Array, Array]:
         """(a, b): the mean of q(x_s | x_t, x_0) is a x_0 + b eps."""
-        of_x_t = self.from_x_t(s, t)
-        return self.alpha(s) * self.removed(s, t) + of_x_t * self.alpha(t), of_x_t * self.sigma(t)
+        of_x_t = self.posterior_share_of_x_t(s, t)
+        return self.alpha(s) * self.noise_added_fraction(s, t) + of_x_t * self.alpha(t), of_x_t * self.sigma(t)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,7 +133,7 @@ class DiscreteProcess(Process):
     Where alpha is 0 at T the log-SNR is infinite there, and on the last piece alpha is interpolated instead.
     """
     betas: np.ndarray  # float64 [T], in (0, 1); the last may be 1: zero terminal SNR (Lin et al. 2024)
-    label_scale: float = 1.0
+    c_noise_scale: float = 1.0
     t_min = 1
     discrete = True
 
@@ -175,7 +175,7 @@ class DiscreteProcess(Process):
         return self._with_last_piece(t, lambda log_snr: log_snr,
                                      lambda alpha: 2 * jnp.log(alpha) - jnp.log1p(-(alpha**2)))
 
-    def time(self, log_snr: Array) -> Array:
+    def time_of_log_snr(self, log_snr: Array) -> Array:
         log_snr, last = jnp.asarray(log_snr, float), self._last_finite()
         t = jnp.interp(-log_snr, -jnp.asarray(self._log_snr[1:last + 1], float), jnp.arange(1, last + 1, dtype=float))
         if last < self.t_max:
@@ -202,13 +202,13 @@ class DiscreteProcess(Process):
             return value
         return jnp.where(t >= last, of_alpha(self._alpha[last] * (self.t_max - jnp.maximum(t, last))), value)
 
-    def label(self, t: Time) -> Array:
+    def c_noise(self, t: Time) -> Array:
         """t - 1: the papers' code counts the T noisy steps from 0, and published weights expect that.
 
         Times label_scale, which is 1000 / T in improved-diffusion: networks for T = 4000 then see the times of T =
         1000.
         """
-        return jnp.asarray(t - 1, float) * self.label_scale
+        return jnp.asarray(t - 1, float) * self.c_noise_scale
 
 
 def _is_integer(t: Time) -> bool:

@@ -56,7 +56,7 @@ class ScheduleScaling(Process):
     def log_snr(self, t: Time) -> Array:
         return -2 * jnp.log(self.noise_level(t))
 
-    def time(self, log_snr: Array) -> Array:
+    def time_of_log_snr(self, log_snr: Array) -> Array:
         level = jnp.exp(-jnp.asarray(log_snr, float) / 2)
         if self.schedule == "vp":
             beta_d, beta_min = self.betas()
@@ -67,7 +67,7 @@ class ScheduleScaling(Process):
             t = level**2 if self.schedule == "ve" else level
         return jnp.minimum(t, self.t_max)
 
-    def label(self, t: Time) -> Array:
+    def c_noise(self, t: Time) -> Array:
         """ln(sigma) / 4; a model on another process is told its own."""
         return jnp.log(self.noise_level(t)) / 4
 

@@ -136,7 +136,7 @@ def chain(schedule: Callable[..., np.ndarray]) -> Callable[..., DiscreteProcess]
                 **keys) -> DiscreteProcess:
         betas = betas_of(steps=steps, **keys)
         return DiscreteProcess(betas=with_zero_terminal_snr(betas) if zero_terminal_snr else betas,
-                               label_scale=1000 / len(betas) if rescale_times else 1.0)
+                               c_noise_scale=1000 / len(betas) if rescale_times else 1.0)
 
     own = [p for p in inspect.signature(process).parameters.values() if p.kind is p.KEYWORD_ONLY]
     theirs = [p for p in inspect.signature(schedule).parameters.values() if p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]

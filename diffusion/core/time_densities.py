@@ -26,7 +26,7 @@ class Times(NamedTuple):
 
     def log_snr_density(self, process: Process) -> Array:
         """p(lambda) = p(t) / |d lambda / dt|, [B]; between the times of a chain lambda is linear."""
-        return self.p / jnp.abs(process.rates(jnp.asarray(self.t, float))[1])
+        return self.p / jnp.abs(process.log_rates(jnp.asarray(self.t, float))[1])
 
 
 class TimeDensity(ABC):
@@ -210,8 +210,8 @@ def _along(process: Process, share: Array, density: Array | float) -> Times:
 
 def _at_log_snr(process: Process, log_snr: Array, density: Array) -> Times:
     """The time of a log-SNR [B], whose density p(lambda) is given."""
-    t = process.time(log_snr)
-    return Times(t, density * jnp.abs(process.rates(t)[1]))
+    t = process.time_of_log_snr(log_snr)
+    return Times(t, density * jnp.abs(process.log_rates(t)[1]))
 
 
 def uniform(*, process: Process) -> TimeDensity:

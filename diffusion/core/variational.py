@@ -54,7 +54,7 @@ def discretized_gaussian_log_likelihood(x0: Image, mean: Array, log_std: Array) 
 
 
 def reverse_log_variance(process: Process, prediction: Prediction, s: Time, t: Time, variance: Variance,
-                         after: Time | None = None) -> Array:
+                         t_previous: Time | None = None) -> Array:
     """log of the variance of p(x_s | x_t), s < t, to broadcast against x (Ho et al. 2020, Section 3.2).
 
     small          sigma_s^2 (1 - SNR_t/SNR_s): beta-tilde, the posterior's own; right for a single data point
@@ -65,14 +65,15 @@ def reverse_log_variance(process: Process, prediction: Prediction, s: Time, t: T
     beta-tilde is 0 at s = 0. There it is that of the step before, from `after` to t, and so is `large`, as in the code
     of both papers; `after` is the time that precedes t in the grid, 2t if None, as in a uniform grid.
     """
-    after = jnp.minimum(2 * t, process.t_max) if after is None else after
+    t_previous = jnp.minimum(2 * t, process.t_max) if t_previous is None else t_previous
     last = s == 0
-    upper, lower = jnp.where(last, after, t), jnp.where(last, t, s)
-    removed = jnp.where(upper > lower, process.removed(lower, upper), 1.0)  # a grid of one step has none before it
+    upper, lower = jnp.where(last, t_previous, t), jnp.where(last, t, s)
+    # A grid of one step has none before it.
+    removed = jnp.where(upper > lower, process.noise_added_fraction(lower, upper), 1.0)
     small = expand(2 * jnp.log(process.sigma(lower)) + jnp.log(removed), prediction.x0)
     if variance == "small":
         return small
-    large = expand(2 * jnp.log(process.sigma(t)) + jnp.log(process.removed(s, t)), prediction.x0)
+    large = expand(2 * jnp.log(process.sigma(t)) + jnp.log(process.noise_added_fraction(s, t)), prediction.x0)
     if variance == "large":
         return jnp.where(expand(last, prediction.x0), small, large)
     v = prediction.variance_fraction if variance == "learned_range" else variance
@@ -80,23 +81,23 @@ def reverse_log_variance(process: Process, prediction: Prediction, s: Time, t: T
 
 
 def vlb_term(diffusion: Diffusion, x0: Image, x_t: Image, t: Time, cond: Cond, variance: Variance,
-             s: Time | None = None, after: Time | None = None) -> Array:
+             s: Time | None = None, t_previous: Time | None = None) -> Array:
     """L_{t-1} (Ho et al. 2020, Eq. 5), in bits per dimension, [B]; t is [B] or a scalar.
 
     KL(q(x_s | x_t, x_0) || p(x_s | x_t)), and -log p(x_0 | x_t) at s = 0, of a draw x_t ~ q(x_t | x_0). s: the next
     time of the grid, t - 1 if None. after: as in `reverse_log_variance`.
     """
-    return vlb_of_prediction(diffusion.process, diffusion.denoise(x_t, t, cond), x0, x_t, t, variance, s, after)
+    return vlb_of_prediction(diffusion.process, diffusion.denoise(x_t, t, cond), x0, x_t, t, variance, s, t_previous)
 
 
 def vlb_of_prediction(process: Process, prediction: Prediction, x0: Image, x_t: Image, t: Time, variance: Variance,
-                      s: Time | None = None, after: Time | None = None) -> Array:
+                      s: Time | None = None, t_previous: Time | None = None) -> Array:
     """`vlb_term` of a prediction that is at hand, which a loss may have changed."""
     s = t - 1 if s is None else s
-    log_variance = reverse_log_variance(process, prediction, s, t, variance, after)
+    log_variance = reverse_log_variance(process, prediction, s, t, variance, t_previous)
     mean = process.posterior(x_t, prediction.x0, s, t).mean
     kl = normal_kl(process.posterior(x_t, x0, s, t).mean,
-                   reverse_log_variance(process, prediction, s, t, "small", after), mean, log_variance)
+                   reverse_log_variance(process, prediction, s, t, "small", t_previous), mean, log_variance)
     nll = -discretized_gaussian_log_likelihood(x0, mean, log_variance / 2)
     return jnp.where(s == 0, mean_flat(nll), mean_flat(kl)) / math.log(2)
 

@@ -18,7 +18,7 @@ import grain
 import numpy as np
 from grain.experimental import ElasticIterator
 
-from diffusion.data.sources import ArraySource, Source, take
+from diffusion.data.sources import ArraySource, Source, gather_examples
 from diffusion.errors import ConfigError, DataError
 
 
@@ -58,7 +58,7 @@ def examples(places: np.ndarray, *, size: int, seed: int) -> np.ndarray:
 
 def to_arrays(source: Source) -> dict[str, np.ndarray]:
     """All of a source: {"image": uint8 [N, H, W, C], "label": int32 [N]}, in its own order. Reads everything."""
-    return take(source, range(len(source)))
+    return gather_examples(source, range(len(source)))
 
 
 @functools.lru_cache(maxsize=8)
@@ -95,7 +95,7 @@ def _host_rows(first: int, *, size: int, seed: int, positions: range) -> dict[st
 
 def _read(source: Source, rows: Callable[[int], dict[str, np.ndarray]], first: int) -> dict[str, np.ndarray]:
     at = rows(first)
-    return take(source, at["index"]) | {"position": at["position"]}
+    return gather_examples(source, at["index"]) | {"position": at["position"]}
 
 
 class Batches:

@@ -62,7 +62,7 @@ class ArraySource:
         return {"image": self.images[i], "label": self.labels[i]}
 
 
-def take(source: Source, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+def gather_examples(source: Source, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
     """The examples at `indices` [b], in that order: {"image": uint8 [b, H, W, C], "label": int32 [b]}.
 
     Raises DataError if their images are not uint8 and all of one shape, or a label is not in 0 .. num_classes - 1.

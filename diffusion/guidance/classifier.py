@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from diffusion.core.numerics import expand
 from diffusion.core.parameterization import Diffusion, Prediction
-from diffusion.guidance.rules import moved
+from diffusion.guidance.rules import shift_x0
 from diffusion.typing import Array, Cond, Image, Time
 
 LogProbability = Callable[[Image, Time, Cond], Array]  # (x_t, t, labels) -> log p(label | x_t) [B]
@@ -26,5 +26,5 @@ def classifier(diffusion: Diffusion, log_probability: LogProbability, scale: Arr
         gradient = jax.grad(lambda x: jnp.sum(log_probability(x, t, cond)))(x_t)
         factor = process.sigma(t) * process.noise_level(t)
         factor = jnp.where(jnp.isfinite(factor), factor, 0)  # where alpha is 0, x_t says nothing of the label
-        return moved(process, prediction, expand(factor * scale, x_t) * gradient, t)
+        return shift_x0(process, prediction, expand(factor * scale, x_t) * gradient, t)
     return diffusion._replace(denoise=with_gradient)

@@ -8,7 +8,7 @@ import numpy as np
 
 from diffusion.core.parameterization import Diffusion
 from diffusion.guidance.pairs import Pair
-from diffusion.guidance.rules import Rule, moved
+from diffusion.guidance.rules import Rule, shift_x0
 from diffusion.samplers.base import Carry, Solver
 from diffusion.typing import Array, Cond, Image, Keys, Time
 
@@ -39,7 +39,7 @@ class Momentum(Solver):
         process = diffusion.process
         strong, weak = self.pair(diffusion)(x, t, cond)
         average = strong.x0 - weak.x0 + self.momentum * carry.average
-        weak = moved(process, weak, strong.x0 - average - weak.x0, t)
+        weak = shift_x0(process, weak, strong.x0 - average - weak.x0, t)
         prediction = self.rule(process, strong, weak, x, t)
         inner, x = self.solver.step(carry.solver, x, t, t_next,
                                     self.finish(Diffusion(process, lambda x_t, t, cond=None: prediction)), keys, cond)

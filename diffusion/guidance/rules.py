@@ -49,7 +49,7 @@ def projected(scale: Array | float, *, parallel: Array | float = 0.0,
         direction = strong.x0 / jnp.maximum(_norm(strong.x0), 1e-12)
         along = _total(d * direction) * direction
         change = (scale - 1) * (d + (parallel - 1) * along)
-        return moved(process, strong, change, t)
+        return shift_x0(process, strong, change, t)
     return rule
 
 
@@ -70,7 +70,7 @@ def rescaled(rule: Rule, share: Array | float, space: Parameterization) -> Rule:
     return rescaling
 
 
-def moved(process: Process, prediction: Prediction, change: Image, t: Time) -> Prediction:
+def shift_x0(process: Process, prediction: Prediction, change: Image, t: Time) -> Prediction:
     """x_0 changed by `change` and eps as x_t then has it, by the difference: eps itself keeps its digits."""
     return prediction._replace(x0=prediction.x0 + change,
                                eps=prediction.eps - change / expand(process.noise_level(t), change))

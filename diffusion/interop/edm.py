@@ -93,7 +93,7 @@ def parse(settings: dict[str, Any], where: str) -> dict[str, Any]:
     if missing := [key for key in REQUIRED if key not in given]:
         raise CheckpointError(f"{where}: {', '.join(missing)} of the network is missing (img_channels of EDMPrecond is "
                               "both in_channels and out_channels).")
-    return fields.read(given, FIELDS, where)
+    return fields.read_fields(given, FIELDS, where)
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------

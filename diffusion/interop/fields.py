@@ -96,7 +96,7 @@ def several(default: tuple, of: Field, most: int, least: int = 1) -> Field:
     return Field(default, read, f"a list of {least} to {most}, each {of.words}")
 
 
-def read(settings: Mapping[str, Any], fields: Mapping[str, Field], where: str) -> dict[str, Any]:
+def read_fields(settings: Mapping[str, Any], fields: Mapping[str, Field], where: str) -> dict[str, Any]:
     """The value of every field. Raises CheckpointError that names a setting whose value cannot be."""
     return {key: read_one(settings.get(key, field.default), field, f"{where}: {key}") for key, field in fields.items()}
 

@@ -349,7 +349,7 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
         settings = {"prediction_type": "epsilon" if told else "sample"} | settings
         del settings["predict_epsilon"]
     scheduler = SCHEDULERS[name]
-    values = fields.read(fields.own(settings, scheduler.fields, where, name), scheduler.fields, where)
+    values = fields.read_fields(fields.own(settings, scheduler.fields, where, name), scheduler.fields, where)
     try:
         return scheduler.read(values)
     except ValueError as error:

@@ -91,7 +91,7 @@ def parse(settings: dict[str, Any], where: str) -> dict[str, Any]:
     for key, (value, why) in FIXED.items():
         if (other := given.get(key, value)) != value:
             raise CheckpointError(f"{where}: {key} = {shown(other)} is not supported, only {value!r}: {why}.")
-    return fields.read(given, FIELDS, where)
+    return fields.read_fields(given, FIELDS, where)
 
 
 def flatten(tree: dict[str, Any], separator: str, where: str) -> dict[str, Any]:

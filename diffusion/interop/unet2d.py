@@ -74,7 +74,7 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, dict]:
     if (name := settings.get("_class_name", "UNet2DModel")) != "UNet2DModel":
         raise CheckpointError(f"{where} describes a {fields.named(name)}; only a UNet2DModel (pixels, no text) can be "
                               "read.")
-    s = fields.read(fields.own(settings, FIELDS, where, "UNet2DModel"), FIELDS, where)
+    s = fields.read_fields(fields.own(settings, FIELDS, where, "UNet2DModel"), FIELDS, where)
 
     size, widths = s["sample_size"], s["block_out_channels"]
     if not len(widths) == len(s["down_block_types"]) == len(s["up_block_types"]):

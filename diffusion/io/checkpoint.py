@@ -65,10 +65,10 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, *, keep: int | None = 3, every: int = 0, best: int = 0,
-                 say: Callable[[str], None] = print):
+                 log: Callable[[str], None] = print):
         if keep is not None and keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
-        self.folder, self.keep, self.every, self.best, self.say = Path(folder).absolute(), keep, every, best, say
+        self.folder, self.keep, self.every, self.best, self.log = Path(folder).absolute(), keep, every, best, log
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future] | None = None
         _silence_repeated_errors()
@@ -108,7 +108,7 @@ class Checkpoints:
         began = time.monotonic()
         self.wait()
         if (waited := time.monotonic() - began) > _SLOW:
-            self.say(f"step {step} has waited {waited:.0f} s for the checkpoint of step {before}: the disk is slower "
+            self.log(f"step {step} has waited {waited:.0f} s for the checkpoint of step {before}: the disk is slower "
                      "than config.train.checkpoint_every")
         if is_primary():
             self._remove_leftovers()
@@ -170,7 +170,7 @@ class Checkpoints:
                         self._path(step).rename(self.folder / f"{step}.damaged")
                     except OSError as failure:
                         raise error from failure
-                self.say(f"warning: the checkpoint {self._path(step)} cannot be used and is now called {step}.damaged: "
+                self.log(f"warning: the checkpoint {self._path(step)} cannot be used and is now called {step}.damaged: "
                          f"{error.fault}")
                 primary_says(0)  # nobody looks for the next one before it is renamed
         return None

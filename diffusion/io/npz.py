@@ -36,7 +36,7 @@ def headers(path: str | os.PathLike) -> dict[str, Header]:
     return found
 
 
-def read(path: str | os.PathLike, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+def read_npz(path: str | os.PathLike, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """The arrays `names`, default all. Raises DataError as `headers`, and for arrays that memory does not hold."""
     found = headers(path)
     names = list(found) if names is None else names

@@ -26,7 +26,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _WIDE = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
-def read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """uint8 [N, H, W, C] of one picture, of all in a folder by name, or of `arr_0` in a .npz as `save_samples` writes.
 
     Raises DataError if there are none, one cannot be read, or has not `shape` [H, W, C].
@@ -35,7 +35,7 @@ def read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     if path.is_dir():
         if not (files := [file for file in listed(path) if file.stem != "grid"]):  # which `save_samples` writes too
             raise DataError(f"There are no pictures in {path}: files that end in {', '.join(ENDINGS)}.")
-        return np.concatenate([read(file, shape) for file in files])
+        return np.concatenate([read_picture(file, shape) for file in files])
     if path.suffix == ".npz":
         header = npz.headers(path).get("arr_0")
         if header is None:
@@ -45,7 +45,7 @@ def read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
         if header.shape[1:] != shape:
             raise DataError(f"{path} is {by(header.shape[1:])} (height x width x channels), the images of this model "
                             f"are {by(shape)}. Crop or scale it to that.")
-        return npz.read(path, ["arr_0"])["arr_0"]
+        return npz.read_npz(path, ["arr_0"])["arr_0"]
     return decode(path, channels=shape[-1], size=shape[:2], whose="the images of this model are")[None]
 
 

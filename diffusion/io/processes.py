@@ -11,7 +11,7 @@ def is_primary() -> bool:
     return jax.process_index() == 0
 
 
-def say(text: str) -> None:
+def print_once(text: str) -> None:
     """Prints a line once, whatever the number of processes."""
     if is_primary():
         print(text, flush=True)

@@ -32,10 +32,10 @@ def make_continuous_vlb(samples: int, *, uniform: Literal["log_snr", "time"] = "
             here = numerics.fold_in(keys, index)
             place = jax.vmap(jax.random.uniform)(numerics.fold_in(here, 0)).astype(x0.dtype)
             value = first + (last - first) * (index + place) / samples
-            t = process.time(value) if uniform == "log_snr" else value
+            t = process.time_of_log_snr(value) if uniform == "log_snr" else value
             eps = numerics.normal(numerics.fold_in(here, 1), x0.shape[1:], x0.dtype)
             error = numerics.mean_flat((denoise(process.diffuse(x0, t, eps), t, cond).eps - eps) ** 2)
-            weight = 1.0 if uniform == "log_snr" else process.rates(t)[1]
+            weight = 1.0 if uniform == "log_snr" else process.log_rates(t)[1]
             return None, (error, weight * (last - first) * error)
 
         _, (eps_mse, integrand) = jax.lax.scan(stratum, None, jnp.arange(samples))

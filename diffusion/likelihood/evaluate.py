@@ -39,7 +39,7 @@ class Evaluator:
                 worst = first + int(np.argmin(np.isfinite(rows["bits_per_dim"])))
                 raise DivergedError(f"The likelihood of example {worst} is not finite. Either the model is not finite "
                                     "there, or an adaptive ODE took more than its max_steps: raise that or rtol.")
-            moments = merge(moments, Moments.of(rows))
+            moments = merge(moments, Moments.from_rows(rows))
             if report:
                 report(number)
         terms = {name: {"mean": _plain(mean), "standard_error": _plain(error)}
@@ -89,7 +89,7 @@ class Moments:
     squares: dict[str, np.ndarray]
 
     @classmethod
-    def of(cls, rows: dict[str, np.ndarray]) -> "Moments":
+    def from_rows(cls, rows: dict[str, np.ndarray]) -> "Moments":
         """Of rows [b, ...]."""
         means = {name: value.mean(0) for name, value in rows.items()}
         squares = {name: ((value - means[name]) ** 2).sum(0) for name, value in rows.items()}

@@ -70,7 +70,7 @@ def make_fixed(steps: int, *, method: Literal["heun", "rk4"] = "rk4", uniform: L
         process, (start, end) = diffusion.process, ends(diffusion.process)
         share = jnp.arange(steps + 1) / steps
         if uniform == "log_snr":
-            times = process.time((1 - share) * process.log_snr(start) + share * process.log_snr(end))
+            times = process.time_of_log_snr((1 - share) * process.log_snr(start) + share * process.log_snr(end))
         else:
             times = (1 - share) * start + share * end
         times = times.at[0].set(start).at[-1].set(end)

@@ -39,11 +39,11 @@ def make_vlb(steps: np.ndarray, *, variance: Variance) -> Estimator:
         process, denoise = diffusion
 
         def term(_, row):
-            index, (t, s, after) = row
+            index, (t, s, t_previous) = row
             eps = numerics.normal(numerics.fold_in(keys, index), x0.shape[1:], x0.dtype)
             x_t = process.diffuse(x0, t, eps)
             prediction = denoise(x_t, t, cond)
-            return None, (vlb_of_prediction(process, prediction, x0, x_t, t, variance, s, after),
+            return None, (vlb_of_prediction(process, prediction, x0, x_t, t, variance, s, t_previous),
                           numerics.mean_flat((prediction.x0 - x0) ** 2),
                           numerics.mean_flat((prediction.eps - eps) ** 2))
 

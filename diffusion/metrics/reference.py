@@ -25,7 +25,7 @@ class Reference:
     shape: tuple[int, ...] | None = None
 
     @classmethod
-    def of(cls, found: Collected) -> "Reference":
+    def from_features(cls, found: Collected) -> "Reference":
         return cls(statistics=found.statistics(), spatial=found.spatial, kept=found.kept, count=found.count,
                    digest=found.digest, shape=found.shape)
 
@@ -39,10 +39,10 @@ class Reference:
                  about=np.array(json.dumps(about)), **spatial)
 
     @classmethod
-    def read(cls, path: Path, extractor: Extractor) -> "Reference":
+    def from_file(cls, path: Path, extractor: Extractor) -> "Reference":
         """Of `write`, or mu and sigma as NVlabs/edm, pytorch-fid and the TTUR authors publish them. Raises DataError
         where it is neither; ConfigError where it is of another extractor."""
-        arrays = npz.read(path)
+        arrays = npz.read_npz(path)
         if "mu" not in arrays or "sigma" not in arrays:
             raise DataError(f"{path} has no mu and sigma. It has: {', '.join(arrays)}.")
         with reading(f"mu and sigma in {path} are no numbers", "Get it again."):

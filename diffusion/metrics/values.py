@@ -67,7 +67,7 @@ def check_counts(generated: int, reference: int | None, keep: int, dimension: in
                           "or more.")
 
 
-def values(names: Sequence[str], called: Callable[[str], str], fake: Collected, reference: Reference,
+def metric_values(names: Sequence[str], called: Callable[[str], str], fake: Collected, reference: Reference,
            held_out: np.ndarray | None = None) -> dict[str, Value]:
     """The metrics `names`, of NAMES. called: `Extractor.called`. held_out: features [K, D] of images that were not
     trained on. Raises ConfigError for a metric that the sets do not allow, DataError for too few images."""

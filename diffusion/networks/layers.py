@@ -94,7 +94,7 @@ class Dropout(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Style:
+class BlockConfig:
     """What all blocks of one network share."""
     dtype: Any = jnp.float32      # of the computation
     groups: int = 32              # of the group normalisation
@@ -117,12 +117,12 @@ class Style:
         return ACTIVATIONS[self.activation](x)
 
 
-def double(x: Array) -> Array:
+def upsample_2x(x: Array) -> Array:
     """[B,H,W,C] -> [B,2H,2W,C] by nearest neighbours."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
-def halve(x: Array) -> Array:
+def downsample_2x(x: Array) -> Array:
     """[B,H,W,C] -> [B,H/2,W/2,C]: means of 2 x 2."""
     return nn.avg_pool(x, (2, 2), (2, 2))
 
@@ -134,7 +134,7 @@ class ResBlock(nn.Module):
     block of Song et al. 2021 and Dhariwal & Nichol 2021). The sum is divided by `divisor`.
     """
     channels: int
-    style: Style
+    style: BlockConfig
     resample: Callable[[Array], Array] | None = None
     divisor: float = 1.0
 
@@ -165,7 +165,7 @@ class Attention(nn.Module):
     `divisor`. Heads have `head_channels`, or where that is 0 all channels between them.
     """
     heads: int
-    style: Style
+    style: BlockConfig
     head_channels: int = 0
     groups: int | None = None
     divisor: float = 1.0
@@ -190,7 +190,7 @@ class Downsample(nn.Module):
     Padded after the last row and column only, as TensorFlow's SAME does for even sizes (Ho et al. 2020), or all around
     (PyTorch's padding of 1: Nichol & Dhariwal 2021). Published weights depend on it.
     """
-    style: Style
+    style: BlockConfig
     pad_around: bool = False
 
     @nn.compact
@@ -201,8 +201,8 @@ class Downsample(nn.Module):
 
 class Upsample(nn.Module):
     """[B,H,W,C] -> [B,2H,2W,C] by nearest neighbours and a 3x3 convolution."""
-    style: Style
+    style: BlockConfig
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return self.style.conv(x.shape[-1], "conv")(double(x))
+        return self.style.conv(x.shape[-1], "conv")(upsample_2x(x))

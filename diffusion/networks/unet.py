@@ -7,16 +7,16 @@ import jax.numpy as jnp
 from diffusion.errors import require
 from diffusion.networks.layers import (
     Attention,
+    BlockConfig,
     Downsample,
     FourierEmbedding,
     ResBlock,
-    Style,
     Upsample,
     check_channels,
-    double,
-    halve,
+    downsample_2x,
     rematerialised,
     sinusoidal_embedding,
+    upsample_2x,
 )
 from diffusion.typing import Array, Cond, Image, Keys
 
@@ -132,7 +132,7 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image, c_noise: Array, cond: Cond = None, keys: Keys | None = None) -> Array:
-        style = Style(self.dtype, self.groups, self.norm_epsilon, self.activation, self.dropout, self.scale_shift)
+        style = BlockConfig(self.dtype, self.groups, self.norm_epsilon, self.activation, self.dropout, self.scale_shift)
         widths = [round(self.channels * m) for m in self.multipliers]
         levels = len(widths)
         downs, ups = ((kinds * levels if len(kinds) == 1 else kinds) for kinds in (self.downsample, self.upsample))
@@ -156,7 +156,7 @@ class UNet(nn.Module):
                 skips.append(h)
             if level < levels - 1:
                 if downs[level] == "resblock":
-                    h = res_block(width, style, halve, name=f"down{level}_downsample")(h, emb, keys)
+                    h = res_block(width, style, downsample_2x, name=f"down{level}_downsample")(h, emb, keys)
                 else:
                     h = Downsample(style, self.pad_around, name=f"down{level}_downsample")(h)
                 skips.append(h)
@@ -175,7 +175,7 @@ class UNet(nn.Module):
                     h = attend(h, f"up{level}_attention{block}")
             if level > 0:
                 if ups[level] == "resblock":
-                    h = res_block(width, style, double, name=f"up{level}_upsample")(h, emb, keys)
+                    h = res_block(width, style, upsample_2x, name=f"up{level}_upsample")(h, emb, keys)
                 else:
                     h = Upsample(style, name=f"up{level}_upsample")(h)
 
@@ -184,7 +184,7 @@ class UNet(nn.Module):
         h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
         return h / c_noise[:, None, None, None] if self.embedding == "fourier" else h
 
-    def embed(self, c_noise: Array, cond: Cond, style: Style) -> Array:
+    def embed(self, c_noise: Array, cond: Cond, style: BlockConfig) -> Array:
         """[B] noise levels and labels -> [B, embedding_channels]."""
         channels = self.embedding_channels or 4 * self.channels
         if self.embedding == "fourier":

@@ -17,7 +17,7 @@ from diffusion.programs import shared_flags
 
 if TYPE_CHECKING:
     from diffusion import build
-    from diffusion.generate import Drawn
+    from diffusion.generate import Samples
 
 SHOWN = 25  # images of a cell's picture
 LISTS = {"solvers": str, "steps": int, "scales": float}
@@ -102,13 +102,13 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
     classes = build.classes(config, model)
 
     def draw(sampler: build.Sampler, grid: np.ndarray, scale: float, count: int = num_samples,
-             report: Callable[[int], None] | None = None) -> Iterator[tuple[slice, "Drawn"]]:
+             report: Callable[[int], None] | None = None) -> Iterator[tuple[slice, "Samples"]]:
         """The chains of the first `count` images, `rows` at a time: where they belong, and what was drawn."""
         for first in range(0, count, rows):
             indices = np.arange(first, first + rows, dtype=np.int32)
             yield slice(first, min(first + rows, count)), sampler(
                 params, grid, seed, indices, cond=labels_of(classes, indices), report=report,
-                given={} if config.sample.guidance.name == "none" else {"scale": scale})
+                chain_inputs={} if config.sample.guidance.name == "none" else {"scale": scale})
 
     results, pictures, exact, grid = [], {}, {}, finest_grid(params)
     for scale in scales:
@@ -138,7 +138,7 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
         print(f"quality.png, compare.json and the pictures are in {out}")
 
 
-def measure(batches: Iterator[tuple[slice, "Drawn"]], exact: np.ndarray, data: Statistics | None
+def measure(batches: Iterator[tuple[slice, "Samples"]], exact: np.ndarray, data: Statistics | None
             ) -> tuple[dict[str, float | None], np.ndarray]:
     """What a cell says of the images that `batches` draws, beside `exact` [N, H, W, C]; and the first SHOWN of them."""
     seconds, squares, evaluations, pooled, shown = 0.0, 0.0, 0.0, [], []

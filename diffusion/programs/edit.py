@@ -149,7 +149,7 @@ def make(config: ConfigDict, model: "build.Model", settings: Settings, params: A
             given = {"known": known}
             if mask is not None:
                 given["mask"] = np.broadcast_to(mask, (len(known), *mask.shape)).astype(np.float32)
-            drawn = task(params, steps, seed, indices, cond=labels, given=given)
+            drawn = task(params, steps, seed, indices, cond=labels, chain_inputs=given)
             return drawn.images, np.asarray(project(known, given.get("mask"))), known
         return measured
 
@@ -168,7 +168,7 @@ def make(config: ConfigDict, model: "build.Model", settings: Settings, params: A
 
     backwards = build.sampler(config, model, wrap=lambda solver, given: tasks.Inversion(iterations=settings.iterations))
     noise_of = lambda known, labels, indices: backwards(  # noqa: E731
-        params, tasks.upwards(steps), seed, indices, cond=labels, noise=known).x
+        params, tasks.reverse_grid(steps), seed, indices, cond=labels, noise=known).x
 
     def reconstructed(indices):
         known, labels = rows_of(indices)
@@ -189,8 +189,9 @@ def make(config: ConfigDict, model: "build.Model", settings: Settings, params: A
 def projection(task: str, factor: int) -> Callable:
     """(x, mask) -> the part of x that is known."""
     from diffusion import tasks
-    return {"inpaint": lambda x, mask: tasks.pixels(mask)(x), "colorise": lambda x, mask: tasks.grey(x),
-            "upscale": lambda x, mask: tasks.blocks(factor)(x)}[task]
+    return {"inpaint": lambda x, mask: tasks.pixel_projection(mask)(x),
+            "colorise": lambda x, mask: tasks.grey_projection(x),
+            "upscale": lambda x, mask: tasks.block_mean_projection(factor)(x)}[task]
 
 
 def check(settings: Settings, shape: tuple[int, int, int]) -> None:
@@ -220,7 +221,7 @@ def step_table(config: ConfigDict, model: "build.Model", settings: Settings, pro
     c, steps = config.sample, build.grid(config.sample, process)
     build.check_sample_batch(c, model)
     if settings.task == "vary":
-        steps = tasks.last_part(steps, settings.strength)
+        steps = tasks.truncate_grid(steps, settings.strength)
         if not len(steps):
             raise ConfigError(f"--strength={settings.strength} of {c.steps} steps is not one step: ask for more of "
                               "either.")
@@ -237,10 +238,10 @@ def step_table(config: ConfigDict, model: "build.Model", settings: Settings, pro
 def given_images(config: ConfigDict, model: "build.Model", settings: Settings) -> tuple[np.ndarray, np.ndarray | None]:
     """uint8 [N, H, W, C] and, for a model with classes, labels int32 [N]."""
     from diffusion import build
-    from diffusion.data.sources import take
+    from diffusion.data.sources import gather_examples
     from diffusion.io import pictures
     if settings.image is not None:
-        pixels = pictures.read(settings.image, model.shape)
+        pixels = pictures.read_picture(settings.image, model.shape)
         if not model.num_classes:
             if settings.label is not None:
                 raise ConfigError("--label was given, but the model is unconditional.")
@@ -252,7 +253,7 @@ def given_images(config: ConfigDict, model: "build.Model", settings: Settings) -
     if settings.label is not None:
         raise ConfigError("--label is for the pictures of --image; those of config.data have their own.")
     found = build.training_images(config)
-    batch = take(found, np.arange(min(len(found), 256)))
+    batch = gather_examples(found, np.arange(min(len(found), 256)))
     return batch["image"], batch["label"] if model.num_classes else None
 
 

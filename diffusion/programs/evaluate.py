@@ -43,7 +43,7 @@ def evaluate(config: ConfigDict, workdir: Path, source: str | None, *, seed: int
     from diffusion.build import advice
     from diffusion.io import run_folder
     from diffusion.io.checkpoint import Checkpoints
-    from diffusion.io.processes import say
+    from diffusion.io.processes import print_once
     from diffusion.programs import evaluation
     if source is None:
         run_folder.open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, read_only=True,
@@ -63,8 +63,8 @@ def evaluate(config: ConfigDict, workdir: Path, source: str | None, *, seed: int
             evaluate_params = evaluation.prepare(config, model, evaluation.load_extractor(config),
                                                  out.parent / ".features")
             for note in advice.of_sampling(config):
-                say(note)
+                print_once(note)
         number = at if at is not None or source else Checkpoints(workdir / "checkpoints").steps()[-1]
         params, what = read(), evaluation.sampling(config, source or workdir, number)
         records, first = zip(*(evaluate_params(params, seed + i, what) for i in range(seeds)))
-        evaluation.write(out, evaluation.together(records), first[0])
+        evaluation.write(out, evaluation.average_records(records), first[0])

@@ -13,12 +13,12 @@ from ml_collections import ConfigDict
 
 from diffusion import build
 from diffusion.build.rules import require_key
-from diffusion.data.sources import Source, take
+from diffusion.data.sources import Source, gather_examples
 from diffusion.errors import ConfigError, DataError
 from diffusion.generate import labels_of
 from diffusion.io import images
 from diffusion.io.files import atomic_write
-from diffusion.io.processes import is_primary, primary_says, say
+from diffusion.io.processes import is_primary, primary_says, print_once
 from diffusion.io.progress import Progress
 from diffusion.metrics import extractors, record, values
 from diffusion.metrics.features import ROWS, collect, digest_of, outputs
@@ -33,7 +33,7 @@ class Evaluation:
     once for all seeds and checkpoints."""
     config: ConfigDict
     model: build.Model
-    drawing: "Drawing"
+    drawing: "SampleStream"
     extractor: extractors.Extractor
     reference: Reference
     held_out: Reference | None
@@ -47,7 +47,7 @@ class Evaluation:
             fake = collect(self.extractor, drawn.batches(params, seed, c.images), c.images, mesh=self.model.mesh,
                            keep=c.keep, report=progress.update)
         extracted = time.perf_counter()
-        found = values.values(c.metrics, self.extractor.called, fake, self.reference,
+        found = values.metric_values(c.metrics, self.extractor.called, fake, self.reference,
                               self.held_out and self.held_out.kept)
         seconds = {"sampling and features": round(extracted - began, 1),  # the device does both in turns
                    "metrics": round(time.perf_counter() - extracted, 1)}
@@ -66,7 +66,7 @@ class Evaluation:
                               "shape": list(reference.shape)}}
 
 
-class Drawing:
+class SampleStream:
     """Samples as a stream of bytes: ROWS a device at a time, whatever config.sample.batch_size, so that neither it nor
     the number of devices changes a bit. Of the newest stream it keeps the mean number of `evaluations` an image and
     the `first` config.sample.preview images."""
@@ -111,7 +111,7 @@ def load_extractor(config: ConfigDict) -> extractors.Extractor:
 def prepare(config: ConfigDict, model: build.Model, extractor: extractors.Extractor, cache: Path) -> Evaluation:
     """Reads the data and takes its features, or those that `cache` keeps of the very same images. Raises ConfigError or
     DataError before anything is sampled."""
-    c, drawing = config.evaluate, Drawing(config, model)
+    c, drawing = config.evaluate, SampleStream(config, model)
     source = build.training_images(config)
     values.check_counts(c.images, min(c.reference_images or len(source), len(source)), c.keep,
                         outputs(extractor)["pool"].shape[-1])
@@ -122,7 +122,7 @@ def prepare(config: ConfigDict, model: build.Model, extractor: extractors.Extrac
     found = features_of(config, model, extractor, source, cache)
     held_out = features_of(other, model, extractor, unseen, cache) if c.held_out else None
     for note in values.rank_notes(c.images, found.count, len(found.statistics.mean)):
-        say(f"note: {note}")
+        print_once(f"note: {note}")
     return Evaluation(config=config, model=model, drawing=drawing, extractor=extractor, reference=found,
                       held_out=held_out)
 
@@ -134,7 +134,7 @@ def features_of(config: ConfigDict, model: build.Model, extractor: extractors.Ex
     count = min(c.reference_images or len(source), len(source))
 
     def batches():
-        return ahead(take(source, range(i, min(i + BATCH, count)))["image"] for i in range(0, count, BATCH))
+        return ahead(gather_examples(source, range(i, min(i + BATCH, count)))["image"] for i in range(0, count, BATCH))
 
     key = hashlib.sha256(json.dumps([config.data.to_dict(), count, extractor.weights, extractor.resize,
                                      c.keep]).encode()).hexdigest()[:12]
@@ -142,14 +142,14 @@ def features_of(config: ConfigDict, model: build.Model, extractor: extractors.Ex
     kept = None
     if file.exists():
         try:
-            kept = Reference.read(file, extractor)
+            kept = Reference.from_file(file, extractor)
         except (ConfigError, DataError) as error:
-            say(f"note: the features are taken again: {error}")
+            print_once(f"note: the features are taken again: {error}")
     if primary_says(kept is not None and kept.digest == digest_of(batches(), count)):
-        return kept or Reference.read(file, extractor)
-    say(f"features of {count:,} images of {config.data.split} by {extractor.name}")
+        return kept or Reference.from_file(file, extractor)
+    print_once(f"features of {count:,} images of {config.data.split} by {extractor.name}")
     with Progress(count, unit="image") as progress:
-        found = Reference.of(collect(extractor, batches(), count, mesh=model.mesh, keep=c.keep,
+        found = Reference.from_features(collect(extractor, batches(), count, mesh=model.mesh, keep=c.keep,
                                      report=progress.update))
     if is_primary():
         atomic_write(file, lambda out: found.write(out, extractor))
@@ -165,7 +165,7 @@ def sampling(config: ConfigDict, model: str | Path, step: int | None) -> dict:
 LOWER_IS_BETTER = ("fid", "fd", "sfid", "sfd", "kid", "kd", "duplicates", "repeated", "closer")
 
 
-def together(records: Sequence[dict]) -> dict:
+def average_records(records: Sequence[dict]) -> dict:
     """One record of several seeds: their mean with its standard error, all values, and the best, which is never given
     alone."""
     if len(records) == 1:
@@ -195,8 +195,9 @@ def write(out: Path, found: dict, first: np.ndarray) -> None:
         images.save_png(file.with_suffix(".png"), images.grid(first))
         atomic_write(file, json.dumps(found, indent=1) + "\n")
         evaluation_plots.plot_records(records_in(out), out / "evaluations.png")
-        say(values.lines(found["metrics"]))
-        say(f"over {found['protocol']['images']:,} samples of {'checkpoint ' + str(at) if at is not None else 'it'}; "
+        print_once(values.lines(found["metrics"]))
+        model = f"checkpoint {at}" if at is not None else "it"
+        print_once(f"over {found['protocol']['images']:,} samples of {model}; "
             f"how they were measured is in {file}")
 
 
@@ -205,9 +206,9 @@ def records_in(folder: Path) -> list[dict]:
     found = []
     for file in sorted(folder.glob("*.json")):
         try:
-            found.append(record.read(file))
+            found.append(record.read_record(file))
         except DataError as error:
-            say(f"note: {error}")
+            print_once(f"note: {error}")
     return found
 
 

@@ -35,9 +35,9 @@ def likelihood(config: ConfigDict, workdir: Path, source: str | None = None, *, 
     file `out`, JSON, with a plot beside it for the terms of a bound. Other arguments as in
     `programs.sample.sample`."""
     from diffusion import build, pretrained
-    from diffusion.data.sources import take
+    from diffusion.data.sources import gather_examples
     from diffusion.io.files import atomic_write, check_can_be_written
-    from diffusion.io.processes import is_primary, say
+    from diffusion.io.processes import is_primary, print_once
     from diffusion.io.progress import Progress
     from diffusion.likelihood.vlb import rate_distortion
     model, read = pretrained.open_model(config, source or workdir, checkpoint=step)
@@ -48,7 +48,7 @@ def likelihood(config: ConfigDict, workdir: Path, source: str | None = None, *, 
     count = min(num_examples or len(images_of), len(images_of))
 
     with Progress(count, unit="image") as progress:
-        found = evaluator(params, lambda indices: take(images_of, indices), count, progress.update)
+        found = evaluator(params, lambda indices: gather_examples(images_of, indices), count, progress.update)
     found = {**found, "estimator": config.likelihood.to_dict(), "data": config.data.to_dict(), "seed": seed,
              "clip": config.sample.clip}
     if config.likelihood.estimator == "vlb":
@@ -62,5 +62,5 @@ def likelihood(config: ConfigDict, workdir: Path, source: str | None = None, *, 
             from diffusion.io import likelihood_plots  # imports matplotlib
             likelihood_plots.plot_terms(times, vlb, rate, distortion, out.with_suffix(".png"))
     error = "?" if count == 1 else f"{found['standard_error']:.4f}"
-    say(f"{found['bits_per_dim']:.4f} +- {error} bits/dim over {count:,} images of "
+    print_once(f"{found['bits_per_dim']:.4f} +- {error} bits/dim over {count:,} images of "
         f"{config.data.split} (standard error), by {config.likelihood.estimator}; its terms are in {out}")

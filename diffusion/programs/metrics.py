@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
 
 def compare(args: argparse.Namespace) -> None:
     """Prints two records side by side."""
-    a, b = (record.read(path) for path in (args.samples, args.reference))
+    a, b = (record.read_record(path) for path in (args.samples, args.reference))
     if not args.force:
         record.check_same_protocol(a, b)
     print(record.side_by_side(a, b))
@@ -80,7 +80,7 @@ def measure(args: argparse.Namespace) -> None:
     counts = {what: min(count, args.images or count) for what, (count, _, _) in opened.items()}
     runtime.check_devices()
     extractor = extractors.load(args.extractor, args.weights, mode=args.resize, other_weights=args.other_weights)
-    reference = Reference.read(args.reference, extractor) if statistics else None
+    reference = Reference.from_file(args.reference, extractor) if statistics else None
     shapes = {what: tuple(shape) for what, (_, shape, _) in opened.items()}
     check_shapes(shapes | ({"reference": reference.shape} if reference and reference.shape else {}))
     names = chosen(args, extractor, reference)
@@ -94,14 +94,14 @@ def measure(args: argparse.Namespace) -> None:
             return features.collect(extractor, opened[what][2], counts[what], mesh=mesh, keep=args.keep,
                                     report=progress.update)
 
-    reference = reference or Reference.of(found("reference"))
+    reference = reference or Reference.from_features(found("reference"))
     if args.save_reference:
         atomic_write(args.save_reference, lambda file: reference.write(file, extractor))
     held_out = found("held-out").kept if "held-out" in opened else None
     fake = found("generated")
     for note in values.rank_notes(fake.count, reference.count, len(reference.statistics.mean)):
         print(f"note: {note}", file=sys.stderr)
-    metrics = values.as_json(values.values(names, extractor.called, fake, reference, held_out))
+    metrics = values.as_json(values.metric_values(names, extractor.called, fake, reference, held_out))
     print(values.lines(metrics))
     if args.json:
         protocol = {"extractor": extractor.name, "weights_sha256": extractor.weights, "resize": extractor.resize,

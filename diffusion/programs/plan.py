@@ -59,25 +59,26 @@ def plan(config: ConfigDict, topology: str, out: Path | None) -> dict:
     """
     import jax
 
-    from diffusion.io.processes import say
+    from diffusion.io.processes import print_once
     if out is not None:
         check_can_be_written(out)
     devices = jax.devices() if topology == "local" else devices_of(topology)
     chip = chip_of(devices[0].device_kind)
-    say(f"compiling for {len(devices)} x {devices[0].device_kind}: a few minutes for a large network")
+    print_once(f"compiling for {len(devices)} x {devices[0].device_kind}: a few minutes for a large network")
     report = {"topology": topology, "devices": len(devices), "kind": devices[0].device_kind,
               "chip": chip and vars(chip), **measure(config, devices, chip)}
-    say(table(report))
+    print_once(table(report))
     if not report["fits"]:
         report["instead"] = instead = nearest_that_fits(config, devices, chip)
-        say("warning: this does not fit. " + ("Nor did anything that was tried: " + "; ".join(
+        print_once("warning: this does not fit. " + ("Nor did anything that was tried: " + "; ".join(
             words(changes) for changes, _ in instead["tried"]) if instead["found"] is None else
             f"This does: {words(instead['found'])}"))
         if instead["found"] is not None:
-            say(table(instead["report"] | {name: report[name] for name in ("topology", "devices", "kind", "chip")}))
+            of_devices = {name: report[name] for name in ("topology", "devices", "kind", "chip")}
+            print_once(table(instead["report"] | of_devices))
     if out is not None:
         atomic_write(out, json.dumps(report, indent=1) + "\n")
-        say(f"the same as JSON: {out}")
+        print_once(f"the same as JSON: {out}")
     return report
 
 
@@ -170,14 +171,14 @@ def nearest_that_fits(config: ConfigDict, devices: Sequence, chip: Chip | None) 
     """Tries settings that need less memory, those first that change least: what is computed stays the same but for the
     last ones, which halve the batch."""
     from diffusion import config as config_lib
-    from diffusion.io.processes import say
+    from diffusion.io.processes import print_once
     tried = []
     for changes in smaller(config, len(devices)):
         try:
             report = measure(config_lib.override(config, changes), devices, chip, sample=False)
         except ConfigError:  # a batch that so many micro-batches do not divide
             continue
-        say(f"  {words(changes)}: {'fits' if report['fits'] else 'does not fit'}")
+        print_once(f"  {words(changes)}: {'fits' if report['fits'] else 'does not fit'}")
         tried.append((changes, report["fits"]))
         if report["fits"]:
             return {"found": changes, "tried": tried, "report": report}

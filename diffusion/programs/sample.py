@@ -50,7 +50,7 @@ def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_
     from diffusion import config as config_lib
     from diffusion.build import advice
     from diffusion.io import images
-    from diffusion.io.processes import is_primary, say
+    from diffusion.io.processes import is_primary, print_once
     from diffusion.io.progress import of_chains
     from diffusion.io.run_folder import open_run
     if source is None:
@@ -59,7 +59,7 @@ def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_
     model, read = pretrained.open_model(config, source or workdir, checkpoint=step)
     generate = build.generate(config, model, classes)
     for note in advice.of_sampling(config):
-        say(note)
+        print_once(note)
     images.check_samples_folder(out)
     params = read()
     progress, report = of_chains(num_samples, batch=config.sample.batch_size,
@@ -70,4 +70,4 @@ def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_
             images.save_samples(out, batches, count=num_samples)
         else:  # every process computes its share
             collections.deque(batches, maxlen=0)
-    say(f"{num_samples:,} images, grid.png and samples.npz are in {out}")
+    print_once(f"{num_samples:,} images, grid.png and samples.npz are in {out}")

@@ -39,11 +39,11 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
     from diffusion.train import loop
     from diffusion.train.interrupts import Interrupts
     with Interrupts() as interrupts:
-        loop.alone(training(config, workdir, started, interrupts, init_from))
+        loop.run_training(training(config, workdir, started, interrupts, init_from))
 
 
 def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Interrupts", init_from: str | None = None):
-    """A training into `workdir`, or its rest, that leaves its steps to whoever runs it, as `loop.steps` does.
+    """A training into `workdir`, or its rest, that leaves its steps to whoever runs it, as `loop.training_steps` does.
 
     `started` is time.perf_counter() at the program's start. init_from: the source (`pretrained.load`) of the weights
     that a new run starts from. Raises the errors of `diffusion.errors`.
@@ -53,7 +53,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
     from diffusion.build import advice
     from diffusion.io import images, run_folder
     from diffusion.io.checkpoint import Checkpoints
-    from diffusion.io.processes import is_primary, primary_says, say
+    from diffusion.io.processes import is_primary, primary_says, print_once
     from diffusion.io.progress import Progress, duration
     from diffusion.io.writers import MetricsWriter
     from diffusion.programs import evaluation
@@ -70,33 +70,33 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
     build.check_memory(config, model, parts.abstract_state, rows=config.train.batch_size // config.train.accumulate,
                        key="train.batch_size")
     for note in advice.of_training(config):
-        say(note)
+        print_once(note)
     if source is not None:
         weights = source.params(pretrained.shared(config, source.config, model.abstract_params))
     extractor = evaluation.load_extractor(config) if parts.plan.evaluate_every else None
     run = run_folder.open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS,
                                adopt=config_lib.adopt_dict)
     plan = parts.plan
-    with Checkpoints(run.checkpoints, **parts.retention, say=say) as checkpoints:
+    with Checkpoints(run.checkpoints, **parts.retention, log=print_once) as checkpoints:
         if (restored := checkpoints.restore_newest(parts.abstract_state, parts.data)) is not None:
             state, clock = restored
             clock = loop.restored_clock(clock, plan.batch_size)
             if clock.images != clock.step * plan.batch_size:
                 plan = plan.after(clock)
                 parts = dataclasses.replace(parts, train_step=parts.train_step_after(clock))
-                say(f"note: config.train.batch_size was another until now. The images that are done, {clock.images:,}, "
-                    "count as they were; the schedules of the learning rate go on in steps.")
-            say(f"resuming {run.path} at step {clock.step:,}")
+                print_once("note: config.train.batch_size was another until now. The images that are done, "
+                           f"{clock.images:,}, count as they were; the schedules of the learning rate go on in steps.")
+            print_once(f"resuming {run.path} at step {clock.step:,}")
             for note in advice.of_another_rate(config, run.before, parts.rate_of, clock.step):
-                say(note)
+                print_once(note)
         else:
             state, clock = parts.create_state(), loop.Clock()
             if source is not None:
                 params = state.params | weights
                 state = dataclasses.replace(state, params=params, ema=average_of(params, config.ema.dtype))
-                say(f"starting from the weights of {init_from}")
+                print_once(f"starting from the weights of {init_from}")
                 for key in pretrained.differences(config, source.config, ("process", "prediction")):
-                    say(f"note: {key} is not that of {init_from}: the network has to learn it anew")
+                    print_once(f"note: {key} is not that of {init_from}: the network has to learn it anew")
 
         def draw_samples(step: int, state) -> None:
             x = np.concatenate(list(generate(in_dtype(state.ema, "float32"), config.seed, 0, config.sample.preview)))
@@ -112,7 +112,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
                 draw_curves(run, parts)
             longer = run_folder.command(run.path, f"--config.train.duration={2 * clock.step} steps",
                                         plugins=config.plugins)
-            say(f"{run.path} is finished: {clock.step:,} of {plan.total:,} steps are done. To go on, lengthen "
+            print_once(f"{run.path} is finished: {clock.step:,} of {plan.total:,} steps are done. To go on, lengthen "
                 f"config.train.duration:\n  {longer}")
             return
 
@@ -127,7 +127,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
                        ahead=loop.IN_FLIGHT * plan.steps_per_dispatch) as progress,
               Watchdog(config.train.stall_seconds) as watchdog):
             try:
-                yield from loop.steps(
+                yield from loop.training_steps(
                     plan=plan, train_step=parts.train_step, state=state, clock=clock, data=parts.data,
                     dataset=parts.dataset, mesh=model.mesh, started=started, write_row=writer.write,
                     draw_samples=draw_samples, progress=progress, interrupts=interrupts, watchdog=watchdog,
@@ -141,7 +141,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
         raise Interrupted(f"stopped at step {clock.step:,} of {plan.total:,}, which is saved in {run.checkpoints}: the "
                           "same command goes on from it", interrupts.exit_code)
     draw_curves(run, parts)
-    say(f"""
+    print_once(f"""
 trained {plan.total:,} steps in {duration(clock.seconds)}; in {run.path}:
   samples/step_{plan.total:08d}.png   the last grid of samples
   loss.png, loss_by_noise.png   the loss curve, and the loss by noise level

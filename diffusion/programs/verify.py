@@ -35,7 +35,7 @@ def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> 
     verify_resume(config, workdir, values.verify_steps)
 
 
-class Undisturbed:
+class NoInterrupts:
     """Interrupts that do not come."""
 
     def begin(self) -> None:
@@ -56,7 +56,7 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
 
     from diffusion import build
     from diffusion.io.checkpoint import Checkpoints
-    from diffusion.io.processes import is_primary, say
+    from diffusion.io.processes import is_primary, print_once
     from diffusion.io.progress import Progress
     from diffusion.train import loop
     model = build.model(config)
@@ -86,10 +86,10 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
             rows = []
             with (Progress(plan.total, unit="step", initial=clock.step, images_per_unit=plan.batch_size) as progress,
                   Watchdog(config.train.stall_seconds) as watchdog):
-                state = loop.alone(loop.steps(
+                state = loop.run_training(loop.training_steps(
                     plan=plan, train_step=parts.train_step, state=state, clock=clock, data=data, dataset=parts.dataset,
                     mesh=model.mesh, started=time.perf_counter(), examples_of=parts.examples_of, write_row=rows.append,
-                    draw_samples=lambda step, state: None, progress=progress, interrupts=Undisturbed(),
+                    draw_samples=lambda step, state: None, progress=progress, interrupts=NoInterrupts(),
                     watchdog=watchdog, save=lambda step, state, clock: saved.save(
                         step, state, data, dataclasses.asdict(clock))))
             return state, rows
@@ -112,7 +112,8 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
                               f"{middle:,}, gave another result: {named or 'in another process'}. On NVIDIA's GPUs "
                               "sums in no fixed order may be the cause: XLA_FLAGS=--xla_gpu_deterministic_ops=true.")
     whole = hashlib.sha256("".join(expected.values()).encode()).hexdigest()
-    say(f"resume is exact: {steps:,} steps from {start:,}, saved, then steps {middle + 1:,} to {clock.step:,} twice. "
+    print_once(f"resume is exact: {steps:,} steps from {start:,}, saved, then steps {middle + 1:,} to {clock.step:,} "
+               "twice. "
         f"{len(expected) - 3} arrays, the clock, the place in the data and {len(rows)} rows of the log are equal, bit "
         f"for bit (SHA-256 of all: {whole[:16]}...)")
 

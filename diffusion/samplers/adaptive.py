@@ -19,13 +19,9 @@ class AdaptiveODE(Solver):
     has its own steps, so that it is the same in any batch; the batch runs until its slowest is done. NaN where an
     example takes more than max_steps. The carry counts evaluations [B]. Raises ConfigError without diffrax.
     """
-    tolerance: float = 1e-5  # relative and absolute
+    tolerance: float = 1e-5
+    max_steps: int = 4096
     between_times = adaptive = True
-    max_steps = 4096
-
-    def __post_init__(self):
-        require(self.tolerance > 0, "tolerance", self.tolerance, "must be positive (adaptive_ode, Song et al. 2021: "
-                "1e-5; adaptive_sde, Jolicoeur-Martineau et al. 2021: 0.01 to 0.5).")
 
     def init(self, x: Image) -> Array:
         return jnp.zeros(len(x), jnp.int32)
@@ -64,4 +60,12 @@ class AdaptiveODE(Solver):
         return float(np.mean(carry))
 
 
-SOLVERS = {"adaptive_ode": AdaptiveODE}
+def adaptive_ode(*,
+                 tolerance: float = 1e-5,  # of a step: relative and absolute, of adaptive_sde relative
+                 ) -> AdaptiveODE:
+    """The probability-flow ODE by adaptive steps, RK45 (Song et al. 2021, Appendix D.4)."""
+    require(tolerance > 0, "tolerance", tolerance, "must be positive (Song et al. 2021: 1e-5).")
+    return AdaptiveODE(tolerance=tolerance)
+
+
+SOLVERS = {"adaptive_ode": adaptive_ode}

@@ -25,7 +25,7 @@ class Consistency(Solver):
         x0, alpha, std = denoise(x, t, cond).x0, process.alpha(t_next), process.sigma(t_next)
         if self.at_t_min:
             start = jnp.minimum(process.t_min, t_next).astype(t_next.dtype)
-            share = jnp.where(t_next > start, process.removed(start, t_next), 0)
+            share = jnp.where(t_next > start, process.noise_added_fraction(start, t_next), 0)
             alpha, std = alpha / process.alpha(start), std * jnp.sqrt(share)
         return carry, alpha * x0 + std * numerics.normal(keys, x.shape[1:], x.dtype)
 

@@ -36,7 +36,7 @@ class DDIM(Solver):
         process, denoise = diffusion
         x0, eps, _ = denoise(x, t, cond)
         sigma = process.sigma(t_next)
-        share = self.eta**2 * process.removed(t_next, t)  # of sigma^2 that is drawn anew
+        share = self.eta**2 * process.noise_added_fraction(t_next, t)  # of sigma^2 that is drawn anew
         x = process.alpha(t_next) * x0 + sigma * jnp.sqrt(1 - share) * eps
         if self.eta > 0:
             x += sigma * jnp.sqrt(share) * numerics.normal(keys, x.shape[1:], x.dtype)

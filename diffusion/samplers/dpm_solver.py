@@ -50,10 +50,10 @@ class DPMSolver(Solver):
         def corrected(x):
             start = x0 if of_x0 else eps
             if self.order == 2:
-                middle = process.time(begin + span / 2)
+                middle = process.time_of_log_snr(begin + span / 2)
                 change = model(ddim(middle), middle) - start
                 return ddim(t_next) - scale(t_next) * jnp.expm1(h) * change
-            third, two_thirds = process.time(begin + span / 3), process.time(begin + span * 2 / 3)
+            third, two_thirds = process.time_of_log_snr(begin + span / 3), process.time_of_log_snr(begin + span * 2 / 3)
             change = model(ddim(third), third) - start
             phi = lambda h: jnp.expm1(h) / h - 1  # noqa: E731
             x_two = ddim(two_thirds) - scale(two_thirds) * 2 * phi(h * 2 / 3) * change

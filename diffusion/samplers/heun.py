@@ -73,7 +73,7 @@ class Heun(Solver):
         process, level = diffusion.process, diffusion.process.noise_level(t)
         within = (self.churn_min <= level) & (level <= self.churn_max) & jnp.isfinite(level)
         factor = 1 + jnp.where(within, min(self.churn, 2**0.5 - 1), 0)
-        raised = jnp.where(within, process.time(process.log_snr(t) - 2 * jnp.log(factor)), t)
+        raised = jnp.where(within, process.time_of_log_snr(process.log_snr(t) - 2 * jnp.log(factor)), t)
         reached = process.noise_level(raised) / jnp.where(within, level, 1)  # less, where a process ends before
         level, factor = jnp.where(within, level, 0), jnp.clip(jnp.where(within, reached, 1), 1, factor)
         std = level * jnp.sqrt(factor**2 - 1) * self.churn_noise

@@ -47,7 +47,7 @@ class ReverseDiffusion(Solver):
         process, denoise = diffusion
         x0, eps, _ = denoise(x, t, cond)
         sigma = process.sigma(t)
-        variance = sigma**2 * process.removed(t_next, t)
+        variance = sigma**2 * process.noise_added_fraction(t_next, t)
         mean = (2 - process.alpha(t) / process.alpha(t_next)) * x - variance / sigma * eps
         noise = jnp.sqrt(variance) * numerics.normal(keys, x.shape[1:], x.dtype)
         return carry, jnp.where(t_next > 0, mean + noise, x0)

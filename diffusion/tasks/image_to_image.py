@@ -7,7 +7,7 @@ from diffusion.core.processes import Process
 from diffusion.typing import Array, Image, Keys, Time
 
 
-def last_part(steps: np.ndarray, strength: float) -> np.ndarray:
+def truncate_grid(steps: np.ndarray, strength: float) -> np.ndarray:
     """The last round(strength S) of the steps [S, 2]: at 1 all of them, at 0 none, which leaves the image as it is."""
     return steps[len(steps) - round(strength * len(steps)):]
 

@@ -33,7 +33,7 @@ class Inversion(Solver):
         return len(steps) * self.iterations
 
 
-def upwards(steps: np.ndarray) -> np.ndarray:
+def reverse_grid(steps: np.ndarray) -> np.ndarray:
     """The steps [S, 2] of a falling grid, each turned round, from the last to the first."""
     return steps[::-1, ::-1]
 

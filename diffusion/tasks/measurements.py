@@ -12,12 +12,12 @@ from diffusion.typing import Array, Image
 Projection = Callable[[Image], Image]
 
 
-def pixels(mask: Array) -> Projection:
+def pixel_projection(mask: Array) -> Projection:
     """Those where mask, [H, W, 1] or [B, H, W, 1], is 1: for inpainting."""
     return lambda x: x * mask.astype(x.dtype)
 
 
-def grey(x: Image) -> Image:
+def grey_projection(x: Image) -> Image:
     """The mean over the channels, in each of them: for colorisation.
 
     The first coordinate of the orthonormal basis in which Song et al. (2021), Appendix I.3, decouple the channels.
@@ -25,7 +25,7 @@ def grey(x: Image) -> Image:
     return jnp.broadcast_to(x.mean(-1, keepdims=True), x.shape)
 
 
-def blocks(factor: int) -> Projection:
+def block_mean_projection(factor: int) -> Projection:
     """The mean of each square of factor x factor pixels, in each of them: for super-resolution."""
     def project(x: Image) -> Image:
         b, h, w, c = x.shape

@@ -53,7 +53,8 @@ class Replacement(Solver):
 
 def renoise(process: Process, x: Image, s: Time, t: Time, noise: Image) -> Image:
     """x_t ~ q(x_t | x_s) for t > s: alpha_t/alpha_s x_s + sigma_t sqrt(1 - SNR_t/SNR_s) noise (VDM, Eqs. 23-24)."""
-    std = process.sigma(t) * jnp.sqrt(jnp.maximum(process.removed(s, t), 0))  # below 0 in a branch that is not taken
+    added = jnp.maximum(process.noise_added_fraction(s, t), 0)  # below 0 in a branch that is not taken
+    std = process.sigma(t) * jnp.sqrt(added)
     return process.alpha(t) / process.alpha(s) * x + std * noise
 
 

@@ -9,7 +9,7 @@ import jax
 from jax.experimental import multihost_utils
 
 REQUEUE = 75   # EX_TEMPFAIL of sysexits.h, "try again later": after SIGTERM, for schedulers that start it again
-BY_HAND = 130  # as shells count SIGINT
+SIGINT_EXIT = 130  # as shells count SIGINT
 
 
 class Interrupts:
@@ -61,13 +61,13 @@ class Interrupts:
     def _receive(self, number: int) -> None:
         if number not in self._signals:
             return
-        code = BY_HAND if number == signal.SIGINT else REQUEUE
+        code = SIGINT_EXIT if number == signal.SIGINT else REQUEUE
         if not self._begun or (self.exit_code is not None and number == signal.SIGINT):
             print("\ninterrupted: the last checkpoint is kept; the same command goes on from it", file=sys.stderr,
                   flush=True)
             os._exit(code)
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)  # for JAX's handler
-        print("\nstopping after this step, with a checkpoint; once more leaves at once" if code == BY_HAND else
+        print("\nstopping after this step, with a checkpoint; once more leaves at once" if code == SIGINT_EXIT else
               "\nSIGTERM: stopping after this step, with a checkpoint", file=sys.stderr, flush=True)
         self.exit_code = code

@@ -27,11 +27,11 @@ _SUMS = ("steps", "loss", "grad_norm", "skipped", "seconds", "timed_steps")
 _BINNED = ("bin_loss", "bin_count", "bin_weight")
 IN_FLIGHT = 2  # dispatches queued ahead of the device: it never waits for the host, and progress stays true
 _SLOW_STEP = 10.0  # seconds of a first step, from which what is left is reckoned by it
-_HOPELESS = 10  # steps skipped one after the other, with which training stops
+MAX_SKIPS_IN_A_ROW = 10  # steps skipped one after the other, with which training stops
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Durations:
     """How long and how often, in steps."""
     total: int
     log_every: int
@@ -43,7 +43,7 @@ class Plan:
     images: int | None = None  # how long, where the duration is in images or epochs; total is then of this batch size
     score: str = "loss"        # of a row of the log: what checkpoints are compared by
 
-    def after(self, clock: "Clock") -> "Plan":
+    def after(self, clock: "Clock") -> "Durations":
         """With the steps that are left of `images`, if the batch size was another until now."""
         if self.images is None or clock.images == clock.step * self.batch_size:
             return self
@@ -87,7 +87,7 @@ def restored_clock(saved: dict, batch_size: int) -> Clock:
 class Window:
     """Gathers the metrics of steps on the host until a row of the log is due."""
 
-    def __init__(self, clock: Clock, plan: Plan, examples_of: Callable, report: Callable[[str], None]):
+    def __init__(self, clock: Clock, plan: Durations, examples_of: Callable, report: Callable[[str], None]):
         self.clock, self.batch_size, self.score, self.report = clock, plan.batch_size, plan.score, report
         self.examples_of, self.pending, self.learning_rate = examples_of, [], 0.0
 
@@ -116,8 +116,8 @@ class Window:
         clock.skipped_in_a_row += 1
         if not m.skipped:
             raise DivergedError(f"Training stopped at step {step}: {what} {_REMEDY}")
-        if clock.skipped_in_a_row == _HOPELESS:
-            raise DivergedError(f"Training stopped at step {step}, the {_HOPELESS}th one after the other to be skipped "
+        if clock.skipped_in_a_row == MAX_SKIPS_IN_A_ROW:
+            raise DivergedError(f"Training stopped at step {step}, the {MAX_SKIPS_IN_A_ROW}th in a row to be skipped "
                                 f"(config.train.nonfinite=skip): {what} {_REMEDY}")
         clock.window["skipped"] += 1
         self.report(f"step {step} is skipped: {what}")
@@ -165,7 +165,7 @@ def _describe_bad(m: StepMetrics, examples: np.ndarray, log_snr: np.ndarray) -> 
 Dispatch = tuple[Callable, State, dict, dict | None]  # train_step, and what it is called with: state, batch, dataset
 
 
-def alone(training: Generator[Dispatch, tuple[State, StepMetrics], State]) -> State:
+def run_training(training: Generator[Dispatch, tuple[State, StepMetrics], State]) -> State:
     """Makes the steps that `training` asks for, and returns what it returns."""
     reply = None
     with contextlib.closing(training):
@@ -179,7 +179,8 @@ def alone(training: Generator[Dispatch, tuple[State, StepMetrics], State]) -> St
                 reply = train_step(*arguments)
 
 
-def steps(*, plan: Plan, train_step: Callable, state: State, clock: Clock, data: Iterator, dataset: dict | None,
+def training_steps(*, plan: Durations, train_step: Callable, state: State, clock: Clock, data: Iterator,
+                   dataset: dict | None,
           mesh: Mesh, started: float, examples_of: Callable[[int, np.ndarray], np.ndarray],
           write_row: Callable[[dict], None], draw_samples: Callable[[int, State], None],
           save: Callable[[int, State, Clock], None], progress, interrupts: Interrupts, watchdog: Watchdog,

@@ -49,7 +49,7 @@ def test_take_gathers_from_any_source_alike():
     images, labels = random_images(5)
     listed = Listed([{"image": im, "label": la} for im, la in zip(images, labels, strict=True)])
     for source in (sources.ArraySource(images, labels), listed):
-        got = sources.take(source, np.array([3, 0, 3]))
+        got = sources.gather_examples(source, np.array([3, 0, 3]))
         np.testing.assert_array_equal(got["image"], images[[3, 0, 3]])
         np.testing.assert_array_equal(got["label"], labels[[3, 0, 3]])
         assert got["label"].dtype == np.int32
@@ -58,16 +58,17 @@ def test_take_gathers_from_any_source_alike():
 def test_take_names_images_of_different_sizes():
     listed = Listed([{"image": np.zeros(s, np.uint8), "label": np.int32(0)} for s in ((2, 2, 1), (2, 2, 1), (3, 2, 1))])
     with pytest.raises(DataError, match="image 1 is 2x2x1, image 2 is 3x2x1"):
-        sources.take(listed, [0, 1, 2])
+        sources.gather_examples(listed, [0, 1, 2])
 
 
 def test_labels_and_types_of_every_example_are_checked():
     image = np.zeros((2, 2, 1), np.uint8)
     for label in (-1, 3, 2**32, np.int64(2**40), np.uint8(3)):
         with pytest.raises(DataError, match=f"label of example 1 is {label}, but the data set's classes are 0 .. 2"):
-            sources.take(Listed([{"image": image, "label": 2}, {"image": image, "label": label}]), [0, 1])
+            sources.gather_examples(Listed([{"image": image, "label": 2}, {"image": image, "label": label}]), [0, 1])
     with pytest.raises(DataError, match="image 1 is float32.*np.rint"):
-        sources.take(Listed([{"image": image, "label": 0}, {"image": image.astype(np.float32), "label": 0}]), [0, 1])
+        sources.gather_examples(Listed([{"image": image, "label": 0},
+                                        {"image": image.astype(np.float32), "label": 0}]), [0, 1])
     with pytest.raises(DataError, match="that of example 1 is -1"):
         sources.ArraySource(np.zeros((2, 2, 2, 1), np.uint8), np.array([0, -1], np.int32))
 
@@ -80,8 +81,8 @@ def test_a_model_without_classes_needs_no_labels(tmp_path, monkeypatch):
         write_tfds(tmp_path)
     source = sources.tfds_source("tiny", str(tmp_path), "train")
     with pytest.raises(DataError, match="label of example 2 is -1.*unconditional"):
-        sources.take(source, [2])
-    assert sources.take(sources.without_labels(source), [2, 3])["label"].tolist() == [0, 0]
+        sources.gather_examples(source, [2])
+    assert sources.gather_examples(sources.without_labels(source), [2, 3])["label"].tolist() == [0, 0]
     assert sources.without_labels(sources.ArraySource(*random_images(4))).num_classes == 1
 
 

@@ -227,7 +227,7 @@ def test_the_network_is_told_rescaled_times_where_the_codebase_does(codebase, sc
     sections = openai.read_settings(dict(image_size=64, diffusion_steps=4000), "flags", codebase=codebase)
     config = config_lib.adopted(sections, "flags")
     process = build.process(config.process)
-    np.testing.assert_allclose(process.label(np.array([1, 2, 4000])), np.array([0, 1, 3999]) * scale)
+    np.testing.assert_allclose(process.c_noise(np.array([1, 2, 4000])), np.array([0, 1, 3999]) * scale)
 
 
 def test_the_config_of_imagenet_64_is_that_of_its_flags():

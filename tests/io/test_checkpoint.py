@@ -414,7 +414,7 @@ def test_a_disk_that_is_too_slow_is_said(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(checkpoint, "_SLOW", 0.2)
     monkeypatch.setattr(checkpoint, "_digests", lambda path: time.sleep(0.5) or "")
-    with Checkpoints(tmp_path / "c", say=said.append) as checkpoints:
+    with Checkpoints(tmp_path / "c", log=said.append) as checkpoints:
         checkpoints.save(1, make_state(), make_data(), {})
         checkpoints.save(2, make_state(), make_data(), {})
     assert len(said) == 1 and "step 2 has waited" in said[0] and "checkpoint of step 1" in said[0]
@@ -427,7 +427,7 @@ def test_the_newest_that_is_whole(tmp_path):
         path = victim(tmp_path / "c" / str(step))
         path.write_bytes(path.read_bytes()[:-1])
     said = []
-    found, clock = Checkpoints(tmp_path / "c", say=said.append).restore_newest(abstract(make_state()), make_data())
+    found, clock = Checkpoints(tmp_path / "c", log=said.append).restore_newest(abstract(make_state()), make_data())
     assert clock == {"step": 1} and len(said) == 2 and "3.damaged" in said[0] and "truncated" in said[0]
     assert_same(found, make_state(1))
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["1", "2.damaged", "3.damaged"]
@@ -467,7 +467,7 @@ def test_a_checkpoint_whose_progress_was_edited_is_put_aside(tmp_path, text):
         if file.is_file():
             file.write_text(text)
     said = []
-    _, clock = Checkpoints(tmp_path / "c", say=said.append).restore_newest(abstract(make_state()), make_data())
+    _, clock = Checkpoints(tmp_path / "c", log=said.append).restore_newest(abstract(make_state()), make_data())
     assert clock == {"step": 1} and "2.damaged" in said[0]
 
 

@@ -22,16 +22,17 @@ def folder(tmp_path):
 
 
 def test_a_picture_a_folder_and_an_archive(folder):
-    np.testing.assert_array_equal(pictures.read(folder / "000001.png", SHAPE), ARRAY[1:2])
-    np.testing.assert_array_equal(pictures.read(folder, SHAPE), ARRAY)
+    np.testing.assert_array_equal(pictures.read_picture(folder / "000001.png", SHAPE), ARRAY[1:2])
+    np.testing.assert_array_equal(pictures.read_picture(folder, SHAPE), ARRAY)
     np.savez(folder / "samples.npz", ARRAY)
-    np.testing.assert_array_equal(pictures.read(folder / "samples.npz", SHAPE), ARRAY)
+    np.testing.assert_array_equal(pictures.read_picture(folder / "samples.npz", SHAPE), ARRAY)
 
 
 def test_colours_become_those_of_the_model(tmp_path):
     Image.fromarray(ARRAY[0, :, :, 0]).save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(pictures.read(tmp_path / "grey.png", SHAPE)[0], ARRAY[0, :, :, :1].repeat(3, -1))
-    np.testing.assert_array_equal(pictures.read(tmp_path / "grey.png", (4, 6, 1))[0], ARRAY[0, :, :, :1])
+    found = pictures.read_picture(tmp_path / "grey.png", SHAPE)[0]
+    np.testing.assert_array_equal(found, ARRAY[0, :, :, :1].repeat(3, -1))
+    np.testing.assert_array_equal(pictures.read_picture(tmp_path / "grey.png", (4, 6, 1))[0], ARRAY[0, :, :, :1])
 
 
 RAMP = np.tile(np.linspace(0, 255, 8).round().astype(np.uint8), (8, 1))  # from black on the left to white
@@ -92,36 +93,36 @@ def test_what_is_no_picture(folder):
     for name, content in [("text.png", b"hello"), ("cut.png", whole[:60]), ("a.png", b"")]:
         (folder / name).write_bytes(content)
         with pytest.raises(DataError, match=f"{name} is not a picture that can be read, or is damaged"):
-            pictures.read(folder / name, SHAPE)
+            pictures.read_picture(folder / name, SHAPE)
     with pytest.raises(DataError, match="There is no file"):
-        pictures.read(folder / "absent.png", SHAPE)
+        pictures.read_picture(folder / "absent.png", SHAPE)
     with pytest.raises(DataError, match="There is no file"):
-        pictures.read(folder / "absent.npz", SHAPE)
+        pictures.read_picture(folder / "absent.npz", SHAPE)
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match="There are no pictures in"):
-        pictures.read(folder / "empty", SHAPE)
+        pictures.read_picture(folder / "empty", SHAPE)
 
 
 def test_another_size(folder):
     with pytest.raises(DataError, match="000000.png is 4x6 .* of this model are 8x8. Crop or scale"):
-        pictures.read(folder / "000000.png", (8, 8, 3))
+        pictures.read_picture(folder / "000000.png", (8, 8, 3))
     np.savez(folder / "a.npz", ARRAY)
     with pytest.raises(DataError, match="a.npz is 4x6x3 .* this model are 4x6x1"):
-        pictures.read(folder / "a.npz", (4, 6, 1))
+        pictures.read_picture(folder / "a.npz", (4, 6, 1))
 
 
 def test_archives_of_something_else(folder):
     np.savez(folder / "names.npz", images=ARRAY)
     with pytest.raises(DataError, match="has no array arr_0, but images"):
-        pictures.read(folder / "names.npz", SHAPE)
+        pictures.read_picture(folder / "names.npz", SHAPE)
     np.savez(folder / "floats.npz", ARRAY.astype(np.float32))
     with pytest.raises(DataError, match=r"must be uint8 \[N, H, W, C\] with N > 0, got float32"):
-        pictures.read(folder / "floats.npz", SHAPE)
+        pictures.read_picture(folder / "floats.npz", SHAPE)
     np.savez(folder / "objects.npz", np.array([{}], object))
     (folder / "text.npz").write_bytes(b"hello")
     for name in ("objects.npz", "text.npz"):
         with pytest.raises(DataError, match="holds Python objects|cannot be read as an npz of plain arrays"):
-            pictures.read(folder / name, SHAPE)
+            pictures.read_picture(folder / name, SHAPE)
 
 
 def test_masks(tmp_path):

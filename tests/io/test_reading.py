@@ -46,7 +46,7 @@ BAD = {
 def test_npz_files_that_lie(tmp_path, name):
     members, message = BAD[name]
     path = archive(tmp_path / "x.npz", members)
-    for read in (npz.headers, npz.read, lambda path: list(npz.batches(path, "arr_0", 2))):
+    for read in (npz.headers, npz.read_npz, lambda path: list(npz.batches(path, "arr_0", 2))):
         with pytest.raises(DataError, match=f"x.npz|{message}") as raised:
             read(path)
     with pytest.raises(DataError, match=message):
@@ -59,9 +59,9 @@ def test_npz_files_are_read(tmp_path):
     for save in (np.savez, np.savez_compressed):
         save(tmp_path / "a.npz", array, other=np.float64(2))
         assert str(npz.headers(tmp_path / "a.npz")["arr_0"]) == "int16 [4, 3, 2]"
-        found = npz.read(tmp_path / "a.npz")
+        found = npz.read_npz(tmp_path / "a.npz")
         np.testing.assert_array_equal(found["arr_0"], array)
-        assert found["other"] == 2 and set(npz.read(tmp_path / "a.npz", ["other"])) == {"other"}
+        assert found["other"] == 2 and set(npz.read_npz(tmp_path / "a.npz", ["other"])) == {"other"}
         np.testing.assert_array_equal(np.concatenate(list(npz.batches(tmp_path / "a.npz", "arr_0", 3))), array)
 
 
@@ -69,7 +69,7 @@ def test_an_npz_that_memory_does_not_hold_is_not_decoded(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", np.zeros((1000, 1000), np.uint8))  # 1 kB
     monkeypatch.setattr(reading, "memory_limit", lambda: 500_000)
     with pytest.raises(DataError, match="a.npz would take .* GiB of memory"):
-        npz.read(tmp_path / "a.npz")
+        npz.read_npz(tmp_path / "a.npz")
     assert len(list(npz.batches(tmp_path / "a.npz", "arr_0", 100))) == 10
 
 

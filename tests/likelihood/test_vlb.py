@@ -82,9 +82,9 @@ def test_reverse_variances_are_the_papers(x64):
 
     @jax.jit
     @jax.vmap
-    def variances(s, t, after):
+    def variances(s, t, t_previous):
         prediction = Prediction(x, x, x + 0.25)
-        found = [[reverse_log_variance(process, prediction, s, t, kind, after) for kind in kinds],
+        found = [[reverse_log_variance(process, prediction, s, t, kind, t_previous) for kind in kinds],
                  [reverse_log_variance(process, prediction, s, t, kind) for kind in kinds]]
         return jax.tree.map(lambda a: jnp.exp(jnp.broadcast_to(a, (1, 1))).squeeze(), found)
 

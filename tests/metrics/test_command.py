@@ -116,7 +116,8 @@ def test_a_set_and_itself():
     """Of 60 images, so that their covariance is singular."""
     pixels, mesh = Pixels(), make_mesh(-1, 1)
     found = features.collect(pixels, [DIGITS[:60]], 60, mesh=mesh, keep=60)
-    metrics = values.values(["fd", "kid", "prdc", "duplicates"], pixels.called, found, Reference.of(found))
+    reference = Reference.from_features(found)
+    metrics = values.metric_values(["fd", "kid", "prdc", "duplicates"], pixels.called, found, reference)
     assert abs(metrics["fd_pixels"].value) < 1e-6
     assert metrics["precision"].value == metrics["recall"].value == metrics["coverage"].value == 1.0
     again = features.collect(pixels, [DIGITS[:30], DIGITS[:30]], 60, mesh=mesh, keep=60)
@@ -137,12 +138,12 @@ def test_bad_sets(extractor, tmp_path):
         collect(DIGITS[:39])
     few = collect(DIGITS[:12], count=12)
     with pytest.raises(DataError, match="12 images are too few.*20 at least"):
-        values.values(["fd"], Pixels().called, few, Reference.of(few))
+        values.metric_values(["fd"], Pixels().called, few, Reference.from_features(few))
     with pytest.raises(ConfigError, match="no metric 'fid'.*kid"):
         values.check_names(["fid"])
     np.savez(tmp_path / "inception.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     with pytest.raises(ConfigError, match="2048 features, and efficientnet_lite0 has 1280.*another extractor"):
-        Reference.read(tmp_path / "inception.npz", extractor)
+        Reference.from_file(tmp_path / "inception.npz", extractor)
 
 
 @pytest.mark.parametrize("count", [40, 310, 1437])  # fewer than are summed at once, some more, and many
@@ -270,10 +271,10 @@ def test_statistics_of_other_weights_are_refused(tmp_path):
                      digest="d", shape=(8, 8, 1))
     with open(tmp_path / "kept.npz", "wb") as file:
         kept.write(file, extractor)
-    assert Reference.read(tmp_path / "kept.npz", extractor).count == 3
+    assert Reference.from_file(tmp_path / "kept.npz", extractor).count == 3
     for change in ({"name": "large"}, {"weights": "abd"}, {"resize": "bilinear"}):
         with pytest.raises(ConfigError, match="was made with the .* its numbers would not compare"):
-            Reference.read(tmp_path / "kept.npz", SimpleNamespace(**vars(extractor) | change))
+            Reference.from_file(tmp_path / "kept.npz", SimpleNamespace(**vars(extractor) | change))
 
 
 @pytest.mark.parametrize("change", [
@@ -286,7 +287,7 @@ def test_a_reference_that_was_edited(tmp_path, change):
     with open(tmp_path / "kept.npz", "wb") as file:
         Reference(statistics=Statistics(np.zeros(2), np.eye(2)), **whole | change).write(file, extractor)
     with pytest.raises(DataError, match="kept.npz is no reference .*: it has kept .*Make it again"):
-        Reference.read(tmp_path / "kept.npz", extractor)
+        Reference.from_file(tmp_path / "kept.npz", extractor)
 
 
 @pytest.mark.parametrize("text", [

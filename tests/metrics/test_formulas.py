@@ -105,7 +105,7 @@ def test_sums_are_exact_whatever_the_order_and_the_batches():
             rows = np.zeros((600, 24), np.float32)
             rows[:size] = x[order[first:first + size]]
             total, first = add(total, rows, np.arange(600) < size, 64.0), first + size
-        return moments.Sums.of(total, 64.0)
+        return moments.Sums.from_total(total, 64.0)
 
     one, other = sums(np.arange(1000), [600, 400]), sums(rng.permutation(1000), [1, 599, 300, 100])
     assert one.count == other.count == 1000
@@ -126,7 +126,7 @@ def test_many_sums_do_not_overflow():
     x = np.full((256, 3), -63.999, np.float32)
     for _ in range(600):  # 2^24 of the highest level's sums are passed many times
         total = add(total, x, np.ones(256, bool), 64.0)
-    found = moments.Sums.of(total, 64.0)
+    found = moments.Sums.from_total(total, 64.0)
     np.testing.assert_allclose(found.outer, 256 * 600 * 63.999**2, rtol=1e-6)
     np.testing.assert_allclose(found.sum, -256 * 600 * 63.999, rtol=1e-6)
 

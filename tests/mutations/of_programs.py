@@ -77,7 +77,7 @@ EXPERIMENTS = (
     Mutation("every-evaluation-has-seed-0", "missing key fold", "experiments/sweep.py",
              "f\"--seed={member.seed}\"", "\"--seed=0\"", ("tests/sweeps/test_run.py", "tests/sweeps/test_report.py")),
     Mutation("lost-results-count-as-done", "skipped validation", "experiments/jobs.py",
-             "return self.state(job).done and job.is_there()", "return self.state(job).done",
+             "return self.state(job).done and job.output_exists()", "return self.state(job).done",
              ("tests/sweeps/test_run.py",)),
     Mutation("measured-before-it-is-trained", "lost condition", "experiments/jobs.py",
              "if job.mode != \"train\" and job.after not in awaited]", "if job.mode != \"train\"]",

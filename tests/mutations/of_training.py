@@ -122,7 +122,7 @@ BUILD = (
              "(noise / (p2_k * noise + signal)) ** p2_gamma", "(noise / (p2_gamma * noise + signal)) ** p2_k",
              ("tests/test_config.py", "tests/test_docs.py")),
     Mutation("times-rescaled-inversely", "swapped arguments", "diffusion/core/schedules.py",
-             "label_scale=1000 / len(betas) if rescale_times", "label_scale=len(betas) / 1000 if rescale_times",
+             "c_noise_scale=1000 / len(betas) if rescale_times", "c_noise_scale=len(betas) / 1000 if rescale_times",
              ("tests/interop/test_openai.py",)),
     Mutation("churn-not-shared-out", "lost normalisation", "diffusion/samplers/heun.py",
              "churn=churn / steps", "churn=churn",

@@ -11,16 +11,16 @@ import pytest
 from diffusion.networks.layers import (
     ACTIVATIONS,
     Attention,
+    BlockConfig,
     Downsample,
     Dropout,
     FourierEmbedding,
     ResBlock,
-    Style,
     Upsample,
     ddpm_init,
-    double,
-    halve,
+    downsample_2x,
     sinusoidal_embedding,
+    upsample_2x,
 )
 
 RNG = np.random.default_rng(0)
@@ -95,7 +95,7 @@ def test_downsample_pads_after_the_last_row_and_column_only():
     x = normal(2, 6, 4, 5)
     params = {"conv": {"kernel": normal(3, 3, 5, 5), "bias": normal(5)}}
     expected = conv3x3(params["conv"], np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0))), stride=2)
-    out = apply(Downsample(Style()), params, x)
+    out = apply(Downsample(BlockConfig()), params, x)
     assert out.shape == (2, 3, 2, 5)
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
@@ -104,14 +104,14 @@ def test_downsample_can_pad_all_around():
     x = normal(2, 6, 4, 5)
     params = {"conv": {"kernel": normal(3, 3, 5, 5), "bias": normal(5)}}
     expected = conv3x3(params["conv"], np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), stride=2)
-    np.testing.assert_allclose(apply(Downsample(Style(), True), params, x), expected, atol=1e-5)
+    np.testing.assert_allclose(apply(Downsample(BlockConfig(), True), params, x), expected, atol=1e-5)
 
 
 def test_upsample_repeats_then_convolves():
     x = normal(2, 3, 2, 5)
     params = {"conv": {"kernel": normal(3, 3, 5, 5), "bias": normal(5)}}
     expected = conv3x3(params["conv"], np.pad(np.kron(x, np.ones((1, 2, 2, 1))), ((0, 0), (1, 1), (1, 1), (0, 0))), 1)
-    out = apply(Upsample(Style()), params, x)
+    out = apply(Upsample(BlockConfig()), params, x)
     assert out.shape == (2, 6, 4, 5)
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
@@ -121,7 +121,7 @@ def test_upsample_repeats_then_convolves():
 def test_group_norm_is_the_formula():
     x = 1e-3 * normal(2, 3, 2, 12) + 0.002  # so small that epsilon matters, and 1e-5 or 1e-6 tells
     params = {"scale": normal(12), "bias": normal(12)}
-    out = apply(Style(groups=4).group_norm(None), params, x)
+    out = apply(BlockConfig(groups=4).group_norm(None), params, x)
     np.testing.assert_allclose(out, reference_group_norm(params, x, 4), atol=2e-5)
 
 
@@ -129,7 +129,7 @@ def test_group_norm_takes_its_statistics_in_float32():
     """Of 100 + 8 n, where the mean of squares in bfloat16 would leave nothing of the variance."""
     x = jnp.asarray(100 + 8 * normal(2, 16, 16, 8), jnp.bfloat16)
     params = {"scale": np.ones(8, np.float32), "bias": np.zeros(8, np.float32)}
-    out = apply(Style(jnp.bfloat16, 4).group_norm(None), params, x)
+    out = apply(BlockConfig(jnp.bfloat16, 4).group_norm(None), params, x)
     assert out.dtype == jnp.bfloat16
     expected = reference_group_norm(params, np.asarray(x, np.float64), 4)
     np.testing.assert_allclose(np.asarray(out, np.float64), expected, rtol=2**-7, atol=0.01)
@@ -157,20 +157,20 @@ def test_attention_is_the_formula(heads):
                 mixed[i, query, part] = weights / weights.sum() @ v[i, :, part]
     expected = x + dense(params["out"], mixed).reshape(x.shape)
 
-    out = apply(Attention(heads, Style(groups=2)), params, x)
+    out = apply(Attention(heads, BlockConfig(groups=2)), params, x)
     np.testing.assert_allclose(out, expected, atol=2e-5)
 
 
 def test_attention_starts_as_the_identity():
     x = normal(1, 2, 2, 8)
-    layer = Attention(2, Style(groups=2))
+    layer = Attention(2, BlockConfig(groups=2))
     params = jax.jit(layer.init)(jax.random.key(0), x)
     np.testing.assert_array_equal(jax.jit(layer.apply)(params, x), x)
 
 
 def test_attention_without_normalisation_and_with_a_divisor():
     x = normal(2, 2, 3, 8)
-    layer = Attention(2, Style(groups=2), groups=0, divisor=1.5)
+    layer = Attention(2, BlockConfig(groups=2), groups=0, divisor=1.5)
     params = jax.jit(layer.init)(jax.random.key(0), x)
     assert "norm" not in params["params"]
     np.testing.assert_allclose(jax.jit(layer.apply)(params, x), x / 1.5, rtol=1e-6)
@@ -179,15 +179,16 @@ def test_attention_without_normalisation_and_with_a_divisor():
 # ---- residual block -----------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("scale_shift", [False, True])
-@pytest.mark.parametrize("resample", [None, halve, double])
+@pytest.mark.parametrize("resample", [None, downsample_2x, upsample_2x])
 def test_residual_block_is_the_formula(resample, scale_shift):
-    style = Style(groups=2, activation="relu", scale_shift=scale_shift)
+    style = BlockConfig(groups=2, activation="relu", scale_shift=scale_shift)
     layer, x, emb = ResBlock(6, style, resample, divisor=1.25), normal(2, 4, 2, 4), normal(2, 5)
     abstract = jax.eval_shape(layer.init, jax.random.key(0), x, emb, None)["params"]
     p = jax.tree.map(lambda a: normal(*a.shape), abstract)
     relu = lambda x: np.maximum(x, 0)  # noqa: E731
-    resampled = {None: lambda x: x, double: lambda x: np.kron(x, np.ones((1, 2, 2, 1))),
-                 halve: lambda x: (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4}[resample]
+    resampled = {None: lambda x: x, upsample_2x: lambda x: np.kron(x, np.ones((1, 2, 2, 1))),
+                 downsample_2x: lambda x: (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
+                 }[resample]
     same = lambda p, x: conv3x3(p, np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 1)  # noqa: E731
 
     h = same(p["conv1"], resampled(relu(reference_group_norm(p["norm1"], x, 2))))

@@ -53,7 +53,7 @@ def our_program(solver):
     """
     def run(steps, last, prediction, changes):
         def denoise(x, t, cond=None):
-            f = network(jnp, x, PROCESS.label(t))
+            f = network(jnp, x, PROCESS.c_noise(t))
             return jax.lax.switch(prediction, [functools.partial(kind.predict, PROCESS)
                                                for kind in PREDICTIONS.values()], f, x, t)
 

@@ -95,7 +95,7 @@ def calls_of(*args, **kwargs):
 
 @functools.partial(jax.jit, static_argnums=0)
 def times_of(process, log_snr):
-    return process.time(log_snr)
+    return process.time_of_log_snr(log_snr)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -209,7 +209,7 @@ def test_the_adaptive_ode_meets_its_tolerance(x64, name):
     process, first, last = PROCESSES[name]
     (x, reference), steps = exact(name), np.array([[first, last]])
     program = jax.jit(lambda x, tolerance: sample(AdaptiveODE(tolerance=tolerance), mixture(process), steps, x,
-                                                  keys_of(len(x))), static_argnums=1)
+                                                  keys_of(len(x))))
     errors, calls = [], []
     for tolerance in (1e-3, 1e-5, 1e-7):
         carry, out = program(x, tolerance)

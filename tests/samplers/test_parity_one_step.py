@@ -72,7 +72,7 @@ def test_dpm_solver_multistep(x64, prediction, order, kind, of):
 def middles(times):
     """In the middle of the log-SNR of each two times."""
     log_snr = PROCESS.log_snr(times)
-    return PROCESS.time((log_snr[:-1] + log_snr[1:]) / 2)
+    return PROCESS.time_of_log_snr((log_snr[:-1] + log_snr[1:]) / 2)
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -132,7 +132,7 @@ def test_heun(x64, prediction):
         x = scheduler.step(out, t, x).prev_sample
 
     def denoise(x, t, cond=None):
-        return PREDICTIONS[prediction].predict(PROCESS, network(jnp, x, PROCESS.label(t)), x, t)
+        return PREDICTIONS[prediction].predict(PROCESS, network(jnp, x, PROCESS.c_noise(t)), x, t)
     target = VarianceExploding(sigma_min=1e-4, sigma_max=1e4)
     ours = run_once(Heun(), on_process(Diffusion(PROCESS, denoise), target),
                     np.stack([levels, np.append(levels[1:], 0)], 1), levels[0])

@@ -133,7 +133,7 @@ def test_two_rows_of_one_config_are_an_error(tmp_path):
     of = fake.table(rows=rows)
     with pytest.raises(ConfigError, match="'a' and 'b' resolve to one config"):
         sweep.expand(of, "mini", 1, tmp_path)
-    with pytest.raises(ConfigError, match="row 'c' at mini: Unknown config key 'sample.step'.*sample.steps"):
+    with pytest.raises(ConfigError, match="row 'c' at mini: .*Unknown config key 'sample.step'.*sample.steps"):
         sweep.expand(fake.table(rows=[Row("c", {"sample.step": 5})]), "mini", 1, tmp_path)
     with pytest.raises(ConfigError, match="no row 'fiv'. Did you mean 'five'"):
         sweep.expand(fake.table(), "mini", 1, tmp_path, only=["fiv"])
@@ -147,7 +147,7 @@ def test_an_edited_sweep_says_what_changed_and_keeps_the_old(tmp_path):
     (change,) = sweep.write_down(new.sweep)
     assert change == "five: sample.steps was 5, is 6"
     assert new.run() and len(starts(new)) == len(old.sweep.jobs) + 1  # the other rows stand
-    assert all(job.is_there() for job in old.sweep.jobs)
+    assert all(job.output_exists() for job in old.sweep.jobs)
     assert numbers(old.sweep)["five"] != numbers(new.sweep)["five"]
 
 
@@ -296,7 +296,7 @@ def test_a_training_that_was_stopped_and_has_saved_has_not_failed(tmp_path, monk
     from experiments.sweep import Job
     runner, codes = fake.runner(tmp_path, seeds=1, retries=0), [75, 130, 75, 0]
     monkeypatch.setattr(runner, "once", lambda jobs: codes.pop(0))
-    monkeypatch.setattr(Job, "is_there", lambda job: True)
+    monkeypatch.setattr(Job, "output_exists", lambda job: True)
     assert runner.complete_alone(runner.sweep.jobs[0]) and not codes
 
 

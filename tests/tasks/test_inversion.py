@@ -49,7 +49,8 @@ def ddim(_):
 
 
 def there(process, steps, x, **options):
-    return np.asarray(gaussian.run(inversion(**options), exact(process), tasks.upwards(steps), x, keys_of(len(x)))[1])
+    rows = tasks.reverse_grid(steps)
+    return np.asarray(gaussian.run(inversion(**options), exact(process), rows, x, keys_of(len(x)))[1])
 
 
 def back(process, steps, x):
@@ -87,8 +88,8 @@ def test_the_noise_of_an_image_has_the_models_law(x64):
 
 def test_evaluations(x64):
     steps = grid(FINE, 7)
-    np.testing.assert_array_equal(tasks.upwards(steps)[0], [0, steps[-1, 0]])
-    assert tasks.Inversion(iterations=3).evaluations(tasks.upwards(steps), ()) == 21
+    np.testing.assert_array_equal(tasks.reverse_grid(steps)[0], [0, steps[-1, 0]])
+    assert tasks.Inversion(iterations=3).evaluations(tasks.reverse_grid(steps), ()) == 21
     rows = there(FINE, steps, images())
     others = images() * np.where(np.arange(4) == 2, 1, -0.5)[:, None, None, None]
     np.testing.assert_allclose(there(FINE, steps, others)[2], rows[2], rtol=1e-12)
@@ -113,9 +114,9 @@ def test_slerp(x64):
 
 def test_the_strength_cuts_the_steps():
     steps = grid(FINE, 10)
-    np.testing.assert_array_equal(tasks.last_part(steps, 1.0), steps)
-    assert len(tasks.last_part(steps, 0.0)) == 0
-    np.testing.assert_array_equal(tasks.last_part(steps, 0.3), steps[7:])
+    np.testing.assert_array_equal(tasks.truncate_grid(steps, 1.0), steps)
+    assert len(tasks.truncate_grid(steps, 0.0)) == 0
+    np.testing.assert_array_equal(tasks.truncate_grid(steps, 0.3), steps[7:])
 
 
 def test_at_strength_0_the_image_and_at_1_a_sample(x64):
@@ -126,7 +127,7 @@ def test_at_strength_0_the_image_and_at_1_a_sample(x64):
     np.testing.assert_allclose(begin, VP().alpha(1.0) * x + VP().sigma(1.0) * prior, atol=1e-6)  # drawn in float32
     distance = []
     for strength in (0.1, 0.4, 0.7, 1.0):
-        part = tasks.last_part(steps, strength)
+        part = tasks.truncate_grid(steps, strength)
         distance.append(np.abs(back(FINE, part, start(part[0, 0])) - x).mean())
     assert np.all(np.diff(distance) > 0) and distance[0] < 0.5 * distance[-1], distance
 

@@ -59,7 +59,7 @@ def test_whole_chains(x64, eta):
     table = tasks.repaint(grids.pairs(np.arange(STEPS, 0, -1)), jump=1, repeats=3)
     known, x = np.random.default_rng(0).normal(size=(2, 3, *SHAPE))
     keys = jax.random.split(jax.random.key(0), 3)
-    task = tasks.Replacement(solver=DDIM(eta=eta), known=known, project=tasks.pixels(MASK))
+    task = tasks.Replacement(solver=DDIM(eta=eta), known=known, project=tasks.pixel_projection(MASK))
     _, ours = sample(task, diffusion(), table, jnp.asarray(x), keys)
 
     theirs = scheduler(diffusers.RePaintScheduler, eta=eta)
@@ -84,7 +84,7 @@ def test_inversion(x64):
     """One iteration is diffusers' DDIMInverseScheduler, its steps from the clean image on."""
     x = np.random.default_rng(0).normal(size=(3, *SHAPE))
     grid = grids.pairs(np.arange(STEPS, 0, -1))
-    ours = sample(tasks.Inversion(), diffusion(), tasks.upwards(grid), jnp.asarray(x),
+    ours = sample(tasks.Inversion(), diffusion(), tasks.reverse_grid(grid), jnp.asarray(x),
                   jax.random.split(jax.random.key(0), 3))[1]
     theirs = scheduler(diffusers.DDIMInverseScheduler)
     theirs.initial_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)

@@ -23,7 +23,8 @@ PROCESSES = {
     "flow": (Flow(), grids.pairs(np.arange(20, 0, -1)) / 20.5),
     "edm": (VarianceExploding(), np.stack([g := np.geomspace(80, 0.01, 20), np.append(g[1:], 0)], 1))}
 MASK = (np.arange(16).reshape(4, 4, 1) % 3 > 0).astype(np.float32)
-PROJECTIONS = {"inpaint": tasks.pixels(MASK), "colorise": tasks.grey, "upscale": tasks.blocks(2)}
+PROJECTIONS = {"inpaint": tasks.pixel_projection(MASK), "colorise": tasks.grey_projection,
+               "upscale": tasks.block_mean_projection(2)}
 
 
 @functools.cache
@@ -66,11 +67,11 @@ def test_projections_are_orthogonal(x64, name):
 def test_projections_are_what_they_say(x64):
     x = images(2)
     basis, _ = np.linalg.qr(np.concatenate([np.ones((3, 1)), np.eye(3)[:, :2]], 1))
-    np.testing.assert_allclose(tasks.grey(x), (x @ basis * [1, 0, 0]) @ basis.T, atol=1e-14)
-    np.testing.assert_allclose(tasks.blocks(2)(x)[:, 2:, :2], np.broadcast_to(
+    np.testing.assert_allclose(tasks.grey_projection(x), (x @ basis * [1, 0, 0]) @ basis.T, atol=1e-14)
+    np.testing.assert_allclose(tasks.block_mean_projection(2)(x)[:, 2:, :2], np.broadcast_to(
         x[:, 2:, :2].mean((1, 2), keepdims=True), (2, 2, 2, 3)), atol=1e-14)
     per_image = np.stack([MASK, 1 - MASK])
-    np.testing.assert_array_equal(tasks.pixels(per_image)(x)[1], x[1] * (1 - MASK))
+    np.testing.assert_array_equal(tasks.pixel_projection(per_image)(x)[1], x[1] * (1 - MASK))
 
 
 @pytest.mark.parametrize("process, name, solver", [
@@ -93,7 +94,7 @@ def test_what_was_measured_is_kept(x64, process, name, solver):
 def test_each_step_noises_the_known_part_to_its_time(x64):
     """x' P-part ~ alpha P y + sigma P z (Song et al. 2021, Appendix I.2), the rest as the solver has it."""
     known, x, keys, exact = images(4), images(4, seed=3), keys_of(4), of_gaussian(VP())
-    task = tasks.Replacement(solver=DDIM(), known=known, project=tasks.grey)
+    task = tasks.Replacement(solver=DDIM(), known=known, project=tasks.grey_projection)
 
     @jax.jit
     def steps(x, t, t_next, keys):
@@ -144,7 +145,7 @@ LEFT = np.array([[[1.0], [0.0]]])
 
 CHAIN_OF_100 = DiscreteProcess(betas=schedules.linear(100, beta_start=0.1 / 100, beta_end=20 / 100))
 COV = np.array([[1, RHO], [RHO, 1]])
-OF_PAIR, LEFT_KNOWN = gaussian.diffusion(CHAIN_OF_100, np.zeros(2), COV), tasks.pixels(LEFT)
+OF_PAIR, LEFT_KNOWN = gaussian.diffusion(CHAIN_OF_100, np.zeros(2), COV), tasks.pixel_projection(LEFT)
 
 
 def law_of_the_other(returns=None, y=1.2, count=4000):

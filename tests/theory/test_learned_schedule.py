@@ -53,21 +53,22 @@ def test_it_is_monotone_and_keeps_its_ends_whatever_the_parameters(x64):
 
 def test_time_is_the_inverse_of_log_snr(x64):
     process, t = SCHEDULE.process(random_params(SCHEDULE)), np.linspace(0.01, 1, 57)
-    time = jax.jit(lambda t: process.time(jnp.append(process.log_snr(t), jnp.array([jnp.inf, 99.0, -99.0]))))(t)
+    beyond = jnp.array([jnp.inf, 99.0, -99.0])
+    time = jax.jit(lambda t: process.time_of_log_snr(jnp.append(process.log_snr(t), beyond)))(t)
     np.testing.assert_allclose(time, [*t, 0, process.t_min, 1], atol=1e-8)
-    assert jax.eval_shape(process.time, jnp.float32(3.0)).shape == ()
+    assert jax.eval_shape(process.time_of_log_snr, jnp.float32(3.0)).shape == ()
 
 
 def test_the_network_is_told_gamma_between_0_and_1000(x64):
     process = SCHEDULE.process(random_params(SCHEDULE))
-    label, log_snr = jax.jit(lambda t: (process.label(t), process.log_snr(t)))(np.linspace(1e-6, 1, 5))
+    label, log_snr = jax.jit(lambda t: (process.c_noise(t), process.log_snr(t)))(np.linspace(1e-6, 1, 5))
     np.testing.assert_allclose(label, 1000 * (13.3 - log_snr) / 18.3, rtol=1e-10, atol=1e-9)
 
 
 def test_no_gradient_reaches_the_interior_but_by_the_density(x64):
     t = np.linspace(0.05, 0.95, 7)
-    functions = {"log_snr": lambda p: p.log_snr(t), "alpha": lambda p: p.alpha(t), "label": lambda p: p.label(t),
-                 "rate": lambda p: p.rates(t)[1], "density": lambda p: p.log_density(t)}
+    functions = {"log_snr": lambda p: p.log_snr(t), "alpha": lambda p: p.alpha(t), "label": lambda p: p.c_noise(t),
+                 "rate": lambda p: p.log_rates(t)[1], "density": lambda p: p.log_density(t)}
 
     @jax.jit
     def gradients(params):

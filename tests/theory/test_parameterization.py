@@ -155,7 +155,7 @@ def test_on_another_process_the_same_picture_has_the_same_denoiser(x64, target):
     source = VarianceExploding()
     denoise = lambda x, t, cond=None: Prediction(jnp.tanh(x), (x - jnp.tanh(x)) / source.sigma(t))  # noqa: E731
     there = parameterization.on_process(Diffusion(source, denoise), target)
-    t = target.time(1.5)
+    t = target.time_of_log_snr(1.5)
     alpha, sigma = target.alpha(t), target.sigma(t)
     x = np.random.default_rng(0).normal(size=(2, 3))
     found = there.denoise(alpha * x, t)

@@ -35,7 +35,7 @@ def test_the_denoiser_and_c_noise_are_nvlabs(name, process):
     def toy(params, x, c_noise, cond, keys):
         told.append(c_noise)
         return network(jnp, x, c_noise)
-    t = process.time(-2 * jnp.log(LEVELS.astype(np.float32)))
+    t = process.time_of_log_snr(-2 * jnp.log(LEVELS.astype(np.float32)))
     x = process.alpha(t)[:, None] * g["noisy"]
     found = make_denoiser(lambda params: process, MEMBERS[name], toy)(None).denoise(x, t)
     # c_noise is a number up to 1000 of the cosine's argument in `network` / 50: its rounding is the rest.

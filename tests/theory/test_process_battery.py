@@ -142,14 +142,14 @@ def found(name):
                  "next": path + width, "ends of the path": ends_of_path}
 
         def evaluate(every, t, pairs):
-            values = {f: getattr(process, f)(every) for f in ("alpha", "sigma", "log_snr", "noise_level", "label",
+            values = {f: getattr(process, f)(every) for f in ("alpha", "sigma", "log_snr", "noise_level", "c_noise",
                                                                "prior_std")}
             values["f"], values["g"] = process.drift_and_diffusion(every)
-            values["alpha_rate"], values["sigma_rate"] = process.slopes(every)
+            values["alpha_rate"], values["sigma_rate"] = process.alpha_sigma_derivatives(every)
             x0, ones = jnp.linspace(-1, 1, 12).reshape(1, 2, 2, 3), jnp.ones((len(pairs), 1))
             scale = process.alpha(t) ** 2 * 0.3 + process.sigma(t) ** 2
             single = dict(
-                inverse=process.time(jnp.append(process.log_snr(t), jnp.inf)),
+                inverse=process.time_of_log_snr(jnp.append(process.log_snr(t), jnp.inf)),
                 clean=process.diffuse(x0, jnp.zeros(()), jnp.ones_like(x0)) - x0,
                 posterior=process.posterior(-0.4 * ones, 0.7 * ones, pairs[:, 0], pairs[:, 1]),
                 velocity=process.velocity(process.alpha(t) * 0.3 * 1.7 / jnp.sqrt(scale),
@@ -189,7 +189,7 @@ def test_a_table_is_one_chain_in_whole_and_in_real_times(x64):
         process = DiscreteProcess(betas=betas)
         whole = np.arange(1, process.t_max + 1)
         np.testing.assert_allclose(process.alpha(whole) ** 2, np.cumprod(1 - betas), rtol=1e-12, err_msg=name)
-        for f in (process.alpha, process.sigma, process.log_snr, process.label):
+        for f in (process.alpha, process.sigma, process.log_snr, process.c_noise):
             np.testing.assert_allclose(f(whole.astype(float)), f(whole), rtol=1e-12, atol=1e-12, err_msg=name)
 
 
@@ -219,7 +219,7 @@ def test_ends(name):
     np.testing.assert_array_equal(here.clean, 0)
     assert here.log_snr["end"] < 0 < here.log_snr["start"] + 8
     assert np.isfinite(here.prior_std["end"]) and abs(here.prior_std["end"] / here.sigma["end"] - 1) < 0.35
-    assert np.isfinite(here.label["t"]).all()
+    assert np.isfinite(here.c_noise["t"]).all()
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -341,4 +341,4 @@ def test_the_network_is_told_what_the_papers_tell_it(x64):
     for process, label in ((VP(), 999 * t), (Cosine(), 999 * t),
                            (VarianceExploding(), np.log(t) / 4),
                            (VE(), 0.02 * 5000.0**t), (Flow(shift=3.0), 3000 * t / (1 + 2 * t))):
-        np.testing.assert_allclose(process.label(t), label, rtol=1e-12, err_msg=type(process).__name__)
+        np.testing.assert_allclose(process.c_noise(t), label, rtol=1e-12, err_msg=type(process).__name__)

@@ -29,7 +29,7 @@ class Exact:
         for beta in self.betas[1:]:
             self.alpha_bar.append(self.alpha_bar[-1] * (1 - beta))
 
-    def removed(self, s, t):
+    def noise_added_fraction(self, s, t):
         """1 - SNR_t / SNR_s with SNR = alpha_bar / (1 - alpha_bar)."""
         a_s, a_t = self.alpha_bar[s], self.alpha_bar[t]
         return 1 - a_t * (1 - a_s) / ((1 - a_t) * a_s)
@@ -66,7 +66,7 @@ def found(name):
         zero, one = jnp.zeros((len(pairs), 1)), jnp.ones((len(pairs), 1))
         of_x_t, of_x0 = process.posterior(one, zero, s, t), process.posterior(zero, one, s, t)
         return (process.alpha(every), process.sigma(every), process.log_snr(every),
-                process.removed(s, t), of_x_t.mean[:, 0], of_x0.mean[:, 0], of_x0.variance[:, 0])
+                process.noise_added_fraction(s, t), of_x_t.mean[:, 0], of_x0.mean[:, 0], of_x0.variance[:, 0])
 
     with jax.enable_x64(True):
         alpha, sigma, log_snr, removed, *posterior = map(np.asarray, jax.jit(evaluate)(
@@ -109,9 +109,9 @@ def test_time_0_is_clean_data(case):
 def test_ends_and_labels():
     process = DiscreteProcess(betas=schedules.linear(1000))
     assert process.t_max == 1000 and process.prior_std(1000) == 1
-    label = process.label(jnp.array([1, 2, 1000]))
+    label = process.c_noise(jnp.array([1, 2, 1000]))
     np.testing.assert_array_equal(label, [0, 1, 999])
-    assert label.dtype == jnp.float32 and process.label(1).dtype == jnp.float32
+    assert label.dtype == jnp.float32 and process.c_noise(1).dtype == jnp.float32
 
 
 def test_log_snr_falls_strictly(case):
@@ -135,12 +135,12 @@ def test_removed_is_one_minus_the_ratio_of_snrs(case):
         # Only the rounding of the two log-SNRs may show, as it must for times whose log-SNRs differ little.
         difference = ours.log_snr[s] - ours.log_snr[t]
         rtol = 1e-14 * (1 + max(abs(ours.log_snr[u]) for u in (s, t)) / min(difference, 1))
-        assert ours.removed[s, t] == pytest.approx(float(exact.removed(s, t)), rel=rtol)
+        assert ours.removed[s, t] == pytest.approx(float(exact.noise_added_fraction(s, t)), rel=rtol)
 
 
 def test_removed_from_clean_data_is_all(case):
     process, _, _ = case
-    np.testing.assert_array_equal(process.removed(0, np.arange(1, process.t_max + 1)), 1)
+    np.testing.assert_array_equal(process.noise_added_fraction(0, np.arange(1, process.t_max + 1)), 1)
 
 
 def test_posterior_of_neighbours_is_eqs_6_and_7(case):
@@ -194,15 +194,16 @@ def test_float32_is_within_rounding_of_float64(case):
     """alpha and sigma to half a unit in the last place: sigma is not sqrt(1 - alpha^2), which would be off by 1e-3."""
     process, exact, _ = case
     t = jnp.arange(1, process.t_max + 1)
-    assert process.alpha(t).dtype == process.sigma(t).dtype == process.removed(t - 1, t).dtype == jnp.float32
+    added = process.noise_added_fraction(t - 1, t)
+    assert process.alpha(t).dtype == process.sigma(t).dtype == added.dtype == jnp.float32
     half_ulp = 2.0**-24
     exactly = np.array([[float(a.sqrt()), float((1 - a).sqrt())] for a in exact.alpha_bar[1:]]).T
     np.testing.assert_allclose(np.asarray(process.alpha(t), float), exactly[0], rtol=half_ulp * 1.01)
     np.testing.assert_allclose(np.asarray(process.sigma(t), float), exactly[1], rtol=half_ulp * 1.01)
     # The log-SNRs are rounded before they are subtracted: an error of half an ulp of each, over their difference.
     log_snr = np.array([float((a / (1 - a)).ln()) for a in exact.alpha_bar[1:]])
-    removed = np.array([float(exact.removed(s, s + 1)) for s in range(1, process.t_max)])
-    error = np.abs(np.asarray(process.removed(t[:-1], t[1:]), float) / removed - 1)
+    removed = np.array([float(exact.noise_added_fraction(s, s + 1)) for s in range(1, process.t_max)])
+    error = np.abs(np.asarray(process.noise_added_fraction(t[:-1], t[1:]), float) / removed - 1)
     size = np.maximum(np.abs(log_snr[:-1]), np.abs(log_snr[1:]))
     assert np.all(error <= half_ulp * (4 + 3 * size / -np.expm1(-removed)))
     assert error.max(initial=0) < 1e-4
@@ -249,9 +250,9 @@ def test_zero_terminal_snr_ends_in_pure_noise(x64):
         mean, variance = process.posterior(x_t, x0, s, 50)  # x_t says nothing of x_0: q(x_s | x_0)
         np.testing.assert_allclose(mean, process.alpha(s) * x0, atol=1e-15)
         np.testing.assert_allclose(variance, process.sigma(s) ** 2, atol=1e-15)
-        assert process.removed(s, 50) == 1
+        assert process.noise_added_fraction(s, 50) == 1
 
 
 def test_rescaled_labels_run_from_0_to_below_1000():
-    process = DiscreteProcess(betas=schedules.linear(4000), label_scale=1000 / 4000)
-    np.testing.assert_array_equal(process.label(np.array([1, 2, 4000])), [0, 0.25, 999.75])
+    process = DiscreteProcess(betas=schedules.linear(4000), c_noise_scale=1000 / 4000)
+    np.testing.assert_array_equal(process.c_noise(np.array([1, 2, 4000])), [0, 0.25, 999.75])

@@ -52,8 +52,8 @@ def run(stop_at=None, fails=None, **plan):
 
     settings = dict(total=4, log_every=4, sample_every=2, checkpoint_every=2, evaluate_every=2, batch_size=1)
     with contextlib.suppress(RuntimeError), jax.transfer_guard("allow"):
-        loop.alone(loop.steps(
-            plan=loop.Plan(**settings | plan), train_step=train_step, state=jnp.zeros(()), clock=loop.Clock(),
+        loop.run_training(loop.training_steps(
+            plan=loop.Durations(**settings | plan), train_step=train_step, state=jnp.zeros(()), clock=loop.Clock(),
             data=iter(lambda: {"image": np.zeros((1, 1))}, None), dataset=None, mesh=sharding.make_mesh(1, 1),
             started=time.perf_counter(), examples_of=None, write_row=lambda row: note("row", row["step"]),
             draw_samples=lambda step, state: note("samples", step), progress=progress,

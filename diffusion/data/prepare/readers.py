@@ -31,7 +31,7 @@ def read_npz(path: pathlib.Path) -> Splits:
             raise DataError(f"{image} in {path} must be uint8 [N, H, W, C], but it is {found[image]}. {TO_UINT8}")
         if len(found[label].shape) != 1 or not np.issubdtype(found[label].dtype, np.integer):
             raise DataError(f"{label} in {path} must be integers [N], but it is {found[label]}.")
-    arrays = npz.read(path, wanted)
+    arrays = npz.read_npz(path, wanted)
     for label in wanted[1::2]:
         if (strange := arrays[label][(arrays[label] < 0) | (arrays[label] > _LARGEST_LABEL)]).size:
             raise DataError(f"{label} in {path} has {strange[0]}, which is no label: they are numbers from 0.")

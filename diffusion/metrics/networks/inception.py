@@ -25,7 +25,7 @@ def maximum(x: Array) -> Array:
     return nn.max_pool(x, (3, 3), padding="SAME")
 
 
-def halve(x: Array) -> Array:
+def downsample_2x(x: Array) -> Array:
     return nn.max_pool(x, (3, 3), strides=(2, 2))
 
 
@@ -46,7 +46,7 @@ class InceptionB(nn.Module):
     def __call__(self, x: Array) -> Array:
         a = Unit(384, (3, 3), 2, "VALID", name="branch3x3")(x)
         b = Unit(96, (3, 3), name="branch3x3dbl_2")(Unit(64, name="branch3x3dbl_1")(x))
-        return jnp.concatenate([a, Unit(96, (3, 3), 2, "VALID", name="branch3x3dbl_3")(b), halve(x)], -1)
+        return jnp.concatenate([a, Unit(96, (3, 3), 2, "VALID", name="branch3x3dbl_3")(b), downsample_2x(x)], -1)
 
 
 class InceptionC(nn.Module):
@@ -72,7 +72,7 @@ class InceptionD(nn.Module):
         a = Unit(320, (3, 3), 2, "VALID", name="branch3x3_2")(Unit(192, name="branch3x3_1")(x))
         b = Unit(192, (1, 7), name="branch7x7x3_2")(Unit(192, name="branch7x7x3_1")(x))
         b = Unit(192, (3, 3), 2, "VALID", name="branch7x7x3_4")(Unit(192, (7, 1), name="branch7x7x3_3")(b))
-        return jnp.concatenate([a, b, halve(x)], -1)
+        return jnp.concatenate([a, b, downsample_2x(x)], -1)
 
 
 class InceptionE(nn.Module):
@@ -98,8 +98,8 @@ class Inception(nn.Module):
     def __call__(self, x: Array) -> dict[str, Array]:
         x = Unit(32, (3, 3), 2, "VALID", name="Conv2d_1a_3x3")(x)
         x = Unit(64, (3, 3), name="Conv2d_2b_3x3")(Unit(32, (3, 3), 1, "VALID", name="Conv2d_2a_3x3")(x))
-        x = Unit(80, name="Conv2d_3b_1x1")(halve(x))
-        x = halve(Unit(192, (3, 3), 1, "VALID", name="Conv2d_4a_3x3")(x))
+        x = Unit(80, name="Conv2d_3b_1x1")(downsample_2x(x))
+        x = downsample_2x(Unit(192, (3, 3), 1, "VALID", name="Conv2d_4a_3x3")(x))
         for name, pool in (("5b", 32), ("5c", 64), ("5d", 64)):
             x = InceptionA(pool, name=f"Mixed_{name}")(x)
         x = InceptionB(name="Mixed_6a")(x)

@@ -23,7 +23,7 @@ class Midpoint(Solver):
         t, t_next = jnp.asarray(t, float), jnp.asarray(t_next, float)
         first = denoise(x, t, cond)
         start, end = process.log_snr(t), process.log_snr(t_next)
-        middle = process.time(start + self.share * jnp.where(jnp.isfinite(end), end - start, 0))
+        middle = process.time_of_log_snr(start + self.share * jnp.where(jnp.isfinite(end), end - start, 0))
 
         def second(x):
             there = process.alpha(middle) * first.x0 + process.sigma(middle) * first.eps
