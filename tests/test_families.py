@@ -109,5 +109,5 @@ def test_a_selector_that_is_assigned_brings_its_keys_or_says_what_would_be_lost(
     assert config_flags.checked(c, "mine.py").process.sigma_max == 80.0
     c = config_lib.base()
     c.process.steps, c.process.name = 50, "edm"
-    with pytest.raises(ConfigError, match="mine.py: config.process.steps is a key of process.name = linear"):
+    with pytest.raises(ConfigError, match="mine.py: config.process.steps is a key of process.name = .*linear"):
         config_flags.checked(c, "mine.py")
