@@ -239,7 +239,7 @@ class Checkpoints:
     def _load(self, step: int, abstract: dict, partial: bool = False) -> dict:
         path = self._path(step)
         # Before Orbax: on damaged files it may crash in many words, or restore wrong numbers in none.
-        if primary_says((fault := _find_fault(path) if is_primary() else None) is not None):
+        if primary_says((fault := find_fault(path) if is_primary() else None) is not None):
             raise self._damaged(step, fault or "a file is missing or altered, see the message of process 0")
         try:
             saved = ocp.checkpointables_metadata(path).metadata["state"]
@@ -284,7 +284,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _find_fault(path: Path) -> str | None:
+def find_fault(path: Path) -> str | None:
     """What is wrong with the files of a checkpoint; None if nothing, or if it has no digests."""
     try:
         for line in (path / _DIGESTS).read_text().splitlines():

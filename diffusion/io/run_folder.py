@@ -106,6 +106,11 @@ def _plain(values: dict) -> dict:
     return json.loads(json.dumps(values))
 
 
+def flat_json(values: dict) -> dict:
+    """Nested values by dotted keys, as a run's config.json holds them."""
+    return _flatten(_plain(values))
+
+
 def _lock(path: Path) -> IO:
     """An open file that no other program can lock; the system frees it when this one ends, however it does."""
     try:

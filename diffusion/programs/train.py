@@ -36,10 +36,46 @@ def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> 
 
 def train(config: ConfigDict, workdir: Path, started: float, init_from: str | None = None) -> None:
     """Trains into `workdir`, or goes on where a run of the same config stopped there: `training`, alone."""
+    from diffusion.io.processes import print_once
     from diffusion.train import loop
     from diffusion.train.interrupts import Interrupts
+    if (steps := finished_steps(config, workdir)) is not None:
+        print_once(finished_message(config, workdir, steps))
+        return
     with Interrupts() as interrupts:
         loop.run_training(training(config, workdir, started, interrupts, init_from))
+
+
+def finished_steps(config: ConfigDict, workdir: Path) -> int | None:
+    """The steps of a run of exactly this config whose files show that it is done; None otherwise.
+
+    It saves such a run the building of its model and the opening of its data. Raises ConfigError for the run of another
+    config.
+    """
+    import jax
+
+    from diffusion import build
+    from diffusion import config as config_lib
+    from diffusion.io import checkpoint, run_folder
+    from diffusion.train import durations
+    if not run_folder.is_run(workdir) or jax.process_count() > 1 or "step" not in config.train.duration:
+        return None
+    run = run_folder.open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS,
+                              adopt=config_lib.adopt_dict, read_only=True)
+    steps = checkpoint.Checkpoints(run.checkpoints, keep=None).steps()
+    total = durations.to_steps(config.train.duration, key="train.duration", batch_size=config.train.batch_size,
+                               epoch_size=None)
+    same = all(run.before[key] == value for key, value in run_folder.flat_json(config.to_dict()).items())
+    done = same and steps and steps[-1] >= total and (run.path / "effective_weight.json").exists() and picture_of(
+        run, steps[-1]).exists() and checkpoint.find_fault(run.checkpoints / str(steps[-1])) is None
+    return steps[-1] if done else None
+
+
+def finished_message(config: ConfigDict, path: Path, steps: int) -> str:
+    from diffusion.io import run_folder
+    longer = run_folder.command(path, f"--config.train.duration={2 * steps} steps", plugins=config.plugins)
+    return (f"{path} is finished: {steps:,} of {steps:,} steps are done. To go on, lengthen config.train.duration:\n"
+            f"  {longer}")
 
 
 def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Interrupts", init_from: str | None = None):
@@ -110,10 +146,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
         if finished:
             if not (run.path / "effective_weight.json").exists():
                 draw_curves(run, parts)
-            longer = run_folder.command(run.path, f"--config.train.duration={2 * clock.step} steps",
-                                        plugins=config.plugins)
-            print_once(f"{run.path} is finished: {clock.step:,} of {plan.total:,} steps are done. To go on, lengthen "
-                f"config.train.duration:\n  {longer}")
+            print_once(finished_message(config, run.path, clock.step))
             return
 
         evaluator = extractor and evaluation.prepare(config, model, extractor, run.path / ".features")
