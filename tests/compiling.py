@@ -1,4 +1,4 @@
-"""jax.jit for tests that run longer than they compile; the others compile by program.QUICK, as conftest.py says."""
+"""jax.jit for tests that run longer than they compile; conftest.py compiles all other tests with program.QUICK."""
 import functools
 
 import jax

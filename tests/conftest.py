@@ -1,4 +1,4 @@
-"""Fixtures that all tests share, how their programs are compiled, and where these are kept."""
+"""Shared fixtures, and the compiler options and compilation cache of the tests' programs."""
 import os
 
 import costs
@@ -21,8 +21,8 @@ def pytest_configure(config):
 
 
 def keep_compilations(config):
-    """In .pytest_cache, for all workers, programs and later runs. JAX's key of a program is its operations, its options
-    and the version of XLA, so that a changed program is compiled anew. `--cache-clear` forgets them."""
+    """Caches compilations in .pytest_cache, for all workers, programs and later runs. JAX's cache key is the program's
+    operations, its options and XLA's version, so a changed program is recompiled. `--cache-clear` empties the cache."""
     if cache := getattr(config, "cache", None):  # not with -p no:cacheprovider
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.mkdir(f"jax-{runtime.cpu_digest()}")))
         os.environ |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -33,12 +33,12 @@ def keep_compilations(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Files that start programs come first: they take longest, and at the end one worker would wait for the other."""
+    """Runs files that start programs first: they take longest, and would leave other workers idle at the end."""
     items.sort(key=lambda item: "program" not in vars(item.module))
 
 
 @pytest.fixture
 def x64():
-    """Double precision for the length of one test, so that a formula is told apart from its rounding."""
+    """Double precision for one test, so that an error in a formula is distinguished from rounding."""
     with jax.enable_x64(True):
         yield

@@ -1,8 +1,8 @@
-"""What the tests cost: CPU seconds, programs and compilations by file, printed at the end of a run.
+"""Costs of the tests: CPU seconds, programs and compilations by file, printed at the end of a run.
 
 CPU seconds are those of the tests' own process and of the programs that they start and wait for. They depend less than
-wall time on what else runs, but beside several other jobs they were seen to be half as large again. A program is one
-that JAX asked its compiler for in the tests' own process; it is compiled unless the persistent cache has it.
+wall time on other jobs, but several other jobs have increased them by half. A program is one that JAX requested from
+its compiler in the tests' own process; it is compiled unless the persistent cache has it.
 """
 import collections
 import os
@@ -25,7 +25,7 @@ jax.monitoring.register_event_listener(_count)
 
 
 def programs() -> int:
-    """How many JAX has asked its compiler for in this process."""
+    """The number of programs that JAX has requested from its compiler in this process."""
     return _counts["programs"]
 
 
@@ -36,7 +36,7 @@ def _total():
 
 
 class Costs:
-    """Takes the difference at each report, so that nothing between two tests is lost."""
+    """A pytest plugin that takes differences at each report, so that costs between two tests are counted."""
 
     def __init__(self):
         self.before = collections.Counter()

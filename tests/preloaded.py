@@ -1,6 +1,7 @@
-"""What the server of program.py imports before it forks: all that a program imports after its flags.
+"""The imports of program.py's server before it forks: everything that a program imports after its flags.
 
-Not diffusion.main, which each program runs as its own __main__. No import may start JAX's devices or a thread.
+It does not import diffusion.main, which each program runs as its own __main__. No import may start JAX's devices or a
+thread.
 """
 import absl.app  # noqa: F401
 import absl.flags  # noqa: F401

@@ -1,7 +1,7 @@
-"""Runs the real program on a tiny model of the digits, for the tests of whole runs.
+"""Runs the real program on a tiny model of the digits, for tests of whole runs.
 
-Each program is a process of its own. It is forked from a server that has imported the libraries and nothing else, which
-saves the 2 to 3 CPU seconds of a start by `python -m`. test_start.py starts the programs as users do.
+Each program is a separate process, forked from a server that has only imported the libraries, which saves the 2 to 3
+CPU seconds of a start by `python -m`. test_start.py starts the programs as users do.
 """
 import atexit
 import concurrent.futures
@@ -48,14 +48,14 @@ def command(*flags: str, config: str = "digits") -> list[str]:
 
 @functools.cache
 def tiny(config: str) -> tuple[str, ...]:
-    """The flags of TINY that are keys of this config's members."""
+    """The flags of TINY whose keys the members of this config have."""
     keys = config_lib.keys(config_flags.load(str(ROOT / "configs" / f"{config}.py")))
     return tuple(flag for flag in TINY if flag.removeprefix("--config.").partition("=")[0] in keys)
 
 
 def environment(devices: int = 1, optimize: bool = False) -> dict[str, str]:
-    """The environment variables of a program. conftest.py has named the compilation cache, which saves the suite most
-    of its time and changes no result. optimize: compile as for users, for a program that runs longer than it compiles.
+    """The environment variables of a program. conftest.py sets the compilation cache, which saves the suite most of its
+    time and changes no result. optimize: compile as for users, for a program that runs longer than it compiles.
     """
     flags = f"--xla_force_host_platform_device_count={devices} {'' if optimize else QUICK}"
     return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
@@ -68,13 +68,13 @@ _server.set_forkserver_preload(["preloaded"])
 
 
 def server_cpu_seconds() -> float:
-    """CPU seconds of the server and of the programs that have ended."""
+    """CPU seconds of the server and of the finished programs."""
     pid = multiprocessing.forkserver._forkserver._forkserver_pid
     return sum(psutil.Process(pid).cpu_times()[:4]) if pid else 0.0
 
 
 def _become(arguments: list[str], environment: dict[str, str], out, err) -> None:
-    """In the forked process: `python ARGUMENTS`."""
+    """Turns the forked process into `python ARGUMENTS`."""
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)
@@ -146,7 +146,7 @@ class Program:
 
 def execute(arguments: list, devices: int = 1, check: bool = True,
             optimize: bool = False) -> subprocess.CompletedProcess:
-    """The finished program; with `check` its failure fails the test, with its output."""
+    """Runs a program to its end; with `check` a failure of the program fails the test, with its output."""
     program = Program(arguments, devices, optimize)
     out, err = program.communicate()
     assert not check or program.returncode == 0, out + err
@@ -154,18 +154,18 @@ def execute(arguments: list, devices: int = 1, check: bool = True,
 
 
 def run(*flags: str, config: str = "digits", **kwargs) -> subprocess.CompletedProcess:
-    """`execute` of the tiny model."""
+    """Runs the program on the tiny model to its end (`execute`)."""
     return execute(command(*flags, config=config), **kwargs)
 
 
 def start(*flags: str, devices: int = 1) -> Program:
-    """The tiny model's program, running."""
+    """Starts the program on the tiny model, and returns it running."""
     return Program(command(*flags), devices)
 
 
 def start_processes(count: int, devices: int, *flags: str, of: Callable[[int], list[str]] = lambda i: []
                     ) -> list[Program]:
-    """`count` of them that share a run, on as many devices each. of: flags of process i alone."""
+    """Starts `count` processes of one run, with the same number of devices each. of: flags only for process i."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -174,7 +174,7 @@ def start_processes(count: int, devices: int, *flags: str, of: Callable[[int], l
 
 
 def until(text: str, stream: IO[str]) -> None:
-    """Reads lines until one has `text` in it."""
+    """Reads lines until one contains `text`."""
     lines = []
     for line in stream:
         lines.append(line)
@@ -184,7 +184,7 @@ def until(text: str, stream: IO[str]) -> None:
 
 
 def finish(processes: list[Program], timeout: float = 300) -> list[tuple[int, str, str]]:
-    """(exit code, stdout, stderr) of each; none is left running."""
+    """Waits for all programs, and returns (exit code, stdout, stderr) of each; none keeps running."""
     try:
         return [(p.returncode, *out) for p, out in [(p, p.communicate(timeout=timeout)) for p in processes]]
     finally:
@@ -193,6 +193,6 @@ def finish(processes: list[Program], timeout: float = 300) -> list[tuple[int, st
 
 
 def rows(workdir: pathlib.Path) -> list[dict]:
-    """The rows of metrics.jsonl without their times."""
+    """The rows of metrics.jsonl without their timing values."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]

@@ -1,4 +1,4 @@
-"""The house rules of docs/design.md: imports run one way, each library has one place, files are short."""
+"""The house rules of docs/design.md: one direction of imports, one place for each library, short files."""
 import ast
 import functools
 import graphlib
@@ -86,7 +86,7 @@ def inside(module: str, families: list[str]) -> bool:
 
 @functools.cache
 def imports(module: str) -> frozenset[str]:
-    """Everything that `module` imports, anywhere in it; of ours the modules, not the names in them."""
+    """All imports of `module`, anywhere in it; our own imports as modules, not as the names in them."""
     found = set()
     for node in ast.walk(ast.parse(FILES[module].read_text())):
         if isinstance(node, ast.Import):
@@ -138,7 +138,7 @@ def test_a_library_has_one_place(library):
 
 
 def test_only_the_programs_see_a_config():
-    """Not even its values by another way: no argument or annotation called config elsewhere."""
+    """Other modules have no argument or annotation called config either."""
     allowed = [*ONLY_IN["ml_collections"], "diffusion.io.run_folder"]  # which writes it down, as a dict of plain values
     for module in MODULES:
         if not inside(module, allowed):
@@ -154,6 +154,6 @@ def test_files_are_short_and_say_what_they_are(module):
 
 
 def test_every_folder_with_code_is_a_package():
-    """Otherwise setup.py's find_packages would leave it out of an installation."""
+    """Otherwise setup.py's find_packages would omit the folder from an installation."""
     folders = {path.parent for path in PACKAGE.rglob("*.py")}
     assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []

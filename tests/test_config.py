@@ -1,4 +1,4 @@
-"""Config mistakes are caught before anything is compiled, and the message teaches."""
+"""Config mistakes are caught before anything is compiled, with a message that explains the rule."""
 import functools
 import pathlib
 
@@ -260,7 +260,7 @@ def test_the_steps_have_the_seed_of_the_config(monkeypatch):
 
 
 def test_only_the_bound_of_a_chain_clips(monkeypatch):
-    """The sampler's chain clips; an ODE and an integral over all times have no kinks."""
+    """The bound of a chain clips x0 as its sampler does; clipping would put kinks into an ODE or an integral over t."""
     from types import SimpleNamespace
 
     from diffusion.build import likelihood

@@ -1,4 +1,4 @@
-"""The config of a command line: files that make it, single keys, and one message for whatever is wrong with either."""
+"""The config of a command line: config files, single keys, and one message for any error in either."""
 import json
 import pathlib
 import sys
@@ -142,7 +142,7 @@ def test_a_config_file_of_other_keys_is_refused():
 
 
 def test_a_message_about_a_key_says_which_file_set_it():
-    """It named config.network.groups where the user had written norm_num_groups, or a file of many lines."""
+    """It once named config.network.groups although the user had written norm_num_groups, or a file of many lines."""
     config = config_lib.override(config_lib.base(), {"network.groups": 3, "network.heads": 5, "data.size": 9}, "x")
 
     def said(message, *given):

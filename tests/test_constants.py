@@ -1,7 +1,7 @@
 """Each method of docs/methods.md, each config and each table has its paper's numbers, with the source of each.
 
-A source is a file of the authors' code at a commit, or a place in a paper; "second hand": as others quote it;
-"recalled": from memory, not checked.
+A source is a file of the authors' code at a commit, or a place in a paper; "second hand" means as others quote it,
+"recalled" from memory and not checked.
 """
 import functools
 import importlib
@@ -162,7 +162,7 @@ TABLES = {
 
 
 def differing(config, expected) -> dict:
-    """The keys that are other than one of the sources says: key -> (ours, theirs, source)."""
+    """The keys that differ from a source: key -> (ours, theirs, source)."""
     ours = config_lib.keys(config)
     return {key: (ours.get(key), value, source) for source, values in expected for key, value in values.items()
             if ours.get(key) != value}
@@ -206,7 +206,7 @@ def test_each_table_has_its_papers_constants():
     ("process.log_snr_max", "learned", 13.3), ("process.t_min", "vp", 1e-5), ("process.t_min", "sub_vp", 1e-5),
     ("process.t_min", "ve", 1e-5), ("process.t_min", "flow", 1e-3), ("process.t_min", "laplace", 1e-3)])
 def test_a_process_has_its_own_defaults(key, name, value):
-    """Through the config, and by its class."""
+    """By the config, and by its class."""
     assert config_lib.keys(config_lib.base(process=name))[key] == value
     if name != "learned":
         process = build.process(config_lib.base(process=name).process)
@@ -229,7 +229,7 @@ def along_of(**keys):
 
 
 def test_edms_vp_column_is_its_authors_schedule():
-    """generate.py: beta_d = 19.9 and beta_min = 0.1, from the noise level at epsilon_s = 1e-3 to that at 1."""
+    """generate.py: beta_d = 19.9 and beta_min = 0.1, from the noise level at t = epsilon_s = 1e-3 to t = 1."""
     c, target = along_of(process__name="vp", sample__schedule="vp", sample__scaling="vp", sample__spacing="uniform")
     assert target.betas() == pytest.approx((19.9, 0.1))
     assert (target.sigma_min, target.sigma_max) == pytest.approx((0.010486, 152.167), rel=1e-4)
@@ -239,7 +239,7 @@ def test_edms_vp_column_is_its_authors_schedule():
 @pytest.mark.parametrize("name, low, high", [("ve", 0.02, 100.0), ("vp", 1.0005e-3, 152.17), ("edm", 0.002, 80.0),
                                              ("linear", 0.0100005, 157.4)])
 def test_noise_levels_outside_the_models_are_its_ends_and_said(name, low, high):
-    """As in EDM's code, generate.py: max(sigma_min, net.sigma_min). VE's own lower end is no NaN."""
+    """As in EDM's code, generate.py: max(sigma_min, net.sigma_min). VE's own lower end is not NaN."""
     keys = {"process__name": name, "sample__between_times": True, "sample__spacing": "karras", "sample__steps": 5,
             "sample__schedule": "linear"}
     for sigma_min, sigma_max, notes in ((low / 10, 10 * high, 2), (low, high / 2, 0), (low / 10, high / 2, 1)):

@@ -1,4 +1,4 @@
-"""Each config of the digits through the real program, with its own process, objective, solver and likelihood."""
+"""Each config of the digits in the real program, with its own process, objective, solver and likelihood."""
 import json
 
 import numpy as np
@@ -12,7 +12,7 @@ NAMES = sorted(path.stem for path in (program.ROOT / "configs").glob("digits*.py
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_trains_draws_and_knows_its_likelihood(name, tmp_path):
-    """A network of its own kind, as small as TINY."""
+    """The config's own kind of network, as small as TINY."""
     network = ["--config.network.channels=16"] if name == "digits_dit" else []
     run = lambda *flags: program.run(f"--workdir={tmp_path / 'run'}", *network, *flags, config=name)  # noqa: E731
     run()

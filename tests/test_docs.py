@@ -1,4 +1,4 @@
-"""The documents name tests, files and config keys that are there."""
+"""The documents name only tests, files and config keys that exist."""
 import ast
 import importlib
 import pathlib
@@ -19,7 +19,7 @@ def functions(path: pathlib.Path) -> set[str]:
 
 
 def test_every_equation_names_tests_that_exist():
-    """Numbered 1, 2, 3 ...; each line `tests/file.py::test` under them is a function there."""
+    """Equations are numbered 1, 2, 3 ..., and each `tests/file.py::test` of a row is a function in that file."""
     text = EQUATIONS.read_text()
     numbers = [int(n) for n in re.findall(r"^\| \((\d+)\)", text, re.M)]
     assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) > 30
@@ -55,7 +55,7 @@ def methods() -> dict[str, dict]:
 
 @pytest.mark.parametrize("name", methods())
 def test_every_method_builds(name):
-    """Its model, its objective and its sampler, on the digits."""
+    """The method's model, objective and sampler build, on the digits."""
     config = importlib.import_module("configs.digits").get_config()
     config = config_lib.override(config, methods()[name])
     model = build.model(config)

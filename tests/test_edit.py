@@ -1,4 +1,4 @@
-"""The tasks as programs: from pictures to pictures, by a tiny model with random weights."""
+"""The tasks as programs: pictures to pictures, with a tiny model of random weights."""
 import pathlib
 import sys
 
@@ -46,7 +46,7 @@ def given(tmp_path_factory):
 
 
 def run(source, out, num_samples=5, seed=0, settings=None, **changes):
-    """uint8 [N, H, W, C] as written."""
+    """Runs a task, and returns the written images, uint8 [N, H, W, C]."""
     config = config_lib.override(pretrained.load(source).config, {
         "sample.solver": "ddim", "sample.eta": 1.0, "sample.steps": 10, "sample.batch_size": 4,
         "sample.constant_stride": False, **(settings or {})})
@@ -73,7 +73,7 @@ def test_each_task_draws_and_shows(source, given, tmp_path, task):
 
 
 def test_upscaling_keeps_the_means(source, tmp_path):
-    """Of a picture away from black and white, with a network whose random guess stays near it."""
+    """For a picture far from black and white, with a network whose random guess stays near it."""
     np.savez(tmp_path / "given.npz", np.full((1, 8, 8, 3), 120, np.uint8))
     x = run(source, tmp_path / "out", task="upscale", image=tmp_path / "given.npz", factor=4, num_samples=2,
             settings={"sample.clip_range": 0.2}).astype(float)

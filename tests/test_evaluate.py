@@ -16,7 +16,7 @@ TINY = {"data.name": "digits", "data.size": 8, "data.channels": 1, "network.chan
 
 
 def test_seeds_and_checkpoints_share_one_compiled_sampler(tmp_path):
-    """It was compiled anew at each evaluation of a training, each seed and each checkpoint."""
+    """It was once compiled again at each evaluation of a training, each seed and each checkpoint."""
     config = config_lib.override(config_lib.base(), TINY)
     model = build.model(config)
     evaluate = evaluation.prepare(config, model, Pixels(), tmp_path)
@@ -32,7 +32,7 @@ def test_seeds_and_checkpoints_share_one_compiled_sampler(tmp_path):
 
 
 def test_a_record_that_cannot_be_read_costs_no_report(tmp_path, capsys):
-    """It was read after the samples and features of hours."""
+    """It was once read only after hours of sampling and feature extraction."""
     good = {"metrics": {"fd": {"value": 1.0}}, "protocol": {"images": 20}, "samples": {"checkpoint": None}}
     (tmp_path / "a.json").write_text(json.dumps(good))
     for name, text in (("b", "{"), ("c", "null"), ("d", '{"metrics": {"fd": {"value": "x"}}, "protocol": {}}')):

@@ -1,4 +1,4 @@
-"""Families and members: their keys, how a config chooses, and what is asked of every member."""
+"""Families and members: their keys, a config's choice, and the requirements on every member."""
 import json
 
 import pytest
@@ -50,7 +50,7 @@ def test_a_member_on_the_command_line_drops_the_files_keys_of_the_old_one_with_a
 
 
 def test_a_run_of_before_is_read_with_the_keys_of_its_members(tmp_path):
-    """Then a config had the keys of all members; None was the member's own default."""
+    """Configs once had the keys of all members, and None meant the member's own default."""
     old = {"seed": 3, "process": {"name": "cosine", "steps": 40, "offset": 0.01, "sigma_max": 80.0, "betas": []},
            "network": {"name": "unet", "channels": 64, "depth": 12, "patch": 2},
            "loss": {"name": "vlb", "weighting": "simple", "variance": "small", "gamma": 5.0},
@@ -69,7 +69,7 @@ def test_a_run_of_before_is_read_with_the_keys_of_its_members(tmp_path):
 
 
 def test_one_key_has_one_meaning_in_its_section():
-    """The same type in all members that have it, and one comment or none."""
+    """All members that have the key give it the same type, and the same comment or none."""
     families.check_keys()
     told: dict[str, set[str]] = {}
     for family, name in MEMBERS:

@@ -1,4 +1,4 @@
-"""The fault campaign of benchmarks/faults.py in short; docs/results.md has the figures of the long one."""
+"""A short fault campaign of benchmarks/faults.py; docs/results.md has the figures of the long one."""
 import json
 import subprocess
 import sys

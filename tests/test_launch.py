@@ -1,4 +1,4 @@
-"""launch.sh with a Python that only notes what it is asked to do; and the versions that it installs."""
+"""launch.sh with a fake Python that only records its calls; and the versions that it installs."""
 import ast
 import pathlib
 import re
@@ -27,7 +27,7 @@ esac
 
 
 class Launch:
-    """A copy of the files that launch.sh needs, in a folder with a space in its name; no Python but the fake one."""
+    """A copy of the files that launch.sh needs, in a folder with a space in its name, with only the fake Python."""
 
     def __init__(self, folder: pathlib.Path):
         self.repo, self.tools, self.log = folder / "the repo", folder / "bin", folder / "log"
@@ -49,7 +49,7 @@ class Launch:
 
     def __call__(self, *args: str, fails: str = "", kills: str = "", version: str = "3.11.2", code: int = 0,
                  **env: str) -> str:
-        """What the command printed. self.calls: what it asked of Pythons, but for questions after their version."""
+        """Runs the command, and returns its output. self.calls: its calls of Python, except version checks."""
         self.log.write_text("")
         env = {"PATH": str(self.tools), "FAKE_LOG": str(self.log), "FAKE_VERSION": version, "FAKE_FAILS": fails,
                "FAKE_KILLS": kills, **env}
@@ -236,7 +236,7 @@ def test_after_training_it_says_how_to_sample_with_the_same_flags(launch):
 @pytest.mark.parametrize("word", ["it's", "$HOME/x", "$(touch made)", "`touch made`", "x\ntouch made\ny", 'a"b',
                                   "a;touch made", "~"])
 def test_what_it_suggests_to_type_is_the_same_words(launch, word):
-    """Run by a shell, in which ./launch.sh shows its arguments."""
+    """A shell runs the suggestion with a ./launch.sh that prints its arguments."""
     config = f"{word}/my.py".replace("\n", "-")
     suggested = next(line for line in launch(config, f"--workdir={word}").splitlines() if "./launch.sh sample" in line)
     folder = launch.elsewhere
@@ -277,7 +277,7 @@ def test_install_shows_the_plain_use(launch):
 
 # ---- What is installed ----------------------------------------------------------------------------------------------
 def requirements() -> dict[str, list[Requirement]]:
-    """Of setup.py, by extra; "" for those always installed."""
+    """The requirements of setup.py by extra; "" for those always installed."""
     call = next(node for node in ast.walk(ast.parse((ROOT / "setup.py").read_text()))
                 if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setup")
     given = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg in ("install_requires", "extras_require")}
@@ -310,7 +310,7 @@ def test_cpu_installs_stay_cpu():
 
 
 def test_everything_that_the_package_imports_is_required():
-    """But for what convert.py compares with where it is there."""
+    """Except the optional libraries that convert.py compares with."""
     owner = {"PIL": "pillow", "absl": "absl-py", "array_record": "array-record", "ml_collections": "ml-collections",
              "ml_dtypes": "ml-dtypes", "jaxlib": "jax",
              "orbax": "orbax-checkpoint", "sklearn": "scikit-learn", "tensorflow_datasets": "tensorflow-datasets"}

@@ -1,4 +1,4 @@
-"""The program as a user runs it: train, resume, sample, and what it says when something is wrong."""
+"""The program as a user runs it: train, resume, sample, and its error messages."""
 import json
 import shutil
 import signal
@@ -13,7 +13,7 @@ from PIL import Image
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """One finished run: its folder and what it printed."""
+    """One finished run: its folder and its output."""
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
     return workdir, program.run(f"--workdir={workdir}")
 
@@ -99,7 +99,7 @@ def test_sampling_a_named_checkpoint_and_one_that_is_not_there(trained, tmp_path
 
 @pytest.mark.slow
 def test_another_row_of_choices(tmp_path):
-    """Each choice has its own test; here they meet in one program."""
+    """Each choice has its own test; this program combines them."""
     flags = [f"--workdir={tmp_path}/run", "--config.network.dtype=bfloat16", "--config.network.remat=light",
              "--config.ema.dtype=bfloat16", "--config.optimizer.mu_dtype=bfloat16", "--config.prediction=x0",
              "--config.loss.weighting=min_snr", "--config.loss.uncertainty=True", "--config.process.name=linear",
@@ -282,7 +282,7 @@ def test_samplers_are_compared_from_the_same_noise(trained, tmp_path):
 
 @pytest.mark.slow
 def test_a_guide_is_named_by_its_run(trained, tmp_path):
-    """Its early self is a worse model."""
+    """The guide is the run's own early checkpoint, a worse model."""
     flags = [f"--workdir={trained[0]}", "--mode=sample", "--num_samples=4", "--config.sample.solver=ddim"]
     guide = ["--config.sample.guidance.name=autoguidance", f"--config.sample.guidance.guide={trained[0]}",
              "--config.sample.guidance.guide_checkpoint=10"]
@@ -295,7 +295,7 @@ def test_a_guide_is_named_by_its_run(trained, tmp_path):
 
 
 def test_a_resume_that_is_not_exact_is_said(tmp_path, monkeypatch, capsys):
-    """A training whose steps depend on how often they were made before."""
+    """With a training whose steps depend on how often they have run before."""
     from types import SimpleNamespace
 
     import jax
@@ -338,8 +338,8 @@ def test_a_resume_that_is_not_exact_is_said(tmp_path, monkeypatch, capsys):
 
 
 def test_the_error_of_a_sampler_is_its_root_mean_square_distance(tmp_path, monkeypatch):
-    """Of images 1/2 above and below those of the reference, whose mean is the same; config.sample.batch_size of them
-    are drawn at a time, where all were once."""
+    """For images 1/2 above and below those of the reference, with the same mean; config.sample.batch_size images are
+    drawn at a time, whereas once all were drawn together."""
     from types import SimpleNamespace
 
     from diffusion import config as config_lib

@@ -1,4 +1,4 @@
-"""`--mode=evaluate` and evaluation while training, through the real program."""
+"""`--mode=evaluate` and evaluation during training, in the real program."""
 import hashlib
 import importlib.util
 import json
@@ -16,7 +16,7 @@ SMALL = ["--config.sample.preview=20", "--config.evaluate.images=20", "--config.
 
 
 def execute(*flags, **kwargs):
-    """Compiled as for users, since the extractor takes longer to run than to compile."""
+    """Runs a program compiled as for users, since the extractor takes longer to run than to compile."""
     return program.run(*flags, optimize=True, **kwargs)
 
 
@@ -26,7 +26,7 @@ def records(folder):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Trained, and evaluated on the way."""
+    """A run that was evaluated during training."""
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
     execute(f"--workdir={workdir}", *SMALL, "--config.train.evaluate_every=20 steps")
     return workdir

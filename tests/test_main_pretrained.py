@@ -1,4 +1,4 @@
-"""The program with models that are there already: --from_pretrained, --init_from, and the convert program."""
+"""The program with existing models: --from_pretrained, --init_from, and the convert program."""
 import json
 import os
 import sys
@@ -16,7 +16,7 @@ SHORT = ["--config.train.duration=2 steps", "--config.train.log_every=1 steps", 
 
 
 def program(*flags: str, **kwargs):
-    """Without the config of `run`."""
+    """Runs the program without the config of `run`."""
     return execute([sys.executable, "-m", "diffusion.main", *flags], **kwargs)
 
 
@@ -58,7 +58,7 @@ def test_the_sampler_can_be_chosen(trained, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("source", [0, 1])
 def test_fine_tuning_starts_from_the_weights(trained, tmp_path, source):
-    """At a learning rate of nothing they stay what they were; the config is the source's, but for the data."""
+    """At a learning rate of 0 the weights do not change; the config is the source's, except for the data."""
     done = program("--mode=train", f"--init_from={trained[source]}", f"--workdir={tmp_path}/tuned",
                    "--config.data.name=digits", "--config.optimizer.learning_rate=1e-12", *SHORT)
     assert f"starting from the weights of {trained[source]}" in done.stdout
@@ -110,7 +110,7 @@ def test_convert_refuses_in_one_message(trained, tmp_path):
 
 
 def test_a_run_from_before_a_key_was_there_goes_on(trained, tmp_path):
-    """Its config.json lacks the key, which has its default now."""
+    """The run's config.json lacks the key, which then takes its default."""
     flags = [f"--workdir={tmp_path}/run", "--config.train.duration=10 steps", "--config.train.sample_every=10 steps"]
     run(*flags)
     file = tmp_path / "run" / "config.json"

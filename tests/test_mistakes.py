@@ -1,4 +1,4 @@
-"""Mistakes on a command line: each is one message that says what is wrong, before anything is written or compiled."""
+"""Mistakes on a command line: each gives one message with the reason, before anything is written or compiled."""
 import pytest
 from absl import flags
 
@@ -10,7 +10,7 @@ DIGITS = "--config=configs/digits.py"
 
 @pytest.fixture
 def mistake(monkeypatch, tmp_path):
-    """words -> the message of main for that command line."""
+    """Returns a function: words of a command line -> main's error message."""
     monkeypatch.setattr(main.program, "interruptible", lambda: pytest.fail("it was taken for no mistake"))
 
     def message(*words: str) -> str:
@@ -50,7 +50,7 @@ def test_flags_that_would_do_nothing_name_the_right_one(mistake):
 
 
 def test_programs_agree_on_the_flags_that_they_share():
-    """They are parsed once for all modes."""
+    """Flags are parsed once for all modes."""
     for values in (main.COMMON, *main.READ_BY.values()):
         for name in values:
             shared, own = flags.FLAGS[name], values[name]
@@ -132,7 +132,7 @@ def test_devices_that_are_not_there(mistake, monkeypatch):
 
 
 def test_home_folders_in_paths(mistake, monkeypatch, tmp_path):
-    """A shell leaves ~ as it is after an equals sign."""
+    """A shell does not expand ~ after an equals sign."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "flags.txt").write_text("--mask=~/m.png\n")
     (tmp_path / "c.py").write_text("from diffusion import config\n\ndef get_config():\n    return config.base()\n")

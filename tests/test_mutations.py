@@ -1,4 +1,4 @@
-"""The list of tests/mutations fits the code: each fault can be put in, and the tests that must notice it are there."""
+"""The list of tests/mutations fits the code: each fault can be inserted, and the tests that must notice it exist."""
 import ast
 import pathlib
 

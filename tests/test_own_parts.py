@@ -1,4 +1,4 @@
-"""examples/own_parts: a schedule, a weighting, a network and a solver of a user's own package, by config alone."""
+"""examples/own_parts: a schedule, a weighting, a network and a solver of a user's package, selected by config."""
 import sys
 import types
 
@@ -15,7 +15,7 @@ FOLDER = program.ROOT / "examples" / "own_parts"
 
 @pytest.fixture
 def own_parts(monkeypatch):
-    """The package can be imported, and is forgotten after the test."""
+    """Makes the package importable, and removes it after the test."""
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(families, "_PLUGINS", {})
     yield

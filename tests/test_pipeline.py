@@ -1,4 +1,4 @@
-"""DiffusionPipeline: from our own runs and from diffusers' layout, what a call may set, saving, and bad input."""
+"""DiffusionPipeline: from our own runs and from diffusers' layout, arguments of a call, saving, and bad input."""
 import json
 import os
 import pathlib
@@ -41,7 +41,7 @@ def saved(pipe, tmp_path):
 # ---- a call -------------------------------------------------------------------------------------------------------
 
 def test_the_five_lines_of_the_readme_run(pipe, tmp_path, monkeypatch):
-    """Word for word, offline, on a tiny exported model in the folder that they name."""
+    """The lines run word for word, offline, on a tiny exported model in the folder that they name."""
     lines = re.search(r"( {4}from diffusion import DiffusionPipeline\n(?: {4}.*\n|\n)*)",
                       (ROOT / "README.md").read_text())[1]
     code = "\n".join(line[4:] for line in lines.splitlines())
@@ -85,7 +85,7 @@ def test_another_number_of_steps_compiles_nothing(pipe):
 
 
 def test_sampler_steps_and_eta_are_the_configs(pipe):
-    """A call's choices give what a model with those keys in its config gives."""
+    """A call's arguments give the same images as the same keys in the model's config."""
     changed = DiffusionPipeline(config_lib.override(pipe.config, {"sample.solver": "ddim", "sample.steps": 4,
                                                                   "sample.eta": 0.5}), pipe.params)
     np.testing.assert_array_equal(draw(pipe, 2, 4, sampler="ddim", eta=0.5), draw(changed, 2))
@@ -135,13 +135,13 @@ def test_guidance_is_that_of_guidance_py(labelled):
 
 @pytest.fixture(scope="module")
 def guided():
-    """A model of ours that hides labels, whose config guides with a scale of 3."""
+    """One of our models with label dropout, whose config guides with a scale of 3."""
     return pipeline(network__num_classes=4, network__label_dropout=0.1, sample__solver="ddim", sample__batch_size=4,
                     sample__guidance__name="classifier_free", sample__guidance__scale=3.0)
 
 
 def test_guidance_of_a_run_is_what_the_programs_draw(guided):
-    """--mode=sample, evaluation and previews draw by build.generate."""
+    """--mode=sample, evaluation and previews use build.generate."""
     drawn = draw(guided, 4)
     x, = build.generate(guided.config, build.model(guided.config))(guided.params, 0, 0, 4)
     np.testing.assert_array_equal(drawn, (x + 1) / 2)
@@ -158,7 +158,7 @@ def test_guidance_of_a_run_is_what_the_programs_draw(guided):
 
 
 def test_the_label_for_no_class_is_no_class_that_is_drawn(labelled):
-    """As in a model of diffusers whose last label was hidden: images are of the others, in turn."""
+    """As in a diffusers model whose last label means no class: images cycle through the other labels."""
     call = dict(num_inference_steps=2, sampler="ddim", unconditional_label=3)
     three = draw(labelled, 4, class_labels=[0, 1, 2, 0], **call)
     np.testing.assert_array_equal(draw(labelled, 4, **call), three)
@@ -263,7 +263,7 @@ def test_a_flat_folder_is_read(saved, tmp_path):
 
 
 def test_the_average_of_a_training_is_read(saved, tmp_path):
-    """unet_ema/, of diffusers' training scripts: with keys of the average itself in its config.json."""
+    """unet_ema/ of diffusers' training scripts, whose config.json also has the average's own keys."""
     shutil.copytree(saved / "unet", saved / "unet_ema")
     edit(saved / "unet_ema/config.json", decay=0.9999, optimization_step=100, _class_name="UNet2DModel", dropout=0.5)
     with pytest.warns(UserWarning, match="has unet_ema/, too, .* weights='unet_ema' takes the others"):

@@ -1,4 +1,4 @@
-"""The arguments of DiffusionPipeline: of another type, out of range, or not there; before anything is computed."""
+"""The arguments of DiffusionPipeline: wrong types, out of range or missing, refused before anything is computed."""
 import numpy as np
 import pytest
 from tiny_pipeline import draw, pipeline

@@ -1,4 +1,4 @@
-"""How programs begin and end, whatever shell starts them."""
+"""How programs begin and end, for any shell that starts them."""
 import errno
 import io
 import os
@@ -86,7 +86,7 @@ def test_streams_that_are_closed_or_know_no_umlauts(tmp_path):
 
 
 def test_every_program_begins_so():
-    """Others left a traceback behind at Ctrl-C, a closed pipe, or PYTHONWARNINGS=error."""
+    """Programs without it printed a traceback at Ctrl-C, a closed pipe, or PYTHONWARNINGS=error."""
     files = [path for folder in ("diffusion", "experiments") for path in (programs.ROOT / folder).rglob("*.py")
              if 'if __name__ == "__main__":\n' in path.read_text() and path.parent.name != "launchers"]
     assert len(files) > 5

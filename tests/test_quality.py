@@ -1,4 +1,4 @@
-"""Models of the digits: samples, judged by a classifier that has seen only real digits, and bits per dimension."""
+"""Models of the digits: bits per dimension, and samples judged by a classifier trained only on real digits."""
 import json
 import sys
 
@@ -16,7 +16,7 @@ def inputs(images):
 
 
 def trained(config, workdir, steps):
-    """The command of a model that is trained for fewer steps than its config says, which is enough for these bars."""
+    """Trains for fewer steps than the config's, enough for these thresholds, and returns the command."""
     command = [sys.executable, "-m", "diffusion.main", f"--config=configs/{config}.py", f"--workdir={workdir}",
                f"--config.train.duration={steps} steps", f"--config.train.sample_every={steps} steps"]
     program.execute(command, optimize=True)
@@ -48,7 +48,7 @@ def test_generated_digits_are_digits(tmp_path, capsys):
 
 @pytest.mark.rare
 def test_the_bound_is_above_the_likelihood_of_the_ode(tmp_path, capsys):
-    """Kingma et al. (2021), Eq. 11, beside Song et al. (2021), Eq. 39, on the same 128 held-out digits."""
+    """Kingma et al. (2021), Eq. 11, against Song et al. (2021), Eq. 39, on the same 128 held-out digits."""
     digits = trained("digits_vdm", tmp_path / "run", 600)
 
     def bits(estimator, **settings):

@@ -1,4 +1,4 @@
-"""What the programs set for the whole process."""
+"""The settings that programs make for the whole process."""
 import subprocess
 import sys
 
@@ -24,7 +24,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
 def test_freed_memory_is_kept():
-    """40 MB are 10,000 pages, or 20 huge ones, which the system clears anew for each array unless they were kept."""
+    """40 MB are 10,000 pages, or 20 huge ones, which the system clears again for each array unless they are kept."""
     def faults(how: str) -> int:
         return int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True).stdout)
 

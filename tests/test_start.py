@@ -6,7 +6,7 @@ import program
 
 
 def test_as_users_start_it(tmp_path):
-    """The other tests fork their programs (program.py)."""
+    """All other tests fork their programs (program.py)."""
     done = subprocess.run(program.command(f"--workdir={tmp_path}/none", "--mode=sample"), cwd=program.ROOT, text=True,
                           env=program.environment(), capture_output=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr and str(tmp_path / "none") in done.stderr
@@ -22,14 +22,14 @@ print(sorted(set({LATE}) & set(sys.modules)))
 
 
 def test_what_takes_long_to_import_is_imported_where_it_is_used():
-    """Matplotlib and tensorboardX alone were half of the seconds of a start."""
+    """Matplotlib and tensorboardX by themselves took half of the start-up time."""
     done = subprocess.run([sys.executable, "-c", IMPORTS], cwd=program.ROOT, text=True, env=program.environment(),
                           capture_output=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_help_and_wrong_flags_need_no_jax():
-    """So that they are answered in a fraction of a second; see diffusion/programs/__init__.py."""
+    """They are answered in a fraction of a second; see diffusion/programs/__init__.py."""
     heavy = ["jax", "flax", "orbax", "grain", "optax", "PIL", *LATE]
     code = f"import sys, diffusion.main\nprint(sorted(set({heavy}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=program.ROOT, text=True, env=program.environment(),

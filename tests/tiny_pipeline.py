@@ -1,4 +1,4 @@
-"""A tiny pipeline with random weights, for the tests of pipelines and of what they write."""
+"""A tiny pipeline with random weights, for the tests of pipelines and of their output files."""
 import pathlib
 import sys
 
