@@ -1,6 +1,6 @@
 """Processes in continuous time, each with its paper's alpha and sigma.
 
-Those that keep the variance are given by their log-SNR alone: alpha^2 = sigmoid(lambda), sigma^2 = sigmoid(-lambda).
+Variance-preserving processes are defined by their log-SNR only: alpha^2 = sigmoid(lambda), sigma^2 = sigmoid(-lambda).
 """
 import math
 from abc import abstractmethod
@@ -19,7 +19,7 @@ def _check_t_min(t_min: float) -> None:
 
 
 def _check_shift(shift: float) -> None:
-    require(shift > 0, "shift", shift, "must be positive; 1 shifts nothing (Hoogeboom et al. 2023: 64 / resolution; "
+    require(shift > 0, "shift", shift, "must be positive; 1 is no shift (Hoogeboom et al. 2023: 64 / resolution; "
             "Esser et al. 2024: 3).")
 
 
@@ -29,13 +29,13 @@ def _check_levels(sigma_min: float, sigma_max: float) -> None:
 
 
 def _noisy(t: Time, value: Array, clean: float) -> Array:
-    """`value` at t > 0 and `clean` at t = 0, the data."""
+    """`value` where t > 0, and `clean` at t = 0 (the data)."""
     return jnp.where(t > 0, value, clean)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VariancePreserving(Process):
-    """alpha^2 + sigma^2 = 1, t in (0, 1]. A member gives `noisy_log_snr` for t > 0, and its inverse `time`."""
+    """alpha^2 + sigma^2 = 1, t in (0, 1]. A subclass defines `noisy_log_snr`, t > 0, and its inverse."""
     t_max = 1.0
 
     @abstractmethod
@@ -52,7 +52,7 @@ class VariancePreserving(Process):
         return jnp.sqrt(jax.nn.sigmoid(-self.log_snr(t)))
 
     def prior_std(self, t: Time) -> Array:
-        """1: the variance of x_t where that of the data is 1."""
+        """1: x_t has variance 1 when the data have variance 1."""
         return jnp.ones_like(t, float)
 
     def c_noise(self, t: Time) -> Array:
@@ -68,7 +68,7 @@ class VP(VariancePreserving):
     """
     beta_min: float = 0.1    # beta(0)
     beta_max: float = 20.0   # beta(1)
-    t_min: float = 1e-5      # the least noisy time that the network knows; t = 0 itself is the data
+    t_min: float = 1e-5      # the least noisy time the network is trained at; t = 0 is the data
 
     def __post_init__(self):
         _check_t_min(self.t_min)
@@ -77,7 +77,7 @@ class VP(VariancePreserving):
 
     @property
     def t_end(self) -> float:
-        """1e-3, where Song et al. (2021, code: run_lib.py, sampling_eps) end both SDEs, trained down to 1e-5."""
+        """1e-3, where Song et al. (2021, code: run_lib.py, sampling_eps) end both SDEs; they train down to 1e-5."""
         return max(self.t_min, 1e-3)
 
     def integral(self, t: Time) -> Array:
@@ -93,8 +93,8 @@ class VP(VariancePreserving):
 
 @dataclass(frozen=True, kw_only=True)
 class SubVP(VP):
-    """The sub-VP SDE: the VP SDE's alpha, and sigma = 1 - alpha^2, which is its variance (Song et al. 2021, Eqs. 33 and
-    35)."""
+    """The sub-VP SDE: alpha is the VP SDE's, and sigma = 1 - alpha^2, the VP SDE's variance (Song et al. 2021, Eqs. 33
+    and 35)."""
 
     def noisy_log_snr(self, t: Time) -> Array:
         b = self.integral(t)
@@ -120,16 +120,16 @@ def _time_of_integral(process: VP, b: Array) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(VariancePreserving):
-    """lambda = -2 log tan(pi t / 2) + 2 log(shift), between log_snr_min and log_snr_max by cutting the range of t.
+    """lambda = -2 log tan(pi t / 2) + 2 log(shift), t rescaled to keep the first term in log_snr_min .. log_snr_max.
 
-    Salimans & Ho (2022), Section 4 and code (+-20), with alpha = cos(pi t / 2) in between; the shift, for images wider
-    than those it was tuned for, is Hoogeboom et al. (2023), "simple diffusion", Eq. 5: 64 / resolution (they cut at
-    +-15, before the shift).
+    Salimans & Ho (2022), Section 4 and code (+-20): without shift and rescaling, alpha = cos(pi t / 2). The shift is
+    for images larger than the schedule was tuned for: Hoogeboom et al. (2023), "simple diffusion", Eq. 5, 64 /
+    resolution (with +-15, before the shift).
     """
-    shift: float = 1.0          # towards noise, for large images; 1: none
+    shift: float = 1.0          # shifts lambda towards noise, for large images; 1: no shift
     log_snr_min: float = -20.0  # at t = 1
     log_snr_max: float = 20.0   # at t = 0
-    t_min = 0.0  # already finite there
+    t_min = 0.0  # `noisy_log_snr` is finite at 0
 
     def __post_init__(self):
         _check_shift(self.shift)
@@ -137,13 +137,13 @@ class Cosine(VariancePreserving):
                 f"{self.log_snr_max!r} (Salimans & Ho 2022: -20 and 20; Hoogeboom et al. 2023: -15 and 15).")
 
     def _ends(self) -> tuple[float, float]:
-        """The angle at t = 0, and pi/2 less that at t = 1."""
+        """The angle at t = 0, and pi/2 minus the angle at t = 1."""
         return math.atan(math.exp(-self.log_snr_max / 2)), math.atan(math.exp(self.log_snr_min / 2))
 
     def noisy_log_snr(self, t: Time) -> Array:
         low, high = self._ends()
         span = math.pi / 2 - high - low
-        # From the nearer end, where the tangent keeps its digits.
+        # Measured from the nearer end, where the tangent keeps its precision.
         base = jnp.where(t < 0.5, -jnp.log(jnp.tan(low + span * t)), jnp.log(jnp.tan(high + span * (1 - t))))
         return 2 * (base + math.log(self.shift))
 
@@ -155,13 +155,13 @@ class Cosine(VariancePreserving):
 
 @dataclass(frozen=True, kw_only=True)
 class Laplace(VariancePreserving):
-    """lambda has a Laplace law under uniform t.
+    """lambda is Laplace-distributed for uniform t.
 
     Hang et al. (2024), "Improved Noise Schedule for Diffusion Training", Table 1: lambda = mu - b sgn(1/2 - t) log(1 -
     2 |t - 1/2|); t is kept 1e-6 from the ends, where lambda is infinite.
     """
-    log_snr_mean: float = 0.0   # mu ...
-    log_snr_scale: float = 0.5  # ... and b of the law of log-SNR under uniform t
+    log_snr_mean: float = 0.0   # mu, the mean of lambda for uniform t
+    log_snr_scale: float = 0.5  # b, the scale of lambda for uniform t
     t_min: float = 1e-3
 
     def __post_init__(self):
@@ -171,7 +171,7 @@ class Laplace(VariancePreserving):
 
     def noisy_log_snr(self, t: Time) -> Array:
         t = jnp.clip(jnp.asarray(t, float), 1e-6, 1 - 1e-6)
-        # log(1 - 2 |t - 1/2|) from the nearer end, where it keeps its digits.
+        # log(1 - 2 |t - 1/2|) from the nearer end, where it keeps its precision.
         near = jnp.minimum(t, 1 - t)
         return self.log_snr_mean - self.log_snr_scale * jnp.sign(0.5 - t) * jnp.log(2 * near)
 
@@ -225,7 +225,7 @@ class VE(Process):
     """The VE SDE, alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t, t in (0, 1]; 0 is the data.
 
     Song et al. (2021), "Score SDE", Eqs. 9 and 30-31. Their 0.01 and 50 are for data in [0, 1] (code,
-    configs/default_cifar10_configs.py); data in [-1, 1] have twice those (Karras et al. 2022, code, VELoss).
+    configs/default_cifar10_configs.py); both double for data in [-1, 1] (Karras et al. 2022, code, VELoss).
     """
     sigma_min: float = 0.02
     sigma_max: float = 100.0
@@ -252,7 +252,7 @@ class VE(Process):
         return jnp.clip(jnp.where(jnp.isposinf(log_snr), 0, t), 0, 1)
 
     def c_noise(self, t: Time) -> Array:
-        """sigma itself, whose logarithm the Fourier embedding takes (Song et al. 2021, code)."""
+        """sigma; the Fourier embedding takes its logarithm (Song et al. 2021, code)."""
         return self.sigma(t)
 
 
@@ -260,7 +260,7 @@ class VE(Process):
 class Flow(Process):
     """alpha = 1 - sigma, sigma = shift t / (1 + (shift - 1) t), t in [0, 1]: flow matching on straight lines.
 
-    Lipman et al. (2023); Liu et al. (2023), "Rectified flow"; there time runs the other way. The shift for other
+    Lipman et al. (2023); Liu et al. (2023), "Rectified flow"; their time runs the other way. The shift for other
     resolutions is Esser et al. (2024), "Stable Diffusion 3", Eq. 23.
     """
     shift: float = 1.0
@@ -293,12 +293,12 @@ class Flow(Process):
 
 
 def edm(*,
-        sigma_min: float = 0.002,  # the least noise ...
-        sigma_max: float = 80.0,   # ... and the most
+        sigma_min: float = 0.002,  # the smallest noise level
+        sigma_max: float = 80.0,   # the largest noise level
         ) -> VarianceExploding:
     """EDM's process, sigma = t (Karras et al. 2022)."""
     return VarianceExploding(sigma_min=sigma_min, sigma_max=sigma_max)
 
 
-TABULATED = {"vp": VP, "shifted_cosine": Cosine, "laplace": Laplace}  # which a chain of betas can have
+TABULATED = {"vp": VP, "shifted_cosine": Cosine, "laplace": Laplace}  # whose marginals a chain of betas can take
 PROCESSES = {**TABULATED, "sub_vp": SubVP, "ve": VE, "edm": edm, "flow": Flow}

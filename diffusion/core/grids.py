@@ -1,11 +1,11 @@
 """Time grids of samplers, on the host: [S, 2], each row a step from t to t_next < t.
 
-linspace, leading and trailing are of a discrete chain: they take (T, steps) with 1 <= steps <= T and give the falling
-times t, int32 [S]; with steps = T all of them are T, T-1, ..., 1. In the papers' code time starts at 0 where it starts
-at 1 here, so their index is t - 1.
+linspace, leading and trailing are for discrete chains: they take (T, steps) with 1 <= steps <= T and return decreasing
+times t, int32 [S]; steps = T gives T, T-1, ..., 1. Time starts at 1 here and at 0 in the papers' code, so their index
+is t - 1.
 
-The others are of any process in continuous time, from t_max down to the least noisy time: float64 [S], worked out in
-double precision. `pairs` and `constant_stride` make steps of the times.
+The others are for any process in continuous time, from t_max down to the least noisy time: float64 [S], computed in
+double precision. `pairs` and `constant_stride` turn times into steps.
 """
 import jax
 import numpy as np
@@ -28,7 +28,7 @@ def leading(t_max: int, steps: int, *,
             ) -> np.ndarray:
     """1, 1 + k, 1 + 2k, ... with k = floor(T / steps), reversed (Song et al. 2021, DDIM, Appendix D.2 "linear").
 
-    Raises FieldError where the offset lifts the first time above T.
+    Raises FieldError if the offset puts the first time above T.
     """
     require(offset >= 0, "offset", offset, "must not be negative.")
     times = (1 + t_max // steps * np.arange(steps)[::-1] + offset).astype(np.int32)
@@ -40,14 +40,14 @@ def leading(t_max: int, steps: int, *,
 def trailing(t_max: int, steps: int) -> np.ndarray:
     """round(T - i T / steps): starts at T (Lin et al. 2024, "Common Diffusion Noise Schedules ... Are Flawed").
 
-    By arange as in diffusers, so that T - i T / steps = n + 1/2 is rounded the same way. Its rounding can also add one
-    number near 0 at the end, which diffusers keeps (timestep -1) and which is cut here.
+    Uses arange as diffusers does, so that T - i T / steps = n + 1/2 rounds the same way. arange can append one more
+    number near 0, by rounding: diffusers keeps it (timestep -1), it is dropped here.
     """
     return np.round(np.arange(t_max, 0, -t_max / steps))[:steps].astype(np.int32)
 
 
 def uniform_time(process: Process, steps: int,
-                 t_min: float = -1.0,  # the last noisy time; -1: the usual one
+                 t_min: float = -1.0,  # the last noisy time; -1: the process's default
                  ) -> np.ndarray:
     """Evenly spaced in t (Song et al. 2021, "Score SDE"; EDM's VP column)."""
     return np.linspace(process.t_max, t_min, steps, dtype=np.float64)
@@ -77,7 +77,7 @@ def vp_levels(process: Process, steps: int, t_min: float = -1.0) -> np.ndarray:
     vp = ScheduleScaling(schedule="vp", sigma_min=data, sigma_max=noise)
     with jax.enable_x64(True):
         levels = np.asarray(vp.noise_level(np.linspace(1, vp.epsilon, steps)))
-    return of_noise_levels(process, np.append(noise, levels[1:]))  # the first to the last bit
+    return of_noise_levels(process, np.append(noise, levels[1:]))  # keeps the first exact
 
 
 def iddpm_levels(process: Process, steps: int, t_min: float = -1.0) -> np.ndarray:
@@ -96,22 +96,22 @@ def of_noise_levels(process: Process, levels: np.ndarray) -> np.ndarray:
 
 
 # Members of sample.spacing. One that is `of_chain` takes (T, steps), the others (process, steps, t_min), where t_min is
-# a key and -1 the usual end. One that is `of_levels` needs a finite noise level at t_max.
+# a key and -1 means the process's default. One that is `of_levels` needs a finite noise level at t_max.
 def open_linspace(t_max: int, steps: int) -> np.ndarray:
-    """One time more, and the least noisy left out, as the multistep solvers of diffusers do."""
+    """`linspace` with one more time, of which the least noisy is dropped, as in diffusers' multistep solvers."""
     return linspace(t_max, steps + 1)[:-1]
 
 
 def open_leading(t_max: int, steps: int, *, offset: int = 0) -> np.ndarray:
-    """One time more, and the least noisy left out, as the multistep solvers of diffusers do."""
+    """`leading` with one more time, of which the least noisy is dropped, as in diffusers' multistep solvers."""
     return leading(t_max, steps + 1, offset=offset)[:-1]
 
 
 def custom_times(process: Process, steps: int, *,
-                 custom_times: tuple[float, ...] = (),  # falling, one for each step: times, or noise levels
+                 custom_times: tuple[float, ...] = (),  # decreasing, one per step: times, or noise levels
                  ) -> np.ndarray:
-    """Times of one's own. Raises FieldError for some that the model does not know; published lists are rounded, by
-    less than 1 %."""
+    """User-given times. Raises FieldError for times outside the model's range by more than 1 %, the slack for published
+    lists, which are rounded."""
     whole = process.discrete and all(isinstance(t, int) for t in custom_times)
     require(not whole or all(1 <= t <= process.t_max for t in custom_times), "custom_times", custom_times, "must be "
             f"falling times in 1 .. {process.t_max}.")
@@ -121,15 +121,15 @@ def custom_times(process: Process, steps: int, *,
 
 
 def custom_noise_levels(process: Process, steps: int, *, custom_times: tuple[float, ...] = ()) -> np.ndarray:
-    """The times of noise levels of one's own. Raises FieldError as `custom_times`."""
+    """The times of user-given noise levels. Raises FieldError as `custom_times`."""
     _check_custom(custom_times, *noise_levels(process), "noise_levels")
     times = np.clip(of_noise_levels(process, np.asarray(custom_times)), process.t_min, process.t_max)
     return _falling(times, steps, custom_times)
 
 
 def _check_custom(given: tuple[float, ...], low: float, high: float, kind: str) -> None:
-    require(all(0.99 * low <= value <= 1.01 * high for value in given), "custom_times", given, f"has {kind} that the "
-            f"model does not know: its own are {low:.4g} to {high:.4g}.")
+    require(all(0.99 * low <= value <= 1.01 * high for value in given), "custom_times", given, f"has {kind} outside "
+            f"the model's range, {low:.4g} to {high:.4g}.")
 
 
 def _falling(times: np.ndarray, steps: int, given: tuple[float, ...]) -> np.ndarray:
@@ -139,7 +139,7 @@ def _falling(times: np.ndarray, steps: int, given: tuple[float, ...]) -> np.ndar
 
 
 def noise_levels(process: Process) -> tuple[float, float]:
-    """sigma / alpha at the least and the most noisy time that the network knows."""
+    """sigma / alpha at the least noisy and at the noisiest time that the network is trained at."""
     with jax.enable_x64(True):
         return tuple(float(process.noise_level(np.float64(t))) for t in (clean_end(process), process.t_max))
 
@@ -154,7 +154,7 @@ def _levels(process: Process, t_min: float) -> np.ndarray:
 
 
 def pairs(times: np.ndarray, end: int = 0) -> np.ndarray:
-    """Each step ends where the next begins, and the last at `end`: int32, or float32 for times in float."""
+    """Steps from times: each ends where the next begins, the last at `end`; int32, or float32 for float times."""
     kind = np.int32 if np.issubdtype(np.asarray(times).dtype, np.integer) else np.float32
     return np.stack([times, np.append(times[1:], end)], axis=1).astype(kind)
 

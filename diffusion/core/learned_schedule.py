@@ -16,13 +16,13 @@ _HALVINGS = 30  # of the interval of t, in the inverse
 class LearnedSchedule:
     """gamma(t) = gamma_0 + (gamma_1 - gamma_0) s(t), s rising from s(0) = 0 to s(1) = 1 exactly.
 
-    s is VDM's monotone network (its Appendix H), here normalised, so that the ends stay where they are put: a linear
-    term and `hidden` sigmoids, all weights positive; with `hidden` 0 it is t, their learned scalar schedule.
+    s is VDM's monotone network (its Appendix H), normalised here so that the ends stay fixed: a linear term plus
+    `hidden` sigmoids, all weights positive. With `hidden` 0, s = t, their learned scalar schedule.
     """
     log_snr_min: float = -5.0    # -gamma_1, at the noisy end
     log_snr_max: float = 13.3    # -gamma_0
     hidden: int = 1024
-    learned_ends: bool = False   # or fixed
+    learned_ends: bool = False   # else they are fixed
 
     def __post_init__(self):
         require(self.hidden >= 0, "hidden", self.hidden, "must not be negative (Kingma et al. 2021: 1024; 0: a line).")
@@ -30,7 +30,7 @@ class LearnedSchedule:
                 f"{self.log_snr_max!r} (Kingma et al. 2021: -5 and 13.3).")
 
     def init(self, key: Array) -> dict[str, Array]:
-        """The parameters, which go with the network's in params["schedule"]. The schedule starts as good as linear."""
+        """The parameters, stored next to the network's in params["schedule"]. The schedule starts almost linear."""
         params = {}
         if self.hidden:
             to, back = 0.01 * jax.random.normal(key, (2, self.hidden))
@@ -65,8 +65,8 @@ class LearnedSchedule:
 class LearnedProcess(VariancePreserving):
     """alpha^2 = sigmoid(-gamma(t)), sigma^2 = sigmoid(gamma(t)).
 
-    Gradients reach the ends of gamma alone, by everything here but `log_density`: the bound does not depend on how
-    gamma goes from one to the other, which is learned by the variance of its estimate instead (VDM, Section 5).
+    Except in `log_density`, gradients reach only the ends of gamma: the bound does not depend on gamma's shape in
+    between, which is trained to reduce the variance of the bound's estimate instead (VDM, Section 5).
     """
     schedule: LearnedSchedule
     params: Any
@@ -95,14 +95,14 @@ class LearnedProcess(VariancePreserving):
         return jnp.where(jnp.isposinf(log_snr), 0, jnp.clip((low + high) / 2, self.t_min, self.t_max))
 
     def c_noise(self, t: Time) -> Array:
-        """1000 (gamma - gamma_0) / (gamma_1 - gamma_0) with the ends that it starts with (VDM, code)."""
+        """1000 (gamma - gamma_0) / (gamma_1 - gamma_0) with the initial ends (VDM, code)."""
         s = self.schedule
         return 1000 * (self.gamma(jnp.asarray(t, float)) + s.log_snr_max) / (s.log_snr_max - s.log_snr_min)
 
     def log_density(self, t: Array) -> Array:
-        """log p(gamma) at the gamma of t, for uniform t: the function of the interior's parameters, gamma held fixed.
+        """log p(gamma) at gamma(t) for uniform t, as a function of the interior's parameters with gamma held fixed.
 
-        p(gamma) = 1 / gamma'(t(gamma)), whose t moves with the parameters: to first order by -dgamma / gamma'.
+        p(gamma) = 1 / gamma'(t(gamma)). t(gamma) changes with the parameters, to first order by -dgamma / gamma'.
         """
         start, span = jax.lax.stop_gradient(self.schedule.ends(self.params))
         along = lambda t: jax.jvp(lambda t: start + span * self.schedule.share(self.params, t),  # noqa: E731
@@ -116,9 +116,9 @@ def learned(*,
             log_snr_min: float = -5.0,
             log_snr_max: float = 13.3,
             hidden: int = 1024,         # width of the monotone network; 0: linear log-SNR between the ends
-            learned_ends: bool = False,  # the ends too
+            learned_ends: bool = False,  # whether the ends are learned too
             ) -> LearnedProcess:
-    """The process that a learned schedule starts from (Kingma et al. 2021)."""
+    """A noise schedule trained with the model, here at its start (Kingma et al. 2021)."""
     schedule = LearnedSchedule(log_snr_min=log_snr_min, log_snr_max=log_snr_max, hidden=hidden,
                                learned_ends=learned_ends)
     return schedule.process(schedule.init(jax.random.key(0)))

@@ -21,19 +21,19 @@ NATS = 1 / math.log(2)  # in bits
 
 
 class LossAux(NamedTuple):
-    """What the log and the time density are told of each example, [B]."""
+    """Per-example values for the log and for the time density, [B]."""
     t: Array
     log_snr: Array
-    weight: Array  # of the squared error in eps, with the importance: its sum over a bin of log-SNR tells w p there
+    weight: Array  # of the squared error in eps, times the importance; its sum over a log-SNR bin estimates w p
     term: Array    # the loss without importance weight
 
 
-# params: all of them, of which the diffusion has those of network and process; keys [B] for the noise.
+# params: all parameters (the diffusion binds those of network and process already); keys [B] for the noise.
 Loss = Callable[[Params, Diffusion, Image, Cond, Times, Keys], tuple[Array, LossAux]]
 
 
 class Sample(NamedTuple):
-    """A draw x_t and what the denoiser makes of it."""
+    """A draw x_t and the denoiser's prediction for it."""
     eps: Image
     x_t: Image
     prediction: Prediction
@@ -47,11 +47,11 @@ def draw(diffusion: Diffusion, x0: Image, cond: Cond, t: Array, keys: Keys) -> S
 
 def make_denoising_loss(weight: Weight, space: Parameterization = EPS,
                         uncertainty: Callable[[Params, Array], Array] | None = None) -> Loss:
-    """E_{t, eps} w ||F - F_hat||^2 / (H W C), F = a x_0 + b eps of `space`, by one draw of eps for each example.
+    """E_{t, eps} w ||F - F_hat||^2 / (H W C), F = a x_0 + b eps of `space`, with one draw of eps per example.
 
     weight: of the squared error in that space (`weightings.in_space`); 1 in eps is L_simple (Ho et al. 2020, Eq. 14,
-    Algorithm 1). The network may predict another F: x_0 and eps of its denoiser are what is compared. uncertainty:
-    (params["uncertainty"], lambda) -> u [B], which makes the loss L e^-u + u (`Uncertainty`).
+    Algorithm 1). The network may predict another F, since the loss compares the denoiser's x_0 and eps. uncertainty:
+    (params["uncertainty"], lambda) -> u [B], which turns the loss L into L e^-u + u (`Uncertainty`).
     """
     def loss(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys):
         process, t = diffusion.process, times.t
@@ -68,9 +68,9 @@ def make_denoising_loss(weight: Weight, space: Parameterization = EPS,
 
 
 def bound_weight(process: Process, times: Times) -> Array:
-    """The weight of the squared error in eps that the bound has in continuous time, in bits: 1 / (2 p(lambda)).
+    """The bound's weight on the squared error in eps in continuous time, in bits: 1 / (2 p(lambda)).
 
-    Kingma et al. (2021), VDM, Section 5; of the discrete bound it is the limit for large T.
+    Kingma et al. (2021), VDM, Section 5. The discrete bound's weight tends to it for large T.
     """
     return NATS / 2 / times.log_snr_density(process)
 
@@ -80,8 +80,7 @@ def _bound_aux(process: Process, times: Times, term: Array) -> LossAux:
 
 
 def make_vlb_loss(variance: variational.Variance) -> Loss:
-    """L_vlb (Nichol & Dhariwal 2021, Eq. 4) but for the prior's term, in bits per dimension, by one L_t for each
-    example.
+    """L_vlb (Nichol & Dhariwal 2021, Eq. 4) without the prior term, in bits per dimension, from one L_t per example.
 
     For the integer times of a DiscreteProcess: E_p[L_t / p(t)], the sum over t for any density. variance: of p(x_{t-1}
     | x_t), as in `variational.reverse_log_variance`.
@@ -96,9 +95,10 @@ def make_vlb_loss(variance: variational.Variance) -> Loss:
 
 def make_hybrid_loss(variance: variational.Variance, weight: Weight, space: Parameterization = EPS,
                      scale: float = 0.001) -> Loss:
-    """L_simple + scale * L_vlb, of which L_vlb teaches the variance alone: Nichol & Dhariwal (2021), Eq. 16.
+    """L_simple + scale * L_vlb, where L_vlb trains only the variance: Nichol & Dhariwal (2021), Eq. 16.
 
-    The mean is held fixed in L_vlb. L_simple is the denoising loss with `weight` and `space`; aux tells of it alone.
+    The mean is held fixed in L_vlb. L_simple is the denoising loss with `weight` and `space`; aux is L_simple's, but
+    its `term` includes L_vlb.
     """
     denoising, bound = make_denoising_loss(weight, space), make_vlb_loss(variance)
 
@@ -112,7 +112,7 @@ def make_hybrid_loss(variance: variational.Variance, weight: Weight, space: Para
 
 
 def _answering(diffusion: Diffusion, prediction: Prediction) -> Diffusion:
-    """A denoiser that has the prediction already."""
+    """The diffusion with a denoiser that returns this prediction."""
     return diffusion._replace(denoise=lambda x_t, t, cond: prediction)
 
 
@@ -120,12 +120,12 @@ def make_continuous_vlb_loss(*, learned: bool = False) -> Loss:
     """The variational bound in continuous time, in bits per dimension: Kingma et al. (2021), VDM, Eqs. 3, 11 and 17.
 
     E_t[-lambda'(t)/(2 p(t)) ||eps - eps_hat||^2] + KL(q(x_1 | x_0) || N(0, prior_std^2)) - E[log p(x_0 | x_{t_min})].
-    It asks for a process that ends at finite log-SNRs.
+    Requires a process with finite log-SNRs at both ends.
 
-    learned: the process is a LearnedProcess. Its ends, if they are parameters, follow the bound, on which the interior
-    has no bearing; the interior follows the variance of its estimate (VDM, Appendix I.2): with gamma = -lambda held
-    fixed, -L^2 log p(gamma) has the gradient of E[L^2], L the diffusion term of an example. It costs no second
-    evaluation of the network, and its value is not in the loss.
+    learned: the process is a LearnedProcess. Its ends, if they are parameters, minimise the bound, which does not
+    depend on the interior. The interior minimises the variance of the bound's estimate (VDM, Appendix I.2): with gamma
+    = -lambda held fixed, -L^2 log p(gamma) has the gradient of E[L^2], where L is the diffusion term of an example.
+    This needs no second network evaluation and adds a gradient but no value to the loss.
     """
     def loss(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys):
         process, t = diffusion.process, times.t
@@ -145,10 +145,10 @@ def make_continuous_vlb_loss(*, learned: bool = False) -> Loss:
 
 def effective_weight(weight: Weight, density: TimeDensity, process: Process, state: Any = (), *,
                      space: Parameterization = EPS, points: int = 1000) -> dict[str, np.ndarray]:
-    """w(lambda) p(lambda), what an objective trains for (Kingma & Gao 2023), as a curve over ascending log-SNR.
+    """The effective weight w(lambda) p(lambda) of an objective (Kingma & Gao 2023), as a curve over ascending log-SNR.
 
     {"log_snr": [N], "effective_weight": [N]} for the squared error in eps, where both are finite, N <= points; `weight`
-    is of that in `space`.
+    is for the error in `space`.
     """
     times = density.draw((jnp.arange(points) + 0.5) / points, process, state)
     log_snr = process.log_snr(times.t)
@@ -159,38 +159,38 @@ def effective_weight(weight: Weight, density: TimeDensity, process: Process, sta
     return {"log_snr": log_snr[order], "effective_weight": effective[order]}
 
 
-# Members of loss.name. `weight` and `measured_in` are what build makes of the keys `weighting` and `space`.
+# Members of loss.name. `build` makes `weight` and `measured_in` from the keys `weighting` and `space`.
 def denoising(*, weight: Weight, measured_in: Parameterization,
-              space: str = "eps",         # of what the error is measured, as in config.prediction
-              weighting: str = "simple",  # of that error, or converted to it
-              uncertainty: bool = False,  # a learned factor for each noise level (Karras et al. 2024, Eq. 21)
+              space: str = "eps",         # the quantity whose error is measured, as in config.prediction
+              weighting: str = "simple",  # weighting of that error, or one converted to it
+              uncertainty: bool = False,  # learn a factor per noise level (Karras et al. 2024, Eq. 21)
               ) -> Loss:
     """The squared error at random times, weighted (Ho et al. 2020, Eq. 14)."""
     return make_denoising_loss(weight, measured_in, Uncertainty() if uncertainty else None)
 
 
 def vlb(*, learned_range: bool,
-        variance: Literal["large", "small"] = "large",  # without learned_range: of p(x_{t-1} | x_t)
+        variance: Literal["large", "small"] = "large",  # of p(x_{t-1} | x_t), without learned_range
         ) -> Loss:
     """The variational bound of a chain (Nichol & Dhariwal 2021, Eq. 4)."""
     return make_vlb_loss("learned_range" if learned_range else variance)
 
 
 def hybrid(*, weight: Weight, measured_in: Parameterization, space: str = "eps", weighting: str = "simple",
-           hybrid_scale: float = 1e-3,  # of L_vlb (Nichol & Dhariwal 2021, Eq. 16)
+           hybrid_scale: float = 1e-3,  # weight of L_vlb (Nichol & Dhariwal 2021, Eq. 16)
            ) -> Loss:
-    """The squared error teaches the mean, and the bound the variance (Nichol & Dhariwal 2021, Eq. 16)."""
+    """The squared error trains the mean, and the bound trains the variance (Nichol & Dhariwal 2021, Eq. 16)."""
     require(hybrid_scale > 0, "hybrid_scale", hybrid_scale, "must be positive.")
     return make_hybrid_loss("learned_range", weight, measured_in, hybrid_scale)
 
 
 def continuous_vlb(*, process: Process) -> Loss:
-    """The variational bound in continuous time, by which a schedule can be learned (Kingma et al. 2021)."""
+    """The variational bound in continuous time, which can also train a learned schedule (Kingma et al. 2021)."""
     return make_continuous_vlb_loss(learned=process.trained_schedule is not None)
 
 
 LOSSES = {"denoising": denoising, "vlb": vlb, "hybrid": hybrid, "continuous_vlb": continuous_vlb}
-# Abilities: whether it is of a table's steps, or in continuous time; whether it teaches the second head, or needs one.
+# Abilities: of_chain, for discrete chains or continuous time; teaches_variance, needs_variance: the second head.
 vlb.of_chain = hybrid.of_chain = True
 continuous_vlb.of_chain = False
 vlb.teaches_variance = hybrid.teaches_variance = hybrid.needs_variance = True

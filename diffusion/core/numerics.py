@@ -22,5 +22,5 @@ def fold_in(keys: Keys, data: Array | int) -> Keys:
 
 
 def normal(keys: Keys, shape: tuple[int, ...], dtype=float) -> Array:
-    """Standard normal [B, *shape], row i a function of keys[i] alone: the same in any batch, on any device."""
+    """Standard normal [B, *shape], row i a function of keys[i] only: the same in any batch, on any device."""
     return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)

@@ -1,7 +1,8 @@
-"""What the network predicts, and the denoiser that this makes of it.
+"""Parameterizations (the network predicts eps, x_0, v, ...), and the denoiser built from one and a network.
 
-Every prediction is F = a x_0 + b eps with two functions a and b of t. With x_t = alpha x_0 + sigma eps, F and x_t give
-x_0 and eps; what this makes of an error in F is the same formula, so a loss may be measured in any prediction's space.
+Every parameterization predicts F = a x_0 + b eps, with functions a and b of t. Since x_t = alpha x_0 + sigma eps, F and
+x_t determine x_0 and eps. Errors transform by the same formula, so a loss may be measured in any parameterization's
+space.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +17,7 @@ from diffusion.typing import Array, Cond, Image, Keys, NetworkApply, Params, Tim
 
 
 class Prediction(NamedTuple):
-    """The two unknowns of x_t = alpha x_0 + sigma eps, each [B, H, W, C], and what a second head says of the
-    variance."""
+    """The two unknowns of x_t = alpha x_0 + sigma eps, each [B, H, W, C], and the second head's variance output."""
     x0: Image
     eps: Image
     variance_fraction: Image | None = None  # v in Nichol & Dhariwal (2021), Eq. 15: 0 the small variance, 1 the large
@@ -28,21 +28,21 @@ Denoise = Callable[[Image, Time, Cond], Prediction]
 
 
 class Diffusion(NamedTuple):
-    """A process and a denoiser of it, with their parameters bound: what losses, samplers and likelihoods see."""
+    """A process and its denoiser with their parameters bound: the interface of losses, samplers and likelihoods."""
     process: Process
     denoise: Denoise
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameterization:
-    """The network is told c_in x_t and c_noise and gives F = a x_0 + b eps (EDM, Eq. 7, whose c_skip and c_out say the
-    same of a and b). A coefficient that is 0 for all t is the Python number 0."""
+    """The network takes c_in x_t and c_noise and predicts F = a x_0 + b eps (EDM, Eq. 7: its c_skip and c_out are
+    equivalent to a and b). A coefficient that is 0 for all t is the Python number 0."""
     coefficients: Callable[[Process, Time], tuple[Array | float, Array | float]]      # -> (a, b), of the shape of t
     c_in: Callable[[Process, Time], Array | float] = lambda process, t: 1.0           # of the shape of t
     c_noise: Callable[[Process, Time], Array] = lambda process, t: process.c_noise(t)   # [B]
-    both: bool = False           # two heads predict x_0 and eps (`x0_and_eps`), and the coefficients do not count
-    of_steps: bool = False       # it is about the step from t to t - 1 of a table
-    at_pure_noise: bool = False  # it says something of x_0 where alpha is 0
+    both: bool = False           # two heads predict x_0 and eps (`x0_and_eps`); the coefficients are unused
+    of_steps: bool = False       # defined by the step from t to t - 1 of a discrete chain
+    at_pure_noise: bool = False  # it determines x_0 where alpha is 0
 
     def target(self, process: Process, x0: Image, eps: Image, t: Time) -> Array:
         """a x_0 + b eps."""
@@ -63,7 +63,7 @@ class Parameterization:
         return Prediction((b * x_t - sigma * f) / determinant, (alpha * f - a * x_t) / determinant)
 
     def determinant(self, process: Process, t: Time) -> Array:
-        """alpha b - sigma a: alpha times the error in F over the error in eps that it is at the same x_t, [B]."""
+        """alpha b - sigma a, [B]: at fixed x_t, alpha times the error in F divided by the error in eps."""
         a, b = self.coefficients(process, t)
         return process.alpha(t) * b if _is_zero(a) else process.alpha(t) * b - process.sigma(t) * a
 
@@ -72,7 +72,7 @@ def _is_zero(c: Array | float) -> bool:
     return isinstance(c, int | float) and c == 0
 
 
-# Ho et al. (2020), Section 3.2: the noise, and the data (there found worse).
+# Ho et al. (2020), Section 3.2: the noise, and the data (which they found worse).
 EPS = Parameterization(coefficients=lambda process, t: (0, 1))
 X0 = Parameterization(coefficients=lambda process, t: (1, 0), at_pure_noise=True)
 # v = alpha eps - sigma x_0 (Salimans & Ho 2022, Section 4 and Appendix D).
@@ -81,7 +81,7 @@ V = Parameterization(coefficients=lambda process, t: (-process.sigma(t), process
 SCORE = Parameterization(coefficients=lambda process, t: (0, -1 / process.sigma(t)))
 # dx_t / dt = alpha' x_0 + sigma' eps (Lipman et al. 2023; Ma et al. 2024, "SiT"); eps - x_0 for the flow process.
 VELOCITY = Parameterization(coefficients=lambda process, t: process.alpha_sigma_derivatives(t), at_pure_noise=True)
-# The mean of q(x_{t-1} | x_t, x_0), of a table (Ho et al. 2020, Section 3.2 and Table 2, there found worse).
+# The mean of q(x_{t-1} | x_t, x_0), of a table (Ho et al. 2020, Section 3.2 and Table 2, which they found worse).
 MEAN = Parameterization(coefficients=lambda process, t: process.posterior_coefficients(t - 1, t), of_steps=True)
 # Both x_0 and eps, by two heads (Salimans & Ho 2022, Section 4).
 X0_AND_EPS = Parameterization(coefficients=lambda process, t: (0, 1), both=True)
@@ -91,10 +91,10 @@ PREDICTIONS = {"eps": EPS, "x0": X0, "v": V, "score": SCORE, "velocity": VELOCIT
 
 
 def x0_and_eps(process: Process, f: Array, x_t: Image, t: Time) -> Prediction:
-    """Both predicted, by two heads of C channels: Salimans & Ho (2022), Section 4, "(x, eps)".
+    """x_0 and eps from two heads of C channels: Salimans & Ho (2022), Section 4, "(x, eps)".
 
-    Its x_0 = sigma^2 x_0' + alpha (x_t - sigma eps'), and the eps that x_t makes of it; sigma^2 and alpha^2 are their
-    shares of alpha^2 + sigma^2 where that is not 1.
+    x_0 = sigma^2 x_0' + alpha (x_t - sigma eps'), and eps follows from x_0 and x_t. Both squares are divided by alpha^2
+    + sigma^2 where that is not 1.
     """
     by_x0, by_eps = (p.predict(process, head, x_t, t) for p, head in zip((X0, EPS), jnp.split(f, 2, axis=-1)))
     share = expand(jax.nn.sigmoid(-process.log_snr(t)), x_t)
@@ -102,17 +102,16 @@ def x0_and_eps(process: Process, f: Array, x_t: Image, t: Time) -> Prediction:
 
 
 class Denoiser(Protocol):
-    """Binds parameters; with `keys` [B] given, the network drops out by them (training)."""
+    """Binds parameters; `keys` [B], given in training, are the keys of the network's dropout."""
     def __call__(self, params: Params, keys: Keys | None = None) -> Diffusion: ...
 
 
 def make_denoiser(process_of: Callable[[Params], Process], parameterization: Parameterization, network: NetworkApply, *,
                   learned_range: bool = False) -> Denoiser:
-    """The only place where a network meets the process: losses, samplers and guidance see the Diffusion alone.
+    """A Denoiser from a process and a network; losses, samplers and guidance use only the Diffusion that it returns.
 
-    process_of: the process, which depends on the parameters if it is learned. The network gives C channels, 2C if the
-    parameterization is of both. learned_range: after these it gives C channels more, 2v - 1 (Nichol & Dhariwal 2021,
-    Eq. 15).
+    process_of: params -> the process, which depends on them only if it is learned. The network outputs C channels, 2C
+    if the parameterization has `both`. learned_range: C more channels follow, 2v - 1 (Nichol & Dhariwal 2021, Eq. 15).
     """
     def bind(params: Params, keys: Keys | None = None) -> Diffusion:
         process = process_of(params)
@@ -130,9 +129,9 @@ def make_denoiser(process_of: Callable[[Params], Process], parameterization: Par
 
 
 def on_process(diffusion: Diffusion, target: Process) -> Diffusion:
-    """The same denoiser on another process: x at t there is x at the time of the same log-SNR here, but for its scale.
+    """The same denoiser on another process: its x at t is, up to scale, this process's x at the time of equal log-SNR.
 
-    So a model can be sampled along any schedule and scaling (Karras et al. 2022, Section 3 and Table 1).
+    A model can thus be sampled with any schedule and scaling (Karras et al. 2022, Section 3 and Table 1).
     """
     source, denoise = diffusion
 
@@ -143,7 +142,7 @@ def on_process(diffusion: Diffusion, target: Process) -> Diffusion:
 
 
 def map_x0(diffusion: Diffusion, change: Callable[[Image], Image], *, rederive_eps: bool) -> Diffusion:
-    """x_0 changed, and eps made consistent with it and x_t, or left as the network gave it."""
+    """Applies `change` to x_0; eps is recomputed from x_0 and x_t if `rederive_eps`, else kept as predicted."""
     def changed(x_t: Image, t: Time, cond: Cond = None) -> Prediction:
         prediction = diffusion.denoise(x_t, t, cond)
         x0, eps = change(prediction.x0), prediction.eps

@@ -1,6 +1,6 @@
-"""The preconditionings of Karras et al. (2022), "EDM", Table 1: predictions whose network is told a scaled input.
+"""The preconditionings of Karras et al. (2022), "EDM", Table 1: parameterizations that scale the network's input.
 
-D = c_skip x + c_out F(c_in x; c_noise), of x_t / alpha and its noise level sigma / alpha, which the paper calls sigma.
+D = c_skip x + c_out F(c_in x; c_noise), with x = x_t / alpha and its noise level sigma / alpha, the paper's sigma.
 """
 from collections.abc import Callable
 
@@ -17,13 +17,13 @@ def edm(sigma_data: float) -> Parameterization:
     """Column "Ours". Raises FieldError for a sigma_data that is not above 0.
 
     c_skip = sigma_data^2 / (sigma^2 + sigma_data^2), c_out = sigma sigma_data / sqrt(sigma^2 + sigma_data^2), c_in = 1
-    / sqrt(sigma^2 + sigma_data^2), c_noise = ln(sigma) / 4. The network's input and target have variance 1 where the
-    data's is sigma_data^2: F = (x_0 - c_skip (x_0 + sigma eps)) / c_out.
+    / sqrt(sigma^2 + sigma_data^2), c_noise = ln(sigma) / 4. The network's input and target have variance 1 if the data
+    have variance sigma_data^2: F = (x_0 - c_skip (x_0 + sigma eps)) / c_out.
     """
     require(sigma_data > 0, "sigma_data", sigma_data, "must be positive (Karras et al. 2022: 0.5).")
 
     def spread(process: Process, t: Time) -> Array:
-        """Of x_t: alpha sqrt((sigma / alpha)^2 + sigma_data^2), finite where alpha is 0."""
+        """The standard deviation of x_t: alpha sqrt((sigma / alpha)^2 + sigma_data^2), finite where alpha is 0."""
         return jnp.sqrt(process.sigma(t) ** 2 + (process.alpha(t) * sigma_data) ** 2)
 
     def coefficients(process: Process, t: Time) -> tuple[Array, Array]:
@@ -35,7 +35,7 @@ def edm(sigma_data: float) -> Parameterization:
 
 
 def vp(*, beta_min: float = 0.1, beta_d: float = 19.9, steps: int = 1000) -> Parameterization:
-    """Column "VP": F = eps, told (M - 1) t, t the time at which the VP SDE has the noise level."""
+    """Column "VP": F = eps, c_noise = (M - 1) t, where t is the time of the same noise level in the VP SDE."""
     def time(level: Array) -> Array:
         total = jnp.log1p(level**2)
         return 2 * total / (beta_min + jnp.sqrt(beta_min**2 + 2 * beta_d * total))
@@ -43,12 +43,12 @@ def vp(*, beta_min: float = 0.1, beta_d: float = 19.9, steps: int = 1000) -> Par
 
 
 def ve() -> Parameterization:
-    """Column "VE": F = -eps, told ln(sigma / 2), its input not scaled."""
+    """Column "VE": F = -eps, c_noise = ln(sigma / 2), input not scaled."""
     return _of_eps(lambda level: jnp.log(level / 2), sign=-1, scale_input=False)
 
 
 def iddpm(*, c_1: float = 0.001, c_2: float = 0.008, steps: int = 1000) -> Parameterization:
-    """Column "iDDPM": F = eps, told the number of the nearest of the M levels of Improved DDPM's cosine schedule."""
+    """Column "iDDPM": F = eps, c_noise = index of the nearest of the M levels of Improved DDPM's cosine schedule."""
     table = iddpm_levels(c_1, c_2, steps)
 
     def nearest(level: Array) -> Array:

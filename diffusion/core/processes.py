@@ -4,7 +4,7 @@ A process is the two functions alpha and sigma of t, from t = 0 (clean data) to 
 derived from them here, once. Notation of Kingma et al. (2021), "Variational Diffusion Models" (VDM).
 
 Time is a float, or an integer in the tables of a DiscreteProcess. t = 0 is the clean data for every process: one whose
-noise starts above zero (a VE SDE, VDM's) jumps there from t_min, the least time that its network is trained at.
+noise starts above zero (a VE SDE, VDM's) jumps to it from t_min, the smallest time that its network is trained at.
 """
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -26,17 +26,17 @@ class Gaussian(NamedTuple):
 
 
 class Process(ABC):
-    """A Gaussian forward process. A member gives the attributes and the abstract functions; the rest follows."""
-    t_max: float  # where the noise ends and sampling starts
-    t_min: float  # the least noisy time that the network knows; t = 0 itself is the data
-    discrete = False  # whether t is one of the whole numbers 1 .. t_max, at which alone the network was trained
-    trained_schedule: Any = None  # `core.learned_schedule.LearnedSchedule`, where that is what the process is made of
-    c_noise_is_level = False  # whether the network is told the noise level itself, which is above 0
-    equal_steps_to_data = False  # whether samplers' equal steps of t go on to t = 0, and do not stop at `t_end`
+    """A Gaussian forward process. A subclass defines the attributes and the abstract methods; the rest is derived."""
+    t_max: float  # the noisiest time, where sampling starts
+    t_min: float  # the least noisy time the network is trained at; t = 0 is the data
+    discrete = False  # whether the network is trained only at the integers t = 1 .. t_max
+    trained_schedule: Any = None  # the `core.learned_schedule.LearnedSchedule` of the process, if it is learned
+    c_noise_is_level = False  # whether c_noise is the noise level itself, which is positive
+    equal_steps_to_data = False  # whether samplers' equal steps in t run down to t = 0 instead of `t_end`
 
     @property
     def t_end(self) -> float:
-        """The last noisy time of sampling, unless another is given: t_min, where a paper has no later one."""
+        """The default last noisy time of sampling: t_min, unless the paper has a larger one."""
         return self.t_min
 
     @abstractmethod
@@ -53,14 +53,14 @@ class Process(ABC):
 
     @abstractmethod
     def c_noise(self, t: Time) -> Array:
-        """c_noise: what the network is told of t, float, of the shape of t."""
+        """The network's time input c_noise, float, of the shape of t."""
 
     @abstractmethod
     def time_of_log_snr(self, log_snr: Array) -> Array:
         """The inverse of log_snr: float t, of its shape, within [t_min, t_max]; 0 for +inf."""
 
     def prior_std(self, t: Time) -> Array:
-        """The standard deviation of x at a noisy time t, as samplers draw it to start there."""
+        """The standard deviation of the x that samplers draw to start at the noisy time t."""
         return self.sigma(t)
 
     def noise_level(self, t: Time) -> Array:
@@ -82,7 +82,7 @@ class Process(ABC):
         return drift, self.sigma(t) * jnp.sqrt(-log_snr_rate)
 
     def velocity(self, x0: Image, eps: Image, t: Time) -> Image:
-        """dx_t / dt = alpha' x_0 + sigma' eps: the probability-flow ODE, if x_0 and eps are what a denoiser predicts.
+        """dx_t / dt = alpha' x_0 + sigma' eps: the probability-flow ODE, if x_0 and eps are predictions.
 
         Song et al. (2021), Eq. 13; for the flow process it is eps - x_0 (Liu et al. 2023, "Rectified flow").
         """
@@ -101,8 +101,8 @@ class Process(ABC):
     def noise_added_fraction(self, s: Time, t: Time) -> Array:
         """1 - SNR(t)/SNR(s) for s < t: the share of x_t's noise variance that was added between s and t.
 
-        sigma_{t|s}^2 = sigma_t^2 * removed and the posterior variance is sigma_s^2 * removed (VDM, Eqs. 29-32). By
-        expm1 of the log-SNRs, since 1 - SNR/SNR cancels for neighbouring times.
+        With this fraction f, sigma_{t|s}^2 = sigma_t^2 f, and the posterior variance is sigma_s^2 f (VDM, Eqs. 29-32).
+        Computed by expm1 of the log-SNRs, since 1 - SNR/SNR cancels for neighbouring times.
         """
         return -jnp.expm1(self.log_snr(t) - self.log_snr(s))
 
@@ -113,7 +113,7 @@ class Process(ABC):
         return Gaussian(mean, expand(self.sigma(s)**2 * removed, x_t))
 
     def posterior_share_of_x_t(self, s: Time, t: Time) -> Array:
-        """What the mean of q(x_s | x_t, x_0) has of x_t."""
+        """The coefficient of x_t in the mean of q(x_s | x_t, x_0)."""
         return self.alpha(t) / self.alpha(s) * (self.sigma(s) / self.sigma(t)) ** 2
 
     def posterior_coefficients(self, s: Time, t: Time) -> tuple[Array, Array]:
@@ -126,11 +126,11 @@ class Process(ABC):
 class DiscreteProcess(Process):
     """The Markov chain of Ho et al. (2020), given by its table of betas; t is an integer in 0..T, 0 the clean data.
 
-    alpha(t)^2 is exactly the paper's cumulative product alpha_bar_t. The tables are float64 on the host and take the
-    working precision where they are used, each from its own float64 value: sigma is not sqrt(1 - alpha^2) in float32.
-    At a float t in [1, T] the log-SNR is interpolated between its neighbours, linearly, and alpha and sigma are those
-    of it: a second view of the chain, in continuous time, as k-diffusion has it. There t < 1 counts as 1, and 0 as 0.
-    Where alpha is 0 at T the log-SNR is infinite there, and on the last piece alpha is interpolated instead.
+    alpha(t)^2 is exactly the paper's cumulative product alpha_bar_t. The tables are float64 on the host, and each is
+    cast separately to the working precision: sigma is not computed as sqrt(1 - alpha^2) in float32. At a float t in [1,
+    T] the log-SNR is interpolated linearly between its neighbours, and alpha and sigma follow from it: a
+    continuous-time view of the chain, as in k-diffusion. A float t in (0, 1) counts as 1, and 0 is the data. If alpha
+    is 0 at T, the log-SNR is infinite at T, and alpha is interpolated on the last interval instead.
     """
     betas: np.ndarray  # float64 [T], in (0, 1); the last may be 1: zero terminal SNR (Lin et al. 2024)
     c_noise_scale: float = 1.0
@@ -155,7 +155,7 @@ class DiscreteProcess(Process):
         return len(self.betas)
 
     def prior_std(self, t: Time) -> Array:
-        """1: N(0, I), though sigma(T) is a little less (Ho et al. 2020, Algorithm 2, line 1)."""
+        """1: N(0, I), though sigma(T) is slightly smaller (Ho et al. 2020, Algorithm 2, line 1)."""
         return jnp.ones_like(t, float)
 
     def alpha(self, t: Time) -> Array:
@@ -184,17 +184,17 @@ class DiscreteProcess(Process):
         return jnp.where(jnp.isposinf(log_snr), 0, t)
 
     def _last_finite(self) -> int:
-        """The last time with something of the data: T, or T - 1 where alpha is 0 at T."""
+        """The last time with alpha > 0: T, or T - 1 if alpha is 0 at T."""
         return self.t_max - int(np.isneginf(self._log_snr[-1]) and self.t_max > 1)
 
     def _with_last_piece(self, t: Array, of_log_snr: Callable, of_alpha: Callable) -> Array:
-        """At float t: a function of the interpolated log-SNR, and of the interpolated alpha on the last piece if there
-        the log-SNR is infinite. Nothing here may cut off the slope at a whole t, which `rates` takes: that of the piece
-        above it."""
+        """At float t: `of_log_snr` of the interpolated log-SNR or, on a last interval with infinite log-SNR, `of_alpha`
+        of the interpolated alpha. The derivative at a whole t, which `log_rates` takes, must be that of the interval
+        above."""
         table, last = jnp.asarray(self._log_snr, float), self._last_finite()
         below = jnp.clip(jnp.floor(t), 1, max(last - 1, 1)).astype(int)
         share = jnp.where(t >= 1, t - below, 0)
-        if last < self.t_max:  # beyond `last` this is not used, and must be finite
+        if last < self.t_max:  # unused beyond `last`, but must be finite
             share = jnp.minimum(share, 1)
         step = table[jnp.minimum(below + 1, last)] - table[below]
         value = of_log_snr(jnp.where(t > 0, table[below] + share * step, jnp.inf))
@@ -203,9 +203,9 @@ class DiscreteProcess(Process):
         return jnp.where(t >= last, of_alpha(self._alpha[last] * (self.t_max - jnp.maximum(t, last))), value)
 
     def c_noise(self, t: Time) -> Array:
-        """t - 1: the papers' code counts the T noisy steps from 0, and published weights expect that.
+        """t - 1: the papers' code counts the T noisy steps from 0, as published weights expect.
 
-        Times label_scale, which is 1000 / T in improved-diffusion: networks for T = 4000 then see the times of T =
+        Multiplied by c_noise_scale, 1000 / T in improved-diffusion: networks for T = 4000 then see the times of T =
         1000.
         """
         return jnp.asarray(t - 1, float) * self.c_noise_scale

@@ -1,6 +1,7 @@
-"""Noise level sigma(t) and scale s(t) chosen apart, to sample any model along: Karras et al. (2022), "EDM", Table 1.
+"""Noise level sigma(t) and scale s(t) to sample any model with, chosen separately: Karras et al. (2022), "EDM", Table
+1.
 
-x_t = s(t) (x_0 + sigma(t) eps): what the paper calls sigma is the noise level sigma / alpha here, and s is alpha.
+x_t = s(t) (x_0 + sigma(t) eps): the paper's sigma is the noise level sigma / alpha here, and its s is alpha.
 """
 import math
 from collections.abc import Callable
@@ -41,7 +42,7 @@ class ScheduleScaling(Process):
         t = jnp.asarray(t, float)
         if self.schedule == "vp":
             beta_d, beta_min = self.betas()
-            # Kept off 0, where the root has no slope; t = 0 itself is the data.
+            # Kept off 0, where the root has no derivative; t = 0 is the data.
             square = jnp.expm1(beta_d * t**2 / 2 + beta_min * t)
             return jnp.sqrt(jnp.where(t > 0, square, 1.0)) * (t > 0)
         return jnp.sqrt(jnp.where(t > 0, t, 1.0)) * (t > 0) if self.schedule == "ve" else t
@@ -68,20 +69,20 @@ class ScheduleScaling(Process):
         return jnp.minimum(t, self.t_max)
 
     def c_noise(self, t: Time) -> Array:
-        """ln(sigma) / 4; a model on another process is told its own."""
+        """ln(sigma) / 4. A model of another process keeps its own c_noise (`on_process`)."""
         return jnp.log(self.noise_level(t)) / 4
 
 
 def _along(schedule: str) -> Callable[..., ScheduleScaling]:
     def member(*, low: float, high: float,
                scaling: Literal["none", "vp"] = "none",  # s(t) (Karras et al. 2022, Table 1)
-               sigma_min: float = -1.0,  # the least noise level; -1: the model's ...
-               sigma_max: float = -1.0,  # ... and the most
+               sigma_min: float = -1.0,  # the smallest noise level; -1: the model's
+               sigma_max: float = -1.0,  # the largest noise level; -1: the model's
                ) -> ScheduleScaling:
         return ScheduleScaling(schedule=schedule, scaling=scaling, sigma_min=low, sigma_max=high)
     member.__doc__ = f"Another process of the same noise levels, with EDM's schedule sigma(t) = {schedule}."
     return member
 
 
-# Of sample.schedule. `low` and `high` are sigma_min and sigma_max within what the model knows.
+# Members of sample.schedule. `low` and `high` are sigma_min and sigma_max within the model's noise levels.
 SCHEDULES = {"model": None, **{name: _along(name) for name in ("linear", "vp", "ve")}}

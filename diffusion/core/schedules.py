@@ -32,7 +32,7 @@ def linear(steps: int, *,
 
 def cosine(steps: int, *,
            offset: float = 0.008,      # s
-           max_beta: float = 0.999,    # betas are clipped here
+           max_beta: float = 0.999,    # upper limit of the betas
            ) -> np.ndarray:
     """alpha_bar(t) = f(t)/f(0), f(t) = cos^2((t/T + s)/(1 + s) pi/2), betas clipped at `max_beta`.
 
@@ -74,9 +74,9 @@ def jsd(steps: int) -> np.ndarray:
 
 
 def warmup(steps: int, *, beta_start: float = 1e-4, beta_end: float = 0.02,
-           warmup_share: float = 0.1,  # of the steps, from beta_start to beta_end
+           warmup_share: float = 0.1,  # share of the steps that rise from beta_start to beta_end
            ) -> np.ndarray:
-    """From `beta_start` to `beta_end` over the first share of the steps, then `beta_end`: "warmup10" (0.1) and
+    """beta_t rises from `beta_start` to `beta_end` over the first share of the steps, then stays: "warmup10" (0.1) and
     "warmup50" (0.5) of Ho et al. (2020, code)."""
     _check_ends(beta_start, beta_end)
     require(0 <= warmup_share <= 1, "warmup_share", warmup_share, "is a share of the steps (Ho et al. 2020, code: 0.1 "
@@ -87,16 +87,16 @@ def warmup(steps: int, *, beta_start: float = 1e-4, beta_end: float = 0.02,
 
 
 def table(steps: int, *,
-          betas: tuple[float, ...] = (),  # beta_1 .. beta_T themselves
+          betas: tuple[float, ...] = (),  # beta_1 .. beta_T
           ) -> np.ndarray:
-    """A schedule of one's own."""
+    """A user-given table of betas."""
     require(len(betas) == steps and all(0 < beta < 1 for beta in betas), "betas", f"{len(betas)} numbers",
             f"a table needs process.steps = {steps} numbers in (0, 1).")
     return np.asarray(betas, np.float64)
 
 
 def of_process(process: Process, steps: int) -> np.ndarray:
-    """The chain with the marginals that a variance-preserving process in continuous time has at t = 1/T, 2/T .. 1."""
+    """Betas of the chain with the marginals of a continuous variance-preserving process at t = 1/T, 2/T .. 1."""
     with jax.enable_x64(True):
         log_alpha_bar = np.append(0.0, -np.logaddexp(0, -np.asarray(process.log_snr(np.arange(1, steps + 1) / steps))))
     return -np.expm1(np.diff(log_alpha_bar))
@@ -115,10 +115,10 @@ def with_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
 
 
 def chain(schedule: Callable[..., np.ndarray]) -> Callable[..., DiscreteProcess]:
-    """A member of the processes, made of a schedule (T, *, keys) -> beta_1 .. beta_T.
+    """A member of the processes, made from a schedule (T, *, keys) -> beta_1 .. beta_T.
 
-    The member's `schedule` takes the same keys, and gives the betas before `zero_terminal_snr`. Raises FieldError where
-    they leave (0, 1].
+    The member's `schedule` takes the same keys and returns the betas before `zero_terminal_snr`. Both raise FieldError
+    for betas outside (0, 1].
     """
     def betas_of(*, steps: int, **keys) -> np.ndarray:
         require(steps >= 1, "steps", steps, "the number of noising steps T must be 1 or more (the papers: 1000).")
@@ -130,9 +130,8 @@ def chain(schedule: Callable[..., np.ndarray]) -> Callable[..., DiscreteProcess]
 
     def process(*,
                 steps: int = 1000,              # T
-                rescale_times: bool = False,    # the network is told (t - 1) 1000 / T, as in improved-diffusion, not
-                                                # t - 1
-                zero_terminal_snr: bool = False,  # rescale so that nothing of the data is left at T (Lin et al. 2024)
+                rescale_times: bool = False,    # c_noise is (t - 1) 1000 / T, as in improved-diffusion, not t - 1
+                zero_terminal_snr: bool = False,  # rescale so that alpha is 0 at T (Lin et al. 2024)
                 **keys) -> DiscreteProcess:
         betas = betas_of(steps=steps, **keys)
         return DiscreteProcess(betas=with_zero_terminal_snr(betas) if zero_terminal_snr else betas,
@@ -147,9 +146,9 @@ def chain(schedule: Callable[..., np.ndarray]) -> Callable[..., DiscreteProcess]
 
 
 def table_of(steps: int, *, process: Process,
-             table_of: str = "shifted_cosine",  # the process in continuous time whose marginals it has at t = 1/T .. 1
+             table_of: str = "shifted_cosine",  # the continuous process whose marginals it has at t = 1/T .. 1
              ) -> np.ndarray:
-    """A chain with the marginals of a process that keeps the variance: `process`, which build makes of the name."""
+    """A chain with the marginals of a variance-preserving process: `process`, which `build` makes from the name."""
     return of_process(process, steps)
 
 

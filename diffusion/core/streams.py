@@ -1,7 +1,7 @@
 """Named random streams: a draw is a function of (seed, stream, step, position of the example), never carried state.
 
-So the loss curve does not depend on the number of devices, hosts or micro-batches, and a resumed run draws what the
-uninterrupted one would have drawn.
+So the loss curve does not depend on the number of devices, hosts or micro-batches, and a resumed run makes the same
+draws as an uninterrupted one.
 """
 import zlib
 

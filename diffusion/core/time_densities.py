@@ -1,6 +1,6 @@
-"""Which times t are trained on: densities p(t) given by their quantile functions, u in [0, 1) -> t.
+"""Densities p(t) of the training times, given by their quantile functions, u in [0, 1) -> t.
 
-Where the u come from is apart from what is made of them: independent, or stratified over the whole batch.
+The u are drawn separately: independently, or stratified over the whole batch.
 """
 import math
 from abc import ABC, abstractmethod
@@ -21,8 +21,8 @@ _RESOLUTION = 2**23  # uniform float32 numbers are multiples of 1 / this
 class Times(NamedTuple):
     """Times drawn for a batch: E_p[f(t)] is the mean of importance * f(t)."""
     t: Array                         # [B]
-    p: Array                         # [B], the density that the objective means, per unit of t; integers: a probability
-    importance: Array | float = 1.0  # [B], p over the probability that t was drawn with
+    p: Array                         # [B], the objective's density per unit of t; for integer t a probability
+    importance: Array | float = 1.0  # [B], p divided by the probability of drawing t
 
     def log_snr_density(self, process: Process) -> Array:
         """p(lambda) = p(t) / |d lambda / dt|, [B]; between the times of a chain lambda is linear."""
@@ -31,28 +31,28 @@ class Times(NamedTuple):
 
 class TimeDensity(ABC):
     """One way to draw times. Members are frozen dataclasses of their settings."""
-    of_chain: bool | None = None  # whether it draws whole times, real ones, or what the process has
+    of_chain: bool | None = None  # True: draws integer times; False: real times; None: those of the process
 
     def init(self) -> Any:
-        """What the density learns from the losses, before the first step: a pytree, () if it learns nothing."""
+        """The initial state of a density that learns from the losses: a pytree, () if it learns nothing."""
         return ()
 
     @abstractmethod
     def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
-        """Times [B] of u [B] in [0, 1): row i is a function of u[i] and the state alone."""
+        """Times [B] of u [B] in [0, 1): row i is a function of u[i] and the state only."""
 
     def update(self, state: Any, t: Array, loss: Array) -> Any:
-        """The state after a step that found `loss` [B], without importance weights, at the times t [B]."""
+        """The state after a step with the losses `loss` [B], without importance weights, at the times t [B]."""
         return state
 
 
 def independent(keys: Keys) -> Array:
-    """u [B], row i a function of keys[i] alone."""
+    """u [B], row i a function of keys[i] only."""
     return jax.vmap(lambda key: jax.random.uniform(key))(keys)
 
 
 def stratified(key: Array, positions: Array, size: int) -> Array:
-    """u_i = (u_0 + i / size) mod 1 for the places i = positions [B] in a batch of `size`, which share u_0 of `key`.
+    """u_i = (u_0 + i / size) mod 1 for the positions i [B] in a batch of `size`, all with the same u_0, drawn by `key`.
 
     Each u_i is uniform and the batch covers [0, 1) evenly, which lowers the variance of the loss (Kingma et al. 2021,
     VDM, Appendix I.1).
@@ -74,8 +74,8 @@ class UniformDiscrete(TimeDensity):
 class Importance(TimeDensity):
     """The integers 1..T drawn in proportion to sqrt(E[L_t^2]), for the mean over uniform t (importance 1 / (p_t T)).
 
-    Nichol & Dhariwal (2021), Section 3.3: the last `history` losses of each t are kept, draws are uniform until all t
-    have as many, and then a share `uniform` of them.
+    Nichol & Dhariwal (2021), Section 3.3: the last `history` losses of each t are kept, draws are uniform until every t
+    has that many, and afterwards a share `uniform` of them is.
     """
     steps: int               # T
     history: int = 10
@@ -93,8 +93,8 @@ class Importance(TimeDensity):
         return jnp.where(warm, learned, 1 / self.steps)
 
     def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
-        # In whole numbers of the resolution of u, at least one each, so that every t is drawn with just the probability
-        # that its importance says: a sum of 4000 float32 numbers could miss the least of them.
+        # Probabilities are whole multiples of u's resolution, at least one each, so that every t is drawn with exactly
+        # the probability its importance assumes: a sum of 4000 float32 numbers could lose the smallest of them.
         p = self.probabilities(state)
         counts = 1 + jnp.floor(p * (_RESOLUTION - self.steps)).astype(jnp.int32)
         counts = counts.at[jnp.argmax(p)].add(_RESOLUTION - jnp.sum(counts, dtype=jnp.int32))
@@ -104,16 +104,16 @@ class Importance(TimeDensity):
         return Times(index + 1, jnp.full(u.shape, 1 / self.steps), 1 / (drawn * self.steps))
 
     def update(self, state: Any, t: Array, loss: Array) -> Any:
-        """The newest losses in place of the oldest; of one t in the order of the rows."""
+        """Replaces the oldest losses by the newest, in row order for losses of the same t."""
         order = jnp.argsort(t, stable=True)
         t, loss = t[order] - 1, loss[order]
         first, end = (jnp.searchsorted(t, t, side=side) for side in ("left", "right"))
         rank = jnp.arange(len(t)) - first
         slot = (state["counts"][t] + rank) % self.history
-        slot = jnp.where(rank >= end - first - self.history, slot, self.history)  # others are overwritten: dropped
+        slot = jnp.where(rank >= end - first - self.history, slot, self.history)  # drops older losses
         counts, full = state["counts"].at[t].add(1), self.history
         return {"losses": state["losses"].at[t, slot].set(loss.astype(state["losses"].dtype), mode="drop"),
-                # Above `history` the remainder alone counts: the next slot.
+                # Above `history` only the remainder matters: the next slot.
                 "counts": jnp.where(counts < full, counts, full + counts % full)}
 
 
@@ -157,7 +157,7 @@ class Mode(TimeDensity):
 
 @dataclass(frozen=True, kw_only=True)
 class LogNormal(TimeDensity):
-    """ln(sigma / alpha) ~ N(mean, std^2), cut to the levels of the process (Karras et al. 2022, "EDM", Table 1)."""
+    """ln(sigma / alpha) ~ N(mean, std^2), truncated to the process's levels (Karras et al. 2022, "EDM", Table 1)."""
     mean: float = -1.2
     std: float = 1.2
     of_chain = False
@@ -173,7 +173,7 @@ class LogNormal(TimeDensity):
 class CosineLogSnr(TimeDensity):
     """The log-SNR of the cosine schedule under uniform t: p(lambda) = sech(lambda / 2) / (2 pi), on any process.
 
-    Nichol & Dhariwal (2021), Eq. 17; Kingma & Gao (2023), Table 1. Cut to the process's log-SNRs.
+    Nichol & Dhariwal (2021), Eq. 17; Kingma & Gao (2023), Table 1. Truncated to the process's log-SNRs.
     """
     of_chain = False
 
@@ -184,7 +184,7 @@ class CosineLogSnr(TimeDensity):
 
 
 def _inside(u: Array) -> Array:
-    """u kept off 0, where a normal law's quantile and the log-SNR of a time are infinite, and off 1."""
+    """u clipped away from 0 and 1, where normal quantiles and log-SNRs are infinite."""
     return jnp.clip(u, 0.5 / _RESOLUTION, 1 - 0.5 / _RESOLUTION)
 
 
@@ -193,7 +193,7 @@ def _normal_density(z: Array) -> Array:
 
 
 def clean_end(process: Process) -> Array:
-    """The least noisy time: t_min, or where that is 0, the data, next to it."""
+    """The least noisy time: t_min, or just above 0 if t_min is 0 (the data)."""
     return jnp.asarray(process.t_min if process.t_min > 0 else 1e-7, float)
 
 
@@ -203,13 +203,13 @@ def _ends(process: Process) -> tuple[Array, Array]:
 
 
 def _along(process: Process, share: Array, density: Array | float) -> Times:
-    """The time at a share [B] of the range of t, whose density the share has."""
+    """The time at a share [B] of the range of t; `density` is the share's."""
     span = process.t_max - process.t_min
     return Times(process.t_min + span * share, jnp.broadcast_to(density / span, share.shape))
 
 
 def _at_log_snr(process: Process, log_snr: Array, density: Array) -> Times:
-    """The time of a log-SNR [B], whose density p(lambda) is given."""
+    """The time of a log-SNR [B]; `density` is p(lambda)."""
     t = process.time_of_log_snr(log_snr)
     return Times(t, density * jnp.abs(process.log_rates(t)[1]))
 
@@ -220,29 +220,29 @@ def uniform(*, process: Process) -> TimeDensity:
 
 
 def importance(*, process: Process) -> Importance:
-    """In proportion to the last losses (Nichol & Dhariwal 2021, Section 3.3)."""
+    """Times in proportion to their recent losses (Nichol & Dhariwal 2021, Section 3.3)."""
     return Importance(steps=process.t_max)
 
 
 def log_normal(*,
-               density_mean: float = -1.2,  # P_mean of the log noise level, or of the logit of t ...
-               density_std: float = 1.2,    # ... and P_std
+               density_mean: float = -1.2,  # P_mean: the mean of the log noise level, or of the logit of t
+               density_std: float = 1.2,    # P_std: its standard deviation
                ) -> LogNormal:
-    """Normal in the logarithm of the noise level (Karras et al. 2022)."""
+    """A normal density of the log noise level (Karras et al. 2022)."""
     _check_std(density_std)
     return LogNormal(mean=density_mean, std=density_std)
 
 
 def logit_normal(*, density_mean: float = 0.0, density_std: float = 1.0) -> LogitNormal:
-    """Normal in the logit of t (Esser et al. 2024)."""
+    """A normal density of the logit of t (Esser et al. 2024)."""
     _check_std(density_std)
     return LogitNormal(mean=density_mean, std=density_std)
 
 
 def mode(*,
-         mode_scale: float = 1.29,  # s
+         mode_scale: float = 1.29,  # s of Eq. 20
          ) -> Mode:
-    """Heavier in the middle of the times, or at their ends (Esser et al. 2024)."""
+    """More times in the middle of the range, or at its ends (Esser et al. 2024)."""
     require(-1 <= mode_scale <= 2 / (math.pi - 2), "mode_scale", mode_scale, "must lie in [-1, 1.75], else the times "
             "do not rise with u (Esser et al. 2024, Eq. 20).")
     return Mode(scale=mode_scale)

@@ -9,15 +9,15 @@ from diffusion.typing import Array
 
 @dataclass(frozen=True, kw_only=True)
 class Uncertainty:
-    """A linear layer on Fourier features of ln(sigma/alpha)/4, to make of the loss L: L e^-u + u, least at u = ln L.
+    """u is a linear layer on Fourier features of ln(sigma/alpha)/4; the loss L becomes L e^-u + u, least at u = ln L.
 
-    So every noise level contributes the same whatever its loss. The frequencies are N(0, 1) and fixed, and u starts at
-    0. Unlike in the paper's network the layer is not normalised.
+    Every noise level then contributes equally, whatever its loss. The frequencies are N(0, 1) and fixed, and u starts
+    at 0. Unlike in the paper's network, the layer is not normalised.
     """
     channels: int = 128
 
     def init(self) -> dict[str, Array]:
-        """The parameters, which go with the network's in params["uncertainty"]."""
+        """The parameters, stored next to the network's in params["uncertainty"]."""
         return {"weight": jnp.zeros(self.channels)}
 
     def __call__(self, params: dict[str, Array], log_snr: Array) -> Array:

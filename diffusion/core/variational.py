@@ -21,7 +21,7 @@ _LEAST_LOG_PROBABILITY = math.log(1e-12)  # of a level, as in the code of Ho et 
 
 
 def variance_of(name: Literal["small", "large", "learned_range", "mixed"], share: float) -> Variance:
-    """The Variance of a name; "mixed" is the share of the large one. Raises FieldError for a share beyond [0, 1]."""
+    """The Variance of a name; "mixed" is the share of the large one. Raises FieldError for a share outside [0, 1]."""
     require(0 <= share <= 1, "variance_share", share, "must lie in [0, 1]: 0 is the small variance, 1 the large one "
             "(Hoogeboom et al. 2023: 0.2; Ho & Salimans 2022: 0.3).")
     return share if name == "mixed" else name
@@ -37,9 +37,9 @@ def normal_kl(mean1: Array, log_variance1: Array, mean2: Array, log_variance2: A
 def discretized_gaussian_log_likelihood(x0: Image, mean: Array, log_std: Array) -> Array:
     """log of the mass that N(mean, std^2) puts on x_0's level, in nats, [B, H, W, C] (Ho et al. 2020, Eq. 13).
 
-    The levels -1 and 1 get the tails. As in the authors' code, the normal distribution function is Phi(z) = sigmoid(2
-    sqrt(2/pi) (z + 0.044715 z^3)), within 2e-4 of it and a distribution function itself, so that the levels' masses add
-    to 1; and no mass counts as less than 1e-12.
+    The levels -1 and 1 get the tails. As in the authors' code, the normal CDF is approximated by Phi(z) = sigmoid(2
+    sqrt(2/pi) (z + 0.044715 z^3)), to within 2e-4. Phi is itself a CDF, so the levels' masses add to 1. Masses are at
+    least 1e-12.
     """
     def logit(edge: Array) -> Array:
         z = (edge - mean) * jnp.exp(-log_std)
@@ -57,18 +57,18 @@ def reverse_log_variance(process: Process, prediction: Prediction, s: Time, t: T
                          t_previous: Time | None = None) -> Array:
     """log of the variance of p(x_s | x_t), s < t, to broadcast against x (Ho et al. 2020, Section 3.2).
 
-    small          sigma_s^2 (1 - SNR_t/SNR_s): beta-tilde, the posterior's own; right for a single data point
-    large          sigma_t^2 (1 - SNR_t/SNR_s) = 1 - alpha_t^2/alpha_s^2: beta_t, right for data ~ N(0, I)
-    learned_range  between their logarithms, where the network says (Nichol & Dhariwal 2021, Eq. 15)
-    a number       between their logarithms, this share of large (Ho & Salimans 2022, v; Hoogeboom et al. 2023)
+    small          sigma_s^2 (1 - SNR_t/SNR_s): beta-tilde, the posterior variance; exact for a single data point
+    large          sigma_t^2 (1 - SNR_t/SNR_s) = 1 - alpha_t^2/alpha_s^2: beta_t, exact for data ~ N(0, I)
+    learned_range  between their logarithms, by the network's output (Nichol & Dhariwal 2021, Eq. 15)
+    a number       between their logarithms, by this share of large (Ho & Salimans 2022, v; Hoogeboom et al. 2023)
 
-    beta-tilde is 0 at s = 0. There it is that of the step before, from `after` to t, and so is `large`, as in the code
-    of both papers; `after` is the time that precedes t in the grid, 2t if None, as in a uniform grid.
+    At s = 0, where beta-tilde is 0, `small` and `large` are both beta-tilde of the preceding step (t_previous -> t), as
+    in the code of both papers. t_previous: the time before t in the grid; None: 2t, as in a uniform grid.
     """
     t_previous = jnp.minimum(2 * t, process.t_max) if t_previous is None else t_previous
     last = s == 0
     upper, lower = jnp.where(last, t_previous, t), jnp.where(last, t, s)
-    # A grid of one step has none before it.
+    # A grid of one step has no preceding step.
     removed = jnp.where(upper > lower, process.noise_added_fraction(lower, upper), 1.0)
     small = expand(2 * jnp.log(process.sigma(lower)) + jnp.log(removed), prediction.x0)
     if variance == "small":
@@ -84,15 +84,15 @@ def vlb_term(diffusion: Diffusion, x0: Image, x_t: Image, t: Time, cond: Cond, v
              s: Time | None = None, t_previous: Time | None = None) -> Array:
     """L_{t-1} (Ho et al. 2020, Eq. 5), in bits per dimension, [B]; t is [B] or a scalar.
 
-    KL(q(x_s | x_t, x_0) || p(x_s | x_t)), and -log p(x_0 | x_t) at s = 0, of a draw x_t ~ q(x_t | x_0). s: the next
-    time of the grid, t - 1 if None. after: as in `reverse_log_variance`.
+    KL(q(x_s | x_t, x_0) || p(x_s | x_t)), and -log p(x_0 | x_t) at s = 0, for a draw x_t ~ q(x_t | x_0). s: the next
+    time of the grid, t - 1 if None. t_previous: as in `reverse_log_variance`.
     """
     return vlb_of_prediction(diffusion.process, diffusion.denoise(x_t, t, cond), x0, x_t, t, variance, s, t_previous)
 
 
 def vlb_of_prediction(process: Process, prediction: Prediction, x0: Image, x_t: Image, t: Time, variance: Variance,
                       s: Time | None = None, t_previous: Time | None = None) -> Array:
-    """`vlb_term` of a prediction that is at hand, which a loss may have changed."""
+    """`vlb_term` for a given prediction, which a loss may have changed."""
     s = t - 1 if s is None else s
     log_variance = reverse_log_variance(process, prediction, s, t, variance, t_previous)
     mean = process.posterior(x_t, prediction.x0, s, t).mean
@@ -116,11 +116,11 @@ def reconstruction_term(process: Process, x0: Image, eps: Image) -> Array:
     """
     level = process.noise_level(clean_end(process))
     noisy = x0 + level * eps
-    # The level nearest to it, by which the largest exponent is subtracted.
+    # The nearest level has the largest exponent, which is subtracted.
     nearest = jnp.clip(jnp.round((noisy + 1) / 2 * 255), 0, 255)
     exponent = lambda k, noisy, level: -0.5 * ((noisy - (2 * k / 255 - 1)) / level) ** 2  # noqa: E731
     largest = exponent(nearest, noisy, level)
-    # One level after the other, also in the gradient: all at once are 256 times the memory of the images.
+    # One level at a time, also in the gradient: all at once would take 256 times the images' memory.
     one = jax.checkpoint(lambda k, noisy, level, largest: jnp.exp(exponent(k, noisy, level) - largest))
     total = jax.lax.fori_loop(0, 256, lambda k, total: total + one(k, noisy, level, largest), jnp.zeros_like(x0))
     return mean_flat(largest + jnp.log(total) + 0.5 * eps**2) / math.log(2)

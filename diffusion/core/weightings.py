@@ -1,11 +1,11 @@
 """Weights w(lambda) of the squared error in eps, lambda = log-SNR: the loss is w ||eps - eps_hat||^2.
 
-A weight of the error in x_0 is exp(-lambda) times that here, since ||eps - eps_hat||^2 = SNR ||x_0 - x_0_hat||^2. What
-is trained for is w(lambda) p(lambda), the effective weight: a weight that is meant for the loss per unit of log-SNR,
-whatever the density of times, is divided by p(lambda) (Kingma & Gao 2023, "Understanding Diffusion Objectives").
+A weight w' on the error in x_0 is w = exp(-lambda) w' here, since ||eps - eps_hat||^2 = SNR ||x_0 - x_0_hat||^2. The
+effective weight in training is w(lambda) p(lambda): a weight defined per unit of log-SNR, whatever the density of
+times, is therefore divided by p(lambda) (Kingma & Gao 2023, "Understanding Diffusion Objectives").
 
-Each weighting is alpha^2 w as a function of alpha^2 and sigma^2, SNR = alpha^2 / sigma^2. This product is finite where
-w itself is not: at alpha = 0, where nothing of the data is left (zero terminal SNR, Lin et al. 2024).
+Each weighting returns alpha^2 w as a function of alpha^2 and sigma^2, SNR = alpha^2 / sigma^2. This product is finite
+where w is not: at alpha = 0 (zero terminal SNR, Lin et al. 2024).
 """
 import math
 from collections.abc import Callable
@@ -23,13 +23,13 @@ from diffusion.typing import Array, Time
 Weight = Callable[[Process, Times], Array]
 # (alpha^2, sigma^2) -> alpha^2 w
 Weighting = Callable[[Array, Array], Array]
-LEAST_SNR = 2e-9  # about e^-20, the lowest log-SNR that the log's bins tell apart
+LEAST_SNR = 2e-9  # about e^-20; -20 is the lowest log-SNR that the log's bins resolve
 
 
 def in_space(weighting: Weighting | None, space: Parameterization, *, per_log_snr: bool = False) -> Weight:
-    """The weight of the error in `space` that is w(lambda) on the error in eps; None: 1 in the space itself.
+    """The weight of the error in `space` equivalent to w(lambda) on the error in eps; None: weight 1 in `space`.
 
-    At one x_t an error in F = a x_0 + b eps is (alpha b - sigma a) / alpha times that in eps, so the weight is
+    At fixed x_t an error in F = a x_0 + b eps is (alpha b - sigma a) / alpha times the error in eps, so the weight is
     alpha^2 w / (alpha b - sigma a)^2. per_log_snr: w is divided by p(lambda).
     """
     def weight(process: Process, times: Times) -> Array:
@@ -37,7 +37,7 @@ def in_space(weighting: Weighting | None, space: Parameterization, *, per_log_sn
         w = jnp.ones(times.t.shape, float)
         if weighting is not None:
             w = weighting(signal, noise) / space.determinant(process, times.t) ** 2
-        if per_log_snr:  # at alpha = 0 the limit: alpha^2 falls faster than p(lambda)
+        if per_log_snr:  # 0 at alpha = 0, the limit: alpha^2 falls faster than p(lambda)
             left = signal > 0
             w = jnp.where(left, w / jnp.where(left, times.log_snr_density(process), 1), 0)
         return w * jnp.ones(times.t.shape, float)
@@ -45,15 +45,15 @@ def in_space(weighting: Weighting | None, space: Parameterization, *, per_log_sn
 
 
 def space_of(weighting: Weighting | None, space: Parameterization, process: Process) -> Parameterization:
-    """Where to measure the weighted error: `space`, or v if the process ends in pure noise. With a weighting the loss
-    is the same in every space; at alpha = 0 an error in eps is 0, under a weight without bound."""
+    """The space to measure the weighted error in: `space`, or v if the process ends in pure noise. With a weighting the
+    loss is the same in every space, but at alpha = 0 the error in eps is 0 and its weight unbounded."""
     ends_in_noise = not np.isfinite(process.log_snr(process.t_max))
     return V if weighting is not None and ends_in_noise else space
 
 
 def on_eps(weight: Array, space: Parameterization, process: Process, t: Time) -> Array:
-    """The weight of the squared error in eps, [B], that `weight` is on the error in `space`; below LEAST_SNR, where it
-    may have no bound, that of LEAST_SNR."""
+    """The weight of the squared error in eps, [B], equivalent to `weight` on the error in `space`, computed with the
+    SNR clipped at LEAST_SNR, below which it may be unbounded."""
     signal, noise = process.alpha(t) ** 2, process.sigma(t) ** 2
     return weight * space.determinant(process, t) ** 2 / jnp.maximum(signal, LEAST_SNR * noise)
 
@@ -110,23 +110,23 @@ def edm(signal: Array, noise: Array, sigma_data: float = 0.5) -> Array:
 
 
 def sigmoid(signal: Array, noise: Array, *,
-            bias: float = 2.0,  # the log-SNR where it falls to 1/2
+            bias: float = 2.0,  # the log-SNR at which the weight is 1/2
             ) -> Array:
     """w = sigmoid(bias - lambda), for the loss per unit of log-SNR: Kingma & Gao (2023), whose bias is 2."""
     return signal * noise / (noise + signal * math.exp(-bias))
 
 
 def clipped_velocity(signal: Array, noise: Array, *,
-                     least_sigma: float = 0.05,  # from which on sigma counts as it is
+                     least_sigma: float = 0.05,  # smaller sigma count as this
                      ) -> Array:
-    """w = min(1, (sigma / least)^2) / alpha^2, which is 1 / max(sigma, least)^2 on x_0: the flow process's velocity of
-    a predicted x_0, (x_t - x_0) / sigma, with its denominator kept from 0 (Li & He 2025, "JiT", code, t_eps)."""
+    """w = min(1, (sigma / least)^2) / alpha^2, which is 1 / max(sigma, least)^2 on x_0: the error in the flow process's
+    velocity (x_t - x_0) / sigma of a predicted x_0, with its denominator clipped (Li & He 2025, "JiT", code, t_eps)."""
     _check_positive("least_sigma", least_sigma)
     return jnp.minimum(1.0, noise / least_sigma**2)
 
 
 def likelihood(signal: Array, noise: Array) -> Array:
-    """w = 1, for the loss per unit of log-SNR: g^2 on the score, the variational bound in continuous time but for a
+    """w = 1, for the loss per unit of log-SNR: g^2 on the score, the variational bound in continuous time up to a
     factor.
 
     Song et al. (2021), "Maximum Likelihood Training of Score-Based Diffusion Models", Theorem 1; Kingma et al.
