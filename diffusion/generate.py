@@ -1,4 +1,4 @@
-"""Drawing samples: one compiled program for the chains of a solver, image i a function of (seed, i) alone."""
+"""Sampling: one compiled program for the chains of a solver, image i a function of (seed, i) only."""
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,10 +13,10 @@ from diffusion.samplers import base
 from diffusion.train import sharding
 from diffusion.typing import Array, Params
 
-ROWS = 1024  # step tables are filled up to a multiple of this, so that any number of steps is the same program
+ROWS = 1024  # step tables are padded to a multiple of this, so that one program serves any number of steps
 
-# A chain that is reported on is cut into so many calls of the device, of so many steps at least: each call costs some
-# milliseconds, since what does not change from step to step is computed at its start.
+# With progress reports a chain is cut into up to CHUNKS device calls, of about CHUNK_STEPS steps or more: each call
+# costs some milliseconds, since it recomputes at its start whatever is constant across steps.
 CHUNKS, CHUNK_STEPS = 20, 10
 
 # generate(params, seed, first, count, report=None) -> batches [b,H,W,C] float32 in [-1,1] of the images first ..
@@ -24,16 +24,16 @@ CHUNKS, CHUNK_STEPS = 20, 10
 Generate = Callable[..., Iterator[np.ndarray]]
 
 
-# Arrays by name that a chain depends on beside the parameters: scalars such as a guidance scale, and what goes with
-# each image, [B, ...]. Their values do not compile anew.
+# A chain's inputs by name, besides the parameters: scalars such as a guidance scale, and per-image arrays [B, ...]. New
+# values need no compilation.
 ChainInputs = dict[str, Any]
-# Called under jit: (params, given) -> the solver and what it runs on. params is whatever the caller passes on.
+# Called under jit: (params, chain_inputs) -> the solver and the Diffusion. params is whatever the caller passes.
 ChainBuilder = Callable[[Params, ChainInputs], tuple[base.Solver, Diffusion]]
 
 
 class Samples(NamedTuple):
     x: np.ndarray       # float32 [B, H, W, C] at the last time: an image as the solver left it, or noise
-    evaluations: float  # of the denoiser for each image: their mean, where a solver adapts its steps
+    evaluations: float  # denoiser calls per image, the mean if the solver adapts its steps
 
     @property
     def images(self) -> np.ndarray:
@@ -44,29 +44,29 @@ class Samples(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
     """The chains of one solver. It compiles once for each batch size, whatever the number of steps."""
-    prior: Callable[..., Array]         # (params, given, seed, indices, t) -> x at t
-    begin: Callable[..., Any]           # (params, given, x) -> the solver's carry
-    advance: Callable[..., tuple]       # (params, given, seed, indices, cond, steps, first, last, carry, x)
-    gather: Callable[[Any], Any]        # all rows, in all processes
-    evaluations: Callable[..., float]   # (steps, carry) -> of the denoiser, for an image
+    prior: Callable[..., Array]         # (params, chain_inputs, seed, indices, t) -> x at t
+    begin: Callable[..., Any]           # (params, chain_inputs, x) -> the solver's carry
+    advance: Callable[..., tuple]       # (params, chain_inputs, seed, indices, cond, steps, first, last, carry, x)
+    gather: Callable[[Any], Any]        # collects all rows, in all processes
+    evaluations: Callable[..., float]   # (steps, carry) -> denoiser calls per image
     mesh: Mesh
 
     def __call__(self, params: Params, steps: np.ndarray, seed: int, indices: np.ndarray, *,
                  cond: np.ndarray | None = None, noise: np.ndarray | None = None,
                  chain_inputs: ChainInputs | None = None,
                  report: Callable[[int], None] | None = None) -> Samples:
-        """The images `indices` [B] int32 of the seed, by the steps [S, 2].
+        """Draws the images `indices` [B] int32 of the seed with the steps [S, 2].
 
         B is a multiple of `sharding.batch_shards`. cond: labels int32 [B]. noise: x at the first time instead of the
-        drawn one. The chain is one call of the device, or up to CHUNKS of them if `report` is to hear after each how
-        many more steps are done.
+        drawn one. The chain is one device call, or up to CHUNKS calls with `report`, which gets the number of steps
+        done after each.
         """
         everywhere = lambda value: jax.device_put(value, sharding.replicated(self.mesh))  # noqa: E731
         seed = everywhere(np.uint32(seed))
         put = lambda x: None if x is None else sharding.put_rows(x, self.mesh)  # noqa: E731
         indices, cond, noise = put(indices), put(cond), put(noise)
         chain_inputs = {name: put(x) if np.ndim(x) else everywhere(np.float32(x))
-                 for name, x in (chain_inputs or {}).items()}
+                        for name, x in (chain_inputs or {}).items()}
         x = self.prior(params, chain_inputs, seed, indices, everywhere(steps[0, 0])) if noise is None else noise
         table = everywhere(np.resize(steps, (-(-len(steps) // ROWS) * ROWS, 2)))
         chunks = min(CHUNKS, -(-len(steps) // CHUNK_STEPS)) if report else 1
@@ -74,8 +74,7 @@ class Sampler:
         carry = self.begin(params, chain_inputs, x)
         for first, last in zip(cuts[:-1], cuts[1:]):
             carry, x = self.advance(params, chain_inputs, seed, indices, cond, table, everywhere(first),
-                                    everywhere(last),
-                                    carry, x)
+                                    everywhere(last), carry, x)
             if report:
                 jax.block_until_ready(x)
                 report(int(last - first))
@@ -107,14 +106,14 @@ def make_sampler(chain: ChainBuilder, shape: tuple[int, int, int], mesh: Mesh,
 
 
 def labels_of(classes: np.ndarray | None, indices: np.ndarray) -> np.ndarray | None:
-    """Of images by index: the classes in turn, image i of classes[i % K]; None where there are none."""
+    """Labels of images by index, the classes in turn: image i has classes[i % K]; None without classes."""
     return None if classes is None else classes[indices % len(classes)]
 
 
 def make_generate(sampler: Sampler, steps_of: Callable[[Params], np.ndarray], *, classes: np.ndarray | None,
                   batch_size: int) -> Generate:
-    """A generator of any number of images, `batch_size` at a time, of the classes in turn (`labels_of`). The last batch
-    is filled up and cut, so that nothing compiles twice."""
+    """A generator of any number of images, `batch_size` at a time, with the classes in turn (`labels_of`). The last
+    batch is padded and cut, so that nothing compiles twice."""
     def generate(params: Params, seed: int, first: int, count: int,
                  report: Callable[[int], None] | None = None) -> Iterator[np.ndarray]:
         rows = min(batch_size, sharding.fill(count, sampler.mesh))

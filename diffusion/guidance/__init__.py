@@ -1,4 +1,4 @@
-"""Guidance: Diffusion -> Diffusion: {pair of predictions} x {rule} x {interval}, or a gradient."""
+"""Guidance, Diffusion -> Diffusion: {pair of predictions} x {rule} x {interval}, or a classifier's gradient."""
 from diffusion.guidance.classifier import classifier
 from diffusion.guidance.momentum import Momentum
 from diffusion.guidance.pairs import autoguidance, classifier_free, guided, label_pair, model_pair

@@ -17,14 +17,14 @@ def classifier(diffusion: Diffusion, log_probability: LogProbability, scale: Arr
     """eps = eps - sigma scale grad log p(label | x_t): Dhariwal & Nichol (2021), Algorithm 2.
 
     With the exact classifier and scale 1 an unconditional model becomes the conditional one, whatever the solver (the
-    paper's Algorithm 1, which shifts the mean of an ancestral step, is this to first order). conditional: the denoiser
-    is given the labels too; else none.
+    paper's Algorithm 1, which shifts the mean of an ancestral step, is this to first order). conditional: whether the
+    denoiser gets the labels too.
     """
     def with_gradient(x_t: Image, t: Time, cond: Cond = None) -> Prediction:
         process = diffusion.process
         prediction = diffusion.denoise(x_t, t, cond if conditional else None)
         gradient = jax.grad(lambda x: jnp.sum(log_probability(x, t, cond)))(x_t)
         factor = process.sigma(t) * process.noise_level(t)
-        factor = jnp.where(jnp.isfinite(factor), factor, 0)  # where alpha is 0, x_t says nothing of the label
+        factor = jnp.where(jnp.isfinite(factor), factor, 0)  # where alpha is 0, x_t does not depend on the label
         return shift_x0(process, prediction, expand(factor * scale, x_t) * gradient, t)
     return diffusion._replace(denoise=with_gradient)

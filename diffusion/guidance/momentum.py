@@ -1,4 +1,4 @@
-"""Guidance that remembers earlier steps: a solver around a solver, since only a solver has memory."""
+"""Guidance with momentum, implemented as a solver wrapper because only solvers carry state."""
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,23 +14,23 @@ from diffusion.typing import Array, Cond, Image, Keys, Time
 
 
 class Remembered(NamedTuple):
-    solver: Carry   # that of the solver inside
-    average: Image  # d of the steps so far
+    solver: Carry   # the wrapped solver's carry
+    average: Image  # d with momentum, of the steps so far
 
 
 @dataclass(frozen=True, kw_only=True)
 class Momentum(Solver):
-    """d = x_0_strong - x_0_weak becomes d + momentum d_before, d_before being that of the step before.
+    """d = x_0_strong - x_0_weak becomes d + momentum d_before, where d_before is the previous step's result.
 
-    Sadat et al. (2024), "APG", Algorithm 1, where momentum is negative, to push each step away from the direction of
-    those before. The rule then sees a weak prediction that differs from the strong one by this d. Only for solvers
-    that evaluate the denoiser once a step, at its (x, t): the prediction is made here, and they are given it.
+    Sadat et al. (2024), "APG", Algorithm 1, where a negative momentum pushes each step away from the directions of
+    earlier steps. The rule gets a weak prediction that differs from the strong one by this d. Only for solvers that
+    call the denoiser once a step, at the step's (x, t): the prediction is computed here and passed to the solver.
     """
     solver: Solver
     momentum: Array | float
     pair: Callable[[Diffusion], Pair]
     rule: Rule
-    finish: Callable[[Diffusion], Diffusion] = lambda diffusion: diffusion  # what comes after guidance, as clipping
+    finish: Callable[[Diffusion], Diffusion] = lambda diffusion: diffusion  # applied after guidance, such as clipping
 
     def init(self, x: Image) -> Remembered:
         return Remembered(self.solver.init(x), jnp.zeros_like(x))

@@ -1,6 +1,6 @@
 """Guidance by two predictions, a strong and a weak one: Diffusion -> Diffusion, each with a rule of guidance/rules.py.
 
-These compose with clipping and with each other. Scales and bounds may be traced: their values do not compile anew.
+These compose with clipping and with each other. Scales and bounds may be traced: new values need no compilation.
 """
 from collections.abc import Callable
 
@@ -18,10 +18,10 @@ Interval = tuple[Array | float, Array | float]
 
 
 def label_pair(diffusion: Diffusion, null_label: int) -> Pair:
-    """With the labels, and with "no class" in their place, in one call of the network on a doubled batch.
+    """Predictions with the labels and with "no class" in their place, in one network call on a doubled batch.
 
-    null_label: what training had for "no class", num_classes where it hid labels (network.label_dropout). The two of an
-    image are neighbours in that batch, so that they stay on its device: a concatenation would cost collectives.
+    null_label: the label for "no class" in training, num_classes if it used network.label_dropout. The two rows of an
+    image are neighbours in that batch, so that they stay on its device; concatenation would need collectives.
     """
     def pair(x_t: Image, t: Time, cond: Cond = None) -> tuple[Prediction, Prediction]:
         labels = jnp.stack([cond, jnp.full_like(cond, null_label)], axis=1).reshape(-1)
@@ -31,20 +31,20 @@ def label_pair(diffusion: Diffusion, null_label: int) -> Pair:
 
 
 def model_pair(diffusion: Diffusion, guide: Diffusion) -> Pair:
-    """A model, and a worse one of the same process (Karras et al. 2024, "Guiding ... with a Bad Version of Itself").
+    """A model and a worse one on its process (Karras et al. 2024, "Guiding ... with a Bad Version of Itself").
 
-    The guide is smaller or trained for less time, with the same labels; one on another process is put on this one by
-    `on_process`.
+    The guide is smaller or trained for less time, with the same labels; `on_process` converts a guide from another
+    process.
     """
     return lambda x_t, t, cond=None: (diffusion.denoise(x_t, t, cond), guide.denoise(x_t, t, cond))
 
 
 def guided(diffusion: Diffusion, pair: Pair, rule: Rule, *, interval: Interval | None = None) -> Diffusion:
-    """`diffusion`, with what `rule` makes of the pair in the place of its prediction.
+    """`diffusion` with its prediction replaced by the `rule` applied to the pair.
 
-    interval: beyond these noise levels it predicts alone, with no second evaluation (Kynkaanniemi et al. 2024,
-    "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality", Eq. 5). Samplers' scalar t is
-    asked for there: the times of a batch [B] are guided or not one by one, and all evaluated.
+    interval: outside these noise levels the prediction is unguided, with no second evaluation (Kynkaanniemi et al.
+    2024, "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality", Eq. 5). Skipping that
+    evaluation needs a scalar t, as in samplers; for times [B] both predictions are made, and one is chosen per example.
     """
     def with_guide(x_t: Image, t: Time, cond: Cond = None) -> Prediction:
         return rule(diffusion.process, *pair(x_t, t, cond), x_t, t)
@@ -62,7 +62,7 @@ def guided(diffusion: Diffusion, pair: Pair, rule: Rule, *, interval: Interval |
 
 def classifier_free(diffusion: Diffusion, scale: Array | float, null_label: int, *,
                     interval: Interval | None = None) -> Diffusion:
-    """Classifier-free guidance (Ho & Salimans 2022): the rule `linear` on the labels and none."""
+    """Classifier-free guidance (Ho & Salimans 2022): the rule `linear` with and without the labels."""
     return guided(diffusion, label_pair(diffusion, null_label), linear(scale), interval=interval)
 
 

@@ -1,7 +1,7 @@
-"""What a strong and a weak prediction at the same x_t make together: the published rules, with one signature.
+"""Published rules to combine a strong and a weak prediction at the same x_t, with one signature.
 
-A scale of 1 is the strong prediction and 0 the weak one (but in `plus_plus`); a paper's w may be this less 1. A learned
-variance is the strong one's.
+Scale 1 gives the strong prediction and 0 the weak one (except in `plus_plus`); a paper's w may be scale - 1. A learned
+variance is the strong prediction's.
 """
 from collections.abc import Callable
 
@@ -17,9 +17,9 @@ Rule = Callable[[Process, Prediction, Prediction, Image, Time], Prediction]
 
 
 def linear(scale: Array | float) -> Rule:
-    """eps = eps_weak + scale (eps_strong - eps_weak), and x_0 alike (Ho & Salimans 2022, Eq. 6).
+    """eps = eps_weak + scale (eps_strong - eps_weak), and the same for x_0 (Ho & Salimans 2022, Eq. 6).
 
-    It is the same in eps, x_0 or v, since x_t is.
+    The rule is the same in eps, x_0 or v, since x_t is the same.
     """
     def rule(process: Process, strong: Prediction, weak: Prediction, x_t: Image, t: Time) -> Prediction:
         return strong._replace(x0=_mix(weak.x0, strong.x0, scale), eps=_mix(weak.eps, strong.eps, scale))
@@ -29,7 +29,7 @@ def linear(scale: Array | float) -> Rule:
 def plus_plus(scale: Array | float) -> Rule:
     """x_0 guided as in `linear`, with scale in [0, 1], and eps the weak one (Chung et al. 2024, "CFG++", Algorithm 2).
 
-    For DDIM, which goes to alpha x_0 + sigma eps. A transform that makes eps of x_0 anew, as clipping may, undoes it.
+    For DDIM, whose step is alpha x_0 + sigma eps. A transform that recomputes eps from x_0, as clipping may, undoes it.
     """
     def rule(process: Process, strong: Prediction, weak: Prediction, x_t: Image, t: Time) -> Prediction:
         return strong._replace(x0=_mix(weak.x0, strong.x0, scale), eps=weak.eps)
@@ -38,10 +38,10 @@ def plus_plus(scale: Array | float) -> Rule:
 
 def projected(scale: Array | float, *, parallel: Array | float = 0.0,
               norm_threshold: Array | float = float("inf")) -> Rule:
-    """Adaptive projected guidance (Sadat et al. 2024, "APG", Algorithm 1), but for its momentum: guidance/momentum.py.
+    """Adaptive projected guidance (Sadat et al. 2024, "APG", Algorithm 1) without its momentum (guidance/momentum.py).
 
     x_0 = x_0_strong + (scale - 1) (d_orthogonal + parallel d_parallel), d = x_0_strong - x_0_weak, first shortened to
-    the norm `norm_threshold` where it is longer, and split along x_0_strong. parallel = 1 unbounded: `linear`.
+    the norm `norm_threshold` if longer, then split along x_0_strong. parallel = 1 without a threshold is `linear`.
     """
     def rule(process: Process, strong: Prediction, weak: Prediction, x_t: Image, t: Time) -> Prediction:
         d = strong.x0 - weak.x0
@@ -54,11 +54,11 @@ def projected(scale: Array | float, *, parallel: Array | float = 0.0,
 
 
 def rescaled(rule: Rule, share: Array | float, space: Parameterization) -> Rule:
-    """The result of `rule` brought towards the standard deviation that the strong prediction has, image by image.
+    """The result of `rule`, rescaled towards the standard deviation of the strong prediction, per image.
 
     Lin et al. (2024), "Common Diffusion Noise Schedules ... Are Flawed", Eqs. 14-16: F share std(F_strong) / std(F) +
-    (1 - share) F, with F what the network predicts (`space`); the paper's share is 0.7. Linear rules only: what eps and
-    x_0 say apart from each other (`plus_plus`) is lost.
+    (1 - share) F, with F the network's prediction (`space`); the paper's share is 0.7. Linear rules only: a difference
+    between eps and x_0 (`plus_plus`) is lost.
     """
     def rescaling(process: Process, strong: Prediction, weak: Prediction, x_t: Image, t: Time) -> Prediction:
         prediction = rule(process, strong, weak, x_t, t)
@@ -71,7 +71,7 @@ def rescaled(rule: Rule, share: Array | float, space: Parameterization) -> Rule:
 
 
 def shift_x0(process: Process, prediction: Prediction, change: Image, t: Time) -> Prediction:
-    """x_0 changed by `change` and eps as x_t then has it, by the difference: eps itself keeps its digits."""
+    """Adds `change` to x_0 and the matching difference to eps, which keeps eps precise."""
     return prediction._replace(x0=prediction.x0 + change,
                                eps=prediction.eps - change / expand(process.noise_level(t), change))
 

@@ -1,4 +1,4 @@
-"""What every estimator of -log p(x_0) is: a function of single examples, in bits per dimension."""
+"""The interface of the estimators of -log p(x_0): functions of single examples, in bits per dimension."""
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,13 +14,13 @@ HALF = 1 / 255  # half the distance between two levels of a byte, as numbers in 
 
 
 class Estimate(NamedTuple):
-    """What is known of each example; means over a data set are the caller's."""
+    """Per-example estimates. Averaging over the data set is up to the caller."""
     bits_per_dim: Array           # [B]
-    terms: dict[str, Array] = {}  # what it is made of, and more: [B], or [B, S] with one column for each time
+    terms: dict[str, Array] = {}  # its parts and other values: [B], or [B, S] with one column per time
 
 
-# (keys [B], diffusion, x0 [B,H,W,C] on the levels of a byte in [-1, 1], cond) -> Estimate. Row i depends on keys[i],
-# x0[i] and cond[i] alone.
+# (keys [B], diffusion, x0 [B,H,W,C] on the levels of a byte in [-1, 1], cond) -> Estimate. Row i depends only on
+# keys[i], x0[i] and cond[i].
 Estimator = Callable[[Keys, Diffusion, Image, Cond], Estimate]
 
 # (keys [B], diffusion, x at t_min [B,H,W,C], cond) -> (log p(x) [B] in nats, evaluations of the denoiser [B])

@@ -17,11 +17,11 @@ from diffusion.typing import Cond, Image, Keys
 def make_continuous_vlb(samples: int, *, uniform: Literal["log_snr", "time"] = "log_snr") -> Estimator:
     """-log p(x_0) <= prior + 1/2 int ||eps - eps_hat||^2 d lambda + reconstruction (VDM, Eqs. 4, 11 and 17).
 
-    The integral is over t_min .. t_max of the process, by `samples` draws for each example, one from each of as many
-    strata of equal width, in lambda or in t. In lambda no weight varies, and the value is the same for all processes
-    (VDM, Section 5.1); in t serves processes of infinite lambda at t_max. Terms: prior, diffusion and reconstruction
-    [B], which add up to the bound, and eps_mse [B, samples], the mean square error of eps_hat in each stratum, from
-    noise to data.
+    The integral is over t_min .. t_max of the process, with `samples` draws per example, one in each of `samples`
+    strata of equal width in lambda or in t. In lambda the weight is constant, and the value is the same for all
+    processes (VDM, Section 5.1); t is for processes with infinite lambda at t_max. Terms: prior, diffusion and
+    reconstruction [B], which add up to the bound, and eps_mse [B, samples], the mean square error of eps_hat in each
+    stratum, from noise to data.
     """
     def estimate(keys: Keys, diffusion: Diffusion, x0: Image, cond: Cond = None) -> Estimate:
         process, denoise = diffusion
@@ -47,7 +47,7 @@ def make_continuous_vlb(samples: int, *, uniform: Literal["log_snr", "time"] = "
 
 
 def continuous_vlb(*, process: Process, steps: int = 1000) -> Estimator:
-    """The bound in continuous time (Kingma et al. 2021), over log-SNR, or over t where that is infinite."""
+    """The bound in continuous time (Kingma et al. 2021), over log-SNR, or over t if the log-SNR is infinite."""
     check_steps(steps)
     finite = np.isfinite(float(process.log_snr(process.t_max)))
     return make_continuous_vlb(steps, uniform="log_snr" if finite else "time")

@@ -1,11 +1,11 @@
-"""From the density of real numbers to the probability of a byte's levels: P(x_0) is the integral of p over its cell.
+"""Dequantisation: the probability P(x_0) of byte levels, the integral of a density p over the cell of x_0.
 
 The cell is x_0 + u with |u| < 1/255 in each coordinate. For any density q(u | x_0) on it
 
   -log P(x_0) <= -E log (1/K sum_k p(x_0 + u_k) / q(u_k | x_0)),  u_k ~ q
 
-(Theis et al. 2016 with the uniform q and K = 1; Ho et al. 2019, "Flow++", any q; Burda et al. 2016, K > 1), the tighter
-the nearer q is to p in the cell, and as K grows.
+(Theis et al. 2016 with the uniform q and K = 1; Ho et al. 2019, "Flow++", any q; Burda et al. 2016, K > 1). The bound
+tightens as q approaches p in the cell and as K grows.
 """
 import math
 from collections.abc import Callable
@@ -23,13 +23,13 @@ Dequantizer = Callable[[Keys, Process, Image], tuple[Image, Array]]
 
 
 def uniform(keys: Keys, process: Process, x0: Image) -> tuple[Image, Array]:
-    """Any number of the cell alike: log q = -log(2/255) for each coordinate."""
+    """Uniform in the cell: log q = -log(2/255) for each coordinate."""
     u = jax.vmap(lambda key: jax.random.uniform(key, x0.shape[1:], x0.dtype, -HALF, HALF))(keys)
     return u, jnp.full(x0.shape[0], -x0[0].size * math.log(2 * HALF), x0.dtype)
 
 
 def truncated_normal(keys: Keys, process: Process, x0: Image) -> tuple[Image, Array]:
-    """N(0, (sigma/alpha)^2) at t_min, cut to the cell: what the model was trained on there, with nothing to learn.
+    """N(0, (sigma/alpha)^2) at t_min, truncated to the cell: the noise of the model's training, with nothing to learn.
 
     Zheng et al. (2023), "Improved Techniques for Maximum Likelihood Estimation for Diffusion ODEs", Section 4.2.
     """
@@ -42,10 +42,10 @@ def truncated_normal(keys: Keys, process: Process, x0: Image) -> tuple[Image, Ar
 
 
 def dequantized(log_density: LogDensity, dequantizer: Dequantizer, *, samples: int = 1) -> Estimator:
-    """The bound above as an estimator, K = `samples`, of a log-density of x at t_min.
+    """The bound above as an estimator, with K = `samples`, from a log-density of x at t_min.
 
-    p is the density of x / alpha there, the scale of the data, so that what VP processes shrink does not count. Term:
-    evaluations [B], of the denoiser for all samples.
+    p is the density of x / alpha at t_min, on the data's scale, so that VP processes' shrinking cancels. Term:
+    evaluations [B], denoiser calls for all samples.
     """
     def estimate(keys: Keys, diffusion, x0: Image, cond: Cond = None) -> Estimate:
         process, size = diffusion.process, x0[0].size

@@ -1,4 +1,4 @@
-"""Bits per dimension of a data set: a mean over its examples and the standard error of it."""
+"""Bits per dimension of a data set: the mean over its examples and its standard error."""
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,8 +28,8 @@ class Evaluator:
         """{"examples", "bits_per_dim", "standard_error", "terms": {name: {"mean", "standard_error"}}}, plain numbers,
         of the examples 0 .. count - 1.
 
-        read(indices [b]) -> {"image": uint8 [b,H,W,C], "label": int32 [b]}. A term of one number for each time is a
-        list. report: told after each batch how many examples more are done. Raises DivergedError where a value is not
+        read(indices [b]) -> {"image": uint8 [b,H,W,C], "label": int32 [b]}. A term with one number per time is a list.
+        report: called after each batch with the number of its examples. Raises DivergedError where a value is not
         finite.
         """
         moments = None
@@ -53,7 +53,7 @@ class Evaluator:
         """(number of the first example, {name: float64 [b, ...]}) in order. The last batch is filled up with its last
         example and cut, so that nothing compiles twice."""
         if count < 1:
-            raise ValueError("a likelihood needs an example")
+            raise ValueError("a likelihood needs an example, got count < 1")
         for first in range(0, count, self.batch_size):
             index = np.minimum(np.arange(first, first + self.batch_size), count - 1).astype(np.int32)
             batch = read(index)
@@ -66,10 +66,10 @@ class Evaluator:
 def make_evaluator(estimator: Estimator, denoiser: Denoiser, *, mesh: Mesh, batch_size: int, seed: int,
                    to_float: Callable[[Array], Array], conditional: bool = False,
                    transform: Callable = lambda diffusion: diffusion) -> Evaluator:
-    """An evaluator of `denoiser`'s models, `transform` (such as clip_x0) applied to what it binds.
+    """An evaluator of `denoiser`'s models, with `transform` (such as clip_x0) applied to each Diffusion.
 
-    Example i is estimated with keys of (seed, i) alone, whatever the batch size and the devices. to_float: bytes to
-    [-1, 1]. batch_size is rounded up to what the mesh can share.
+    Example i uses keys of (seed, i) only, whatever the batch size and the devices. to_float: bytes to [-1, 1].
+    batch_size is rounded up to a multiple of the mesh's batch shards.
     """
     def run(params, image, label, index):
         keys = example_keys(jax.random.key(seed), "likelihood", 0, index)
@@ -90,20 +90,20 @@ class Moments:
 
     @classmethod
     def from_rows(cls, rows: dict[str, np.ndarray]) -> "Moments":
-        """Of rows [b, ...]."""
+        """The moments of rows [b, ...]."""
         means = {name: value.mean(0) for name, value in rows.items()}
         squares = {name: ((value - means[name]) ** 2).sum(0) for name, value in rows.items()}
         return cls(len(next(iter(rows.values()))), means, squares)
 
     def summary(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """(mean, standard error of it) by name; the error of a single example is NaN."""
+        """(mean, its standard error) by name; the error of a single example is NaN."""
         divisor = self.number * (self.number - 1) or np.nan
         return {name: (self.means[name], np.sqrt(self.squares[name] / divisor)) for name in self.means}
 
 
 def merge(a: Moments | None, b: Moments) -> Moments:
-    """The moments of two disjoint sets together (Chan, Golub & LeVeque 1979), which does not cancel as sums of squares
-    do."""
+    """The moments of two disjoint sets together (Chan, Golub & LeVeque 1979); unlike sums of squares, these do not
+    cancel."""
     if a is None:
         return b
     number = a.number + b.number

@@ -23,8 +23,8 @@ Probes = Literal["rademacher", "gaussian", "exact"]
 
 
 def make_dynamics(diffusion: Diffusion, probes: Array | None, cond: Cond) -> Dynamics:
-    """The velocity and its divergence, e . (dv/dx) e meant over the probes e [K, B, H, W, C] (Hutchinson; Song et al.
-    2021, Eq. 40), or the exact trace, by as many derivatives as x has numbers, if None."""
+    """The velocity and its divergence: the mean of e . (dv/dx) e over the probes e [K, B, H, W, C] (Hutchinson; Song et
+    al. 2021, Eq. 40) or, without probes, the exact trace, from one derivative per number in x."""
     process, denoise = diffusion
 
     def dynamics(t: Time, x: Image) -> tuple[Array, Array]:
@@ -63,8 +63,9 @@ def _log_prior(diffusion: Diffusion, x: Image) -> Array:
 
 def make_fixed(steps: int, *, method: Literal["heun", "rk4"] = "rk4", uniform: Literal["log_snr", "time"] = "time",
                probes: Probes = "rademacher", probe_count: int = 1) -> LogDensity:
-    """By `steps` steps of Heun's method (2 evaluations each) or the classical Runge-Kutta method (4), of equal width in
-    t or in log-SNR; differentiable. The error of the steps is not estimated: double them to see it."""
+    """The log-density by `steps` steps of Heun's method (2 evaluations each) or the classical Runge-Kutta method (4),
+    of equal width in t or in log-SNR; differentiable. The discretisation error is not estimated: double the steps to
+    see it."""
     def log_density(keys: Keys, diffusion: Diffusion, x: Image, cond: Cond = None) -> tuple[Array, Array]:
         dynamics = make_dynamics(diffusion, _draw_probes(keys, probes, probe_count, x), cond)
         process, (start, end) = diffusion.process, ends(diffusion.process)
@@ -110,10 +111,10 @@ def _rk4(f: Callable, state, t: Array, t_next: Array):
 
 def make_adaptive(*, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096, probes: Probes = "rademacher",
                   probe_count: int = 1) -> LogDensity:
-    """By Dormand and Prince's method of order 5(4), "RK45", with steps of each example's own (diffrax).
+    """The log-density by Dormand and Prince's method of order 5(4), "RK45", with step sizes per example (diffrax).
 
-    For each example and not for the batch: its result is then the same whatever it is computed with. The batch runs
-    until its slowest is done. NaN where an example takes more than max_steps. Raises ConfigError without diffrax.
+    Each example has its own steps, so its result does not depend on the batch, which runs until its slowest example is
+    done. NaN for an example that takes more than max_steps. Raises ConfigError without diffrax.
     """
     try:
         import diffrax
@@ -132,7 +133,7 @@ def make_adaptive(*, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 40
             max_steps=max_steps, throw=False)
         x, change = (value[-1] for value in solution.ys)
         log_p = jnp.where(solution.result == diffrax.RESULTS.successful, _log_prior(diffusion, x) + change, jnp.nan)
-        # Six new stages in each step, tried or taken; the first stage of all, and two more to find the first step.
+        # Six new stages per attempted step, the very first stage, and two more for the first step's size.
         return log_p[0], 6 * solution.stats["num_steps"] + 3
 
     def log_density(keys: Keys, diffusion: Diffusion, x: Image, cond: Cond = None) -> tuple[Array, Array]:
@@ -142,8 +143,8 @@ def make_adaptive(*, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 40
 
 
 def ode(*, steps: int = 1000,
-        tolerance: float = 0.0,  # of adaptive steps (1e-5; needs the extra "ode"); 0: equal steps
-        probes: Probes = "rademacher",  # of the trace: rademacher, gaussian (Hutchinson), exact
+        tolerance: float = 0.0,  # error tolerance of adaptive steps (1e-5; needs the extra "ode"); 0: equal steps
+        probes: Probes = "rademacher",  # estimate of the trace: rademacher, gaussian (Hutchinson), exact
         probe_count: int = 1,
         dequantisation: Literal["uniform", "truncated_normal"] = "uniform",
         samples: int = 1,        # K of the importance-weighted bound (Burda et al. 2016)

@@ -18,16 +18,16 @@ def make_vlb(steps: np.ndarray, *, variance: Variance) -> Estimator:
     """-log p(x_0) <= prior + sum of L over `steps` [S, 2], rows (t, s) from t_max to 0, each ending where the next
     begins; S denoiser calls, in one compiled loop.
 
-    The chain of all times, or of some of them: a respaced chain is one of its own (Nichol & Dhariwal 2021, Section 4).
-    One draw of x_t ~ q(x_t | x_0) for each term. Terms, of the times in the order of `steps`:
+    The chain may have all times or some: a respaced chain is a chain of its own (Nichol & Dhariwal 2021, Section 4).
+    One draw of x_t ~ q(x_t | x_0) per term. Terms, in the order of `steps`:
 
       prior     [B]     L_T
       vlb       [B, S]  L_{t-1}, the last being the decoder's -log p(x_0 | x_1): with `prior` they add up to the bound
       x0_mse    [B, S]  mean square error of x_0_hat
-      eps_mse   [B, S]  and of eps_hat
+      eps_mse   [B, S]  mean square error of eps_hat
 
-    Clipping x_0_hat is the caller's (`clip_x0` of the diffusion), as is comparing steps with what the model has seen.
-    Raises ValueError where the steps are no chain to 0.
+    The caller clips x_0_hat if wanted (`clip_x0` of the diffusion) and checks that the model was trained at these
+    times. Raises ValueError if the steps are not a chain down to 0.
     """
     steps = np.asarray(steps)
     if not (len(steps) and np.all(steps[:-1, 1] == steps[1:, 0]) and steps[-1, 1] == 0
@@ -57,9 +57,9 @@ def make_vlb(steps: np.ndarray, *, variance: Variance) -> Estimator:
 def rate_distortion(prior: float, vlb: np.ndarray, x0_mse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The progressive code of Ho et al. (2020), Section 4.3, Fig. 5: rate and distortion [S + 1] after each part.
 
-    prior, vlb [S] and x0_mse [S]: means over examples of `make_vlb`'s terms. rate, bits per dimension: what has been
-    sent when x_t is known, the prior and all L of greater times; last everything. distortion: the root mean square
-    error of x_0_hat(x_t), on the scale 0..255; last 0, since x_0 itself is known then.
+    prior, vlb [S] and x0_mse [S]: means over examples of `make_vlb`'s terms. rate, bits per dimension: the bits sent
+    once x_t is known, i.e. the prior and all L of greater times; the last is the total. distortion: the root mean
+    square error of x_0_hat(x_t), on the scale 0..255; the last is 0, since x_0 is then known.
     """
     rate = prior + np.concatenate([[0.0], np.cumsum(vlb)])
     return rate, np.append(127.5 * np.sqrt(x0_mse), 0.0)
@@ -68,7 +68,7 @@ def rate_distortion(prior: float, vlb: np.ndarray, x0_mse: np.ndarray) -> tuple[
 def vlb(*, process: Process,
         steps: int = 1000,  # times of the chain; draws of continuous_vlb; steps of ode without tolerance
         variance: Literal["large", "small", "learned_range", "mixed"] = "large",  # as sample.variance of ancestral
-        variance_share: float = 0.2,  # mixed: of the large one, in logarithms
+        variance_share: float = 0.2,  # mixed: share of the large variance, in logarithms
         ) -> Estimator:
     """The variational bound of the model's chain, or of a respaced one (Ho et al. 2020)."""
     check_steps(steps)

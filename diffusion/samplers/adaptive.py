@@ -1,4 +1,4 @@
-"""Adaptive integration of the probability-flow ODE by diffrax, with steps of each example's own."""
+"""Adaptive integration of the probability-flow ODE by diffrax, with step sizes per example."""
 from dataclasses import dataclass
 
 import jax
@@ -15,9 +15,10 @@ from diffusion.typing import Array, Cond, Image, Keys, Time
 class AdaptiveODE(Solver):
     """Dormand and Prince's method of order 5(4), "RK45" (Song et al. 2021, Appendix D.4: rtol = atol = 1e-5).
 
-    A row (t, t_next) of the grid is integrated whole; one that ends at 0 is what the denoiser says, x_0. Each example
-    has its own steps, so that it is the same in any batch; the batch runs until its slowest is done. NaN where an
-    example takes more than max_steps. The carry counts evaluations [B]. Raises ConfigError without diffrax.
+    Each row (t, t_next) of the grid is integrated as a whole; a row that ends at 0 returns the denoiser's x_0. Each
+    example has its own steps, so its result does not depend on the batch, which runs until its slowest example is done.
+    An example that takes more than max_steps becomes NaN. The carry counts evaluations [B]. Raises ConfigError without
+    diffrax.
     """
     tolerance: float = 1e-5
     max_steps: int = 4096
@@ -44,7 +45,7 @@ class AdaptiveODE(Solver):
                 diffrax.ODETerm(slope), diffrax.Dopri5(), t, t_next, None, x, max_steps=self.max_steps, throw=False,
                 stepsize_controller=diffrax.PIDController(rtol=self.tolerance, atol=self.tolerance))
             done = solution.result == diffrax.RESULTS.successful
-            # Six new slopes a step, of which the first is the last one's, and two for the first step's size.
+            # Six new slopes a step (the seventh is the previous step's last), and two for the first step's size.
             return jnp.where(done, solution.ys[0], jnp.nan), (6 * solution.stats["num_steps"] + 2).astype(jnp.int32)
 
         def integrate(x):
@@ -61,9 +62,9 @@ class AdaptiveODE(Solver):
 
 
 def adaptive_ode(*,
-                 tolerance: float = 1e-5,  # of a step: relative and absolute, of adaptive_sde relative
+                 tolerance: float = 1e-5,  # of a step's error: relative and absolute; for adaptive_sde relative only
                  ) -> AdaptiveODE:
-    """The probability-flow ODE by adaptive steps, RK45 (Song et al. 2021, Appendix D.4)."""
+    """The probability-flow ODE with adaptive steps, RK45 (Song et al. 2021, Appendix D.4)."""
     require(tolerance > 0, "tolerance", tolerance, "must be positive (Song et al. 2021: 1e-5).")
     return AdaptiveODE(tolerance=tolerance)
 

@@ -15,27 +15,27 @@ from diffusion.typing import Array, Cond, Image, Keys, Time
 
 
 class Path(NamedTuple):
-    """Where each example is; all but x, before and tries are [B]."""
+    """The progress of each example; all fields but x, before and tries are [B]."""
     x: Image
-    before: Image  # x of the last accepted step by Euler-Maruyama, which scales the error
+    before: Image  # the Euler-Maruyama x' of the last accepted step, which scales the error
     t: Array
     h: Array       # the next step's size; 0: done
     calls: Array
-    tries: Array   # of the row so far, of the slowest
+    tries: Array   # attempts so far in this row
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveSDE(Solver):
     """Euler-Maruyama's step x' and the stochastic Heun step x'', with the same noise (Algorithm 1).
 
-    x'' is taken where the error |x' - x''| / max(absolute, relative max(|x'|, |x'_before|)), its root mean square over
-    the pixels, is at most 1; the next step is `safety` error^-exponent times as long. A rejected step draws new noise,
-    as in the authors' code, though the paths that remain are then a little smoother than they should be.
+    The error is |x' - x''| / max(absolute, relative max(|x'|, |x'_before|)), its root mean square over the pixels. x''
+    is accepted if it is at most 1; the next step is `safety` error^-exponent times as long. A rejected step draws new
+    noise, as in the authors' code, which makes accepted paths slightly smoother than they should be.
 
-    The defaults are the paper's for images in [-1, 1]; absolute is a level of a byte, and the first step t / 100. A row
-    (t, t_next) of the grid is integrated whole; one that ends at 0 is what the denoiser says, x_0. Each example has its
-    own steps, so that it is the same in any batch, which runs until its slowest is done. NaN where an example takes
-    more than max_steps. The carry counts evaluations [B].
+    The defaults are the paper's for images in [-1, 1]; absolute is one byte level, and the first step is t / 100. Each
+    row (t, t_next) of the grid is integrated as a whole; a row that ends at 0 returns the denoiser's x_0. Each example
+    has its own steps, so its result does not depend on the batch, which runs until its slowest example is done. An
+    example that takes more than max_steps becomes NaN. The carry counts evaluations [B].
     """
     relative: float = 0.02
     absolute: float = 2 / 256
@@ -53,7 +53,7 @@ class AdaptiveSDE(Solver):
         t, t_next = jnp.asarray(t, x.dtype), jnp.asarray(t_next, x.dtype)
 
         def change(x: Image, t: Array, h: Array, z: Image) -> Image:
-            """Of x in the time h, at the slope that it has here."""
+            """The change of x over a step h, with the slope at (x, t)."""
             eps = denoise(x, t, cond).eps
             f, g = (expand(rate, x) for rate in process.drift_and_diffusion(t))
             h = expand(h, x)
@@ -69,7 +69,7 @@ class AdaptiveSDE(Solver):
             error = jnp.sqrt(mean_flat((0.5 * (second - first) / allowed) ** 2))
             accepted = error <= 1
             taken = expand(accepted, x)
-            t = jnp.where(accepted, jnp.where(h < t - t_next, t - h, t_next), t)  # the row's end to the bit
+            t = jnp.where(accepted, jnp.where(h < t - t_next, t - h, t_next), t)  # exactly the row's end
             longer = self.safety * h * jnp.maximum(error, 1e-10) ** -self.exponent
             return Path(x=jnp.where(taken, x + 0.5 * (first + second), x), t=t,
                         before=jnp.where(taken, x + first, path.before),
@@ -94,7 +94,7 @@ class AdaptiveSDE(Solver):
 
 
 def adaptive_sde(*, tolerance: float = 0.02) -> AdaptiveSDE:
-    """The reverse SDE with steps of each example's own (Jolicoeur-Martineau et al. 2021), by its relative tolerance."""
+    """The reverse SDE with adaptive steps per example (Jolicoeur-Martineau et al. 2021), at a relative tolerance."""
     require(tolerance > 0, "tolerance", tolerance, "must be positive (Jolicoeur-Martineau et al. 2021: 0.01 to 0.5).")
     return AdaptiveSDE(relative=tolerance)
 

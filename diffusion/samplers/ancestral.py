@@ -13,9 +13,9 @@ from diffusion.typing import Cond, Image, Keys, Time
 
 @dataclass(frozen=True, kw_only=True)
 class Ancestral(Solver):
-    """x_s ~ N(posterior mean of q(x_s | x_t, x_0_hat), variance), and the mean alone at s = 0.
+    """x_s ~ N(posterior mean of q(x_s | x_t, x_0_hat), variance), and only the mean at s = 0.
 
-    The variance is that of `variational.reverse_log_variance`, for any s < t, so that it serves respaced grids.
+    The variance is `variational.reverse_log_variance`, defined for any s < t, so respaced grids work too.
     """
     variance: Variance = "large"
     once_a_step = correctable = True
@@ -25,7 +25,7 @@ class Ancestral(Solver):
         prediction = denoise(x, t, cond)
         mean = process.posterior(x, prediction.x0, t_next, t).mean
         log_variance = variational.reverse_log_variance(process, prediction, t_next, t, self.variance)
-        # None at t_next = 0, whatever the variance: the last step's noise would stay in the picture.
+        # No noise at t_next = 0, whatever the variance: it would stay in the picture.
         std = jnp.where(t_next > 0, jnp.exp(log_variance / 2), 0)
         return carry, mean + std * numerics.normal(keys, x.shape[1:], x.dtype)
 
@@ -34,7 +34,7 @@ def ancestral(*,
               variance: Literal["large", "small", "learned_range", "mixed"] = "large",  # large (beta_t), small
                                          # (beta-tilde_t), learned_range (between them by the network), mixed (between
                                          # them by variance_share)
-              variance_share: float = 0.2,  # mixed: of the large one, in logarithms (Hoogeboom et al. 2023)
+              variance_share: float = 0.2,  # mixed: share of the large variance, in logarithms (Hoogeboom et al. 2023)
               ) -> Ancestral:
     """Ancestral sampling (Ho et al. 2020, Algorithm 2)."""
     return Ancestral(variance=variational.variance_of(variance, variance_share))

@@ -11,21 +11,21 @@ from diffusion.core.parameterization import Diffusion
 from diffusion.core.processes import Process
 from diffusion.typing import Array, Cond, Image, Keys, Time
 
-Carry = Any  # what a multistep solver remembers; () for a one-step solver
+Carry = Any  # a multistep solver's past values; () for a one-step solver
 
 
 class Solver:
-    """One way to go from x at t to x at t_next < t. Times are scalars; keys [B] are fresh at each step.
+    """A method that steps from x at t to x at t_next < t. Times are scalars; keys [B] are fresh at each step.
 
-    Members are frozen dataclasses of their settings; the process and the denoiser come with each step. The class
-    attributes are what a member is able to do.
+    Members are frozen dataclasses of their settings; the process and the denoiser are passed to each step. The class
+    attributes declare a member's abilities.
     """
-    once_a_step = False     # asks the denoiser once a step, at the step's own x and t
+    once_a_step = False     # calls the denoiser once a step, at the step's own x and t
     correctable = False     # a Langevin corrector may move x between its steps
-    between_times = False   # asks for times between those of the grid
+    between_times = False   # calls the denoiser at times between the grid's
     adaptive = False        # chooses its own steps between the times of the grid
-    from_pure_noise = True  # can start where nothing of the data is left
-    largest_level = math.inf  # the noise level from which it can start at most
+    from_pure_noise = True  # can start at alpha = 0
+    largest_level = math.inf  # the largest noise level it can start from
 
     def init(self, x: Image) -> Carry:
         """The carry before the first step; () for a one-step solver."""
@@ -37,18 +37,16 @@ class Solver:
         raise NotImplementedError
 
     def evaluations(self, steps: np.ndarray, carry: Carry) -> float:
-        """Calls of the denoiser for an image by all of `steps` [S, 2], after which the carry is `carry`; one a step
-        unless a member says otherwise."""
+        """Denoiser calls per image over all of `steps` [S, 2], given the final `carry`; by default one per step."""
         return len(steps)
 
     def pair_times(self, times: np.ndarray, t_max: int) -> np.ndarray:
-        """The steps [S, 2] of a chain's falling times [S], of 1 .. t_max: each ends where the next begins, and the last
-        at the data."""
+        """Steps [S, 2] of decreasing times [S] in 1 .. t_max: each ends where the next begins, the last at the data."""
         return grids.pairs(times)
 
 
 def draw_prior(process: Process, t: Time, keys: Keys, shape: tuple[int, ...]) -> Array:
-    """x at the noisy time t, [B, *shape]: row i is a function of keys[i] alone."""
+    """x at the noisy time t, [B, *shape]: row i is a function of keys[i] only."""
     return process.prior_std(t) * numerics.normal(numerics.fold_in(keys, 0), shape, jnp.float32)
 
 
@@ -58,9 +56,9 @@ def sample(solver: Solver, diffusion: Diffusion, steps: Array, x: Image, keys: K
 
     The times are int32 for the steps of a DiscreteProcess's own chain, and float32 otherwise.
 
-    Call it under jit, where steps, first and last may be traced: one program then serves every number of steps, and a
-    chain cut into several calls, each given the (carry, x) of the one before. keys [B] fix all noise: row i of the
-    result depends on x[i], keys[i] and cond[i] alone.
+    Call it under jit, where steps, first and last may be traced: one program then serves any number of steps, and a
+    chain may be cut into several calls, each given the previous (carry, x). keys [B] fix all noise: row i of the result
+    depends only on x[i], keys[i] and cond[i].
     """
     steps, noise_keys = jnp.asarray(steps), numerics.fold_in(keys, 1)
 

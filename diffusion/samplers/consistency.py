@@ -11,12 +11,12 @@ from diffusion.typing import Cond, Image, Keys, Time
 
 @dataclass(frozen=True, kw_only=True)
 class Consistency(Solver):
-    """x_0 of x, then fresh noise on it: x_s = alpha_s x_0 + sigma_s z.
+    """Predicts x_0, then adds fresh noise: x_s = alpha_s x_0 + sigma_s z.
 
-    The denoiser is a consistency model: its x_0 is the end of the ODE, not a mean (with a mean, too little of the
-    data's variance comes back). at_t_min: it is the end at process.t_min, as in the paper, where x is itself the output
-    and to which only the noise added since belongs: sqrt(t^2 - t_min^2) z on EDM's process. Else at 0 (Luo et al. 2023,
-    "Latent Consistency Models").
+    The denoiser must be a consistency model, whose x_0 is the end of the ODE's path and not a mean (with a mean,
+    samples have too little variance). at_t_min: the path ends at process.t_min, as in the paper, and x_0 is x at that
+    time, so only the noise between t_min and t is added: sqrt(t^2 - t_min^2) z on EDM's process. Otherwise the path
+    ends at 0 (Luo et al. 2023, "Latent Consistency Models").
     """
     at_t_min: bool = True
 

@@ -21,7 +21,7 @@ class DDIM(Solver):
     eta = 0 is deterministic; eta = 1 is the ancestral sampler with the small variance.
     """
     eta: float = 0.0               # share of the reverse SDE's noise, 0 .. 1
-    constant_stride: bool = False  # a step goes T // steps down whatever the next time is
+    constant_stride: bool = False  # each step goes down by T // steps, whatever the next time
     end: Literal[0, 1] = 0         # where the last step ends: 0, clean data, or 1, the least noisy time
     once_a_step = correctable = True
 
@@ -36,7 +36,7 @@ class DDIM(Solver):
         process, denoise = diffusion
         x0, eps, _ = denoise(x, t, cond)
         sigma = process.sigma(t_next)
-        share = self.eta**2 * process.noise_added_fraction(t_next, t)  # of sigma^2 that is drawn anew
+        share = self.eta**2 * process.noise_added_fraction(t_next, t)  # of sigma^2 that is new noise
         x = process.alpha(t_next) * x0 + sigma * jnp.sqrt(1 - share) * eps
         if self.eta > 0:
             x += sigma * jnp.sqrt(share) * numerics.normal(keys, x.shape[1:], x.dtype)
@@ -44,7 +44,7 @@ class DDIM(Solver):
 
 
 def euler_ancestral() -> DDIM:
-    """DDIM with all the noise of the reverse SDE, which k-diffusion calls by this name."""
+    """DDIM with all the noise of the reverse SDE, under k-diffusion's name."""
     return DDIM(eta=1.0)
 
 

@@ -9,10 +9,10 @@ from diffusion.typing import Cond, Image, Keys, Time
 
 @dataclass(frozen=True, kw_only=True)
 class DEIS(multistep.Multistep):
-    """tAB-DEIS of global order `order` (Eqs. 14-15), eps a polynomial in the logarithm of rho = sigma / alpha.
+    """tAB-DEIS of global order `order` (Eqs. 14-15), with eps a polynomial in the logarithm of rho = sigma / alpha.
 
-    The paper's variable is t, which for the VP SDE's linear beta is near log(rho); diffusers' is this one ("logrho").
-    Order 1 is DDIM.
+    The paper's variable is t, which for the VP SDE's linear beta is near log(rho); diffusers uses log(rho) too
+    ("logrho"). Order 1 is DDIM.
     """
     order: int = 3
     once_a_step = True

@@ -20,8 +20,8 @@ class DPMSolverMultistep(multistep.Multistep):
     With h the step in lambda / 2 and k = (1 + eta) h: x_next = sigma_next/sigma e^(-eta h) x + alpha_next ((1 - e^-k)
     x_0 + c_1 d_1 - c_2 d_2) + sigma_next sqrt(1 - e^(-2 eta h)) z, with d_1 and d_2 the divided differences of the last
     x_0 by h. order 2 has c_1 = (1 - e^-k) / 2 ("midpoint") or (e^-k - 1)/k + 1 ("heun"); order 3 the latter and c_2 =
-    c_1/k - 1/2. eta = 0 is the ODE and eta = 1 the reverse SDE. The first steps have fewer values, as have those beyond
-    `reach` (`multistep.within_reach`); a step from pure noise or to the data is of first order.
+    c_1/k - 1/2. eta = 0 is the ODE and eta = 1 the reverse SDE. The first steps use fewer values, as do long ones
+    (`multistep.within_reach`); a step from pure noise or to the data is of first order.
     """
     order: Literal[1, 2, 3] = 2
     eta: float = 0.0
@@ -40,7 +40,7 @@ class DPMSolverMultistep(multistep.Multistep):
         proper = jnp.isfinite(h)
         h = jnp.where(proper, h, 1.0)
         k = (1 + self.eta) * h
-        # sigma_next/sigma e^(-eta h) x + alpha_next (1 - e^-k) x_0, by the eps of x: finite for any step.
+        # sigma_next/sigma e^(-eta h) x + alpha_next (1 - e^-k) x_0, written in x_0 and eps: finite for any step.
         kept = jnp.where(proper, jnp.exp(-self.eta * h), 1.0 if self.eta == 0 else 0.0)
         alpha, sigma = process.alpha(t_next), process.sigma(t_next)
         result = alpha * x0 + sigma * kept * eps
@@ -72,11 +72,11 @@ class DPMSolverMultistep(multistep.Multistep):
 
 
 def multistep_ode(*,
-                  order: Literal[1, 2, 3] = 2,  # of accuracy, for a smooth denoiser
-                  solver_type: Literal["midpoint", "heun"] | None = None,  # None: heun, as in k-diffusion's 3M SDE, for
-                                                                           # order 3, and else midpoint
-                  reach: float = 4.0,  # the order falls where a step in log-SNR is this many times the one before, or
-                                       # is long; inf: never, as in the papers' code
+                  order: Literal[1, 2, 3] = 2,  # order of accuracy for a smooth denoiser
+                  solver_type: Literal["midpoint", "heun"] | None = None,  # None: heun for order 3, as in k-diffusion's
+                                                                           # 3M SDE, and midpoint otherwise
+                  reach: float = 4.0,  # the order is lowered where a step in log-SNR is this many times the previous
+                                       # one, or is long; inf: never, as in the papers' code
                   end: Literal[0, 1] = 0,
                   ) -> DPMSolverMultistep:
     """Multistep DPM-Solver++ of the diffusion ODE (Lu et al. 2022b)."""

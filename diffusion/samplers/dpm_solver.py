@@ -16,9 +16,10 @@ from diffusion.typing import Array, Cond, Image, Keys, Time
 class DPMSolver(Solver):
     """DPM-Solver-k (predict "eps": Lu et al. 2022a, Algorithms 1-2) and DPM-Solver++(kS) ("x0": 2022b, Algorithm 1).
 
-    A step of h in lambda / 2 takes `order` evaluations: order 1 is DDIM, order 2 has one in the middle, order 3 at 1/3
-    and 2/3. It is DDIM's step and a correction, which steps from pure noise (infinite h) and the last one, to the data,
-    do without. So does order 2 for eps where h > reach / 2: its correction grows as e^h. The carry counts evaluations.
+    A step of h in lambda / 2 takes `order` evaluations: order 1 is DDIM, order 2 adds one in the middle, order 3 two at
+    1/3 and 2/3. A step is DDIM's plus a correction. Steps from pure noise (infinite h) and the last step, to the data,
+    have no correction; nor has order 2 for eps where h > reach / 2, since it grows as e^h. The carry counts
+    evaluations.
     """
     order: Literal[1, 2, 3] = 2
     predict: Literal["eps", "x0"] = "eps"

@@ -15,15 +15,15 @@ from diffusion.typing import Array, Cond, Image, Keys, Time
 
 @dataclass(frozen=True, kw_only=True)
 class Heun(Solver):
-    """EDM, Algorithm 2, on any process, which gives its schedule and scaling (Eq. 4); with churn = 0 Algorithm 1.
+    """EDM, Algorithm 2 (with churn = 0 Algorithm 1), on any process, which provides schedule and scaling (Eq. 4).
 
-    order 1 is Euler's method. fraction: alpha of Algorithm 3, where in the step the second slope is taken: 1 Heun, 1/2
+    order 1 is Euler's method. fraction: alpha of Algorithm 3, the position in the step of the second slope: 1 Heun, 1/2
     the midpoint, 2/3 Ralston. Before each step whose noise level lies within [churn_min, churn_max], that level is
     raised by the factor 1 + min(churn, sqrt(2) - 1), with new noise of standard deviation `churn_noise` (S_noise);
     churn is the paper's S_churn / number of steps.
 
-    At t_next = 0 the step is what the denoiser says, x_0. The authors' code takes Euler's step there (`euler_to_zero`),
-    which is the same for sigma = t, and leaves a part of the least noise for the other schedules.
+    At t_next = 0 the step returns the denoiser's x_0. The authors' code takes an Euler step instead (`euler_to_zero`):
+    the same for sigma = t, but with other schedules it leaves part of the smallest noise.
     """
     order: Literal[1, 2] = 2
     fraction: float = 1.0
@@ -74,7 +74,7 @@ class Heun(Solver):
         within = (self.churn_min <= level) & (level <= self.churn_max) & jnp.isfinite(level)
         factor = 1 + jnp.where(within, min(self.churn, 2**0.5 - 1), 0)
         raised = jnp.where(within, process.time_of_log_snr(process.log_snr(t) - 2 * jnp.log(factor)), t)
-        reached = process.noise_level(raised) / jnp.where(within, level, 1)  # less, where a process ends before
+        reached = process.noise_level(raised) / jnp.where(within, level, 1)  # smaller where the process ends first
         level, factor = jnp.where(within, level, 0), jnp.clip(jnp.where(within, reached, 1), 1, factor)
         std = level * jnp.sqrt(factor**2 - 1) * self.churn_noise
         z = numerics.normal(keys, x.shape[1:], x.dtype)
@@ -85,11 +85,11 @@ class Heun(Solver):
 
 
 def euler(*, steps: int,
-          churn: float = 0.0,               # S_churn (Karras et al. 2022, Algorithm 2) ...
-          churn_min: float = 0.0,           # ... where the noise level is from this ...
-          churn_max: float = float("inf"),  # ... to this ...
-          churn_noise: float = 1.0,         # ... and S_noise
-          euler_to_zero: bool = False,      # the last step is Euler's, as in EDM's code, and not to x0
+          churn: float = 0.0,               # S_churn (Karras et al. 2022, Algorithm 2)
+          churn_min: float = 0.0,           # S_tmin, the smallest noise level with churn
+          churn_max: float = float("inf"),  # S_tmax, the largest noise level with churn
+          churn_noise: float = 1.0,         # S_noise, the standard deviation of churn's noise
+          euler_to_zero: bool = False,      # make the last step Euler's, as in EDM's code, instead of returning x0
           ) -> Heun:
     """Euler's method on the probability-flow ODE (Karras et al. 2022)."""
     return _heun(1, steps, churn, churn_min=churn_min, churn_max=churn_max, churn_noise=churn_noise,
@@ -97,7 +97,7 @@ def euler(*, steps: int,
 
 
 def heun(*, steps: int,
-         heun_fraction: float = 1.0,        # where in a step the second slope is: 1, midpoint 1/2, Ralston 2/3
+         heun_fraction: float = 1.0,        # position of the second slope in a step: Heun 1, midpoint 1/2, Ralston 2/3
          churn: float = 0.0, churn_min: float = 0.0, churn_max: float = float("inf"), churn_noise: float = 1.0,
          euler_to_zero: bool = False) -> Heun:
     """Heun's method, and others of order 2, on the probability-flow ODE (Karras et al. 2022, Algorithms 2-3)."""

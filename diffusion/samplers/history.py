@@ -1,4 +1,4 @@
-"""What a multistep solver remembers: the last K outputs of the denoiser."""
+"""The past values of a multistep solver: the last K outputs of the denoiser."""
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -14,12 +14,12 @@ class History(NamedTuple):
 
 
 def empty(x: Image, length: int) -> History:
-    """For values like x."""
+    """An empty history for values like x."""
     return History(jnp.zeros((length, *x.shape), x.dtype), jnp.zeros(length), jnp.zeros((), jnp.int32))
 
 
 def push(history: History, value: Image, t: Array) -> History:
-    """With `value` at `t` in front, and the oldest gone."""
+    """Adds `value` at `t` in front and drops the oldest."""
     values, times, count = history
     values = jnp.concatenate([value[None].astype(values.dtype), values[:-1]])
     times = jnp.concatenate([jnp.asarray(t, times.dtype)[None], times[:-1]])

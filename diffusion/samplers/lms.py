@@ -16,7 +16,7 @@ class LMS(Solver):
     """Adams-Bashforth of global order `order` for d(x / alpha) / d rho = eps, rho = sigma / alpha, on any grid.
 
     eps is a polynomial in rho through the last values, and its integral is exact. The step to t_next = 0, rho = 0, is
-    one like the others: it ends at the x_0 of x and of a mean of the last eps.
+    no exception: it ends at the x_0 given by x and a weighted mean of the last eps.
     """
     order: int = 4
     once_a_step = True
@@ -29,7 +29,7 @@ class LMS(Solver):
         x0, eps, _ = denoise(x, t, cond)
         alpha, level = process.alpha(t_next), process.noise_level(t)
         carry = history.push(carry, eps, level)
-        # Pure noise, rho = inf, is infinitely far from all other values.
+        # Values at pure noise, rho = inf, are infinitely far from the others and are not used.
         used = (np.arange(self.order) < carry.count) & jnp.isfinite(carry.times)
         length = jnp.where(jnp.isfinite(level), process.noise_level(t_next) - level, 0)
         nodes = (carry.times - level) / jnp.where(length == 0, 1, length)

@@ -1,9 +1,9 @@
-"""Linear multistep solvers of the diffusion ODE and SDE in log-SNR, and what they share.
+"""Common parts of the linear multistep solvers of the diffusion ODE and SDE in log-SNR.
 
 From s to t < s, with m the prediction (of x_0 or eps) along the way and L = lambda / 2,
     x_t = alpha_t x_0(s) + k sigma_t eps(s) + noise + C int_0^1 w(u) (m(L_s + u h) - m(s)) du,  h = L_t - L_s:
-DDIM's step (with less of eps if there is noise) and what is left of an integral that is exact up to m. A solver puts a
-polynomial through past values of m in its place.
+DDIM's step (with less of eps if there is noise) plus the rest of an integral that is exact except for m. A solver
+replaces m by a polynomial through its past values.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ POINTS, SHARES = (np.polynomial.legendre.leggauss(16)[0] + 1) / 2, np.polynomial
 def weights(nodes: Array, valid: Array, density: Callable[[Array], Array]) -> Array:
     """int_0^1 density(u) l_j(u) du [K], l_j the Lagrange polynomials through the `valid` ones of the nodes [K].
 
-    0 for those that are not valid, whatever stands there.
+    0 for nodes that are not valid, whatever their value.
     """
     u = jnp.asarray(POINTS, nodes.dtype)
     nodes = jnp.where(valid, nodes, 0)
@@ -43,10 +43,10 @@ def combine(weights: Array, values: Array, origin: Image) -> Image:
 
 
 def within_reach(times: Array, h: Array, rate: Array, reach: float) -> Array:
-    """Which of the values at `times` [K], the newest first, serve a step of h, whose density is e^(rate (1 - u)).
+    """Mask of the values at `times` [K], newest first, to use in a step of h whose density is e^(rate (1 - u)).
 
-    Those before the first step between them that is shorter than |h| / reach; and, in a long step, where a polynomial
-    through many values sways, only the first k with k (k - 1) |rate| <= 3 reach / 4. All if reach is infinite.
+    Uses the values up to the first gap shorter than |h| / reach and, in a long step, where a polynomial through many
+    values oscillates, only the first k with k (k - 1) |rate| <= 3 reach / 4. All if reach is infinite.
     """
     if reach == np.inf:
         return jnp.ones(len(times), bool)
@@ -57,27 +57,27 @@ def within_reach(times: Array, h: Array, rate: Array, reach: float) -> Array:
 
 
 def check_reach(reach: float) -> None:
-    require(reach > 0, "reach", reach, "must be positive; inf: the order never falls.")
+    require(reach > 0, "reach", reach, "must be positive; inf: the order is never lowered.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Multistep(Solver):
-    """A solver that remembers values, and may end at the least noisy time as diffusers' do. Raises FieldError for a
-    reach that is not positive."""
-    reach: float = np.inf   # the order falls where a step in log-SNR is this many times the one before, or is long
+    """A solver with a history, which may end at the least noisy time as diffusers' do. Raises FieldError for a reach
+    that is not positive."""
+    reach: float = np.inf   # the order is lowered where a step in log-SNR is this many times the previous one, or long
     end: Literal[0, 1] = 0  # where the last step ends
 
     def __post_init__(self):
         check_reach(self.reach)
 
     def pair_times(self, times: np.ndarray, t_max: int) -> np.ndarray:
-        # From the least noisy time a step to itself is none, and only DDIM's formula bears it.
+        # A step from the least noisy time to itself is empty, which only DDIM's formula allows.
         return grids.pairs(times, self.end if times[-1] > self.end else 0)
 
 
 class Carry(NamedTuple):
     history: History  # m, and L = lambda / 2 as its times
-    base: Image       # x at t by the last step's formula but for the integral
+    base: Image       # x at t by the last step's formula, without its integral
 
 
 def init(x: Image, length: int) -> Carry:
@@ -89,14 +89,15 @@ def step(carry: Carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, ke
          mean_density: Callable[[Array], Array] | None = None, reach: float = np.inf) -> tuple[Carry, Image]:
     """A predictor through `predictor` values and, before it, a corrector of x through `corrector` values (0: none).
 
-    The corrector takes the last step anew with the value at its end, for which it needs no more evaluations. The first
-    steps have fewer values. A value at lambda = -inf (pure noise) is infinitely far away and does not count: the step
-    from there is DDIM's, and is not corrected. At t_next = 0 the integral is left out: x_0, from the corrected x.
+    The corrector repeats the last step with the value at its end included, at no extra evaluation. The first steps use
+    fewer values. A value at lambda = -inf (pure noise) is infinitely far away and is not used: the step from pure noise
+    is DDIM's and is not corrected. At t_next = 0 the integral is left out, and the result is the x_0 of the corrected
+    x.
 
     data: m is x_0, else eps. tau: L -> the amount of noise at the step's start (Xue et al. 2023). mean_density: rate ->
-    what stands for the density of the integral where only two values are used (see UniPC), None for the exact one.
-    reach: values are left out, and the order falls, where the step is long (`within_reach`); mean_density then serves
-    short steps only.
+    a constant that replaces the integral's density where only two values are used (see UniPC); None: the exact density.
+    reach: values are left out, which lowers the order, where the step is long (`within_reach`); mean_density is then
+    used in short steps only.
     """
     process, denoise = diffusion
     prediction = denoise(x, t, cond)
@@ -107,7 +108,7 @@ def step(carry: Carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, ke
     amount = tau or (lambda level: jnp.zeros_like(level))
 
     def integral(origin: int, end: Array, scale: Array, count: int) -> Image:
-        """From the L of the value number `origin` to `end`, through the first `count` values."""
+        """The integral from the L of value number `origin` to `end`, through the first `count` values."""
         start = history.times[origin]
         h = end - start
         proper = jnp.isfinite(h) & (history.count > origin)

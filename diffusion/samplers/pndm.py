@@ -24,19 +24,19 @@ class Carry(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PNDM(Solver):
-    """DDIM's step with a mean of the last four eps in place of eps (Eq. 9), the weights those of equal steps.
+    """DDIM's step with a weighted mean of the last four eps in place of eps (Eq. 9), with weights for equal steps.
 
-    The first steps, for which there are no four, are by one of
+    The first steps, which have fewer than four values, use one of
       runge_kutta  three pseudo Runge-Kutta steps, four evaluations each: F-PNDM
-      heun         one step by the mean of eps at both its ends, then as many values as there are (latent-diffusion's
-                   and diffusers' PLMS, skip_prk_steps; the paper's S-PNDM goes on with two)
-    A step from pure noise or to t_next = 0 is not one of these: it takes one evaluation. The order is 2 for equal steps
-    in t, and with runge_kutta 4 if t is besides sigma / alpha.
+      heun         one step with the mean of eps at its two ends, then all values so far (latent-diffusion's and
+                   diffusers' PLMS, skip_prk_steps; the paper's S-PNDM continues with two)
+    A step from pure noise or to t_next = 0 uses neither and takes one evaluation. The order is 2 for equal steps in t,
+    and 4 with runge_kutta if t is also sigma / alpha.
     """
     start: Literal["runge_kutta", "heun"] = "runge_kutta"
     constant_stride: bool = False
     end: Literal[0, 1] = 0
-    largest_level = 1e3  # it extrapolates eps, an error in which is one so many times as large in x_0
+    largest_level = 1e3  # it extrapolates eps, whose errors are this many times as large in x_0
 
     @property
     def between_times(self) -> bool:
@@ -52,7 +52,7 @@ class PNDM(Solver):
         process, denoise = diffusion
         x0, eps, _ = denoise(x, t, cond)
         level = process.noise_level(t)
-        level = jnp.where(jnp.isfinite(level), level, 0)  # there the mean below is eps itself, or of eps at pure noise
+        level = jnp.where(jnp.isfinite(level), level, 0)  # there `mean` is of eps at pure noise only
 
         def transfer(mean: Image, t: Time) -> Image:
             """Eq. 9: from x to t along `mean` instead of eps."""
@@ -82,7 +82,7 @@ class PNDM(Solver):
 
 
 def pndm(*, constant_stride: bool = False, end: Literal[0, 1] = 0) -> PNDM:
-    """F-PNDM, which starts by pseudo Runge-Kutta steps (Liu et al. 2022)."""
+    """F-PNDM, which starts with pseudo Runge-Kutta steps (Liu et al. 2022)."""
     return PNDM(start="runge_kutta", constant_stride=constant_stride, end=end)
 
 

@@ -16,11 +16,12 @@ from diffusion.typing import Array, Cond, Image, Keys, Time
 class SASolver(Solver):
     """The SDE with tau times the reverse SDE's noise, by Adams-Bashforth and Adams-Moulton steps (Algorithm 1).
 
-    predictor: values of x_0 that the predictor uses; corrector: those of the corrector, with the one at the step's end;
-    0 leaves it out. With two values the weight of the difference is that of B(h) = h, as in the authors' code.
+    predictor: number of x_0 values in the predictor. corrector: the same for the corrector, with the value at the
+    step's end included; 0: no corrector. With two values, the weight of their difference is UniPC's with B(h) = h, as
+    in the authors' code.
 
-    tau holds where sigma / alpha at the step's start is in [noise_min, noise_max], and is 0 elsewhere: the paper's
-    is 0.05 .. 1 on CIFAR10 and ImageNet 64. tau = 0 is the ODE, 1 the reverse SDE.
+    tau applies where sigma / alpha at the step's start is in [noise_min, noise_max], and is 0 elsewhere. The paper's
+    interval is 0.05 .. 1 on CIFAR10 and ImageNet 64. tau = 0 is the ODE, 1 the reverse SDE.
     """
     predictor: int = 2
     corrector: int = 2
@@ -30,7 +31,7 @@ class SASolver(Solver):
     reach: float = np.inf
 
     def init(self, x: Image):
-        return multistep.init(x, max(self.predictor, self.corrector, 2))  # the corrector starts at the second
+        return multistep.init(x, max(self.predictor, self.corrector, 2))  # the corrector starts from the second
 
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
         return multistep.step(carry, x, t, t_next, diffusion, keys, cond, predictor=self.predictor,

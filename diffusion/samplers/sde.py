@@ -58,8 +58,8 @@ class PredictorCorrector(Solver):
     """At each t `corrections` steps of Langevin dynamics, then the predictor's step (Song et al. 2021, Algorithms 2-3).
 
     A correction is x + e score + sqrt(2 e) z. Its size e is 2 a (snr |z| / |score|)^2 (Algorithms 4-5), or 2 a (snr
-    sigma)^2 if `annealed` (their "ald"); a is alpha_t^2 / alpha_s^2, their alpha_i, which is 1 for VE. The norms are of
-    each example, where their code takes means over the batch: so that an example does not depend on the others.
+    sigma)^2 if `annealed` (their "ald"); a is alpha_t^2 / alpha_s^2, their alpha_i, which is 1 for VE. Norms are per
+    example, whereas their code averages them over the batch, so that an example does not depend on the others.
     """
     predictor: Solver
     snr: float = 0.16
@@ -94,7 +94,7 @@ def _norm(x: Image) -> Array:
 
 def _corrector(annealed: bool) -> Callable[..., PredictorCorrector]:
     def member(*, predictor: Solver,
-               corrector_snr: float = 0.16,  # its step size (Song et al. 2021)
+               corrector_snr: float = 0.16,  # sets the corrector's step size (Song et al. 2021)
                corrector_steps: int = 1) -> PredictorCorrector:
         """Langevin steps at each time, before the solver's own (Song et al. 2021, Algorithms 2-5)."""
         require(corrector_snr > 0, "corrector_snr", corrector_snr, "must be positive (Song et al. 2021: 0.16).")
@@ -105,7 +105,7 @@ def _corrector(annealed: bool) -> Callable[..., PredictorCorrector]:
 
 
 def no_corrector(*, predictor: Solver) -> Solver:
-    """The predictor alone."""
+    """No corrector, only the solver's own steps."""
     return predictor
 
 

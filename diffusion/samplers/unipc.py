@@ -16,9 +16,9 @@ B = {"B1": jnp.ones_like, "B2": lambda h: jnp.expm1(h) / h}
 class UniPC(multistep.Multistep):
     """UniP-p and UniC-p, multistep: global order p + 1 with the corrector, p without, at one evaluation a step.
 
-    Through three or more values the paper's linear system has the exact interpolation as its solution, whatever B; with
-    two, the predictor of order 2 and the corrector of order 1, its authors' code sets the coefficient to 1/2,
-    and B(h) counts: h (B1, which they advise for unconditional models) or e^h - 1 (B2, for guided ones).
+    With three or more values, exact interpolation solves the paper's linear system, whatever B. With two (the predictor
+    of order 2 and the corrector of order 1), the authors' code sets the coefficient to 1/2, and B(h) matters: h (B1,
+    which they advise for unconditional models) or e^h - 1 (B2, for guided ones).
     """
     order: int = 2
     variant: Literal["B1", "B2"] = "B2"

@@ -1,4 +1,4 @@
-"""What is done with a diffusion beyond drawing from it: a solver around a solver, a start, or a table of steps."""
+"""Tasks beyond unconditional sampling, as solver wrappers, starting points or step tables."""
 from diffusion.tasks.image_to_image import start, truncate_grid
 from diffusion.tasks.inversion import Inversion, reverse_grid, slerp
 from diffusion.tasks.measurements import block_mean_projection, grey_projection, pixel_projection

@@ -13,6 +13,6 @@ def truncate_grid(steps: np.ndarray, strength: float) -> np.ndarray:
 
 
 def start(process: Process, image: Image, t: Time, keys: Keys) -> Array:
-    """alpha x + sigma eps at t (Meng et al. 2022, Algorithm 1), with the noise that `draw_prior` takes there."""
+    """alpha x + sigma eps at t (Meng et al. 2022, Algorithm 1), with the same noise as `draw_prior`."""
     noise = numerics.normal(numerics.fold_in(keys, 0), image.shape[1:], jnp.float32)
     return process.diffuse(jnp.asarray(image), t, noise)

@@ -1,4 +1,4 @@
-"""From an image to the noise that DDIM makes it of, and between two such noises."""
+"""DDIM inversion, from an image to its noise, and interpolation between two noises."""
 from dataclasses import dataclass
 
 import jax
@@ -13,12 +13,12 @@ from diffusion.typing import Array, Cond, Image, Keys, Time
 
 @dataclass(frozen=True, kw_only=True)
 class Inversion(Solver):
-    """The inverse of DDIM's deterministic step from t_next > t to t: a solver whose steps go up (`upwards`).
+    """The inverse of DDIM's deterministic step from t_next > t to t: a solver whose steps go up.
 
     Song et al. (2021), "DDIM", Section 4.3: x_next = alpha_next/alpha x + (sigma_next - alpha_next/alpha sigma)
-    eps(x_next, t_next), whose right side needs x_next. The first guess of it there is x; `iterations` - 1 times what
-    comes out is put back in (Pan et al. 2023, "AIDI"). With many it is DDIM's exact inverse, with one an error is left
-    that falls with the steps.
+    eps(x_next, t_next), solved by fixed-point iteration: the first guess for x_next on the right side is x, and the
+    result is substituted `iterations` - 1 times (Pan et al. 2023, "AIDI"). Many iterations give DDIM's exact inverse;
+    one leaves an error that decreases with the number of steps.
     """
     iterations: int = 1
 
@@ -34,15 +34,15 @@ class Inversion(Solver):
 
 
 def reverse_grid(steps: np.ndarray) -> np.ndarray:
-    """The steps [S, 2] of a falling grid, each turned round, from the last to the first."""
+    """The steps [S, 2] of a decreasing grid in reverse order, each with its two times swapped."""
     return steps[::-1, ::-1]
 
 
 def slerp(a: Array, b: Array, share: Array) -> Array:
-    """From a [B, ...] to b along the great circle between their directions, `share` [B] or scalar in [0, 1] of the way.
+    """Spherical interpolation from a [B, ...] to b, `share` [B] or scalar in [0, 1] of the way along the great circle.
 
-    Song et al. (2021), "DDIM", Appendix D.5 (Shoemake 1985). It keeps the norm that normal noise has, which the
-    straight line between would shorten. Where a and b point the same way, it is that line.
+    Song et al. (2021), "DDIM", Appendix D.5 (Shoemake 1985). It keeps the norm of normal noise, which a straight line
+    would shorten. Where a and b are parallel, it is the straight line.
     """
     flat = lambda x: x.reshape(len(x), -1)  # noqa: E731
     norm = jnp.linalg.norm(flat(a), axis=1) * jnp.linalg.norm(flat(b), axis=1)

@@ -1,7 +1,7 @@
-"""What is known of an image: orthogonal projections P, of images [B, H, W, C] onto the part that is measured.
+"""Measurements of an image: orthogonal projections P of images [B, H, W, C] onto the measured part.
 
-x is known to have P x = P y for a given y, without noise. A projection keeps the law of white noise within its range,
-which is what `Replacement` needs (Song et al. 2021, "Score SDE", Appendix I.2 and I.3).
+The constraint on x is P x = P y for a given y, without noise. Projected white noise is white within P's range, as
+`Replacement` needs (Song et al. 2021, "Score SDE", Appendix I.2 and I.3).
 """
 from collections.abc import Callable
 
@@ -13,12 +13,12 @@ Projection = Callable[[Image], Image]
 
 
 def pixel_projection(mask: Array) -> Projection:
-    """Those where mask, [H, W, 1] or [B, H, W, 1], is 1: for inpainting."""
+    """The pixels where mask, [H, W, 1] or [B, H, W, 1], is 1: for inpainting."""
     return lambda x: x * mask.astype(x.dtype)
 
 
 def grey_projection(x: Image) -> Image:
-    """The mean over the channels, in each of them: for colorisation.
+    """The mean over the channels, copied to each channel: for colorisation.
 
     The first coordinate of the orthonormal basis in which Song et al. (2021), Appendix I.3, decouple the channels.
     """
@@ -26,7 +26,7 @@ def grey_projection(x: Image) -> Image:
 
 
 def block_mean_projection(factor: int) -> Projection:
-    """The mean of each square of factor x factor pixels, in each of them: for super-resolution."""
+    """The mean of each square of factor x factor pixels, copied to each pixel: for super-resolution."""
     def project(x: Image) -> Image:
         b, h, w, c = x.shape
         mean = x.reshape(b, h // factor, factor, w // factor, factor, c).mean((2, 4), keepdims=True)

@@ -1,4 +1,4 @@
-"""Sampling with a part of the image known: a solver around a solver."""
+"""Sampling with a part of the image known, as a solver wrapper."""
 from dataclasses import dataclass
 
 import jax
@@ -15,16 +15,16 @@ from diffusion.typing import Cond, Image, Keys, Time
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Replacement(Solver):
-    """After each step the measured part of x is replaced by that of the known image, noised to the time reached.
+    """After each step, replaces the measured part of x by the known image's, noised to the time reached.
 
-    Song et al. (2021), "Score SDE", Appendix I.2; at t = 0 it is exactly the known one. The rest is not drawn from its
-    law given the known part, but near it. Rows of the step table that go up add noise, x_t ~ q(x_t | x_s) for t > s:
-    with those of `repaint` this is Lugmayr et al. (2022), "RePaint", Algorithm 1, which brings the two together. After
-    such a row the solver begins anew.
+    Song et al. (2021), "Score SDE", Appendix I.2; at t = 0 the measured part is exactly the known one. The rest follows
+    its conditional distribution only approximately. Rows of the step table that go up add noise, x_t ~ q(x_t | x_s) for
+    t > s: with the rows of `repaint` this is Lugmayr et al. (2022), "RePaint", Algorithm 1, which harmonises the two
+    parts. After such a row the solver restarts.
     """
     solver: Solver
     known: Image         # [B, H, W, C]
-    project: Projection  # onto what is measured
+    project: Projection  # onto the measured part
 
     def init(self, x: Image) -> Carry:
         return self.solver.init(x)
@@ -44,7 +44,7 @@ class Replacement(Solver):
         return carry, jnp.where(t_next > 0, x, self.exact(x))
 
     def exact(self, x: Image) -> Image:
-        """With the measured part of the known image, to its last digit where the projection chooses pixels."""
+        """x with the measured part of the known image, exact to the bit if the projection selects pixels."""
         return x - self.project(x) + self.project(self.known.astype(x.dtype))
 
     def evaluations(self, steps: np.ndarray, carry: Carry) -> float:
@@ -53,21 +53,21 @@ class Replacement(Solver):
 
 def renoise(process: Process, x: Image, s: Time, t: Time, noise: Image) -> Image:
     """x_t ~ q(x_t | x_s) for t > s: alpha_t/alpha_s x_s + sigma_t sqrt(1 - SNR_t/SNR_s) noise (VDM, Eqs. 23-24)."""
-    added = jnp.maximum(process.noise_added_fraction(s, t), 0)  # below 0 in a branch that is not taken
+    added = jnp.maximum(process.noise_added_fraction(s, t), 0)  # negative in a branch that is not taken
     std = process.sigma(t) * jnp.sqrt(added)
     return process.alpha(t) / process.alpha(s) * x + std * noise
 
 
 def repaint(steps: np.ndarray, *, jump: int, repeats: int) -> np.ndarray:
-    """The steps [S, 2] of a falling grid, with the returns of RePaint (Lugmayr et al. 2022, Section 4.2, Appendix B).
+    """The steps [S, 2] of a decreasing grid with RePaint's jumps back (Lugmayr et al. 2022, Section 4.2, Appendix B).
 
-    The times with jump, 2 jump, ... steps yet to come, counted from the last noisy time, are each gone back to
-    repeats - 1 times: from `jump` steps further down, in one row up. The paper's jump and repeats are both 10 on 250
-    steps; repeats = 1 is the grid itself. Each repetition costs `jump` evaluations more.
+    Each time that is jump, 2 jump, ... steps before the last noisy time is revisited repeats - 1 times, in one row up
+    from `jump` steps further down. The paper's jump and repeats are both 10 on 250 steps; repeats = 1 is the grid
+    itself. Each repetition costs `jump` evaluations more.
     """
     times = np.append(steps[:, 0], steps[-1, 1])
     if jump < 1 or repeats < 1 or np.any(steps[1:, 0] != steps[:-1, 1]):
-        raise ValueError(f"needs jump and repeats of 1 or more and steps that meet, got {jump}, {repeats}")
+        raise ValueError(f"repaint needs jump and repeats of 1 or more and contiguous steps, got {jump}, {repeats}")
     index, rows, last = 0, [], len(steps) - 1  # last: the index of the last noisy time
     left = {last - below: repeats - 1 for below in range(0, len(steps) - jump, jump)}
     while index < len(steps):
