@@ -10,9 +10,9 @@ from diffusion.errors import require
 from diffusion.networks.layers import check_channels, rematerialised, sinusoidal_embedding
 from diffusion.typing import Array, Cond, Image, Keys
 
-FREQUENCIES = 256  # of the embedding of the time, sines and cosines
+FREQUENCIES = 256  # sines and cosines in the time embedding
 
-# As networks/unet.SHARDING: queries, keys, values and the first layer of the MLP by their outputs, so by heads.
+# As networks/unet.SHARDING: queries, keys, values and the MLP's first layer are cut by outputs, hence by heads.
 SHARDING = (
     (r"/(q|k|v|mlp1|modulation|time1)/kernel$", ("fsdp", "tensor")),
     (r"/(out|mlp2|time2)/kernel$", ("tensor", "fsdp")),
@@ -24,21 +24,21 @@ class DiT(nn.Module):
 
     F(x, c_noise, cond): [B,H,W,C_in] -> [B,H,W,out_channels], float32 at least. The defaults are DiT-S/2's. As in the
     authors' code (facebookresearch/DiT), the image is cut into patches with fixed positions, each block is modulated by
-    the time and the label, and what adds to the image's features starts at zero, as does the output.
+    the time and the label, and each residual branch starts at zero, as does the output.
     """
-    channels: int = 384                         # of a token
-    depth: int = 12                             # blocks
-    heads: int = 6                              # of attention
+    channels: int = 384                         # width of a token
+    depth: int = 12                             # number of blocks
+    heads: int = 6                              # attention heads
     patch: int = 2                              # height and width of the image under a token, pixels
     mlp_ratio: float = 4.0                      # width of the MLPs / channels
     num_classes: int = 0                        # 0: unconditional; else cond is [B] int32 labels below it
     out_channels: int = 3
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
+    dtype: Literal["float32", "bfloat16"] = "float32"  # computation precision; parameters are float32
     remat: Literal["none", "light", "full"] = "none"
     sharding = SHARDING
 
     def check(self, height: int) -> None:
-        """Raises FieldError for fields that do not fit images of this height, or one another."""
+        """Raises FieldError for fields that do not fit images of this height, or each other."""
         check_channels(self.channels)
         require(self.channels % 4 == 0, "channels", self.channels, "must be a multiple of 4: a position is sines and "
                 "cosines of its row and column.")
@@ -79,8 +79,8 @@ class DiT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each behind a normalisation that the embedding scales and shifts, and gated by it; at the
-    start the gates are zero (adaLN-Zero, Figure 3)."""
+    """Attention and an MLP, each after a normalisation that the embedding scales and shifts, and gated by the
+    embedding; the gates start at zero (adaLN-Zero, Figure 3)."""
     heads: int
     mlp_ratio: float
     dtype: Any
@@ -89,7 +89,7 @@ class Block(nn.Module):
     def __call__(self, x: Array, emb: Array) -> Array:
         b, tokens, c = x.shape
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
-        # The authors draw queries, keys and values as one matrix: its fan-out is three times as large.
+        # The authors initialise queries, keys and values as one matrix, whose fan-out is three times as large.
         of_three = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation(emb, 6, self.dtype)
 
@@ -107,7 +107,7 @@ class Block(nn.Module):
 
 
 def modulation(emb: Array, parts: int, dtype: Any) -> list[Array]:
-    """[B, C] -> `parts` times [B, 1, C]; a layer of the module that calls it."""
+    """[B, C] -> `parts` arrays [B, 1, C], by a layer of the calling module."""
     layer = nn.Dense(parts * emb.shape[-1], dtype=dtype, kernel_init=nn.initializers.zeros_init(), name="modulation")
     return jnp.split(layer(nn.swish(emb))[:, None], parts, axis=-1)
 

@@ -24,16 +24,16 @@ def ddpm_init(scale: float = 1.0) -> nn.initializers.Initializer:
 
 
 def rematerialised(block: type[nn.Module], remat: str) -> type[nn.Module]:
-    """The block, of whose values the gradient keeps all (`remat` none), or computes again all but the results of
-    convolutions and dense layers (light), or all (full). Values, gradients and parameters are the same."""
+    """The block with its activations stored for the gradient (`remat` none), recomputed except for the results of
+    convolutions and dense layers (light), or all recomputed (full). Values, gradients and parameters are the same."""
     if remat == "none":
         return block
     return nn.remat(block, policy=None if remat == "full" else _is_layer)
 
 
 def _is_layer(primitive: Any, *_, **settings) -> bool:
-    """A convolution, or a product of matrices that are not one for each example: those of attention grow with the
-    square of the number of positions."""
+    """Whether it is a convolution or an unbatched matrix product: attention's batched products grow with the square of
+    the number of positions."""
     return primitive.name == "conv_general_dilated" or (
         primitive.name == "dot_general" and not settings["dimension_numbers"][1][0])
 
@@ -41,10 +41,10 @@ def _is_layer(primitive: Any, *_, **settings) -> bool:
 def sinusoidal_embedding(c_noise: Array, dim: int, *, freq_shift: float = 1.0, cos_first: bool = False,
                          max_period: float = 10_000.0) -> Array:
     """[B] -> [B, dim]: sines then cosines of `c_noise` at dim // 2 geometric frequencies from 1 to about 1/max_period,
-    and a zero last where `dim` is odd.
+    and a final zero if `dim` is odd.
 
     The spacing is log(max_period) / (dim/2 - freq_shift). Ho et al. took shift 1 from tensor2tensor, with which the
-    last frequency is 1/max_period; Vaswani et al. (2017) and Nichol & Dhariwal (2021) have 0, and the latter cosines
+    last frequency is 1/max_period; Vaswani et al. (2017) and Nichol & Dhariwal (2021) use 0, the latter with cosines
     first.
     """
     half = dim // 2
@@ -76,7 +76,7 @@ class FourierEmbedding(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask for example i depends on keys[i] and this layer's path alone.
+    """Dropout whose mask for example i depends only on keys[i] and this layer's path.
 
     nn.Dropout draws one mask for the batch, so that the loss curve would depend on how the batch is cut into
     micro-batches; this one does not (docs/design.md, randomness).
@@ -95,7 +95,7 @@ class Dropout(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class BlockConfig:
-    """What all blocks of one network share."""
+    """Settings shared by all blocks of one network."""
     dtype: Any = jnp.float32      # of the computation
     groups: int = 32              # of the group normalisation
     epsilon: float = 1e-6         # of the group normalisation
@@ -104,7 +104,7 @@ class BlockConfig:
     scale_shift: bool = False     # the embedding scales and shifts (Nichol & Dhariwal 2021) or only shifts
 
     def group_norm(self, name: str, groups: int | None = None) -> nn.GroupNorm:
-        """Flax takes its statistics in float32 whatever the dtype."""
+        """A group normalisation; Flax computes its statistics in float32 whatever the dtype."""
         return nn.GroupNorm(num_groups=groups or self.groups, epsilon=self.epsilon, dtype=self.dtype, name=name)
 
     def conv(self, channels: int, name: str, scale: float = 1.0, **kwargs) -> nn.Conv:
@@ -161,8 +161,8 @@ class ResBlock(nn.Module):
 class Attention(nn.Module):
     """Self-attention over the H*W positions with a residual connection and a zero-initialised output.
 
-    `groups` of its normalisation are the style's where None, and 0 is no normalisation. The sum is divided by
-    `divisor`. Heads have `head_channels`, or where that is 0 all channels between them.
+    groups: of the normalisation; None: the style's, 0: no normalisation. The sum is divided by `divisor`. Each head has
+    `head_channels` channels; 0: the heads share all channels equally.
     """
     heads: int
     style: BlockConfig

@@ -20,8 +20,8 @@ from diffusion.networks.layers import (
 )
 from diffusion.typing import Array, Cond, Image, Keys
 
-# How parameters are cut over a mesh, by their paths: of a pair of layers the first over its outputs and the second over
-# its inputs, so that one sum over the tensor axis serves both (Shoeybi et al. 2019, "Megatron-LM").
+# How parameters are cut over a mesh, by their paths: in a pair of layers the first is cut over its outputs and the
+# second over its inputs, so that one sum over the tensor axis serves both (Shoeybi et al. 2019, "Megatron-LM").
 SHARDING = (
     (r"/(conv1|emb|emb1|q|k|v)/kernel$", ("fsdp", "tensor")),
     (r"/(conv2|emb2|out)/kernel$", ("tensor", "fsdp")),
@@ -41,41 +41,41 @@ class UNet(nn.Module):
     by attention where the feature map is one of `attention_resolutions` rows high. The last convolution, the second
     one of each block and the output of each attention start at zero, so that the network starts as the zero function.
     """
-    channels: int = 128                         # of the first level
+    channels: int = 128                         # channels of the first level
     multipliers: tuple[float, ...] = (1, 2, 2, 2)  # channels of each level / `channels`
     blocks: int = 2                             # residual blocks a level
     attention_resolutions: tuple[int, ...] = (16,)  # heights of the feature maps with attention
-    up_attention_resolutions: tuple[int, ...] | None = None  # the same on the way up, where they differ
-    heads: int = 1                              # attention heads ...
-    head_channels: int = 0                      # ... or, if not 0, the channels of one head; as many as there is room
-    groups: int = 32                            # of the group normalisation; must divide the channels of all levels
-    norm_epsilon: float = 1e-6                  # of the group normalisation
-    activation: Literal["swish", "relu", "gelu", "mish"] = "swish"  # of the blocks alone
-    dropout: float = 0.0                        # probability of dropping, in each residual block
+    up_attention_resolutions: tuple[int, ...] | None = None  # those on the way up; None: the same
+    heads: int = 1                              # attention heads, if head_channels is 0
+    head_channels: int = 0                      # channels per head, which sets the number of heads; 0: see heads
+    groups: int = 32                            # of the group normalisations; must divide the channels of all levels
+    norm_epsilon: float = 1e-6                  # of the group normalisations
+    activation: Literal["swish", "relu", "gelu", "mish"] = "swish"  # in the residual blocks
+    dropout: float = 0.0                        # dropout probability, in each residual block
     scale_shift: bool = False                   # the embedding scales and shifts (Improved DDPM) or only shifts
-    downsample: tuple[str, ...] = ("conv",)     # of each level or one for all: conv, resblock
-    upsample: tuple[str, ...] = ("conv",)       # by the level it starts from, the highest first
-    pad_around: bool = False                    # a conv downsample pads all around, or after the last row and column
+    downsample: tuple[str, ...] = ("conv",)     # per level or one for all: conv, resblock
+    upsample: tuple[str, ...] = ("conv",)       # the same, by the level it starts from, highest resolution first
+    pad_around: bool = False                    # conv downsampling pads all around, not only at the end
     middle: Literal["attention", "plain", "none"] = "attention"  # attention between two blocks, plain: two blocks
-    middle_divisor: float = 1.0                 # of the sums of the middle's blocks
-    middle_groups: int | None = None            # of its attention's normalisation; None: `groups`, 0: not normalised
-    embedding: Literal["positional", "fourier", "learned"] = "positional"  # of the time: positional; fourier, for noise
-                                                # levels above 0 alone (then F is also divided by them); learned, a row
-                                                # of a table for each whole time
-    embedding_rows: int = 0                     # learned: of times 0 .. this - 1 (diffusers: num_train_timesteps)
+    middle_divisor: float = 1.0                 # divides the residual sums of the middle
+    middle_groups: int | None = None            # groups of the middle attention's normalisation; None: groups, 0: none
+    embedding: Literal["positional", "fourier", "learned"] = "positional"  # of the time: positional; fourier, only for
+                                                # positive noise levels (F is then divided by them); learned, one table
+                                                # row per whole time
+    embedding_rows: int = 0                     # learned: its times are 0 .. this - 1 (diffusers: num_train_timesteps)
     embedding_channels: int = 0                 # 0: 4 * channels
     freq_shift: float = 1.0                     # positional: see `sinusoidal_embedding`
     cos_first: bool = False                     # cosines before sines
     center_input: bool = False                  # x -> 2x - 1
     num_classes: int = 0                        # 0: unconditional; else cond is [B] int32 labels below it
     out_channels: int = 3
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
-    remat: Literal["none", "light", "full"] = "none"  # what the gradient computes again instead of keeping it: in
-                                                # each block all but convolutions and matrix products, or each block
+    dtype: Literal["float32", "bfloat16"] = "float32"  # computation precision; parameters are float32
+    remat: Literal["none", "light", "full"] = "none"  # activations recomputed in the gradient instead of stored: light,
+                                                # all but convolutions and matrix products; full, whole blocks
     sharding = SHARDING
 
     def check(self, height: int) -> None:
-        """Raises FieldError for fields that do not fit images of this height, or one another."""
+        """Raises FieldError for fields that do not fit images of this height, or each other."""
         check_channels(self.channels)
         require(self.blocks >= 1, "blocks", self.blocks, "each level needs at least one residual block.")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "is a probability below 1.")
@@ -90,7 +90,7 @@ class UNet(nn.Module):
         self.check_levels(height)
 
     def check_levels(self, height: int) -> None:
-        """`check`, of the levels, their widths and their attention."""
+        """The part of `check` about levels, their widths and their attention."""
         channels, multipliers, levels = self.channels, self.multipliers, len(self.multipliers)
         require(levels >= 1, "multipliers", multipliers, "needs a number for each level, at least one.")
         widths = [round(channels * m) for m in multipliers]
@@ -116,18 +116,18 @@ class UNet(nn.Module):
         require(self.heads >= 1 and all(w % self.heads == 0 for w in attended), "heads", self.heads,
                 f"must divide the channels of all levels with attention, {sorted(attended)}.")
         require(0 <= self.head_channels <= min(attended, default=self.head_channels), "head_channels",
-                self.head_channels, f"must be 0 or at most the channels of any level with attention, "
-                                                                                                             f"{sorted(attended)}.")
+                self.head_channels, "must be 0 or at most the channels of any level with attention, "
+                f"{sorted(attended)}.")
         require(self.middle_groups is None or (self.middle_groups >= 0 and widths[-1] % (self.middle_groups or 1) == 0),
                 "middle_groups", self.middle_groups, f"must divide the {widths[-1]} channels of the middle, or be 0.")
 
     def check_times(self, *, whole: bool, largest: float, positive: bool) -> None:
-        """Raises FieldError where the embedding cannot be told times that are `whole` numbers or not, `positive` or
-        not, and up to `largest`."""
+        """Raises FieldError if the embedding cannot take this range of c_noise: `whole` numbers or not, `positive` or
+        not, up to `largest`."""
         require(self.embedding != "fourier" or positive, "embedding", "fourier", "takes the logarithm of the noise "
-                "level, which process.name=ve tells the network; the times of others begin at 0.")
+                "level, which only process.name=ve gives to the network; the times of others begin at 0.")
         require(self.embedding != "learned" or whole and largest < self.embedding_rows, "embedding", "learned", "has a "
-                f"row for each of {self.embedding_rows} whole times (network.embedding_rows): it goes with a table of "
+                f"row for each of {self.embedding_rows} whole times (network.embedding_rows): it needs a table of "
                 "betas of no more steps, without process.rescale_times and sample.between_times.")
 
     @nn.compact
@@ -185,7 +185,7 @@ class UNet(nn.Module):
         return h / c_noise[:, None, None, None] if self.embedding == "fourier" else h
 
     def embed(self, c_noise: Array, cond: Cond, style: BlockConfig) -> Array:
-        """[B] noise levels and labels -> [B, embedding_channels]."""
+        """[B] c_noise and labels -> [B, embedding_channels]."""
         channels = self.embedding_channels or 4 * self.channels
         if self.embedding == "fourier":
             emb = FourierEmbedding(self.channels, self.cos_first, name="fourier")(c_noise)

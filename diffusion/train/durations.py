@@ -20,7 +20,7 @@ def _parse(text: str, key: str, batch_size: int, epoch_size: int | None) -> Frac
     if unit.startswith("epoch") and epoch_size is None:
         raise ConfigError(f"config.{key} = {text!r} needs a data set of known size. Use steps or images.")
     size = {"s": batch_size, "i": 1, "e": epoch_size}[unit[0]]
-    if float(number) * _FACTORS[factor] * size > _MAX_STEPS * batch_size:  # first in floats: 1e999999999 is slow else
+    if float(number) * _FACTORS[factor] * size > _MAX_STEPS * batch_size:  # floats: exact 1e999999999 is slow
         raise ConfigError(f"config.{key} = {text!r} is more than the {_MAX_STEPS} steps that a run can count.")
     return Fraction(number) * _FACTORS[factor] * size
 
@@ -28,8 +28,8 @@ def _parse(text: str, key: str, batch_size: int, epoch_size: int | None) -> Frac
 def to_images(text: str, *, key: str, batch_size: int, epoch_size: int | None) -> float:
     """The number of training images that `text` stands for; `key` is the config key that errors name.
 
-    `epoch_size` is the number of examples of the data set, None where it is not known.
-    Raises ConfigError on anything else than NUMBER[k|M|B] steps|images|epochs, and on more than 2^31 - 1 steps.
+    `epoch_size` is the number of examples of the data set, None if unknown. Raises ConfigError on anything other than
+    NUMBER[k|M|B] steps|images|epochs, and on more than 2^31 - 1 steps.
     """
     return float(_parse(text, key, batch_size, epoch_size))
 

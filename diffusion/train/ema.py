@@ -8,9 +8,8 @@ from diffusion.typing import Array, Params
 
 
 def new_share(step: Array, *, batch_size: int, half_life: float, warmup_ratio: float, images_before: int = 0) -> Array:
-    """The factor of the parameters in the update that makes `step` of them: 1 - 2^(-batch_size / half-life), by expm1,
-    since the power is nearly 1. images_before: by which the images seen are more than step * batch_size, as after a
-    change of the batch size.
+    """The weight of the new parameters in update number `step`: 1 - 2^(-batch_size / half-life), by expm1, since the
+    power is nearly 1. images_before: images seen in excess of step * batch_size, as after a change of the batch size.
 
     The half-life is at most `warmup_ratio` * images seen (Karras et al. 2022, EDM, their code's EMA ramp-up: 0.05), so
     that the average forgets the random start; 0 turns this off, as in Ho et al. (2020). A constant decay d per step is
@@ -23,7 +22,8 @@ def new_share(step: Array, *, batch_size: int, half_life: float, warmup_ratio: f
 
 
 def update(ema: Params, params: Params, share: Array, key: Array | None = None) -> Params:
-    """(1 - share) * ema + share * params, leaf by leaf, in float32. An average kept in bfloat16 is rounded by `key`."""
+    """(1 - share) * ema + share * params, leaf by leaf, in float32. A bfloat16 average is rounded by `key`, at
+    random."""
     leaves, tree = jax.tree.flatten(ema)
     new = [e.astype(p.dtype) + share * (p - e.astype(p.dtype)) for e, p in zip(leaves, tree.flatten_up_to(params))]
     return tree.unflatten([n if e.dtype == n.dtype else stochastic_round(n, jax.random.fold_in(key, i))
@@ -31,11 +31,10 @@ def update(ema: Params, params: Params, share: Array, key: Array | None = None) 
 
 
 def stochastic_round(x: Array, key: Array) -> Array:
-    """float32 to one of the two bfloat16 beside it, so that the mean over keys is x.
+    """float32 to one of the two neighbouring bfloat16 numbers, so that the mean over keys is x.
 
-    Rounded to the nearest, an average would stand still: at a decay of 0.9999 its steps are far below the 2^-9 of
-    bfloat16's rounding.
+    Rounding to nearest would freeze the average: at a decay of 0.9999 its steps are far below bfloat16's 2^-9.
     """
-    # A bfloat16 is the upper half of a float32: a random lower half carries over into it as often as it should.
+    # A bfloat16 is the upper half of a float32: adding a random lower half carries into it with the right probability.
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
     return jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32).astype(jnp.bfloat16)

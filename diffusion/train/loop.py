@@ -1,11 +1,11 @@
-"""The training loop. It is boring, and its order is fixed:
+"""The training loop, in a fixed order:
 
     restore (state, data iterator, clock) -> [next batch -> step -> log -> checkpoint -> sample -> evaluate] -> plots
 
-What only reports comes after the checkpoint: samples or an evaluation that fail, or are killed, cost no training.
+Reporting comes after the checkpoint: samples or an evaluation that fail or are killed cost no training.
 
-A checkpoint of step k holds the state after k steps, the iterator before batch k + 1, and the clock with what the log
-has gathered since its last row; so a resumed run repeats the uninterrupted one bit for bit, log included.
+A checkpoint of step k holds the state after k steps, the iterator before batch k + 1, and the clock with the log's sums
+since its last row, so a resumed run repeats the uninterrupted one bit for bit, log included.
 """
 import contextlib
 import time
@@ -26,25 +26,25 @@ from diffusion.train.watchdog import Watchdog
 _SUMS = ("steps", "loss", "grad_norm", "skipped", "seconds", "timed_steps")
 _BINNED = ("bin_loss", "bin_count", "bin_weight")
 IN_FLIGHT = 2  # dispatches queued ahead of the device: it never waits for the host, and progress stays true
-_SLOW_STEP = 10.0  # seconds of a first step, from which what is left is reckoned by it
-MAX_SKIPS_IN_A_ROW = 10  # steps skipped one after the other, with which training stops
+_SLOW_STEP = 10.0  # seconds; a first step at least this long predicts the remaining time
+MAX_SKIPS_IN_A_ROW = 10  # consecutive skipped steps after which training stops
 
 
 @dataclass(frozen=True, kw_only=True)
 class Durations:
-    """How long and how often, in steps."""
+    """The training's length and intervals, in steps."""
     total: int
     log_every: int
     sample_every: int
     checkpoint_every: int
     batch_size: int
     steps_per_dispatch: int = 1
-    evaluate_every: int | None = None  # never
-    images: int | None = None  # how long, where the duration is in images or epochs; total is then of this batch size
-    score: str = "loss"        # of a row of the log: what checkpoints are compared by
+    evaluate_every: int | None = None  # None: never
+    images: int | None = None  # the length, if given in images or epochs; `total` is for this batch size
+    score: str = "loss"        # the value in a log row that ranks checkpoints
 
     def after(self, clock: "Clock") -> "Durations":
-        """With the steps that are left of `images`, if the batch size was another until now."""
+        """With `total` recomputed from the remaining `images`, if the batch size has changed."""
         if self.images is None or clock.images == clock.step * self.batch_size:
             return self
         dispatches = -(-max(self.images - clock.images, 0) // (self.batch_size * self.steps_per_dispatch))
@@ -53,11 +53,11 @@ class Durations:
 
 @dataclass
 class Clock:
-    """Progress that is not in the state: JSON-able, saved with each checkpoint, its floats returning exactly."""
+    """Progress outside the state: JSON-serialisable, saved with each checkpoint, with floats restored exactly."""
     step: int = 0
     images: int = 0
     seconds: float = 0.0  # of training, without compilation, sampling and checkpoints
-    score: float | None = None  # of the last row of the log, of Plan.score
+    score: float | None = None  # value of Durations.score in the last log row
     skipped_in_a_row: int = 0
     window: dict = field(default_factory=lambda: dict.fromkeys(_SUMS, 0.0))
     bin_loss: list = field(default_factory=list)   # [K] sums since the last row
@@ -66,8 +66,8 @@ class Clock:
 
 
 def restored_clock(saved: dict, batch_size: int) -> Clock:
-    """The clock of a checkpoint; what one of an older version has not, as that version had it. Raises CheckpointError
-    for one that is no clock."""
+    """The clock of a checkpoint; fields that an older version lacked get its implied values. Raises CheckpointError for
+    an invalid clock."""
     try:
         filled = {"images": saved["step"] * batch_size} | saved
         clock = Clock(**filled | {"window": Clock().window | saved["window"]})
@@ -79,20 +79,20 @@ def restored_clock(saved: dict, batch_size: int) -> Clock:
     except (KeyError, TypeError):
         good = False
     if not good:
-        raise CheckpointError("The clock of the checkpoint is none: its progress was edited, or is of another program. "
-                              "Delete or move that checkpoint; the one before it is then used.")
+        raise CheckpointError("The clock of the checkpoint is invalid: it was edited, or written by another program. "
+                              "Delete or move that checkpoint; the previous one is then used.")
     return clock
 
 
 class Window:
-    """Gathers the metrics of steps on the host until a row of the log is due."""
+    """Accumulates the metrics of steps on the host until a log row is due."""
 
     def __init__(self, clock: Clock, plan: Durations, examples_of: Callable, report: Callable[[str], None]):
         self.clock, self.batch_size, self.score, self.report = clock, plan.batch_size, plan.score, report
         self.examples_of, self.pending, self.learning_rate = examples_of, [], 0.0
 
     def add(self, metrics: StepMetrics) -> None:
-        """Takes the metrics of the steps after the clock's, still on the device."""
+        """Queues the metrics of the steps after the clock's, still on the device."""
         self.pending.append((self.clock.step, self.clock.images, metrics))
         if len(self.pending) > IN_FLIGHT:
             jax.block_until_ready(self.pending[-1 - IN_FLIGHT][2].loss)
@@ -152,7 +152,7 @@ class Window:
 
 _REMEDY = ("Nothing was saved after the last checkpoint. Rerunning repeats the same steps; lower "
            "config.optimizer.learning_rate, lengthen config.optimizer.warmup, use config.network.dtype=float32 or "
-           "leave such steps out, config.train.nonfinite=skip, with a new --workdir.")
+           "skip such steps, config.train.nonfinite=skip, with a new --workdir.")
 
 
 def _describe_bad(m: StepMetrics, examples: np.ndarray, log_snr: np.ndarray) -> str:
@@ -162,11 +162,11 @@ def _describe_bad(m: StepMetrics, examples: np.ndarray, log_snr: np.ndarray) -> 
     return f"the loss is {m.loss} and the gradient norm {m.grad_norm}. {where}"
 
 
-Dispatch = tuple[Callable, State, dict, dict | None]  # train_step, and what it is called with: state, batch, dataset
+Dispatch = tuple[Callable, State, dict, dict | None]  # train_step and its arguments: state, batch, dataset
 
 
 def run_training(training: Generator[Dispatch, tuple[State, StepMetrics], State]) -> State:
-    """Makes the steps that `training` asks for, and returns what it returns."""
+    """Drives a training generator to completion and returns its result."""
     reply = None
     with contextlib.closing(training):
         while True:
@@ -174,31 +174,32 @@ def run_training(training: Generator[Dispatch, tuple[State, StepMetrics], State]
                 train_step, *arguments = training.send(reply)
             except StopIteration as end:
                 return end.value
-            # What the step needs is on the devices; the guard makes any transfer an error instead of a slow step.
+            # The step's inputs are on the devices; the guard makes any transfer an error instead of a slow step.
             with jax.transfer_guard("disallow"):
                 reply = train_step(*arguments)
 
 
 def training_steps(*, plan: Durations, train_step: Callable, state: State, clock: Clock, data: Iterator,
-                   dataset: dict | None,
-          mesh: Mesh, started: float, examples_of: Callable[[int, np.ndarray], np.ndarray],
-          write_row: Callable[[dict], None], draw_samples: Callable[[int, State], None],
-          save: Callable[[int, State, Clock], None], progress, interrupts: Interrupts, watchdog: Watchdog,
-          evaluate: Callable[[int, State], None] = lambda step, state: None
-          ) -> Generator[Dispatch, tuple[State, StepMetrics], State]:
-    """Trains from clock.step to plan.total, or until `interrupts` says to stop, and returns the last state, saved.
-    Whoever runs it (`alone`, or several together) makes the steps that it yields, and sends what they give.
+                   dataset: dict | None, mesh: Mesh, started: float,
+                   examples_of: Callable[[int, np.ndarray], np.ndarray], write_row: Callable[[dict], None],
+                   draw_samples: Callable[[int, State], None], save: Callable[[int, State, Clock], None], progress,
+                   interrupts: Interrupts, watchdog: Watchdog,
+                   evaluate: Callable[[int, State], None] = lambda step, state: None
+                   ) -> Generator[Dispatch, tuple[State, StepMetrics], State]:
+    """Trains from clock.step to plan.total, or until `interrupts` requests a stop, and returns the last state, saved.
+    The caller (`run_training`, or one that runs several trainings) executes each yielded step and sends back its
+    result.
 
     `train_step` comes from `compile_train_step`; `data` yields this process's rows of each batch; `started` is the
-    time.perf_counter() of the program's start, for the time to first step; `examples_of(images, positions)` names the
-    examples at these places of the batch after so many images. Raises DivergedError at a loss or gradient that is not
-    finite, if that step was not skipped; then nothing since the last checkpoint has been saved.
+    time.perf_counter() of the program's start, for the time to first step; `examples_of(images, positions)` returns the
+    data's indices of the examples at these positions of the batch that follows `images` images. Raises DivergedError at
+    a non-finite loss or gradient, unless that step was skipped; nothing after the last checkpoint is then saved.
     """
     window, k = Window(clock, plan, examples_of, progress.message), plan.steps_per_dispatch
     first_step, since, booked = clock.step + k, time.perf_counter(), clock.step
 
     def account():
-        """Waits for the device and books the time since the last call as training."""
+        """Waits for the device and counts the time since the last call as training."""
         nonlocal since, booked
         window.fetch()
         elapsed, since = time.perf_counter() - since, time.perf_counter()
@@ -224,7 +225,7 @@ def training_steps(*, plan: Durations, train_step: Callable, state: State, clock
             progress.message(f"first step after {since - started:.1f} s (start-up and compilation)")
             if slow := since - dispatched >= _SLOW_STEP:
                 progress.expect((since - dispatched) / k)
-        elif clock.step == first_step + k and not slow:  # a quick first step is not yet as quick as the others
+        elif clock.step == first_step + k and not slow:  # even a quick first step is slower than the others
             jax.block_until_ready(metrics)
             progress.expect((time.perf_counter() - since) / k)
         progress.update(k)

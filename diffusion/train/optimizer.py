@@ -11,7 +11,7 @@ def learning_rate(peak: float, *, warmup_steps: int, decay: Literal["constant", 
                   total_steps: int) -> optax.Schedule:
     """Linear warm-up from 0 over `warmup_steps`, then constant, or a half cosine or a line to 0 at `total_steps`."""
     if decay == "constant":
-        # optax takes a warm-up of 0 steps for a learning rate of 0, for ever.
+        # With a warm-up of 0 steps, optax would keep the initial learning rate, 0, for ever.
         return optax.warmup_constant_schedule(peak if warmup_steps == 0 else 0.0, peak, warmup_steps)
     if warmup_steps >= total_steps:
         raise ConfigError(f"config.optimizer.warmup ({warmup_steps} steps) is not shorter than config.train.duration "
@@ -23,8 +23,7 @@ def learning_rate(peak: float, *, warmup_steps: int, decay: Literal["constant", 
 
 
 def with_schedule_of(new: optax.OptState, old: optax.OptState) -> optax.OptState:
-    """`old`, but that its schedules have counted the step as in `new`: the rate is a function of the step, also after
-    one that was left out."""
+    """`old` with the schedule counts of `new`, so that the rate stays a function of the step after a skipped one."""
     counts = lambda x: isinstance(x, optax.ScaleByScheduleState)  # noqa: E731
     return jax.tree.map(lambda n, o: n if counts(n) else o, new, old, is_leaf=counts)
 
@@ -33,13 +32,13 @@ def adam(schedule: optax.Schedule, *,
          beta1: float = 0.9,
          beta2: float = 0.999,
          epsilon: float = 1e-8,
-         clip_norm: float = 1.0,  # of the global gradient; 0: no clipping
-         mu_dtype: Literal["float32", "bfloat16"] = "float32",  # in which the first moment is kept
+         clip_norm: float = 1.0,  # limit of the global gradient norm; 0: no clipping
+         mu_dtype: Literal["float32", "bfloat16"] = "float32",  # precision of the first moment
          ) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015) behind clipping of the global gradient norm at `clip_norm`; 0 does not clip.
+    """Adam (Kingma & Ba 2015) after clipping the global gradient norm at `clip_norm`; 0: no clipping.
 
-    mu_dtype: of the first moment; the second is always kept in the parameters' float32, which it needs (its square root
-    divides).
+    mu_dtype: of the first moment; the second always has the parameters' float32, which it needs since the update
+    divides by its square root.
     """
     for name, beta in (("beta1", beta1), ("beta2", beta2)):
         require(0 <= beta < 1, name, beta, "must lie in [0, 1) (Kingma & Ba 2015: 0.9 and 0.999).")

@@ -18,15 +18,15 @@ AXES = ("data", "fsdp", "tensor")
 _BATCH = P(("data", "fsdp"))
 _MIN_SHARDED = 2**12  # smaller arrays cost more to gather than they save
 
-# (regular expression, the mesh axes of the array's last axes): the first rule whose expression is found in the path of
-# a parameter, such as "params/down0_block0/conv1/kernel", says how it is cut; None for an axis that is not.
+# (regular expression, the mesh axes of the array's last axes): the first rule whose expression matches in the path of a
+# parameter, such as "params/down0_block0/conv1/kernel", defines how it is cut; None for an axis that is not cut.
 Rule = tuple[str, tuple[str | None, ...]]
 
 
 def make_mesh(data: int, fsdp: int, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of `devices`, by default all of all processes. One of the sizes may be -1: all that remain.
+    """A mesh of `devices`, by default all devices of all processes. One of the sizes may be -1: all that remain.
 
-    Raises ConfigError where the sizes do not multiply to the number of devices, or tensor would span processes.
+    Raises ConfigError if the product of the sizes is not the number of devices, or tensor would span processes.
     """
     devices, sizes = list(devices or jax.devices()), [data, fsdp, tensor]
     known = math.prod(s for s in sizes if s != -1)
@@ -35,27 +35,27 @@ def make_mesh(data: int, fsdp: int, tensor: int = 1, devices: Sequence[jax.Devic
     if min(sizes) < 1 or math.prod(sizes) != len(devices):
         given = ", ".join(f"config.mesh.{name} = {size}" for name, size in zip(AXES, (data, fsdp, tensor)))
         raise ConfigError(f"{given} do not make up the {len(devices)} devices. Their product must be that number; one "
-                          "of them may be -1, all that remain.")
+                          "of them may be -1: all that remain.")
     local = sum(device.process_index == devices[0].process_index for device in devices)
     if local % sizes[2]:
         raise ConfigError(f"config.mesh.tensor = {sizes[2]} does not divide the {local} devices of a process: a row of "
-                          "the batch would belong to two.")
+                          "the batch would be split between two processes.")
     # The default of axis_types became Explicit in JAX 0.9, under which Flax's layers and table look-ups fail.
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def on_cpu(mesh: Mesh) -> bool:
-    """Where XLA runs the gradient of a convolution inside a loop about 12 times slower than outside of it."""
+    """Whether the devices are CPUs, where XLA runs a convolution's gradient about 12 times slower inside a loop."""
     return mesh.devices.flat[0].platform == "cpu"
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Into how many parts the batch is cut, which it must be a multiple of."""
+    """The number of parts the batch is cut into; the batch size must be a multiple of it."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def fill(count: int, mesh: Mesh) -> int:
-    """The least such multiple that is not below `count`."""
+    """`count` rounded up to a multiple of `batch_shards`."""
     return -(-count // batch_shards(mesh)) * batch_shards(mesh)
 
 
@@ -65,20 +65,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """One axis, the first, cut over data and fsdp."""
+    """Axis `axis`, by default the first, cut over data and fsdp."""
     return NamedSharding(mesh, P(*(None,) * axis, *_BATCH))
 
 
 def put_rows(x: np.ndarray, mesh: Mesh) -> jax.Array:
-    """x [B, ...], the same in all processes, cut `over_batch`: each process puts its devices' rows there."""
+    """x [B, ...], the same in all processes, cut `over_batch`: each process provides its devices' rows."""
     return jax.make_array_from_callback(x.shape, over_batch(mesh), lambda rows: x[rows])
 
 
 def of_state(abstract_state, mesh: Mesh, rules: Sequence[Rule] = ()):
-    """Shardings for a tree of shapes, by the first of the rules that fits the path.
+    """Shardings for a tree of shapes, by the first rule that matches the path.
 
-    An axis that its mesh axis does not divide stays whole. Where no rule fits, the largest axis that fsdp divides is
-    cut. Small arrays are copied.
+    An axis that its mesh axis does not divide stays whole. Where no rule matches, the largest axis that fsdp divides is
+    cut. Small arrays are replicated.
     """
     sizes = mesh.shape
 
@@ -100,7 +100,7 @@ def of_state(abstract_state, mesh: Mesh, rules: Sequence[Rule] = ()):
 
 
 def check_rules(rules: Sequence[Rule], abstract_params, where: str) -> None:
-    """Raises ConfigError for a rule that fits no parameter, or names an axis that the mesh has not."""
+    """Raises ConfigError for a rule that matches no parameter or names an unknown mesh axis."""
     names = [name_of(path) for path, _ in jax.tree_util.tree_flatten_with_path(abstract_params)[0]]
     for pattern, axes in rules:
         try:
@@ -108,7 +108,7 @@ def check_rules(rules: Sequence[Rule], abstract_params, where: str) -> None:
         except re.error as error:
             raise ConfigError(f"{where}: {pattern!r} is not a regular expression: {error}.") from error
         if not found:
-            raise ConfigError(f"{where}: the rule {pattern!r} fits no parameter. They are named like "
+            raise ConfigError(f"{where}: the rule {pattern!r} matches no parameter. Parameters are named like "
                               f"{', '.join(names[:3])} ... {names[-1]}.")
         if strange := set(axes) - {None, "fsdp", "tensor"}:
             raise ConfigError(f"{where}: the rule {pattern!r} names {sorted(strange)}; parameters can be cut over fsdp "
@@ -120,6 +120,6 @@ def name_of(path) -> str:
 
 
 def place_batch(batch: dict[str, np.ndarray], mesh: Mesh, leading: int = 0) -> dict[str, jax.Array]:
-    """This process's rows [b, ...] as part of global arrays [B, ...]; `leading` uncut axes stand before them."""
+    """This process's rows [b, ...] as part of global arrays [B, ...], after `leading` uncut axes."""
     where = over_batch(mesh, leading)
     return {name: jax.make_array_from_process_local_data(where, value) for name, value in batch.items()}

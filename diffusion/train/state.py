@@ -15,9 +15,9 @@ class State:
     """Randomness is not in it: draws are functions of the seed and the step (core/streams.py)."""
     step: Array                 # int32 scalar, updates done
     params: Params              # float32
-    ema: Params                 # like params, perhaps in bfloat16; what samples are drawn with
+    ema: Params                 # like params, possibly in bfloat16; samples are drawn with it
     opt_state: optax.OptState
-    density: Any = ()           # what the time density has learned of the losses, () if nothing
+    density: Any = ()           # the state of the time density, () if it learns nothing
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, density: Any = (),
@@ -28,10 +28,10 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, density:
 
 
 def in_dtype(params: Params, dtype: str) -> Params:
-    """The parameters themselves where they are of this dtype, and else a copy in it."""
+    """The parameters in this dtype, copied only where theirs differs."""
     return jax.tree.map(lambda x: x if x.dtype == dtype else x.astype(dtype), params)
 
 
 def average_of(params: Params, dtype: str) -> Params:
-    """A copy in the dtype an average is kept in."""
+    """A copy of the parameters in the average's dtype."""
     return jax.tree.map(lambda x: jnp.array(x, dtype), params)

@@ -19,20 +19,20 @@ from diffusion.train.optimizer import with_schedule_of
 from diffusion.train.state import State
 from diffusion.typing import Array
 
-BAD = 8  # examples that the report of a bad step names
+BAD = 8  # number of examples named in the report of a bad step
 
 
 class StepMetrics(NamedTuple):
-    """What one step reports, as arrays that stay on the device until the log is written."""
+    """The metrics of one step, as arrays that stay on the device until the log is written."""
     loss: Array           # scalar, mean over the global batch
     grad_norm: Array      # scalar, before clipping
     learning_rate: Array  # scalar
-    bad_position: Array   # [BAD] int32, of the first examples whose loss is not finite in the batch; -1 after them
-    bad_log_snr: Array    # [BAD] of those, NaN after them
-    skipped: Array        # scalar, 1 where the step was left out
+    bad_position: Array   # [BAD] int32, batch positions of the first examples with a non-finite loss; then -1
+    bad_log_snr: Array    # [BAD] of the same examples; then NaN
+    skipped: Array        # scalar, 1 if the step was skipped
     bin_loss: Array       # [K] sum of the losses of the examples in each log-SNR bin
     bin_count: Array      # [K] number of those examples
-    bin_weight: Array     # [K] w(lambda) p(lambda) in each bin, of the squared error in eps, by those examples
+    bin_weight: Array     # [K] estimate of w(lambda) p(lambda) in each bin, for the squared error in eps
 
 
 def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.TimeDensity, stratified: bool,
@@ -44,14 +44,14 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
 
     batch: image uint8 [B,H,W,C], label int32 [B], position int32 [B]; or index int32 [B] and position, to be looked up
     in `dataset`, which is then dict(image [N,H,W,C], label [N]). The gradient is the mean over the batch, in
-    `accumulate` micro-batches. `ema_share(step)` is the factor of the new parameters in the average. All draws are
+    `accumulate` micro-batches. `ema_share(step)` is the weight of the new parameters in the average. All draws are
     keyed by (seed, stream, step, position).
 
-    density: of the times t, which are drawn for each example alone or, if `stratified`, evenly over the whole batch.
+    density: of the times t, drawn independently per example or, if `stratified`, evenly over the whole batch.
     num_classes: 0 for an unconditional model. label_dropout: the probability that an example's label becomes
-    num_classes, which says that there is none (Ho & Salimans 2022, "Classifier-Free Guidance", Algorithm 1).
+    num_classes, which means no label (Ho & Salimans 2022, "Classifier-Free Guidance", Algorithm 1).
     skip_nonfinite: a step whose loss or gradient is not finite changes nothing but `step` and the schedules' count.
-    unroll: micro-batches one after the other and not in a loop, see `sharding.on_cpu`.
+    unroll: micro-batches in unrolled code instead of a loop, see `sharding.on_cpu`.
     """
     def draw_u(step, positions, size):
         if stratified:
@@ -73,7 +73,7 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
         return jnp.sum(per_example), (per_example, aux)
 
     def gradient(state, batch, size):
-        """Sums over the batch: the gradient, and [B] losses with what goes with them."""
+        """The gradient, summed over the batch, and the [B] losses with their LossAux."""
         (_, per_example), grad = jax.value_and_grad(micro_loss, has_aux=True)(state.params, state, batch, size)
         return grad, per_example
 
@@ -89,7 +89,7 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
         return grad, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1), per_example)
 
     def binned(per_example, aux: LossAux):
-        """Sums of losses, counts and effective weights in the bins of log-SNR; the outermost go on without end."""
+        """Sums of losses, counts and effective weights per log-SNR bin; only for weights are the outer bins bounded."""
         k, size = len(log_snr_edges) - 1, len(per_example)
         bins = jnp.clip(jnp.searchsorted(log_snr_edges, aux.log_snr) - 1, 0, k - 1)
         one_hot = jax.nn.one_hot(bins, k)
@@ -111,7 +111,7 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
                              step_key(jax.random.key(seed), "ema", state.step))
         learned = state.density
         if jax.tree.leaves(learned):
-            order = jnp.argsort(batch["position"])  # what is kept must not depend on the rows' order
+            order = jnp.argsort(batch["position"])  # the kept losses must not depend on the row order
             learned = density.update(learned, aux.t[order], aux.term[order])
 
         new = State(step=state.step + 1, params=params, ema=average, opt_state=opt_state, density=learned)

@@ -1,4 +1,4 @@
-"""Reports what takes too long, with the stacks of all threads, and leaves the decision to whoever reads it."""
+"""A watchdog that reports stalled operations with the stacks of all threads, and takes no other action."""
 import faulthandler
 import sys
 import threading
@@ -6,9 +6,9 @@ import time
 
 
 class Watchdog:
-    """While it is a context, `watchdog(what)` says what is done now; None: nothing that is watched.
+    """Inside its context, `watchdog(what)` names the current operation; None: nothing to watch.
 
-    What takes longer than `seconds` is reported on standard error, once. 0: never.
+    An operation that takes longer than `seconds` is reported once, on standard error. 0: never.
     """
 
     def __init__(self, seconds: float):
