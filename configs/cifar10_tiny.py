@@ -2,7 +2,7 @@
 
     python -m diffusion.main --config=configs/cifar10_tiny.py
 
-Not from a paper. What 15 minutes on two cores give is in docs/results.md.
+Not from a paper. docs/results.md has the result of 15 minutes on two cores.
 """
 from diffusion import config
 

@@ -1,4 +1,4 @@
-"""8x8 digits by a transformer: DiT (Peebles & Xie 2023) in small, on the images themselves.
+"""8x8 digits by a transformer: a small DiT (Peebles & Xie 2023) in pixel space.
 
     python -m diffusion.main --config=configs/digits_dit.py
 

@@ -2,8 +2,7 @@
 
     python -m diffusion.main --config=configs/digits_edm.py
 
-Network and training are those of configs/digits.py; the rest is Table 1's column "Ours", with the digits' own
-sigma_data.
+Network and training are as in configs/digits.py; the rest is Table 1's column "Ours", with the digits' own sigma_data.
 """
 from configs import digits
 from diffusion import config

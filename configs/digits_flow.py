@@ -2,7 +2,7 @@
 
     python -m diffusion.main --config=configs/digits_flow.py
 
-Network and training are those of configs/digits.py; times are logit-normal, as in Stable Diffusion 3.
+Network and training are as in configs/digits.py; times are logit-normal, as in Stable Diffusion 3.
 """
 from configs import digits
 from diffusion import config

@@ -2,7 +2,7 @@
 
     python -m diffusion.main --config=configs/digits_guided.py
 
-Network and training are those of configs/digits.py, but that a tenth of the labels is hidden. Image i is of class i %
+Network and training are as in configs/digits.py, except that a tenth of the labels is dropped. Image i has class i %
 10.
 """
 from configs import digits

@@ -2,7 +2,7 @@
 
     python -m diffusion.main --config=configs/digits_iddpm.py
 
-Network and training are those of configs/digits.py.
+Network and training are as in configs/digits.py.
 """
 from configs import digits
 from diffusion import config

@@ -2,8 +2,8 @@
 
     python -m diffusion.main --config=configs/digits_score_sde.py
 
-Training is that of configs/digits.py; the network is told the noise level by Fourier features, as in their NCSN++. The
-noise levels are theirs, 0.01 to 50, times two: their data lie in [0, 1], ours in [-1, 1].
+Training is as in configs/digits.py; the network gets the noise level as Fourier features, as in their NCSN++. The noise
+levels are twice theirs, 0.01 to 50, since their data lie in [0, 1] and ours in [-1, 1].
 """
 from configs import digits
 from diffusion import config

@@ -2,7 +2,7 @@
 
     python -m diffusion.main --config=configs/digits_vdm.py
 
-Network and training are those of configs/digits.py. The loss is in bits per dimension.
+Network and training are as in configs/digits.py. The loss is in bits per dimension.
 """
 from configs import digits
 from diffusion import config

@@ -3,9 +3,9 @@ Transformers", Table 1 and Section 4.
 
     python -m diffusion.main --config=configs/dit_xl2.py --mode=plan --topology=v5p:2x2x4
 
-Only to be planned with: it trains on the 32 x 32 x 4 latents of Stable Diffusion's autoencoder, which no data source
-here can hold yet. 675M parameters. Paper: FID 9.62, and 2.27 with classifier-free guidance of scale 1.5, after 7M steps
-of batch 256.
+For planning only: it trains on the 32 x 32 x 4 latents of Stable Diffusion's autoencoder, which no data source here
+supports yet. 675M parameters. Paper: FID 9.62, and 2.27 with classifier-free guidance of scale 1.5, after 7M steps of
+batch 256.
 """
 from diffusion import config
 

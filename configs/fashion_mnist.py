@@ -2,7 +2,7 @@
 
     python -m diffusion.main --config=configs/fashion_mnist.py [--config.data.dir=FOLDER]
 
-The model and its training are those of configs/mnist.py.
+The model and its training are as in configs/mnist.py.
 """
 from configs import mnist
 

@@ -1,11 +1,11 @@
 """ImageNet 64 x 64 by class: ADM, the model of Dhariwal & Nichol (2021), "Diffusion Models Beat GANs on Image
-Synthesis", Appendix I, as guided-diffusion's flags have it.
+Synthesis", Appendix I, with guided-diffusion's flags.
 
     python -m diffusion.main --config=configs/imagenet64_adm.py --mode=plan --topology=v5e:16x16
 
-296M parameters. Paper: FID 2.07 with 250 steps (Table 5, without guidance), after 540k steps of batch 2048. To train,
-it needs a data set called imagenet64 in TFDS's layout (array_record) in config.data.dir; nothing here prepares one yet,
-and this run has not been made.
+296M parameters. Paper: FID 2.07 with 250 steps (Table 5, without guidance), after 540k steps of batch 2048. Training
+needs a data set named imagenet64 in TFDS's layout (array_record) in config.data.dir; nothing here prepares one yet, and
+this run has not been done.
 """
 from diffusion import config
 

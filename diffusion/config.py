@@ -1,9 +1,9 @@
-"""The config: run-level keys, which are here, and the keys of the members that it chooses, which are with the members.
+"""The config: run-level keys, defined here, and the keys of the chosen members, defined with the members.
 
-`base(process="edm", ...)` is the config of these members, `choose` chooses again in a config, `override` sets keys. A
-config holds plain values only. It is locked: a key that it has not is an error, in a file and on the command line.
-Durations are strings with a unit, "2000 steps", "10M images" or "5 epochs". `--keys=FAMILY` and `--keys=FAMILY.MEMBER`
-of the main program print the members of a family and the keys of a member.
+`base(process="edm", ...)` returns the config of these members, `choose` replaces members, `override` sets keys. A
+config holds plain values only. It is locked: an unknown key is an error, in a file and on the command line. Durations
+are strings with a unit, "2000 steps", "10M images" or "5 epochs". `--keys=FAMILY` and `--keys=FAMILY.MEMBER` of the
+main program print the members of a family and the keys of a member.
 """
 import functools
 from collections.abc import Collection, Mapping
@@ -17,131 +17,131 @@ from diffusion.config_values import Key, nearest
 from diffusion.errors import ConfigError, shown
 from diffusion.io import migrate
 
-# Keys of before, and their names of today: both are understood, on the command line, in files and in run folders.
+# Former names of keys and their current names: both are accepted on the command line, in files and in run folders.
 RENAMED = {"sample.given": "sample.custom_times"}
 
 
 def run_level() -> ConfigDict:
-    """The keys that every config has, with their defaults: the choices of Ho et al. (2020) where there is one. Those
-    that name a member of a family bring its keys."""
+    """The keys that every config has. Their defaults are those of Ho et al. (2020) where the paper has one. A key that
+    names a member of a family brings that member's keys."""
     c = ConfigDict()
     c.seed = 0                         # fixes every random draw, together with stream, step and example
-    c.plugins = ()                     # modules of one's own that declare members, such as "my_package.parts"
+    c.plugins = ()                     # user modules that declare members, such as "my_package.parts"
 
     c.data = d = ConfigDict()
-    d.name = "tfds"                    # where the data are from
-    d.split = "train"                  # which part to train on
+    d.name = "tfds"                    # the data source
+    d.split = "train"                  # the split to train on
     d.size = 32                        # height and width of an image, pixels
     d.channels = 3                     # of an image
     d.flip = False                     # mirror each image with probability 1/2
     d.on_device = False                # hold the whole set on the device; same order, same loss curve
-    d.workers = 0                      # processes that read and decode; 0: threads of this one
+    d.workers = 0                      # processes that read and decode; 0: threads of this process
 
     c.process = p = ConfigDict()
-    p.name = "linear"                  # the noising: a table of beta_1 .. beta_T, or a process in continuous time
+    p.name = "linear"                  # forward process: a table of beta_1 .. beta_T, or in continuous time
 
     c.prediction = "eps"               # what the network predicts
     c.sigma_data = 0.5                 # the standard deviation of the data, for the prediction and the weighting edm
-    c.learned_range = False            # and, by a second head, the variance (Nichol & Dhariwal 2021): hybrid or vlb
+    c.learned_range = False            # a second head predicts the variance (Nichol & Dhariwal 2021), for hybrid or vlb
 
     c.loss = o = ConfigDict()
-    o.name = "denoising"               # what is minimised
-    o.density = "uniform"              # of the times
-    o.stratified = False               # the times of a batch evenly spread (Kingma et al. 2021, Appendix I.1)
+    o.name = "denoising"               # the training loss
+    o.density = "uniform"              # density of the training times
+    o.stratified = False               # spread the times of a batch evenly (Kingma et al. 2021, Appendix I.1)
 
     c.network = n = ConfigDict()
     n.name = "unet"
     n.num_classes = 0                  # 0: unconditional; else the number of labels of the data
-    n.label_dropout = 0.0              # probability that training hides a label, for guidance (Ho & Salimans 2022): the
-                                       # network then knows one label more, num_classes
+    n.label_dropout = 0.0              # probability that training drops a label, for guidance (Ho & Salimans 2022): the
+                                       # network then has one more label, num_classes
 
     c.optimizer = o = ConfigDict()
     o.name = "adam"
-    o.learning_rate = 2e-4             # peak
+    o.learning_rate = 2e-4             # peak value
     o.decay = "constant"               # after warm-up: constant; to 0 at train.duration: cosine, linear
-    o.warmup = "5000 steps"            # linear from 0
+    o.warmup = "5000 steps"            # linear warm-up from 0
 
     c.ema = ConfigDict()
-    c.ema.half_life = "887184 images"  # of the average of the parameters; decay 0.9999 a step at batch 128
+    c.ema.half_life = "887184 images"  # of the parameter average; decay 0.9999 a step at batch 128
     c.ema.warmup_ratio = 0.05          # half-life <= this * images seen (EDM's ramp-up); 0: full length at once
-    c.ema.dtype = "float32"            # in which it is kept: float32, bfloat16 (rounded up or down at random)
+    c.ema.dtype = "float32"            # of the average: float32, bfloat16 (stochastically rounded)
 
     c.train = t = ConfigDict()
     t.batch_size = 128                 # images a step, over all devices
-    t.duration = "800k steps"          # of the whole run
+    t.duration = "800k steps"          # length of the whole run
     t.accumulate = 1                   # micro-batches a step: less memory, same result
-    t.steps_per_dispatch = 1           # steps in one call of the device; must divide the intervals below
-    t.log_every = "100 steps"          # a row of metrics.jsonl, means since the last one
-    t.sample_every = "10k steps"       # a grid in samples/
+    t.steps_per_dispatch = 1           # steps per device call; must divide the intervals below
+    t.log_every = "100 steps"          # interval of rows in metrics.jsonl, with means since the previous row
+    t.sample_every = "10k steps"       # interval of grids in samples/
     t.checkpoint_every = "10k steps"
-    t.keep_checkpoints = 3             # the newest are kept ...
-    t.keep_every = "never"             # ... and one each so often, such as "10M images" ...
-    t.keep_best = 0                    # ... and so many of the lowest train.best_metric, a number of metrics.jsonl
-    t.best_metric = "loss"
-    t.nonfinite = "stop"               # at a loss or gradient that is not: stop, or skip the step, and count
-    t.evaluate_every = "never"         # by config.evaluate, into evaluations/
-    t.stall_seconds = 600.0            # a step or batch that takes longer is reported with all stacks; 0: never
+    t.keep_checkpoints = 3             # number of newest checkpoints kept
+    t.keep_every = "never"             # also keep one checkpoint per interval, such as "10M images"
+    t.keep_best = 0                    # also keep this many checkpoints with the lowest train.best_metric
+    t.best_metric = "loss"             # a number in metrics.jsonl
+    t.nonfinite = "stop"               # at a non-finite loss or gradient: stop, or skip the step and count it
+    t.evaluate_every = "never"         # interval of evaluations by config.evaluate, in evaluations/
+    t.stall_seconds = 600.0            # a longer step or batch is reported with all threads' stacks; 0: never
 
     c.mesh = ConfigDict()
     c.mesh.data = -1                   # devices that share the batch; -1: all that remain
     c.mesh.fsdp = 1                    # devices that share the parameters too
-    c.mesh.tensor = 1                  # devices that share the work of an image, by the network's own rules
-    c.mesh.rules = ()                  # before those: "REGEX: AXES", AXES of the last axes of the parameters whose path
-                                       # has REGEX in it, such as "attention.*/[qkv]/kernel: fsdp, tensor"; -: not cut
+    c.mesh.tensor = 1                  # devices that split the work on each image, by the network's own rules
+    c.mesh.rules = ()                  # tried first: "REGEX: AXES", mesh axes for the last axes of parameters whose
+                                       # path has REGEX, such as "attention.*/[qkv]/kernel: fsdp, tensor"; -: not cut
 
     c.sample = s = ConfigDict()
-    s.solver = "ancestral"             # how a step is made
-    s.corrector = "none"               # before each step
-    s.steps = 1000                     # steps for one image, at most process.steps
-    s.spacing = "linspace"             # of the times of those steps
-    s.schedule = "model"               # along which process: the model's own, or another of its noise levels
-    s.between_times = False            # let a model of a table be asked at times between those it was trained at
+    s.solver = "ancestral"             # the method of a step
+    s.corrector = "none"               # a corrector before each step
+    s.steps = 1000                     # steps per image, at most process.steps
+    s.spacing = "linspace"             # spacing of the steps' times
+    s.schedule = "model"               # the process to sample along: the model's, or another with its noise levels
+    s.between_times = False            # allow a discrete-chain model to be evaluated between its training times
     s.clip = True                      # clip x0 to [-clip_range, clip_range] at each step
     s.clip_range = 1.0
-    s.dynamic_threshold = 0.0          # instead, if not 0: clip and scale by this quantile of |x0| (Saharia et al.
-                                       # 2022)
-    s.threshold_max = 1.0              # and by this at most
-    s.rederive_eps = True              # make eps consistent with the clipped x0 (diffusers' default: not)
+    s.dynamic_threshold = 0.0          # if not 0, instead clip to this quantile of |x0| and divide by it (Saharia et
+                                       # al. 2022)
+    s.threshold_max = 1.0              # upper limit of that quantile's value
+    s.rederive_eps = True              # recompute eps from the clipped x0 (diffusers' default: False)
     s.guidance = ConfigDict()
     s.guidance.name = "none"
-    s.batch_size = 64                  # images a chain, over all devices
-    s.preview = 64                     # images of the grids that training and evaluations draw
+    s.batch_size = 64                  # images sampled at a time, over all devices
+    s.preview = 64                     # images in the grids drawn by training and evaluations
 
     c.likelihood = k = ConfigDict()
     k.estimator = "vlb"
     k.batch_size = 64                  # images at a time, over all devices
 
     c.evaluate = v = ConfigDict()
-    v.extractor = "efficientnet_lite0"  # whose features are compared: inception (FID), dinov2, efficientnet_lite0
-    v.weights = ""                     # the file of its weights or its URL; empty: that of its package, if there is one
+    v.extractor = "efficientnet_lite0"  # network of the features: inception (FID), dinov2, efficientnet_lite0
+    v.weights = ""                     # file or URL of its weights; empty: the file in its package, if it has one
     v.other_weights = False            # allow weights that are not the published ones
     v.resize = ""                      # tensorflow, clean, bilinear, bicubic; empty: the extractor's own
     v.metrics = ("fd", "is", "kid", "prdc", "duplicates")  # also sfd (inception), memorisation
-    v.images = 50_000                  # samples that are drawn; papers take 50,000
-    v.reference_images = 0             # of config.data they are compared with, from the first on; 0: all
-    v.keep = 10_000                    # of them, and of the data, for kid, prdc, duplicates, memorisation
-    v.held_out = ""                    # memorisation: the split of the data that was not trained on
+    v.images = 50_000                  # samples drawn; papers use 50,000
+    v.reference_images = 0             # images of config.data to compare with, from the first on; 0: all
+    v.keep = 10_000                    # samples, and images of the data, for kid, prdc, duplicates, memorisation
+    v.held_out = ""                    # memorisation: a split of the data that was not trained on
     return c
 
 
 def base(*, plugins: tuple[str, ...] = (), **members: str) -> ConfigDict:
     """The default config of these members, locked: `base(network="dit", process="edm")`, by family name.
 
-    plugins: modules of one's own whose members may be named. Raises ConfigError for a family or member that is not
-    known, or a family that the other members leave no place for.
+    plugins: user modules whose members may be named. Raises ConfigError for an unknown family or member, or a family
+    whose selector the other members do not bring.
     """
     return _config({"plugins": tuple(plugins)}, members, "config.base")
 
 
 def choose(config: ConfigDict, *, plugins: tuple[str, ...] = (), **members: str) -> ConfigDict:
-    """A copy with other members, by family name: `choose(c, process="edm")`. The keys of the members before are
-    dropped; one that the new member has too keeps its value, if it was set. Raises ConfigError as `base`."""
+    """A copy with other members, by family name: `choose(c, process="edm")`. Keys of replaced members are dropped; a
+    key that the new member has too keeps its value, if it was set. Raises ConfigError as `base`."""
     return _config(keys(config) | {"plugins": (*config.plugins, *plugins)}, members, "config.choose")
 
 
 def override(config: ConfigDict, values: Mapping[str, object], where: str = "the overrides") -> ConfigDict:
-    """A copy with the keys set that `values` names, dotted: first those that choose a member, as in `choose`, then the
-    others. Raises ConfigError for an unknown key, a key of a member that is not chosen, or a wrong value."""
+    """A copy with the values of dotted keys set: first the selectors of members, as in `choose`, then the other keys.
+    Raises ConfigError for an unknown key, a key of a member that is not chosen, or a wrong value."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"Overrides are a dict from keys to values, such as {{'sample.steps': 50}}; got "
                           f"{shown(values)}.")
@@ -154,7 +154,7 @@ def override(config: ConfigDict, values: Mapping[str, object], where: str = "the
 
 
 def set_keys(config: ConfigDict, values: Mapping[str, object], where: str) -> ConfigDict:
-    """The config itself, with these keys of its members set. Raises ConfigError as `override`."""
+    """Sets keys of the config's members in place and returns the config. Raises ConfigError as `override`."""
     specs = keys_of(config)
     for key, value in values.items():
         if key not in specs:
@@ -168,8 +168,8 @@ def set_keys(config: ConfigDict, values: Mapping[str, object], where: str) -> Co
 
 
 def _config(values: Mapping[str, object], members: Mapping[str, object], where: str) -> ConfigDict:
-    """The config of the members that `values`, by dotted keys, or before them `members`, by family, name; with the
-    values of run-level keys, and of those of members that are the same or were set."""
+    """The config of the members named by `members` (by family) or else by `values` (by dotted key). Values of run-level
+    keys are kept, and values of member keys if the member is unchanged or the value was set."""
     families.load_plugins(values.get("plugins", ()))
     c, left = run_level(), dict(members)
     for key in keys(c):
@@ -205,8 +205,8 @@ def _set(config: ConfigDict, key: str, value: object, spec: Key | None) -> None:
 
 
 def with_chosen(values: Mapping[str, object], where: str) -> ConfigDict:
-    """The config of dotted values, in which a selector may have been assigned: its member's keys are added, and those
-    of the member before are left out. Raises ConfigError if one of them was set, which would be lost."""
+    """The config of dotted values, in which a selector may have been assigned: its member's keys are added, and the
+    previous member's are dropped. Raises ConfigError if a dropped key had been set."""
     chosen = {selector: values[selector] for selector in families.BY_SELECTOR if selector in values}
     config = _config(chosen | {"plugins": values["plugins"]}, {}, where)
     specs = keys_of(config)
@@ -231,7 +231,7 @@ def keys(config: ConfigDict, prefix: str = "") -> dict[str, object]:
 
 
 def keys_of(config: ConfigDict) -> dict[str, Key]:
-    """The type, limits and default of each key that the config's members and its run level have."""
+    """The type, limits and default of each key of the config, of its run level and its members."""
     found, values = dict(run_level_keys()), keys(config)
     for family in families.FAMILIES:
         if family.selector in values:
@@ -255,7 +255,7 @@ def run_level_keys() -> dict[str, Key]:
 
 
 def known() -> dict[str, Key]:
-    """All keys by their dotted names, of whatever member. Of a key of several, that of the first."""
+    """All keys of all members by their dotted names. A key of several members is the first member's."""
     return _known(families.plugin_modules())
 
 
@@ -270,7 +270,7 @@ def _known(plugins: tuple[ModuleType, ...]) -> dict[str, Key]:
 
 
 def check_key(key: str, where: str = "") -> None:
-    """Raises ConfigError unless this is the dotted name of a key of some config. where: what a message begins with."""
+    """Raises ConfigError unless this is the dotted name of a key of some config. where: the message's beginning."""
     if key in known():
         return
     where = f"{where}: " * bool(where)
@@ -281,7 +281,7 @@ def check_key(key: str, where: str = "") -> None:
 
 
 def not_chosen(config: ConfigDict, key: str, where: str) -> str:
-    """A sentence on a key that the config has not: which members have it, and what is chosen instead. Raises
+    """The message for a key that the config lacks: which members have it, and which member is chosen. Raises
     ConfigError for a key that no member has."""
     check_key(key, where)
     values, owners = keys(config), {}
@@ -297,13 +297,13 @@ def not_chosen(config: ConfigDict, key: str, where: str) -> str:
 
 
 def from_dict(values: object, where: str) -> ConfigDict:
-    """The config that nested dicts describe, as JSON holds them. Keys that they lack keep their defaults.
+    """The config described by nested dicts, as in JSON. Missing keys keep their defaults.
 
-    where: what errors name, such as the file. Raises ConfigError for a key that is not known or is that of a member
-    that is not chosen, and as `Key.fitted` for a value.
+    where: the source named in errors, such as the file. Raises ConfigError for an unknown key or a key of a member that
+    is not chosen, and as `Key.fitted` for a value.
     """
     if not isinstance(values, dict):
-        raise ConfigError(f"{where} holds {shown(values)}, where the keys of a config are needed.")
+        raise ConfigError(f"{where} holds {shown(values)} instead of the keys of a config.")
     flat = {RENAMED.get(key, key): value for key, value in flattened(values).items()}
     if "plugins" in flat:
         flat["plugins"] = run_level_keys()["plugins"].fitted(flat["plugins"], where)
@@ -313,9 +313,9 @@ def from_dict(values: object, where: str) -> ConfigDict:
 
 
 def adopted(values: object, where: str, trusted: Collection[str] = ()) -> ConfigDict:
-    """The config that a run wrote down, today or before members had keys of their own, or that sections of an outside
-    format say: there keys of members that are not chosen are left out. Raises ConfigError as `from_dict`, and for a
-    plugin that the user has not named too, which is neither loaded nor `trusted`: its code would be run."""
+    """The config saved by a run or given by sections of an outside format. In such sections, and in runs from before
+    members had their own keys, keys of members that are not chosen are dropped. Raises ConfigError as `from_dict`, and
+    for a plugin that is neither loaded nor `trusted` by the user, since its code would run."""
     if not isinstance(values, Mapping):
         return from_dict(values, where)
     flat = {RENAMED.get(key, key): value for key, value in flattened(values).items()}
@@ -334,7 +334,7 @@ def adopt_dict(values: object, where: str) -> dict:
 
 
 def _defaults_of(values: Mapping[str, object]) -> dict[str, object]:
-    """The default of each key that the members have which `values` name, as far as they leave a place for them."""
+    """The default of each key of the members that `values` choose."""
     chosen = {selector: values[selector] for selector in families.BY_SELECTOR if selector in values}
     return {key: spec.default for key, spec in keys_of(_config(chosen, {}, "the config")).items()}
 

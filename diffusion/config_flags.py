@@ -19,14 +19,14 @@ from diffusion.io.files import read_json
 
 
 class Bare(str):
-    """The text of a flag that has no value: of a key that is True or False alone."""
+    """The text of a flag without a value, which only a key that is True or False can take."""
 
 
 def split(words: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
     """(SOURCE or None, the text of each KEY that is given, the other words) of a command line.
 
-    As with other flags, one dash or two may begin them, a space may stand for the equals sign, the last of several
-    counts, and --config.KEY and --noconfig.KEY are True and False. Which keys there are is for `with_given` to say.
+    As with other flags, they may begin with one dash or two, a space may replace the equals sign, the last occurrence
+    counts, and --config.KEY and --noconfig.KEY are True and False. `with_given` checks that the keys exist.
     """
     source, given, rest = None, {}, []
     left = list(words)
@@ -57,10 +57,10 @@ def load_plugins(given: Mapping[str, str]) -> None:
 
 
 def with_given(config: ConfigDict, given: Mapping[str, str], note: Callable[[str], None] = print) -> ConfigDict:
-    """The config with the keys that a command line gives: those first that choose a member. Raises ConfigError for a
-    value that the key cannot have, and for a key of a member that is not chosen.
+    """The config with the command line's keys set, selectors of members first. Raises ConfigError for an invalid value
+    and for a key of a member that is not chosen.
 
-    note: is told which keys of the config are dropped, since their member was replaced.
+    note: called with a message about keys of the config that are dropped because their member was replaced.
     """
     where, given = "the command line", {config_lib.RENAMED.get(key, key): text for key, text in given.items()}
     load_plugins(given)
@@ -83,8 +83,7 @@ def with_given(config: ConfigDict, given: Mapping[str, str], note: Callable[[str
 
 @contextlib.contextmanager
 def naming(source: str, config: ConfigDict, given: Collection[str]) -> Iterator[None]:
-    """Adds to a ConfigError or DataError which of the keys that it names `source`, a file or a model, has set, and no
-    flag did."""
+    """Adds to a ConfigError or DataError which of its keys were set by `source` (file or model) and not by a flag."""
     try:
         yield
     except (ConfigError, DataError) as error:
@@ -99,10 +98,10 @@ def naming(source: str, config: ConfigDict, given: Collection[str]) -> Iterator[
 
 
 def load(source: str, given: Mapping[str, str] = types.MappingProxyType({})) -> ConfigDict:
-    """The config of SOURCE, for `with_given`. given: the keys of the command line, which name the user's own modules
-    that a run may name too.
+    """The config of SOURCE, for `with_given`. given: the keys of the command line; the run's config may name the user
+    modules that they name.
 
-    Raises ConfigError, with the file and its line, for what is wrong with it; CheckpointError for a config.json that
+    Raises ConfigError, with the file and its line, for an error in the file; CheckpointError for a config.json that
     cannot be read.
     """
     if source.endswith(".json"):
@@ -121,7 +120,7 @@ def load(source: str, given: Mapping[str, str] = types.MappingProxyType({})) -> 
 
 
 def explained(error: BaseException) -> str | None:
-    """What to do about a key that a config has not, in place of the message of ConfigDict; None for other errors."""
+    """A hint about a key that the config lacks, instead of ConfigDict's message; None for other errors."""
     match = re.search(r"Key [\"'](\w+)[\"'] does not exist|Did you mean", str(error))
     if not isinstance(error, (AttributeError, KeyError)) or not match or not match[1]:
         return None
@@ -129,15 +128,15 @@ def explained(error: BaseException) -> str | None:
               for member in family.members().values() if match[1] in member.keys]
     if not owners:
         return None
-    return (f"the config has no key {match[1]!r}: it is one of {', '.join(owners)}. Members that are named to "
+    return (f"the config has no key {match[1]!r}: it is one of {', '.join(owners)}. Members that are named in "
             "config.base(...) or config.choose(c, ...) bring their keys, such as config.base(network='dit').")
 
 
 def checked(config: object, where: str) -> ConfigDict:
-    """The config with just the keys of its members and values that they can have, locked; `where` is its file. A member
-    that was chosen by assignment brings its keys. Raises ConfigError for what is no config."""
+    """The config, locked, with exactly the keys of its members and valid values; `where` is its file. A member that was
+    chosen by assignment brings its keys. Raises ConfigError for anything but a config."""
     if not isinstance(config, ConfigDict):
-        raise ConfigError(f"get_config() of {where} returned {shown(config)}, and no config. Start from "
+        raise ConfigError(f"get_config() of {where} returned {shown(config)} instead of a config. Start from "
                           "`config.base()`, change values, and return it, as the files in configs/ do.")
     values, known = config_lib.keys(config), config_lib.known()
     lacking = [key for key in config_lib.run_level_keys() if key not in values]
@@ -152,6 +151,6 @@ def _takes(function: Callable, arguments: list) -> bool:
         inspect.signature(function).bind(*arguments)
     except TypeError:
         return False
-    except ValueError:  # a function that does not say what it takes
+    except ValueError:  # a function without a readable signature
         pass
     return True

@@ -1,4 +1,4 @@
-"""What --keys prints: the keys of a config, of a family or of one member, with default and meaning."""
+"""The output of --keys: the keys of a config, of a family or of one member, with default and meaning."""
 import inspect
 import re
 import textwrap
@@ -16,8 +16,8 @@ _WIDTH = 120
 
 
 def describe(what: str) -> str:
-    """For people: "" is the run-level keys and the families; FAMILY its members; FAMILY.MEMBER that member's keys.
-    Raises ConfigError for any other word."""
+    """A readable list: "" of the run-level keys and the families, FAMILY of its members, FAMILY.MEMBER of that member's
+    keys. Raises ConfigError for anything else."""
     if not what:
         meanings = _run_level_meanings()
         keys = "\n".join(_line(spec, meanings.get(name, "")) for name, spec in config_lib.run_level_keys().items())
@@ -42,7 +42,7 @@ def _describe_member(family: Family, member: Member) -> str:
 
 
 def _meanings_of(family: Family) -> dict[str, str]:
-    """A key of several members is explained at one of them."""
+    """The meanings of a family's keys; a key of several members is explained at one of them."""
     found: dict[str, str] = {}
     for member in family.members().values():
         for name, text in families.meanings(member).items():

@@ -1,4 +1,4 @@
-"""What the keys of a config can hold: types, limits, and how a command line writes the values."""
+"""Values of config keys: types, limits, and their form on a command line."""
 import ast
 import difflib
 import inspect
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from diffusion.errors import ConfigError, shown, unprintable
 
 _NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text", tuple: "a list"}
-# The largest whole numbers: a slip of the finger ends in a message, and not in hours or the last of the memory.
+# The largest whole numbers, so that a typo ends in a message instead of hours of work or exhausted memory.
 _LARGEST = {
     "seed": 2**32 - 1, "data.size": 2**14, "data.channels": 2**10, "data.workers": 2**9, "process.steps": 10**5,
     "process.hidden": 10**5, "network.depth": 10**3, "network.patch": 2**14, "network.channels": 2**16,
@@ -23,7 +23,7 @@ _LARGEST = {
     "evaluate.images": 10**7, "evaluate.keep": 10**6}
 _LARGEST_OTHER = 2**31 - 1  # an int32, as devices count
 _LONGEST = 10**5            # entries of a list
-_MAY_BE_INFINITE = {"sample.reach"}  # besides the keys that are infinite by default
+_MAY_BE_INFINITE = {"sample.reach"}  # in addition to the keys that are infinite by default
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Key:
 
     @classmethod
     def from_argument(cls, name: str, annotation: object, default: object) -> "Key | None":
-        """The key that an argument with this annotation and default is; None for one that a config cannot hold."""
+        """The key for an argument with this annotation and default; None for one that a config cannot hold."""
         parts = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else (
             annotation,)
         parts = [part for part in parts if part is not type(None)]
@@ -65,8 +65,8 @@ class Key:
     def fitted(self, value: object, where: str) -> object:
         """The value as the config holds it: a list becomes a tuple, and a whole number a float where one is needed.
 
-        Raises ConfigError, which names `where`, for a value of another type, NaN, infinity (but where that is the
-        default), a number or a list above its limit, or text with control characters.
+        Raises ConfigError, which names `where`, for a value of another type, NaN, infinity (unless it is the default),
+        a number or a list above its limit, or text with control characters.
         """
         if value is None and self.default is None:
             return None
@@ -93,7 +93,7 @@ class Key:
         """The value that `text` means on a command line, `fitted`.
 
         Lists are written (1, 2), [1, 2] or 1,2; words in them need no quotes. mesh.rules, whose entries have commas of
-        their own, is one entry unless it is in brackets. None is None, where that is allowed.
+        their own, is one entry unless it is in brackets. "None" is None where None is allowed.
         """
         word = text.strip()
         found: object = text
@@ -149,7 +149,7 @@ def _float(value: int | float) -> float:
 
 
 def _literal(text: str) -> object:
-    """A value of Python; the text itself where it is none."""
+    """The value of a Python literal, or the text itself if it is no literal."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -1,9 +1,10 @@
-"""Families of parts: what can be chosen by one config key, and which keys and abilities each choice brings.
+"""Families of parts: the choices for one config key, and the keys and abilities that each choice brings.
 
-A module declares its members in a dict named after the family, such as SOLVERS = {"ddim": DDIM}: one of our folders
-below, or a module of the user's (a plugin). A member is a dataclass or a function. Its keyword arguments that have a
-default are its config keys: name, type and default are read from the signature, the meaning from the comment behind
-it. Arguments without a default are given by `build`. Abilities are attributes of the member or of what it makes.
+A module declares its members in a dict named after the family, such as SOLVERS = {"ddim": DDIM}: in a module of the
+packages listed below, or in the user's module (a plugin). A member is a dataclass or a function. Its keyword arguments
+that have a default are its config keys: name, type and default are read from the signature, the meaning from the
+comment after it. Arguments without a default are supplied by `build`. Abilities are attributes of the member or of the
+object it makes.
 """
 import dataclasses
 import functools
@@ -21,8 +22,8 @@ from typing import Any
 from diffusion.config_values import Key, nearest
 from diffusion.errors import ConfigError, FieldError, shown
 
-_PLUGINS: dict[str, types.ModuleType] = {}  # those that were loaded, by name
-_NOT_KEYS = {"parent", "name"}              # which Flax adds to a module's fields
+_PLUGINS: dict[str, types.ModuleType] = {}  # loaded plugins by name
+_NOT_KEYS = {"parent", "name"}              # fields that Flax adds to a module
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Member:
     name: str
     make: Any
     keys: Mapping[str, Key]     # by their names without the section
-    given: frozenset[str]       # arguments that `build` gives
-    constant: bool = False      # `make` is what is chosen itself, and not what makes it
+    given: frozenset[str]       # arguments that `build` supplies
+    constant: bool = False      # `make` is the chosen object itself, not its constructor
 
     @property
     def source(self) -> Callable:
@@ -42,25 +43,25 @@ class Member:
 
 @dataclass(frozen=True)
 class Family:
-    """What one config key, the selector, chooses from."""
+    """The choices for one config key, the selector."""
     name: str                   # in `config.base(NAME=...)` and --keys=NAME.MEMBER
     selector: str               # the dotted config key that names the member
     table: str                  # the dict of members in a module
     places: tuple[str, ...]     # packages and modules that declare members
-    needs: tuple[str, ...] = ()  # attributes of what a member makes
-    given: tuple[str, ...] = ()  # arguments that `build` gives, whether they have a default or not
+    needs: tuple[str, ...] = ()  # attributes that the object made by a member must have
+    given: tuple[str, ...] = ()  # arguments that `build` supplies, even if they have a default
 
     @property
     def section(self) -> str:
-        """The section of the config that holds the members' keys, with a dot behind it, or "" for the top level."""
+        """The section of the config that holds the members' keys, with a trailing dot, or "" for the top level."""
         return self.selector.rpartition(".")[0] + "." * ("." in self.selector)
 
     def members(self) -> Mapping[str, Member]:
-        """All members by name. Raises ConfigError for a plugin's member that cannot be one."""
+        """All members by name. Raises ConfigError for an invalid member of a plugin."""
         return _members(self, plugin_modules())
 
     def member(self, name: object, where: str = "", key: str = "") -> Member:
-        """The member of that name, or at MODULE:NAME. Raises ConfigError for a name that is not known."""
+        """The member of that name, or at MODULE:NAME. Raises ConfigError for an unknown name."""
         members = self.members()
         if isinstance(name, str) and ":" in name and name not in members:
             return _member_at(self, name)
@@ -74,10 +75,10 @@ class Family:
         return {self.section + key: spec for key, spec in self.member(name).keys.items()}
 
     def make(self, section: Mapping, chosen: str | None = None, *, key: str | None = None, **given: Any) -> Any:
-        """What the member makes of its keys in the section of the config, and of those of `given` that it asks for.
+        """Makes the chosen member from its keys in the config's section and the arguments in `given` that it takes.
 
-        chosen: the member's name, where the section's selector does not hold it but another `key` does. Raises
-        ConfigError for a value that the member refuses.
+        chosen: the member's name, if another `key` than the section's selector holds it. Raises ConfigError for a value
+        that the member refuses.
         """
         member = self._chosen(section, chosen, key)
         if member.constant:
@@ -87,17 +88,17 @@ class Family:
         with naming_keys(self.section):
             try:
                 made = member.make(**arguments)
-            except TypeError as error:  # an argument that nobody gives, or a class with abstract functions
+            except TypeError as error:  # a missing argument, or a class with abstract methods
                 if member.source.__module__.startswith("diffusion."):
                     raise
                 raise ConfigError(f"The {self.name} {member.name} cannot be made: {error}.") from error
         if lacking := [name for name in self.needs if not hasattr(made, name)]:
-            raise ConfigError(f"The {self.name} {member.name} is none: it has no {' and no '.join(lacking)}. "
-                              "docs/design.md, \"Adding a part\", shows one.")
+            raise ConfigError(f"The {self.name} {member.name} is incomplete: it has no {' and no '.join(lacking)}. "
+                              "docs/design.md, \"Adding a part\", shows a complete one.")
         return made
 
     def bound(self, section: Mapping, **given: Any) -> Any:
-        """The chosen member, a function, with the values of its keys and what it asks for of `given`."""
+        """The chosen member, a function, bound to the values of its keys and the arguments in `given` that it takes."""
         member = self._chosen(section, None, None)
         if member.constant:
             return member.make
@@ -130,7 +131,7 @@ class naming_keys:
             raise ConfigError(f"config.{self.section}{error.field} = {shown(error.value)}: {error.rule}") from error
 
 
-# In the order in which a config is made: a selector may be a key of a member before it.
+# In the order in which a config is made: a selector may be a key of an earlier family's member.
 FAMILIES = (
     Family("data", "data.name", "SOURCES", ("diffusion.data",)),
     Family("process", "process.name", "PROCESSES", ("diffusion.core",),
@@ -155,18 +156,18 @@ BY_SELECTOR = {family.selector: family for family in FAMILIES}
 
 
 def loaded_plugins() -> tuple[str, ...]:
-    """The names of the modules of the user's that were loaded."""
+    """The names of the loaded user modules."""
     return tuple(_PLUGINS)
 
 
 def plugin_modules() -> tuple[types.ModuleType, ...]:
-    """Those modules themselves."""
+    """The loaded user modules."""
     return tuple(_PLUGINS.values())
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Imports the user's modules, whose dicts of members then count. Raises ConfigError for one that does not import,
-    declares no members, or declares a name that is taken or a key with another meaning."""
+    """Imports user modules and adds their members to the families. Raises ConfigError for a module that does not
+    import, declares no members, or declares a taken name or a key with another type."""
     for name in names:
         if name in _PLUGINS:
             continue
@@ -185,7 +186,7 @@ def load_plugins(names: Iterable[str]) -> None:
 
 
 def check_keys() -> None:
-    """Raises ConfigError where two members of one section give one key two types."""
+    """Raises ConfigError if two members in one section declare the same key with different types."""
     found: dict[str, tuple[str, Key]] = {}
     for family in FAMILIES:
         for member in family.members().values():
@@ -226,10 +227,11 @@ def _import(name: str, why: str) -> types.ModuleType:
         return importlib.import_module(name)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # whatever a module of the user's raises
+    except BaseException as error:  # whatever the user's module raises
         text = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{why}, which does not import: {type(error).__name__}{': ' * bool(text)}{text}. It is a "
-                          "module's name, such as my_package.parts, that `python -c \"import ...\"` finds.") from error
+        raise ConfigError(f"{why}, which does not import: {type(error).__name__}{': ' * bool(text)}{text}. It must be "
+                          "the name of a module, such as my_package.parts, that `python -c \"import ...\"` "
+                          "finds.") from error
 
 
 def _member_at(family: Family, place: str) -> Member:
@@ -244,7 +246,7 @@ def _member_at(family: Family, place: str) -> Member:
 
 @functools.cache
 def _member(family: Family, name: str, make: Any, where: str) -> Member:
-    """Reads the signature. Raises ConfigError for what cannot be a member of the family."""
+    """A Member, read from the signature. Raises ConfigError for an object that cannot be a member of the family."""
     if not callable(make):
         return Member(name, make, types.MappingProxyType({}), frozenset(), constant=True)
     keys, given = {}, set()
@@ -263,8 +265,8 @@ def _member(family: Family, name: str, make: Any, where: str) -> Member:
         key = Key.from_argument(family.section + parameter.name, hints.get(parameter.name), default)
         if key is None:
             raise ConfigError(f"{where}: its argument {parameter.name} = {shown(default)} cannot be a config key, "
-                              "which is True or False, a number, text, or a tuple of those. Leave the default out if "
-                              "it is no key.")
+                              "which is True or False, a number, text, or a tuple of these. If it is not a key, remove "
+                              "its default.")
         keys[parameter.name] = key
     return Member(name, make, types.MappingProxyType(keys), frozenset(given))
 
@@ -275,13 +277,13 @@ def _hints(make: Callable) -> dict[str, Any]:
     if any(isinstance(annotation, str) for annotation in found.values()):
         try:
             found = typing.get_type_hints(inspect.unwrap(make))
-        except Exception:  # names that cannot be resolved: the defaults' types count
+        except Exception:  # unresolvable names: the defaults' types are used
             found = {}
     return found
 
 
 def meanings(member: Member) -> dict[str, str]:
-    """What each key of a member means: the comment behind its default, in the source of the member and of its bases."""
+    """The meaning of each key of a member: the comment after its default, in the source of the member or its bases."""
     found: dict[str, str] = {}
     bases = member.source.__mro__[:-1] if isinstance(member.source, type) else (member.source,)
     for place in (*bases, *getattr(member.make, "key_sources", ())):
@@ -292,7 +294,7 @@ def meanings(member: Member) -> dict[str, str]:
 
 @functools.cache
 def _comments(place: Any) -> Mapping[str, str]:
-    """name: the comment behind `name: type = default`, and on the lines of comment after it."""
+    """By name, the comment after `name: type = default`, continued on the comment lines that follow."""
     try:
         source = inspect.getsource(place)
         tokens = list(tokenize.generate_tokens(io.StringIO(inspect.cleandoc("\n" + source)).readline))

@@ -84,7 +84,7 @@ START = "from diffusion import config\n\n\ndef get_config():\n    c = config.bas
     ("def get_config():\n    assert False\n", "AssertionError."), ("raise SystemExit(3)\n", "SystemExit: 3"),
     ("def get_config(x):\n    return x\n", "needs an argument: write --config="),
     ("x = 1\n", "no function get_config()"),
-    ("a\0b", "null byte"), ("def get_config():\n    pass\n", "returned None, and no config"),
+    ("a\0b", "null byte"), ("def get_config():\n    pass\n", "returned None instead of a config"),
     ("def get_config():\n    return {}\n", "returned {}"),
     (START + "c.train.durtion = 3\n    return c\n", ", line 6: the config file cannot be run: AttributeError"),
     (START + "c.network.blocks = 10**7\n    return c\n", "config.network.blocks = 10000000 is too large"),

@@ -71,7 +71,7 @@ def test_a_member_without_what_its_family_needs(own_parts, monkeypatch):
     module.SOLVERS = {"mine": type("Mine", (), {"init": lambda self, x: ()})}
     monkeypatch.setitem(sys.modules, "mine", module)
     config = config_lib.base(plugins=("mine",), solver="mine")
-    with pytest.raises(ConfigError, match="The solver mine is none: it has no step and no evaluations"):
+    with pytest.raises(ConfigError, match="The solver mine is incomplete: it has no step and no evaluations"):
         build.check(config)
     with pytest.raises(ConfigError, match="'nowhere_at_all', which does not import: ModuleNotFoundError"):
         families.load_plugins(["nowhere_at_all"])
