@@ -67,7 +67,7 @@ def repaint(steps: np.ndarray, *, jump: int, repeats: int) -> np.ndarray:
     """
     times = np.append(steps[:, 0], steps[-1, 1])
     if jump < 1 or repeats < 1 or np.any(steps[1:, 0] != steps[:-1, 1]):
-        raise ValueError(f"repaint needs jump and repeats of 1 or more and contiguous steps, got {jump}, {repeats}")
+        raise ValueError(f"RePaint needs jump and repeats of 1 or more and contiguous steps, got {jump}, {repeats}")
     index, rows, last = 0, [], len(steps) - 1  # last: the index of the last noisy time
     left = {last - below: repeats - 1 for below in range(0, len(steps) - jump, jump)}
     while index < len(steps):

@@ -190,5 +190,5 @@ def test_repaint_without_returns_is_the_grid():
 def test_repaint_refuses_nonsense(options):
     with pytest.raises(ValueError, match="1 or more"):
         tasks.repaint(grids.pairs(np.array([3, 2, 1])), **options)
-    with pytest.raises(ValueError, match="steps that meet"):
+    with pytest.raises(ValueError, match="contiguous steps"):
         tasks.repaint(np.array([[9, 6], [5, 3]]), jump=1, repeats=1)
