@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from diffusion import build
 from diffusion import config as config_lib
 from diffusion.errors import CheckpointError, ConfigError, DataError, shown
 from diffusion.io.files import atomic_write, read_json
@@ -77,6 +78,7 @@ def expand(table: Table, scale: str, seeds: int, folder: Path, *, only: Sequence
     members, jobs, same = [], {}, {}
     for row in rows:
         config = table.config(scale, row)
+        check_row(table, row, config)
         measured = digest(config_lib.keys(config))
         if measured in same:
             raise ConfigError(f"{table.name}: the rows {same[measured]!r} and {row.name!r} resolve to one config at "
@@ -90,6 +92,15 @@ def expand(table: Table, scale: str, seeds: int, folder: Path, *, only: Sequence
                 jobs.setdefault(job.key, job)
     ordered = sorted(jobs.values(), key=lambda job: job.mode != "train")
     return Sweep(table=table, scale=scale, seeds=seeds, folder=folder, members=tuple(members), jobs=tuple(ordered))
+
+
+def check_row(table: Table, row: Row, config: ConfigDict) -> None:
+    """Raises ConfigError, which names the row, for a config that cannot train, or sample, or have its likelihood."""
+    try:
+        for mode in ("train", *table.modes):
+            build.check(config, mode)
+    except ConfigError as error:
+        raise ConfigError(f"{table.name}, row {row.name!r}: {error}") from None
 
 
 def jobs_of(table: Table, scale: str, member: Member, folder: Path) -> list[Job]:

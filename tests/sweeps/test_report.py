@@ -117,7 +117,8 @@ def test_markdown_and_page_hold_all_and_nothing_from_outside(gathered):
 
 
 def test_rows_along_an_axis_are_curves(tmp_path):
-    rows = [Row(f"{name}, {n} steps", {"sample.solver": name, "sample.steps": n}, {"FID": 100.0 / n})
+    rows = [Row(f"{name}, {n} steps", {"sample.solver": name, "sample.steps": n, "sample.between_times": True},
+                {"FID": 100.0 / n})
             for name in ("ddim", "heun") for n in (40, 10, 20)]
     runner = fake.runner(tmp_path, seeds=2, of=fake.table(
         [*fake.ROWS[:2], fake.ROWS[3], *rows], x="evaluations"))

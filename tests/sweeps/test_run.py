@@ -135,6 +135,8 @@ def test_two_rows_of_one_config_are_an_error(tmp_path):
         sweep.expand(of, "mini", 1, tmp_path)
     with pytest.raises(ConfigError, match="row 'c' at mini: .*Unknown config key 'sample.step'.*sample.steps"):
         sweep.expand(fake.table(rows=[Row("c", {"sample.step": 5})]), "mini", 1, tmp_path)
+    with pytest.raises(ConfigError, match="row 'd': config.sample.spacing = 'linspace'"):
+        sweep.expand(fake.table(rows=[Row("d", {"process.name": "edm"})]), "mini", 1, tmp_path)
     with pytest.raises(ConfigError, match="no row 'fiv'. Did you mean 'five'"):
         sweep.expand(fake.table(), "mini", 1, tmp_path, only=["fiv"])
 
