@@ -1,21 +1,21 @@
-"""The words of a command line, before any of them is taken for a flag."""
+"""Checks and expands the arguments of a command line before they are parsed as flags."""
 from diffusion.errors import ConfigError, shown, unprintable
 from diffusion.io import reading
 
 
 def check_text(word: str) -> None:
-    """Raises ConfigError for what no flag needs, and what files and scripts would take for something else."""
+    """Raises ConfigError for characters that no flag needs and that files and scripts would misread."""
     if unprintable(word):
-        raise ConfigError(f"{shown(word)} has a line break or another control character in it. Leave it out.")
+        raise ConfigError(f"{shown(word)} contains a line break or another control character. Leave it out.")
     try:
         word.encode()
     except UnicodeEncodeError:
-        raise ConfigError(f"{ascii(word)} has characters that the locale of this shell does not know. Set "
+        raise ConfigError(f"{ascii(word)} has characters that the locale of this shell cannot encode. Set "
                           "LC_ALL=C.UTF-8, or PYTHONUTF8=1.") from None
 
 
 def expanded(words: list[str], within: tuple[str, ...] = ()) -> list[str]:
-    """The words, with the lines of a file in place of --flagfile=FILE. Lines that begin with # are comments."""
+    """The words, with each --flagfile=FILE replaced by the lines of the file. Lines that begin with # are comments."""
     found, left = [], iter(words)
     for word in left:
         name, equals, file = word.partition("=")

@@ -1,12 +1,12 @@
-"""What a user can mend. `main` prints these as one message, without a traceback, and exits with code 1.
+"""Errors that a user can correct. `main` prints each as one message, without a traceback, and exits with code 1.
 
-Each message says what was wrong, where, what is allowed, and what to do. A bug raises anything else.
+Each message names the mistake, its place, the allowed values and the remedy. Bugs raise other exceptions.
 """
 import unicodedata
 
 
 class DiffusionError(Exception):
-    """Base of the errors that a user can mend."""
+    """Base of the errors that a user can correct."""
 
 
 class ConfigError(DiffusionError):
@@ -14,7 +14,7 @@ class ConfigError(DiffusionError):
 
 
 class DataError(DiffusionError):
-    """A data set that is missing, truncated, corrupted, or not of the shape the config says."""
+    """A data set that is missing, truncated, corrupted, or of another shape than in the config."""
 
 
 class CheckpointError(DiffusionError):
@@ -22,7 +22,7 @@ class CheckpointError(DiffusionError):
 
 
 class Interrupted(DiffusionError):
-    """A training that was asked to stop, and has saved what it had; `exit_code` tells a scheduler to start it again."""
+    """A training run that stopped on request after saving its state; `exit_code` asks a scheduler to start it again."""
 
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
@@ -34,8 +34,8 @@ class DivergedError(DiffusionError):
 
 
 class FieldError(ValueError):
-    """A part was given a value that one of its fields cannot have. Library code raises it; `build` names the config
-    key."""
+    """An invalid value for a field of a part. Library code raises it; `build` turns it into a ConfigError with the
+    config key."""
 
     def __init__(self, field: str, value: object, rule: str):
         super().__init__(f"{field} = {shown(value)}: {rule}")
@@ -49,14 +49,14 @@ def require(condition: object, field: str, value: object, rule: str) -> None:
 
 
 def shown(value: object) -> str:
-    """A value in a message: on one line, and not long."""
+    """A value as text for a message: short and on one line."""
     try:
         text = repr(value)
-    except Exception:  # nested too deep; more digits than Python prints; a class of the user's
+    except Exception:  # nested too deep; more digits than Python prints; a user's class
         text = f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def unprintable(text: str) -> bool:
-    """Whether it has line breaks or other control characters in it, which no path, name or command needs."""
+    """Whether the text has line breaks or other control characters, which no path, name or command needs."""
     return any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in text)

@@ -1,4 +1,4 @@
-"""Runs of several processes: how they find each other, and that they are about to run the same thing."""
+"""Runs of several processes: they find each other and check that all have the same settings and code."""
 import contextlib
 import hashlib
 import importlib.metadata
@@ -22,15 +22,15 @@ _COMPARED = ("config, mode or --workdir", "code of diffusion/", f"Python and {',
 
 
 def join(coordinator: str | None, count: int | None, index: int | None, *, seconds: float, heartbeat: float) -> None:
-    """Joins the processes of a run of several, or leaves this one alone.
+    """Joins a run of several processes; does nothing for a single process.
 
-    coordinator: HOST:PORT of process 0, with `count` and `index`; if None, what the environment says, where one of
-    `cluster` started several. Raises ConfigError where they contradict each other or do not meet within `seconds`.
-    heartbeat: seconds of silence after which one counts as dead, and the others abort.
+    coordinator: HOST:PORT of process 0, with `count` and `index`; if None, these come from the launcher's environment
+    (see `cluster`). Raises ConfigError if the arguments contradict each other or the processes do not meet within
+    `seconds`. heartbeat: seconds of silence after which a process counts as dead and the others abort.
     """
     if coordinator is None:
         if count is not None or index is not None:
-            raise ConfigError("--num_processes and --process_id need --coordinator=HOST:PORT, that of process 0.")
+            raise ConfigError("--num_processes and --process_id need --coordinator=HOST:PORT, process 0's address.")
         found = cluster(os.environ)
         if found is None:
             return
@@ -56,14 +56,14 @@ def join(coordinator: str | None, count: int | None, index: int | None, *, secon
 
 
 def cluster(environment: Mapping[str, str]) -> str | None:
-    """What started this process as one of several, of what JAX can ask for the others: Slurm's srun, Open MPI's
-    mpirun, a TPU pod (also on GKE); None for a process alone. Raises ConfigError for a number that is none."""
+    """The launcher that started this process as one of several, if JAX supports it: Slurm's srun, Open MPI's mpirun, a
+    TPU pod (also on GKE); None for a single process. Raises ConfigError for an invalid number."""
     if "SLURM_STEP_NODELIST" in environment and number(environment, "SLURM_NTASKS", 1) > 1:
         return "the Slurm job " + environment.get("SLURM_JOB_ID", "?")
     if number(environment, "OMPI_COMM_WORLD_SIZE", 1) > 1:
         return "mpirun"
     if environment.get("JAX_PLATFORMS", "tpu").startswith("tpu"):
-        # GKE names the hosts of a slice; on TPU VMs without these variables only Google's metadata does.
+        # GKE lists the hosts of a slice in variables; on TPU VMs without them only Google's metadata does.
         if "," in environment.get("TPU_WORKER_HOSTNAMES", "") or number(environment, "MEGASCALE_NUM_SLICES", 1) > 1:
             return "the TPU slice"
         if "TPU_WORKER_HOSTNAMES" not in environment and any(map(os.path.exists, ("/dev/accel0", "/dev/vfio/0"))):
@@ -72,20 +72,20 @@ def cluster(environment: Mapping[str, str]) -> str | None:
 
 
 def number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
-    """A whole number of the environment; the default where it is not set, or empty. Raises ConfigError for another
-    value, or none where there is no default."""
+    """A whole number from an environment variable, or the default if it is unset or empty. Raises ConfigError for any
+    other value, and for an unset variable without a default."""
     text = environment.get(name, "").strip()
     if not text and default is not None:
         return default
     if not text.isdecimal() or len(text) > 9:
-        raise ConfigError(f"The environment variable {name} is {shown(text)}, and not a whole number from 0 on. What "
-                          "starts the processes sets it: unset it to run alone, with JAX_PLATFORMS if need be.")
+        raise ConfigError(f"The environment variable {name} is {shown(text)}, not a whole number from 0. The "
+                          "launcher sets it: unset it to run one process, with JAX_PLATFORMS if need be.")
     return int(text)
 
 
 def slurm_address(environment: Mapping[str, str]) -> str | None:
-    """HOST:PORT at which JAX looks for the first task of a Slurm step; None outside of one. The port is JAX's own: one
-    of the 4096 highest, by the job's number (jax/_src/clusters/slurm_cluster.py)."""
+    """HOST:PORT at which JAX looks for the first task of a Slurm step; None outside Slurm. JAX derives the port, one of
+    the 4096 highest, from the job's number (jax/_src/clusters/slurm_cluster.py)."""
     nodes = environment.get("SLURM_STEP_NODELIST", "")
     first = re.match(r"([^,\[\]]+)(?:\[([^,\-\]]+))?", nodes)  # host[07-12,20], or host,other
     if first is None or number(environment, "SLURM_NTASKS", 1) < 2:
@@ -95,13 +95,13 @@ def slurm_address(environment: Mapping[str, str]) -> str | None:
 
 
 def _meet(coordinator: str, count: int, index: int, seconds: float) -> None:
-    """Returns when all processes are there, or raises ConfigError that says who is missing.
+    """Returns when all processes are connected, or raises ConfigError that names the missing ones.
 
-    JAX's own coordination aborts the program in this case, without a word on the address.
+    JAX's own coordination would abort the program without naming the address.
     """
     host, _, port = coordinator.rpartition(":")
     try:
-        host.encode("idna")  # as a look-up of the name does
+        host.encode("idna")  # as in a DNS look-up
     except UnicodeError:
         host = ""
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
@@ -126,7 +126,7 @@ def _meet(coordinator: str, count: int, index: int, seconds: float) -> None:
 
 
 def _gather(coordinator: str, port: int, missing: set[int], deadline: float, seconds: float) -> None:
-    """Process 0: waits until all of the others have called, and lets them go."""
+    """In process 0: waits until all other processes have connected, then releases them."""
     connections = []
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -143,10 +143,10 @@ def _gather(coordinator: str, port: int, missing: set[int], deadline: float, sec
                 connection.settimeout(5.0)
                 missing.discard(int(connection.recv(8)))
                 connections.append(connection)
-            except (OSError, ValueError):  # nobody came, or a stranger, or one that gave up
+            except (OSError, ValueError):  # nobody connected, or a stranger, or a process that gave up
                 continue
     if missing:
-        raise ConfigError(f"Process {', '.join(map(str, sorted(missing)))} did not come to --coordinator={coordinator} "
+        raise ConfigError(f"Process {', '.join(map(str, sorted(missing)))} did not reach --coordinator={coordinator} "
                           f"within {seconds:g} s (--connect_seconds). Were all started, with the same address and "
                           "--num_processes?")
     for connection in connections:
@@ -156,9 +156,9 @@ def _gather(coordinator: str, port: int, missing: set[int], deadline: float, sec
 
 
 def check_same(*settings: object) -> None:
-    """Raises ConfigError, in all processes, where one has other settings (JSON), code or versions than process 0.
+    """Raises ConfigError in all processes if one has other settings (JSON), code or versions than process 0.
 
-    They would otherwise wait for each other for ever, or compute something that no one asked for.
+    They would otherwise wait for each other for ever, or compute a wrong result.
     """
     if jax.process_count() == 1:
         return

@@ -1,4 +1,4 @@
-"""How a program of ours begins, robust to the shell that starts it, and how it ends."""
+"""Starts and ends our programs, robustly to the shell that starts them."""
 import contextlib
 import os
 import signal
@@ -10,43 +10,43 @@ from typing import Any
 
 from diffusion.errors import DiffusionError, Interrupted, shown
 
-STARTED = time.perf_counter()  # of the program, whose first import this is
+STARTED = time.perf_counter()  # of the program, which imports this file first
 
 
 def begin() -> None:
-    """Call it first, before the imports, in a program only.
+    """Prepares the process. Call it first in a program, before the imports, never in a library.
 
     Ctrl-C then ends the program at once, without the traceback of an import (until `interruptible`); output to a pipe
-    whose reader has left, or to a closed file, is dropped and the work goes on; characters that the terminal does not
-    know are written as escapes; warnings of libraries are no errors (PYTHONWARNINGS=error).
+    whose reader has left, or to a closed file, is dropped and the work continues; characters that the terminal cannot
+    encode are written as escapes; warnings of libraries are never errors (PYTHONWARNINGS=error).
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     for number in (0, 1, 2):
         try:
             os.fstat(number)
-        except OSError:  # closed: the next file that is opened would become standard output
+        except OSError:  # closed: the next opened file would become standard output
             os.open(os.devnull, os.O_RDWR)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w"))
         else:
-            with contextlib.suppress(OSError):  # a stream that has been written to, in a forked process
+            with contextlib.suppress(OSError):  # a stream already written to, in a forked process
                 stream.reconfigure(errors="backslashreplace")
             setattr(sys, name, Patient(stream))
-    os.environ["MPLBACKEND"] = "agg"  # pictures go to files, whatever a notebook's shell has set
+    os.environ["MPLBACKEND"] = "agg"  # pictures go to files, even if a notebook's shell sets another backend
     if any(option.split(":")[0] == "error" for option in sys.warnoptions):
-        os.environ.pop("PYTHONWARNINGS", None)  # of the processes that this one starts
+        os.environ.pop("PYTHONWARNINGS", None)  # for child processes
         warnings.simplefilter("default")
 
 
 def interruptible() -> None:
-    """From now on Ctrl-C raises KeyboardInterrupt, so that what is half done is put away."""
+    """Lets Ctrl-C raise KeyboardInterrupt from now on, so that unfinished work is cleaned up."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run(main: Callable[[], Any]) -> None:
-    """Runs a main and exits with what it returns; with 1 and one message on an error that a user can mend."""
+    """Runs a main and exits with its return value; with 1 and one message on an error that a user can correct."""
     try:
         sys.exit(main())
     except Interrupted as stopped:
@@ -54,7 +54,7 @@ def run(main: Callable[[], Any]) -> None:
         sys.exit(stopped.exit_code)
     except DiffusionError as error:
         sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))
-    except (MemoryError, OSError) as error:  # at a place that has no words of its own for it
+    except (MemoryError, OSError) as error:  # where no specific message exists
         sys.exit(f"error: {of_the_machine(error)}")
     except RuntimeError as error:
         if (message := of_the_device(error)) is None:
@@ -63,20 +63,20 @@ def run(main: Callable[[], Any]) -> None:
         os._exit(1)  # an ordinary exit waits for the other processes, or for the device
     except KeyboardInterrupt:
         print("\ninterrupted: what was saved before is kept", file=sys.stderr, flush=True)
-        os._exit(130)  # as shells count SIGINT; an ordinary exit may crash in a compilation that is still running
+        os._exit(130)  # the shells' code for SIGINT; an ordinary exit may crash in a running compilation
 
 
 def of_the_machine(error: OSError | MemoryError) -> str:
-    """An error of the system in one line."""
+    """The message for a system error, in one line."""
     if isinstance(error, MemoryError):
         why = f" ({error})" * bool(str(error))
-        return f"The memory is not enough{why}. Ask for less at a time, such as a smaller batch size or model."
+        return f"The memory is not enough{why}. Use less at a time, such as a smaller batch size or model."
     where = f"{shown(error.filename)}: " * bool(error.filename)
     return f"{where}{error.strerror or error}. Check that path or device, then run the same command again."
 
 
 def of_the_device(error: RuntimeError) -> str | None:
-    """An error of XLA that a user can mend, in one line; None for any other."""
+    """The message for an XLA error that a user can correct, in one line; None for any other error."""
     if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError"):
         return None
     text = " ".join(str(error).split())
@@ -90,7 +90,7 @@ def of_the_device(error: RuntimeError) -> str | None:
 
 
 class Patient:
-    """A text stream that outlives its reader: what it cannot write it drops."""
+    """A text stream that outlives its reader: it drops text that it cannot write."""
 
     def __init__(self, stream):
         self._stream = stream

@@ -1,4 +1,4 @@
-"""Settings of a whole process: its devices, where compiled programs are kept, and how freed memory is."""
+"""Settings of a whole process: its devices, the cache of compiled programs, and the reuse of freed memory."""
 import ctypes
 import hashlib
 import os
@@ -14,7 +14,7 @@ from diffusion.errors import ConfigError, shown
 
 
 def check_flags() -> None:
-    """Raises ConfigError for XLA_FLAGS that XLA does not take: it would end the process. So a copy of it tries them.
+    """Raises ConfigError for XLA_FLAGS that XLA rejects. Tries them in a copy of the process, which XLA then ends.
 
     Call it before there are devices or threads.
     """
@@ -22,7 +22,7 @@ def check_flags() -> None:
         return
     read, write = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that JAX has threads, which it has not yet
+        warnings.simplefilter("ignore")  # about JAX's threads, which do not exist yet
         child = os.fork()
     if child == 0:
         os.dup2(write, 2)
@@ -32,11 +32,11 @@ def check_flags() -> None:
     with open(read, errors="replace") as file:
         said = " ".join(file.read(300).split())
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        raise ConfigError(f"XLA does not take XLA_FLAGS={shown(given)[1:-1]}: {said.rpartition('] ')[2]}. Mend or "
+        raise ConfigError(f"XLA rejects XLA_FLAGS={shown(given)[1:-1]}: {said.rpartition('] ')[2]}. Correct or "
                           "unset it.")
 
 
-# Settings of JAX under which the programs would compute something else, or nothing.
+# Settings of JAX that would change or prevent the programs' computation.
 NEEDED = {"jax_enable_x64": False, "jax_disable_jit": False, "jax_debug_nans": False, "jax_debug_infs": False,
           "jax_numpy_dtype_promotion": "standard", "jax_default_prng_impl": "threefry2x32",
           "jax_threefry_partitionable": True, "jax_no_tracing": False, "jax_transfer_guard": None,
@@ -45,31 +45,31 @@ NEEDED = {"jax_enable_x64": False, "jax_disable_jit": False, "jax_debug_nans": F
 
 
 def check_devices() -> None:
-    """Raises ConfigError where JAX finds no devices, or is set up to compute something else than our programs say."""
+    """Raises ConfigError if JAX finds no devices, or has settings that change our programs' computation."""
     for name, value in NEEDED.items():
         if (found := getattr(jax.config, name)) != value:
             raise ConfigError(f"{name.upper()} is set to {found}: these programs need JAX's default, {value}. Unset "
                               "that environment variable.")
     try:
         jax.devices()
-    except Exception as error:  # plugins raise what they like, AssertionError too
+    except Exception as error:  # plugins may raise anything, also AssertionError
         wanted = os.environ.get("JAX_PLATFORMS", "")
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"JAX finds no device{f' of JAX_PLATFORMS={wanted}' * bool(wanted)}: {reason.rstrip('.')}. "
-                          "Set JAX_PLATFORMS=cpu, or unset it for what is here; the extras cuda and tpu bring the "
-                          "wheels for those devices.") from error
+                          "Set JAX_PLATFORMS=cpu, or unset it to use the devices here; the extras cuda and tpu "
+                          "install the wheels for those devices.") from error
 
 
 def keep_compilations(folder: Path) -> None:
-    """From now on keeps what is compiled in `folder`/.compiled, so that the next start is quick; if the user has not
-    named another place by JAX_COMPILATION_CACHE_DIR."""
+    """Caches compiled programs in `folder`/.compiled from now on, for a quick next start, unless the user has set
+    JAX_COMPILATION_CACHE_DIR."""
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(folder.absolute() / ".compiled" / cpu_digest()))
 
 
 def keep_memory() -> None:
-    """Lets glibc keep what is freed for the next step, instead of giving it back to the system, which has to clear it
-    before it can be used again: on a CPU that was a quarter of a small training's time (docs/results.md)."""
+    """Lets glibc keep freed memory for the next step, instead of returning it to the system, which must clear it before
+    reuse: on a CPU that took a quarter of a small training's time (docs/results.md)."""
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         most, m_trim_threshold, m_mmap_threshold = 2**31 - 1, -1, -3  # as in malloc.h
         mallopt(m_trim_threshold, most)
@@ -77,7 +77,7 @@ def keep_memory() -> None:
 
 
 def cpu_digest() -> str:
-    """Eight letters for this kind of CPU: XLA compiles for the very CPU, and several kinds may share a folder."""
+    """Eight letters for this kind of CPU: XLA compiles for one exact CPU, and several kinds may share a folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")

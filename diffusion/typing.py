@@ -1,4 +1,4 @@
-"""Array and key aliases. The shape each stands for is in its comment.
+"""Array and key aliases, each with its shape in a comment.
 
 Shapes in docstrings use: B examples, H height, W width, C channels, T steps of a discrete process.
 """
@@ -12,7 +12,7 @@ Array = jax.Array | np.ndarray
 Image = Array        # [B, H, W, C] float in [-1, 1], or x_t of the same shape
 Time = Array         # [B] or scalar; for a discrete process the integers 0 (clean) .. T (noise)
 Cond = Array | None  # [B] int32 class labels, or None
-Keys = Array         # [B] typed PRNG keys, one for each example
+Keys = Array         # [B] typed PRNG keys, one per example
 Params = Any         # pytree of arrays
 
 # (params, x [B,H,W,C], c_noise [B], cond, keys or None) -> F [B,H,W,C]; keys given means dropout is on.

@@ -1,4 +1,4 @@
-"""Runs a Python file of the user's, such as a config, and says what is wrong with it in one message with the line."""
+"""Runs a user's Python file, such as a config, and reports an error in one message with its line."""
 import sys
 import traceback
 from collections.abc import Callable
@@ -10,10 +10,9 @@ from diffusion.errors import ConfigError, DiffusionError, shown
 
 
 def run(path: str | Path, what: str) -> ModuleType:
-    """The file, run as a module, which can import what lies beside it and, by its folder's name, `from FOLDER import`.
+    """The file, run as a module, which can import its neighbours and, by its folder's name, `from FOLDER import`.
 
-    what: what the file is, for messages, such as "config". Raises ConfigError if it cannot be read, or for whatever it
-    raises.
+    what: the kind of file for messages, such as "config". Raises ConfigError if it cannot be read or raises anything.
     """
     path = Path(path)
     try:
@@ -25,14 +24,14 @@ def run(path: str | Path, what: str) -> ModuleType:
     sys.path.extend(str(place) for place in (folder, folder.parent) if str(place) not in sys.path)
     module = ModuleType(f"{what}_{path.stem}")
     module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # where dataclasses look for it
+    sys.modules[module.__name__] = module  # dataclasses look it up there
     call(path, what, lambda: exec(compile(source, str(path), "exec"), vars(module)))
     return module
 
 
 def call(path: str | Path, what: str, function: Callable, *arguments: Any,
          explain: Callable[[BaseException], str | None] = lambda error: None) -> Any:
-    """Calls a function of the file. Raises ConfigError for whatever it raises; `explain` may say it in other words."""
+    """Calls a function of the file. Raises ConfigError for any exception in it; `explain` may reword the message."""
     try:
         return function(*arguments)
     except DiffusionError as error:
@@ -49,7 +48,7 @@ def call(path: str | Path, what: str, function: Callable, *arguments: Any,
 
 
 def _place(error: BaseException, path: str | Path) -> str:
-    """"FILE, line N": where the file, or what it imports, has the mistake."""
+    """"FILE, line N": the place of the mistake in the file, or in its imports."""
     if isinstance(error, SyntaxError) and error.lineno:
         return f"{error.filename}, line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]

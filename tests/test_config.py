@@ -78,7 +78,7 @@ def test_cifar10_is_the_papers_model():
     (dict(sample__eta=0.5), ["config.sample.eta is a key of sample.solver = ", "ddim", "sa_solver", "is 'ancestral'"]),
     (dict(sample__eta=0.5, sample__solver="unipc"), ["config.sample.solver is 'unipc'", "leave the key out"]),
     (dict(sample__variance="medium"), ["sample.variance", "large, learned_range, mixed, small"]),
-    (dict(sample__spacing="karras"), ["sample.spacing", "never saw", "linspace, leading or trailing"]),
+    (dict(sample__spacing="karras"), ["sample.spacing", "was trained at", "linspace, leading or trailing"]),
     (dict(sample__spacing="even"), ["sample.spacing", "karras, leading, linspace"]),
     (dict(sample__batch_size=0), ["sample.batch_size"]),
     (dict(sample__clip_range=0.0), ["sample.clip_range"]),
@@ -92,7 +92,7 @@ def test_cifar10_is_the_papers_model():
     (dict(sample__variance="learned_range"), ["sample.variance", "learned_range"]),
     (dict(learned_range=True), ["learned_range", "hybrid"]),
     (dict(loss__name="hybrid"), ["loss.name", "learned_range is off"]),
-    (dict(loss__density="log_normal"), ["loss.density", "whole ones"]),
+    (dict(loss__density="log_normal"), ["loss.density", "whole times"]),
     (dict(process__name="vp", loss__density="importance", sample__spacing="uniform"),
      ["loss.density", "continuous time"]),
     (dict(process__name="learned", sample__spacing="uniform"), ["process.name", "continuous_vlb"]),
@@ -113,8 +113,8 @@ def test_cifar10_is_the_papers_model():
     (dict(process__name="vp", sample__schedule="linear", sample__sigma_min=0.0), ["sample.sigma_min", "-1"]),
     (dict(process__name="vp", sample__spacing="times", sample__steps=2, sample__custom_times=(1.5, 0.5)),
      ["sample.custom_times", "times outside", "1e-05 to 1"]),
-    (dict(sample__spacing="log_snr"), ["sample.spacing", "never saw", "between_times"]),
-    (dict(sample__solver="heun"), ["sample.solver", "never saw", "between_times"]),
+    (dict(sample__spacing="log_snr"), ["sample.spacing", "was trained at", "between_times"]),
+    (dict(sample__solver="heun"), ["sample.solver", "was trained at", "between_times"]),
     (dict(sample__solver="ddim", sample__order=2), ["sample.order is a key of", "unipc", "is 'ddim'"]),
     (dict(sample__solver="unipc", sample__order=5), ["sample.order", "one of: 1, 2, 3"]),
     (dict(sample__solver="unipc", sample__corrector="langevin"), ["sample.corrector", "reverse_diffusion"]),
@@ -155,7 +155,7 @@ def test_cifar10_is_the_papers_model():
     (dict(train__log_every="5 minutes"), ["train.log_every", "epochs"]),
     (dict(train__accumulate=3), ["train.batch_size", "63", "66"]),
     (dict(train__steps_per_dispatch=7), ["train.duration", "7"]),
-    (dict(train__steps_per_dispatch=600), ["train.steps_per_dispatch", "above 256", "compiled by itself"]),
+    (dict(train__steps_per_dispatch=600), ["train.steps_per_dispatch", "above 256", "compiled separately"]),
     (dict(train__keep_checkpoints=0), ["keep_checkpoints"]),
     (dict(optimizer__warmup="5000 steps"), ["optimizer.warmup", "5000", "1800"]),
     (dict(optimizer__decay="exponential"), ["optimizer.decay", "constant, cosine, linear"]),
@@ -207,7 +207,7 @@ def test_what_no_memory_holds_is_refused(monkeypatch):
     config = digits()
     model = build.model(config)
     build.check_memory(config, model, model.abstract_params, rows=64, key="train.batch_size")
-    with pytest.raises(ConfigError, match="train.batch_size = 1000000: needs 7.63 GiB for one feature map.*are 1 GiB"):
+    with pytest.raises(ConfigError, match="train.batch_size = 1000000: needs 7.63 GiB for only one feature.*has 1 GiB"):
         build.check_memory(config, model, model.abstract_params, rows=10**6, key="train.batch_size")
     model = build.model(digits(network__channels=8192))
     with pytest.raises(ConfigError, match="This model takes .* GiB of memory without a single image.*mesh.fsdp"):

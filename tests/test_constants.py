@@ -249,5 +249,5 @@ def test_noise_levels_outside_the_models_are_its_ends_and_said(name, low, high):
         process = build.process(c.process)
         times = process.time_of_log_snr(target.log_snr(build.grid(c.sample, process)[:, 0]))
         assert np.isfinite(times).all() and (np.diff(times) < 0).all() and times[-1] > 0
-        found = [note for note in advice.of_sampling(c) if "noise levels that the model knows" in note]
+        found = [note for note in advice.of_sampling(c) if "outside the model's range of noise levels" in note]
         assert len(found) == notes

@@ -1,6 +1,6 @@
-"""From a config to the parts it names: what members of families make, put together.
+"""Builds the parts that a config names, from the members of families.
 
-A member stands in its family's folder, with its keys and abilities: see `diffusion/families.py`.
+A member is defined in its family's folder, with its keys and abilities: see `diffusion/families.py`.
 """
 from diffusion.build.check import check
 from diffusion.build.guidance import classes, with_scale

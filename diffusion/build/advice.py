@@ -25,17 +25,17 @@ def of_training(config: ConfigDict) -> list[str]:
                "x0 = (x - sigma eps) / alpha has an error without bound, whose weight no longer falls. Predict x0 or "
                "v, or use snr_plus_one.")
     if prediction != "x0" and width and patch > width:
-        v.note("prediction", f"has noise in it, {patch} numbers for each patch (data.channels, network.patch), which "
+        v.note("prediction", f"contains noise, {patch} numbers for each patch (data.channels, network.patch), which "
                f"{width} (network.channels) cannot carry. x0 lies near a manifold of few dimensions (Li & He 2025, "
                "\"JiT\", Table 2: FID 372 for eps, 8.6 for x0): prediction=x0.")
     if loss == "continuous_vlb" and not v["loss.stratified"]:
         v.note("loss.stratified", "evenly spread times make the bound's estimate less noisy at no cost (Kingma et al. "
                "2021, Appendix I.1).")
     if process == "edm" and v["loss.density"] == "uniform":
-        v.note("loss.density", f"is uniform in the noise level up to {v['process.sigma_max']:g}, nearly all of it "
-               "where nothing is to be learned (Karras et al. 2022, Section 5, Fig. 5a): loss.density=log_normal.")
+        v.note("loss.density", f"is uniform in the noise level up to {v['process.sigma_max']:g}, nearly always "
+               "where there is nothing to learn (Karras et al. 2022, Section 5, Fig. 5a): loss.density=log_normal.")
     if process == "ve" and (v["process.sigma_min"], v["process.sigma_max"]) == (0.01, 50.0):
-        v.note("process.sigma_max", "is for data in [0, 1] (Song et al. 2021, code), and ours lie in [-1, 1]: "
+        v.note("process.sigma_max", "is for data in [0, 1] (Song et al. 2021, code), but ours lie in [-1, 1]: "
                "sigma_min=0.02 and sigma_max=100.")
     if prediction == "edm" and loss == "denoising" and v["loss.space"] != "edm" and v["loss.weighting"] != "edm":
         v.note("loss.weighting", "lets the gradient's size vary with the noise level, which the preconditioning is "
@@ -47,7 +47,7 @@ def of_training(config: ConfigDict) -> list[str]:
 
 
 def of_sampling(config: ConfigDict) -> list[str]:
-    """For all that samples."""
+    """Notes for every mode that samples."""
     v = _Values(config)
     solver, steps, length = v["sample.solver"], v["sample.steps"], v["process.steps"]
     scale = v["sample.guidance.scale"]
@@ -59,7 +59,7 @@ def of_sampling(config: ConfigDict) -> list[str]:
         v.note("sample.spacing", "does not start at T, the pure noise that process.zero_terminal_snr is for (Lin et "
                "al. 2024, Section 3.3): use trailing.")
     if v["learned_range"] and v["sample.variance"] not in (None, "learned_range"):
-        v.note("sample.variance", "leaves aside the variance that the model has learned (Nichol & Dhariwal 2021): "
+        v.note("sample.variance", "ignores the variance that the model has learned (Nichol & Dhariwal 2021): "
                "sample.variance=learned_range.")
     if guided and (solver == "dpm_solver" or v["sample.order"] == 3):
         v.note("sample.solver", f"of order 3, or on eps, is unstable under guidance of scale {scale:g} (Lu et al. "
@@ -74,13 +74,13 @@ def of_sampling(config: ConfigDict) -> list[str]:
         least, most = noise_levels(process(config.process))
         for key, end in (("sample.sigma_min", least), ("sample.sigma_max", most)):
             if v[key] > 0 and not least <= v[key] <= most:
-                v.note(key, f"is outside the noise levels that the model knows: the nearest, {end:.4g}, is taken "
+                v.note(key, f"is outside the model's range of noise levels: the nearest level, {end:.4g}, is used "
                        "(Karras et al. 2022, code).")
     return v.notes
 
 
 class _Values:
-    """The values of a config by dotted keys, None where it has no such key, and notes on them."""
+    """The values of a config by dotted keys (None for a missing key), and the notes on them."""
 
     def __init__(self, config: ConfigDict):
         self._values, self.notes = config_lib.keys(config), []
@@ -93,9 +93,9 @@ class _Values:
 
 
 def of_another_rate(config: ConfigDict, before: dict[str, object] | None, rate_of: Callable, step: int) -> list[str]:
-    """Whether the learning rate of a run that goes on after `step` is another than it was to be.
+    """A note if a resumed run's learning rate after `step` differs from the one planned before; else an empty list.
 
-    before: the run's config until now, by dotted keys; rate_of: config -> the rate as a function of the step.
+    before: the run's previous config by dotted keys; rate_of: config -> the rate as a function of the step.
     """
     now = config_lib.keys(config)
     changed = {key: before[key] for key in RATE_KEYS if key in (before or {}) and before[key] != now[key]}
@@ -106,6 +106,6 @@ def of_another_rate(config: ConfigDict, before: dict[str, object] | None, rate_o
         return []
     said = ", ".join(f"{key} was {value}, is {now[key]}" for key, value in changed.items() if key != "train.batch_size")
     keep = "" if config.optimizer.decay == "constant" else (
-        " For one that stays where it is: --config.optimizer.decay=constant --config.optimizer.learning_rate=RATE.")
+        " To keep the rate constant: --config.optimizer.decay=constant --config.optimizer.learning_rate=RATE.")
     return [f"note: the learning rate after step {step:,} is {is_:.3g}; it was to be {was:.3g} ({said}). The "
-            f"optimizer's moments go on.{keep}"]
+            f"optimizer keeps its moments.{keep}"]

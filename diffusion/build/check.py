@@ -1,4 +1,4 @@
-"""Whether a config can be run, without building or tracing anything, opening the data, or asking for devices."""
+"""Checks that a config can run, without building or tracing anything, opening the data, or requesting devices."""
 from functools import partial
 
 from ml_collections import ConfigDict
@@ -14,10 +14,10 @@ from diffusion.train import durations
 
 
 def check(config: ConfigDict, mode: str = "train", *, epoch_size: int = 50_000) -> None:
-    """Raises ConfigError for keys that do not fit each other in this mode of the main program: of model and sampler
-    always, of the objective, optimizer and durations for "train", of the estimator for "likelihood".
+    """Raises ConfigError for keys that contradict each other in this mode of the main program. Model and sampler are
+    always checked; objective, optimizer and durations for "train"; the estimator for "likelihood".
 
-    epoch_size: the examples of an epoch, where durations are given in those.
+    epoch_size: the number of examples in an epoch, used for durations given in epochs.
     """
     c, parts = config, check_model(config)
     check_times(parts.network, parts.process, between_times=c.sample.between_times)
@@ -30,7 +30,7 @@ def check(config: ConfigDict, mode: str = "train", *, epoch_size: int = 50_000) 
 
 
 def check_training(c: ConfigDict, process: Process, epoch_size: int) -> None:
-    """What training needs beside the model."""
+    """Checks the objective, the optimizer and the durations."""
     objective(c, process)
     in_steps = partial(durations.to_steps, batch_size=c.train.batch_size, epoch_size=epoch_size)
     check_batch(c.train, shards=1)

@@ -22,7 +22,7 @@ from diffusion.typing import Params
 
 
 class Guide(NamedTuple):
-    """A rule for two predictions; its scale may be given to the chain, as given["scale"]."""
+    """A rule that combines two predictions; the chain may override its scale by given["scale"]."""
     pair: Callable[[Diffusion, Params], Pair]
     rule: Callable[[ChainInputs], Rule]
     interval: Interval | None
@@ -33,13 +33,13 @@ class Guide(NamedTuple):
 
     def solver(self, solver: Solver, params: Params, chain_inputs: ChainInputs,
                finish: Callable[[Diffusion], Diffusion]) -> Solver:
-        """With the memory of earlier steps; `finish` is what comes after guidance."""
+        """Wraps the solver with momentum over earlier steps; `finish` runs after guidance."""
         return guidance.Momentum(solver=solver, momentum=self.momentum, pair=lambda d: self.pair(d, params),
                                  rule=self.rule(chain_inputs), finish=finish)
 
 
 def guide(config: ConfigDict, model: Model) -> Guide | None:
-    """None without guidance. Raises ConfigError for what this model or solver cannot have."""
+    """The guidance as a `Guide`, or None without guidance. Raises ConfigError if the model or solver does not fit."""
     c, found = config.sample.guidance, check_guidance(config)
     if found is None:
         return None
@@ -53,7 +53,7 @@ def guide(config: ConfigDict, model: Model) -> Guide | None:
 
 
 def check_guidance(config: ConfigDict) -> Guidance | None:
-    """What config.sample.guidance names, which must fit the solver; None without guidance."""
+    """The guidance that config.sample.guidance names, checked against the solver; None without guidance."""
     s, name, key = config.sample, config.sample.guidance.name, "sample.guidance.name"
     found = BY_NAME["guidance"].make(s.guidance)
     if found is None:
@@ -61,20 +61,20 @@ def check_guidance(config: ConfigDict) -> Guidance | None:
     require_key(found.only_solver in (None, s.solver), key, name, "is a rule for DDIM's step (Chung et al. 2024, "
                 f"Algorithm 2): use sample.solver={found.only_solver}.")
     require_key(not found.keeps_eps or not (s.rederive_eps and (s.clip or s.dynamic_threshold)), key, name, "keeps an "
-                "eps that is not that of its x_0, which rederive_eps would undo: set sample.rederive_eps=False.")
+                "eps that does not match its x_0, which rederive_eps would undo: set sample.rederive_eps=False.")
     require_key(not found.keeps_eps or s.corrector == "none", "sample.corrector", s.corrector, "needs a score, and the "
-                f"eps of guidance {name} is not that of its x_0: no density has both (Chung et al. 2024).")
+                f"eps of guidance {name} does not match its x_0: no density has both (Chung et al. 2024).")
     solver = BY_NAME["solver"].make(s, steps=max(s.steps, 1))
     require_key(not found.momentum or found.interval is None and s.corrector == "none" and solver.once_a_step,
-                "sample.guidance.momentum", found.momentum, "is of apg, at all noise levels, with a solver that asks "
+                "sample.guidance.momentum", found.momentum, "needs apg, at all noise levels, with a solver that calls "
                 "the network once a step (Sadat et al. 2024, Algorithm 1), such as ddim or dpm_solver++m, without a "
                 "corrector.")
     return found
 
 
 def with_scale(config: ConfigDict, scale: float) -> ConfigDict:
-    """The config with its guidance at another scale: classifier-free guidance where it names none, and none where the
-    scale is 1 and its rule then changes nothing."""
+    """The config with its guidance at another scale: classifier-free guidance if it names none, and no guidance if the
+    scale is 1 and the rule then changes nothing."""
     name = config.sample.guidance.name
     if scale == 1 and name != "cfg++":
         return override(config, {"sample.guidance.name": "none"})
@@ -84,13 +84,13 @@ def with_scale(config: ConfigDict, scale: float) -> ConfigDict:
 
 
 def null_label(c: ConfigDict, model: Model) -> int | None:
-    """The label for "no class": the model's own, or the one that the guidance `c` of a pretrained model names."""
+    """The label for "no class": the model's own, or the one named by the guidance `c` for a pretrained model."""
     if c.null_label < 0:
         return model.null_label
     key = "sample.guidance.null_label"
     require_key(model.num_classes > 0, key, c.null_label, "is a label, and the model has none: network.num_classes = "
                 "0.")
-    require_key(model.null_label in (None, c.null_label), key, c.null_label, f"is a class of this model. Its label for "
+    require_key(model.null_label in (None, c.null_label), key, c.null_label, f"is a class of this model. The label for "
          f"no class is {model.null_label}: leave the key at -1.")
     require_key(model.null_label is not None or c.null_label < model.num_classes, key, c.null_label, "is not a label "
          f"of the model, which has 0 .. {model.num_classes - 1}.")
@@ -98,8 +98,8 @@ def null_label(c: ConfigDict, model: Model) -> int | None:
 
 
 def classes(config: ConfigDict, model: Model, chosen: Sequence[int] | None = None) -> np.ndarray | None:
-    """The labels int32 [K] that images are drawn of, in turn: `chosen`, or all but the one for "no class"; None for an
-    unconditional model. Raises ConfigError for a label that the model has not."""
+    """The labels int32 [K] of the images to draw, used in turn: `chosen`, or all except the label for "no class"; None
+    for an unconditional model. Raises ConfigError for a label that the model does not have."""
     null = null_label(config.sample.guidance, model)
     if not model.num_classes:
         if chosen is not None:
@@ -119,31 +119,31 @@ def classes(config: ConfigDict, model: Model, chosen: Sequence[int] | None = Non
 
 
 def label_pair(c: ConfigDict, model: Model) -> Callable[[Diffusion, Any], Pair]:
-    """With the label, and without."""
-    require_key(model.num_classes > 0, "sample.guidance.name", c.name, "guides towards a label, and the model has "
+    """The predictions with the label and without it."""
+    require_key(model.num_classes > 0, "sample.guidance.name", c.name, "guides towards a label, but the model has "
          "none: network.num_classes = 0.")
     null = null_label(c, model)
     require_key(null is not None, "sample.guidance.name", c.name, "needs a model that was trained without labels too: "
-         "network.label_dropout (Ho & Salimans 2022: 0.1), or sample.guidance.null_label, the label that a pretrained "
-         "one has for no class.")
+         "network.label_dropout (Ho & Salimans 2022: 0.1), or sample.guidance.null_label, the label for no class of a "
+         "pretrained model.")
     return lambda diffusion, params: guidance.label_pair(diffusion, null)
 
 
 def model_pair(config: ConfigDict, model: Model) -> Callable[[Diffusion, Any], Pair]:
-    """The model, and the worse one whose parameters are params["guide"]."""
+    """The predictions of the model and of the worse model with the parameters params["guide"]."""
     other, key = model.guide, "sample.guidance.guide"
     require_key(other is not None, "sample.guidance.name", "autoguidance", "guides away from a second, worse model of "
          "the same data, smaller or less trained (Karras et al. 2024, \"Guiding ... with a Bad Version of Itself\"). "
-         f"Name it when sampling, by {key}: a run folder, or what else --from_pretrained takes. Training's previews "
+         f"Name it when sampling, by {key}: a run folder, or another source of --from_pretrained. Training's previews "
          "have none.")
     source = config.sample.guidance.guide
-    require_key(other.shape == model.shape, key, source, f"draws images of {other.shape}, and this model of "
+    require_key(other.shape == model.shape, key, source, f"draws images of {other.shape}, but this model of "
                 f"{model.shape}.")
     require_key(other.num_classes in (0, model.num_classes), key, source, f"knows {other.num_classes} classes, and "
          f"this model {model.num_classes}.")
     same = other.process is model.process and config.sample.schedule == "model"
     require_key(same or not other.process.discrete or config.sample.between_times, key, source, "has another "
-         "process, of whole times, and would be asked between them: say sample.between_times=True if that is meant.")
+         "process, of whole times, and would be evaluated between them: set sample.between_times=True to allow this.")
 
     def pair(diffusion: Diffusion, params: Params) -> Pair:
         worse = other.denoiser(params["guide"])

@@ -1,4 +1,4 @@
-"""The estimator of config.likelihood, ready to go over a data set."""
+"""Builds the estimator of config.likelihood, ready to run over a data set."""
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -17,11 +17,11 @@ _FAMILY = BY_NAME["estimator"]
 
 
 def evaluator(config: ConfigDict, model: Model, seed: int) -> Evaluator:
-    """Raises ConfigError before anything is compiled."""
+    """The evaluator of config.likelihood. Raises ConfigError before anything is compiled."""
     c = config.likelihood
     check_times(model.network, model.process, between_times=config.sample.between_times)
     found = estimator(config, model.process)
-    # The bound is of the sampler's own chain; an ODE has no kinks.
+    # The bound is that of the sampler's own chain; an ODE must have no kinks.
     clip = config.sample.clip and getattr(_FAMILY.member(c.estimator).make, "of_chain", None)
     transform = (lambda d: parameterization.clip_x0(d, config.sample.clip_range)) if clip else (lambda d: d)
     return make_evaluator(found, model.denoiser, mesh=model.mesh, seed=seed, to_float=to_float,
@@ -34,17 +34,17 @@ def likelihood_chain(config: ConfigDict, model: Model) -> np.ndarray:
 
 
 def estimator(config: ConfigDict, process: Process) -> Estimator:
-    """What config.likelihood names, which must fit the process. Raises ConfigError."""
+    """The estimator that config.likelihood names. Raises ConfigError if it does not fit the process."""
     c, make = config.likelihood, _FAMILY.member(config.likelihood.estimator).make
     of_chain = getattr(make, "of_chain", None)
     require_key(c.batch_size >= 1, "likelihood.batch_size", c.batch_size, "must be positive.")
     require_key(of_chain is not True or process.discrete, "likelihood.estimator", c.estimator, "is the sum over a "
-                f"chain's steps, and process.name = {config.process.name!r} is in continuous time: use continuous_vlb.")
+                f"chain's steps, but process.name = {config.process.name!r} is in continuous time: use continuous_vlb.")
     require_key(of_chain is not False or not process.discrete, "likelihood.estimator", c.estimator, "integrates over "
                 f"times that this model, of {process.t_max} whole ones, never saw: use vlb.")
     require_key(not getattr(make, "between_times", False) or not process.discrete or config.sample.between_times,
-                "likelihood.estimator", c.estimator, "is in continuous time, and asks this model between the "
-                f"{process.t_max} whole times that it was trained at: say sample.between_times=True if that is meant.")
+                "likelihood.estimator", c.estimator, "is in continuous time, and evaluates this model between the "
+                f"{process.t_max} whole times that it was trained at: set sample.between_times=True to allow this.")
     variance = c.get("variance")
     require_key(variance != "learned_range" or config.learned_range, "likelihood.variance", variance,
                 "needs a network with a head for the variance: config.learned_range.")

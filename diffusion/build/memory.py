@@ -1,6 +1,6 @@
-"""Whether what a config asks for can be held at all: bounds from below, which end a slip of the finger in a message.
+"""Checks lower bounds on the memory that a config needs, so that a typing mistake ends in a message.
 
-`main --mode=plan` says what a config really takes.
+`main --mode=plan` computes the actual memory use.
 """
 import math
 from typing import Any
@@ -17,28 +17,28 @@ from diffusion.train import sharding
 
 
 def check_memory(config: ConfigDict, model: Model, kept: Any, *, rows: int, key: str) -> None:
-    """Raises ConfigError if the arrays `kept`, a tree of shapes with shardings, or one feature map of the first level
-    for `rows` images, as many as config.`key` gives the devices at a time, are more than a device's memory."""
+    """Raises ConfigError if a device's memory cannot hold the arrays `kept` (a tree of shapes with shardings), or one
+    feature map of the first level for `rows` images, the number that config.`key` gives the devices at a time."""
     room = room_of(model.mesh)
     if room is None:
         return
-    here = len(model.mesh.local_devices) if sharding.on_cpu(model.mesh) else 1  # those of a CPU share its memory
+    here = len(model.mesh.local_devices) if sharding.on_cpu(model.mesh) else 1  # CPU devices share its memory
     size = here * sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(kept))
     if size > room:
-        raise ConfigError(f"This model takes {in_gib(size)} of memory without a single image, and there are "
-                          f"{in_gib(room)} on a device: make config.network smaller, or cut it over more devices "
+        raise ConfigError(f"This model takes {in_gib(size)} of memory without a single image, but a device has "
+                          f"{in_gib(room)}: make config.network smaller, or shard it over more devices "
                           "(config.mesh.fsdp).")
     c, (height, width, _) = config.network, model.shape
     patch = c.get("patch", 1)
     each = math.ceil(height / patch) * math.ceil(width / patch) * c.get("channels", 1) * (
         2 if c.get("dtype") == "bfloat16" else 4)
     size = here * each * math.ceil(rows / sharding.batch_shards(model.mesh))
-    require_key(size <= room, key, rows, f"needs {in_gib(size)} for one feature map of the network alone, and there "
-         f"are {in_gib(room)} on a device: make it smaller.")
+    require_key(size <= room, key, rows, f"needs {in_gib(size)} for only one feature map of the network, but a "
+         f"device has {in_gib(room)}: make it smaller.")
 
 
 def room_of(mesh: Mesh) -> int | None:
-    """Bytes of a device's memory; None where it does not say."""
+    """Bytes of a device's memory; None if the device does not report it."""
     if sharding.on_cpu(mesh):
         return memory_limit()
     return (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")

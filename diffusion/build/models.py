@@ -1,4 +1,4 @@
-"""What training and sampling share: process, network and denoiser."""
+"""Builds the model, which training and sampling share: process, network and denoiser."""
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,23 +20,23 @@ from diffusion.train import sharding
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What training and sampling share."""
+    """The parts that training and sampling share."""
     mesh: Mesh
-    network: Any                      # as `init` and `apply` it
+    network: Any                      # the Flax module
     process: processes.Process        # of the initial parameters
-    process_of: Callable[[Any], processes.Process]  # parameters -> the process, which differs where it is learned
+    process_of: Callable[[Any], processes.Process]  # parameters -> the process, which depends on them if learned
     denoiser: parameterization.Denoiser
-    init: Callable[[jax.Array], Any]  # key -> parameters: {"params": of the network, and more that is learned}
+    init: Callable[[jax.Array], Any]  # key -> parameters: {"params": of the network, and other learned parts}
     abstract_params: Any              # shapes with shardings
     shape: tuple[int, int, int]       # of an image: H, W, C
     num_classes: int                  # 0: unconditional
-    null_label: int | None            # what training had for "no class", if it hid labels
-    rules: tuple[sharding.Rule, ...] = ()  # of the sharding of parameters
+    null_label: int | None            # the label for "no class" in training, if it hid labels
+    rules: tuple[sharding.Rule, ...] = ()  # for the sharding of parameters
     guide: "Model | None" = None      # the worse model of autoguidance, with parameters params["guide"]
 
 
 def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence | None = None) -> Model:
-    """The model that the config describes, and the one that may guide it. Raises ConfigError before anything is
+    """The model that the config describes, with its guide if one is given. Raises ConfigError before anything is
     compiled."""
     c, shape = config, (config.data.size, config.data.size, config.data.channels)
     parts = check_model(c)
@@ -60,14 +60,14 @@ def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence
 
 
 class Parts(NamedTuple):
-    """Of a model, what needs no devices and no tracing."""
+    """The parts of a model that need no devices and no tracing."""
     process: processes.Process
     prediction: parameterization.Parameterization
     network: Any
 
 
 def check_model(c: ConfigDict) -> Parts:
-    """The parts of the model, by which its keys are checked. Raises ConfigError."""
+    """The parts of the model, built to check its keys. Raises ConfigError."""
     require_key(c.data.size >= 1 and c.data.channels >= 1, "data.size", c.data.size, "and data.channels must be "
                 "positive.")
     proc = process(c.process)
@@ -77,7 +77,7 @@ def check_model(c: ConfigDict) -> Parts:
 
 
 def init_params(key: jax.Array, *, net: Any, shape: tuple[int, int, int], schedule: Any, uncertainty: bool) -> Any:
-    """The parameters of the network, and of what else is learned."""
+    """The parameters of the network, and of the other learned parts."""
     cond = jnp.zeros((1,), jnp.int32) if net.num_classes else None
     params = dict(net.init(key, jnp.zeros((1, *shape)), jnp.zeros((1,)), cond))
     if schedule:
@@ -89,14 +89,14 @@ def init_params(key: jax.Array, *, net: Any, shape: tuple[int, int, int], schedu
 
 @functools.lru_cache(maxsize=64)
 def init_shapes(net: Any, shape: tuple[int, int, int], schedule: Any, uncertainty: bool, dtype: Any) -> Any:
-    """The shapes of `init_params` where floats are of `dtype`. Kept, since tracing a network takes a quarter of a
-    second and more, and a sweep builds one for each row and check."""
+    """The shapes of `init_params` with floats of `dtype`. Cached, since tracing a network takes a quarter of a second
+    or more, and a sweep builds one for each row and check."""
     return jax.eval_shape(functools.partial(init_params, net=net, shape=shape, schedule=schedule,
                                             uncertainty=uncertainty), jax.random.key(0))
 
 
 def sharding_rules(c: ConfigDict, net: Any, params: Any) -> tuple[sharding.Rule, ...]:
-    """Those of config.mesh.rules, and then the network's own. Raises ConfigError for one that fits no parameter."""
+    """The rules of config.mesh.rules, then the network's own. Raises ConfigError for a rule that fits no parameter."""
     given = []
     for text in c.mesh.rules:
         pattern, colon, axes = text.rpartition(":")
@@ -108,6 +108,6 @@ def sharding_rules(c: ConfigDict, net: Any, params: Any) -> tuple[sharding.Rule,
 
 
 def build_guide(guide: ConfigDict, config: ConfigDict, proc: processes.Process) -> Model:
-    """The guide's model, with the very process of the model beside it if that is the same."""
+    """The guide's model, which shares the process object `proc` of the guided model if the two are equal."""
     found = model(guide)
     return replace(found, process=proc) if guide.process.to_dict() == config.process.to_dict() else found

@@ -1,4 +1,4 @@
-"""The network of config.network."""
+"""Builds the network of config.network."""
 from ml_collections import ConfigDict
 
 from diffusion.build.rules import require_key
@@ -7,12 +7,12 @@ from diffusion.families import BY_NAME, naming_keys
 
 
 def network(c: ConfigDict, size: int, out_channels: int):
-    """For images of `size` pixels. Raises ConfigError for one that cannot be."""
+    """The network for images of `size` pixels. Raises ConfigError for impossible keys."""
     require_key(c.num_classes >= 0, "network.num_classes", c.num_classes, "is 0 (unconditional) or the number of "
                 "labels.")
     require_key(0 <= c.label_dropout < 1, "network.label_dropout", c.label_dropout, "is a probability below 1 (Ho & "
                 "Salimans 2022: 0.1).")
-    require_key(c.num_classes > 0 or not c.label_dropout, "network.label_dropout", c.label_dropout, "hides labels, and "
+    require_key(c.num_classes > 0 or not c.label_dropout, "network.label_dropout", c.label_dropout, "hides labels, but "
                 "the network has none: set network.num_classes.")
     found = BY_NAME["network"].make(c, num_classes=c.num_classes + (c.label_dropout > 0), out_channels=out_channels)
     if hasattr(found, "check"):
@@ -22,7 +22,7 @@ def network(c: ConfigDict, size: int, out_channels: int):
 
 
 def check_times(net, process: Process, *, between_times: bool) -> None:
-    """That the network can be told the times of the process: to be asked before training and sampling."""
+    """Checks that the network accepts the times of the process, before training and sampling."""
     if hasattr(net, "check_times"):
         with naming_keys("network."):
             net.check_times(whole=process.discrete and process.c_noise_scale == 1 and not between_times,

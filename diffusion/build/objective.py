@@ -1,4 +1,4 @@
-"""The objective of config.loss: what is minimised, at which times, with which weight."""
+"""Builds the objective of config.loss: the loss, its times and its weights."""
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -19,17 +19,17 @@ class Objective(NamedTuple):
     """What is minimised."""
     loss: losses.Loss
     density: time_densities.TimeDensity
-    # w(lambda) p(lambda) as `losses.effective_weight` gives it; None where a part of it is learned.
+    # w(lambda) p(lambda), see `losses.effective_weight`; None if a part of it is learned.
     effective_weight: Callable[[], dict[str, np.ndarray]] | None
 
 
 def prediction(config: ConfigDict) -> Parameterization:
-    """What config.prediction says that the network predicts."""
+    """The parameterization that config.prediction names."""
     return _PREDICTION.make(config, sigma_data=config.sigma_data)
 
 
 def objective(config: ConfigDict, process: Process) -> Objective:
-    """The objective of config.loss. Raises ConfigError for what cannot or should not be."""
+    """The objective of config.loss. Raises ConfigError for combinations that cannot or should not run."""
     c = config.loss
     require_finite(c, "loss")
     check_loss(config, process)
@@ -40,7 +40,7 @@ def objective(config: ConfigDict, process: Process) -> Objective:
         weighting = _WEIGHTING.bound(c, sigma_data=config.sigma_data)
         if weighting is not None:
             with naming_keys("loss."):
-                weighting(np.float64(0.5), np.float64(0.5))  # raises what is wrong with its keys
+                weighting(np.float64(0.5), np.float64(0.5))  # raises if its keys are wrong
         space = weightings.space_of(weighting, space, process)
         per_log_snr = getattr(_WEIGHTING.member(c.weighting).make, "per_log_snr", False)
         weight = weightings.in_space(weighting, space, per_log_snr=per_log_snr)
@@ -51,7 +51,7 @@ def objective(config: ConfigDict, process: Process) -> Objective:
 
 
 def check_loss(config: ConfigDict, process: Process) -> None:
-    """The rules between the loss, the process and the variance, each with its reason and source."""
+    """Checks the rules between loss, process and variance, each with its reason and source."""
     c, name = config.loss, config.process.name
     loss = _LOSS.member(c.name).make
     require_key(getattr(loss, "teaches_variance", False) or not config.learned_range, "learned_range", True, "the "
@@ -62,50 +62,50 @@ def check_loss(config: ConfigDict, process: Process) -> None:
                 "change nothing.")
     of_chain = getattr(loss, "of_chain", None)
     require_key(of_chain is not True or process.discrete, "loss.name", c.name, "is the sum over the T steps of a "
-                f"discrete chain, and process.name = {name!r} is in continuous time: use continuous_vlb.")
+                f"discrete chain, but process.name = {name!r} is in continuous time: use continuous_vlb.")
     require_key(of_chain is not False or not process.discrete, "loss.name", c.name, "needs a process in continuous "
-                f"time, and process.name = {name!r} is a table: use vlb.")
+                f"time, but process.name = {name!r} is a table: use vlb.")
     require_key(process.trained_schedule is None or getattr(loss, "of_trained_schedule", False), "process.name", name,
-                "only the variational bound is the same for all schedules between its ends, so that one can be learned "
+                "only the variational bound is the same for all schedules with given ends, so that one can be learned "
                 "(Kingma et al. 2021, Section 5.1): use loss.name=continuous_vlb.")
 
 
 def check_density(config: ConfigDict, process: Process) -> time_densities.TimeDensity:
-    """The density of config.loss, which must draw times that the process has."""
+    """The time density of config.loss. Raises ConfigError if it draws times that the process does not have."""
     c, name = config.loss, config.process.name
     density = _DENSITY.make(c, process=process)
     require_key(density.of_chain is not False or not process.discrete, "loss.density", c.density, "draws real times, "
-                f"and process.name = {name!r} has the whole ones 1 .. {process.t_max}. Use uniform or importance.")
+                f"but process.name = {name!r} has whole times 1 .. {process.t_max}. Use uniform or importance.")
     require_key(density.of_chain is not True or process.discrete, "loss.density", c.density, "keeps the last losses of "
-                f"each of T times (Nichol & Dhariwal 2021, Section 3.3), and process.name = {name!r} is in continuous "
+                f"each of T times (Nichol & Dhariwal 2021, Section 3.3), but process.name = {name!r} is in continuous "
                 "time. Use one of: uniform, log_normal, logit_normal, mode, cosine_log_snr.")
     return density
 
 
 def check_space(config: ConfigDict, process: Process) -> Parameterization:
-    """What the error of config.loss is measured of."""
+    """The space in which config.loss measures the error."""
     c = config.loss
     space = _PREDICTION.make(c, c.space, key="loss.space", sigma_data=config.sigma_data)
-    require_key(not space.both, "loss.space", c.space, "is two numbers for each of the data: measure in eps or x0.")
+    require_key(not space.both, "loss.space", c.space, "has two numbers for each data value: measure in eps or x0.")
     check_steps(space, process, "loss.space", config)
     return space
 
 
 def check_prediction(config: ConfigDict, process: Process) -> Parameterization:
-    """What the network predicts, which must say something at each time of the process."""
+    """The network's prediction. Raises ConfigError if it carries no information at some time of the process."""
     found = prediction(config)
     cause = ("process.zero_terminal_snr" if config.process.get("zero_terminal_snr", False) else
              f"process.name = {config.process.name!r}")
     require_key(found.at_pure_noise or np.isfinite(float(process.log_snr(process.t_max))), "prediction",
-                config.prediction, f"cannot be: with {cause} nothing of the data is left in x at the last time, and "
-                "the noise says nothing of it either. Predict v, velocity or x0 (Lin et al. 2024, Section 3.1).")
+                config.prediction, f"cannot work: with {cause} x contains no data at the last time, and the noise "
+                "determines none either. Predict v, velocity or x0 (Lin et al. 2024, Section 3.1).")
     check_steps(found, process, "prediction", config)
     require_key(config.sigma_data > 0, "sigma_data", config.sigma_data, "must be positive (Karras et al. 2022: 0.5).")
     return found
 
 
 def check_steps(found: Parameterization, process: Process, key: str, config: ConfigDict) -> None:
-    """That a prediction about the step from t to t - 1 goes with a process that has such steps."""
+    """Checks that a prediction about the step from t to t - 1 is used with a process that has such steps."""
     name = config.prediction if key == "prediction" else config.loss.space
     require_key(not found.of_steps or process.discrete, key, name, "is the mean of x_{t-1} given x_t and x_0 (Ho et "
-                f"al. 2020, Section 3.2), and process.name={config.process.name} has no such step: it takes a table.")
+                f"al. 2020, Section 3.2), but process.name={config.process.name} has no such step: use a table.")

@@ -1,4 +1,4 @@
-"""The process of config.process."""
+"""Builds the process of config.process."""
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -11,7 +11,7 @@ _FAMILY, _TABULATED = BY_NAME["process"], BY_NAME["table_of"]
 
 
 def process(c: ConfigDict) -> processes.Process:
-    """The process. Which predictions it allows is the model's to say. Raises ConfigError for keys that do not fit."""
+    """The process. `build.models` checks which predictions it allows. Raises ConfigError for keys that do not fit."""
     require_finite(c, "process")
     found = _FAMILY.make(c, **_given(c))
     if not found.discrete:
@@ -20,12 +20,12 @@ def process(c: ConfigDict) -> processes.Process:
 
 
 def betas(c: ConfigDict) -> np.ndarray:
-    """The schedule [T] by its name, before `zero_terminal_snr`. Raises ConfigError for a process that has none."""
+    """The named schedule's betas [T], before `zero_terminal_snr`. Raises ConfigError for a process without a table."""
     make = _FAMILY.member(c.name).make
     if not hasattr(make, "schedule"):
         tables = sorted(name for name, member in _FAMILY.members().items() if hasattr(member.make, "schedule"))
-        raise ConfigError(f"config.process.name = {c.name!r} is a process in continuous time and has no table of "
-                          f"betas. Those that have: {', '.join(tables)}.")
+        raise ConfigError(f"config.process.name = {c.name!r} is a process in continuous time without a table of "
+                          f"betas. Processes with a table: {', '.join(tables)}.")
     of_chain = ("rescale_times", "zero_terminal_snr")
     keys = {key: c[key] for key in _FAMILY.member(c.name).keys if key not in of_chain}
     with naming_keys("process."):
@@ -33,16 +33,16 @@ def betas(c: ConfigDict) -> np.ndarray:
 
 
 def _given(c: ConfigDict) -> dict[str, processes.Process]:
-    """The process in continuous time that a table is of, for the one that is."""
+    """The continuous-time process that a discretized table needs as an argument; {} for other processes."""
     return {"process": _TABULATED.make(c)} if "table_of" in c else {}
 
 
 def check_ends(c: ConfigDict, proc: processes.Process) -> None:
-    """That float32 holds the noise levels, whose squares the losses and solvers take."""
+    """Checks that float32 can represent the noise levels, which losses and solvers square."""
     try:
         low, high = grids.noise_levels(proc)
     except OverflowError:
         low = high = float("nan")
     require_key(1e-17 < low < high and (high < 1e17 or high == float("inf")), "process.name", c.name, "has noise "
-                f"levels from {low:.3g} to {high:.3g} with these keys of config.process, and float32 holds those from "
+                f"levels from {low:.3g} to {high:.3g} with these keys of config.process, but float32 holds those from "
                 "1e-17 to 1e17.")

@@ -1,4 +1,4 @@
-"""Reading a name or a number of the config, and saying what is wrong with it."""
+"""Reads names and numbers of the config, and raises ConfigError for a wrong one."""
 import math
 
 from diffusion.config_values import nearest
@@ -6,7 +6,7 @@ from diffusion.errors import ConfigError
 
 
 def lookup(table, key: str, name: str):
-    """The entry `name` of a table or set, or a ConfigError that lists what `config.key` may be."""
+    """The entry `name` of a table or set. Raises ConfigError that lists the allowed values of `config.key`."""
     if name not in table:
         names = sorted(map(str, table))
         raise ConfigError(f"config.{key} = {name!r} is not known.{nearest(str(name), names)} "
@@ -15,13 +15,13 @@ def lookup(table, key: str, name: str):
 
 
 def require_key(condition: bool, key: str, value, rule: str) -> None:
-    """A ConfigError with the rule that config.key = value breaks, unless the condition holds."""
+    """Raises ConfigError with the rule that config.key = value breaks, unless the condition holds."""
     if not condition:
         raise ConfigError(f"config.{key} = {value!r}: {rule}")
 
 
 def require_finite(section, name: str) -> None:
-    """A ConfigError for a number of a section of the config that is none, or infinite."""
+    """Raises ConfigError if a number of a section of the config is NaN or infinite."""
     for key, value in section.items():
         require_key(not isinstance(value, float) or math.isfinite(value), f"{name}.{key}", value,
                     "must be a finite number.")

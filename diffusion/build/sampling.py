@@ -1,4 +1,4 @@
-"""The sampler and time grid of config.sample."""
+"""Builds the sampler and the time grid of config.sample."""
 from collections.abc import Callable, Sequence
 
 import jax
@@ -20,7 +20,7 @@ _SOLVER, _CORRECTOR, _SPACING, _SCHEDULE = (BY_NAME[name] for name in ("solver",
 
 
 def solver(c: ConfigDict) -> Solver:
-    """The solver of config.sample, with its corrector. Raises ConfigError for a setting that it cannot have."""
+    """The solver of config.sample, with its corrector. Raises ConfigError for a setting that does not fit."""
     require_key(c.steps >= 1, "sample.steps", c.steps, "must be 1 or more.")
     found = _SOLVER.make(c, steps=c.steps)
     corrected = _CORRECTOR.make(c, predictor=found)
@@ -30,17 +30,17 @@ def solver(c: ConfigDict) -> Solver:
                 f"{c.solver!r} follows: correct a solver without memory, such as ancestral, ddim or reverse_diffusion "
                 "(Song et al. 2021, Algorithms 2-3).")
     require_key(c.rederive_eps or not (c.clip or c.dynamic_threshold), "sample.corrector", c.corrector, "needs a "
-                "score, and with rederive_eps=False the eps is not that of the clipped x_0.")
+                "score, and with rederive_eps=False the eps does not match the clipped x_0.")
     return corrected
 
 
 def sampling_process(c: ConfigDict, proc: processes.Process) -> processes.Process:
-    """The process that config.sample goes along: the model's, or one of another schedule and scaling with its noise
-    levels (Karras et al. 2022, Section 3)."""
+    """The process that config.sample follows: the model's, or one with another schedule and scaling over the model's
+    noise levels (Karras et al. 2022, Section 3)."""
     if _SCHEDULE.member(c.schedule).make is None:
         return proc
-    require_key(not proc.discrete or c.between_times, "sample.schedule", c.schedule, "has times between the "
-                f"{proc.t_max} whole ones that this discrete model was trained at and never saw: sample along its own, "
+    require_key(not proc.discrete or c.between_times, "sample.schedule", c.schedule, "uses times between the "
+                f"{proc.t_max} whole times that this discrete model was trained at: sample along its own schedule, "
                 "or say sample.between_times=True.")
     trained = proc.trained_schedule
     require_key(trained is None or not trained.learned_ends, "sample.schedule", c.schedule, "lies between the model's "
@@ -50,21 +50,21 @@ def sampling_process(c: ConfigDict, proc: processes.Process) -> processes.Proces
     least, most = grids.noise_levels(proc)
     with jax.enable_x64(True):
         end = float(proc.noise_level(np.float64(usual_end(proc))))
-    # Within what the network knows, as in EDM's code; build/advice.py says so.
+    # Within the network's noise levels, as in EDM's code; build/advice.py prints a note.
     low, high = max(c.sigma_min, least) if c.sigma_min > 0 else end, min(c.sigma_max, most) if c.sigma_max > 0 else most
     require_key(np.isfinite(high), "sample.sigma_max", c.sigma_max, "must be given: at the last time of the model's "
-                "process nothing of the data is left, and the noise level is infinite (Karras et al. 2022: 80).")
+                "process no data is left, and the noise level is infinite (Karras et al. 2022: 80).")
     require_key(low < high, "sample.sigma_min", low, f"must be below sample.sigma_max = {high!r}: noise levels.")
     return _SCHEDULE.make(c, low=low, high=high)
 
 
 def usual_end(proc: processes.Process) -> float:
-    """The last noisy time where sample.t_min gives none; a process that is finite at t = 0 stops before the data."""
+    """The default for sample.t_min, the last noisy time; a process that is finite at t = 0 stops before the data."""
     return float(proc.t_end) or 1e-3 * proc.t_max
 
 
 def check_sampling(config: ConfigDict) -> Solver:
-    """The solver and the rules between keys of config.sample, but for its grid."""
+    """Checks the solver and the rules between keys of config.sample, except the time grid."""
     c, key = config.sample, "sample.variance"
     require_key(c.get("variance", "") != "learned_range" or config.learned_range, key, c.get("variance"),
                 "needs a network with a head for the variance: config.learned_range.")
@@ -78,7 +78,7 @@ def check_sampling(config: ConfigDict) -> Solver:
 
 
 def sampler(config: ConfigDict, model: Model, wrap: Callable | None = None) -> Sampler:
-    """The sampler of config.sample, guidance and all, but for its time grid.
+    """The sampler of config.sample, with guidance, without its time grid.
 
     `wrap(solver, chain_inputs)` puts a task's solver around the config's. chain_inputs["scale"] replaces the scale of
     guidance.
@@ -110,20 +110,20 @@ def sampler(config: ConfigDict, model: Model, wrap: Callable | None = None) -> S
 
 
 def grid(c: ConfigDict, proc: processes.Process) -> np.ndarray:
-    """The steps of config.sample [S, 2], from which time to which: int32 for a discrete chain's own times, or
+    """The steps of config.sample [S, 2], each from one time to the next: int32 for a discrete chain's own times, else
     float32."""
     proc, spacing = sampling_process(c, proc), _SPACING.member(c.spacing).make
     found = _SOLVER.make(c, steps=max(c.steps, 1))
     if getattr(spacing, "of_chain", False):
-        require_key(proc.discrete, "sample.spacing", c.spacing, "counts the whole times of a discrete chain, and the "
+        require_key(proc.discrete, "sample.spacing", c.spacing, "counts the whole times of a discrete chain, but the "
                     "model's process is in continuous time. Use one of: uniform, quadratic, log_snr, karras, vp, "
                     "iddpm, times, noise_levels.")
         return chain_grid(c, proc, found)
     times = continuous_times(c, proc, found)
     whole = np.issubdtype(times.dtype, np.integer)
     require_key(whole or not proc.discrete or c.between_times, "sample.spacing", c.spacing, "has times between the "
-                f"{proc.t_max} whole ones that this discrete model was trained at and never saw. Use linspace, leading "
-                "or trailing, or say sample.between_times=True: the network interpolates (Lu et al. 2022, DPM-Solver, "
+                f"{proc.t_max} whole times that this discrete model was trained at. Use linspace, leading "
+                "or trailing, or set sample.between_times=True: the network interpolates (Lu et al. 2022, DPM-Solver, "
                 "Section 3.4).")
     if not whole:
         check_first_step(c, proc, found, times[0])
@@ -131,22 +131,22 @@ def grid(c: ConfigDict, proc: processes.Process) -> np.ndarray:
 
 
 def chain_grid(c: ConfigDict, proc: processes.Process, found: Solver) -> np.ndarray:
-    """Of the whole times of a chain."""
+    """The steps [S, 2] of a grid of the chain's whole times."""
     most = proc.t_max - c.spacing.startswith("open_")
-    require_key(1 <= c.steps <= most, "sample.steps", c.steps, f"must lie in 1 .. {most}: the model knows the "
+    require_key(1 <= c.steps <= most, "sample.steps", c.steps, f"must lie in 1 .. {most}: the model has the "
                 f"{proc.t_max} times of config.process.steps"
                 f"{', and an open grid leaves one out' if most < proc.t_max else ''}.")
     with naming_keys("sample."):
         times = _SPACING.bound(c)(proc.t_max, c.steps)
     check_first_step(c, proc, found, times[0])
-    require_key(not found.between_times or c.between_times, "sample.solver", c.solver, "goes by times between the "
-                f"{proc.t_max} whole ones that this model was trained at and never saw. Use another solver, or say "
+    require_key(not found.between_times or c.between_times, "sample.solver", c.solver, "uses times between the "
+                f"{proc.t_max} whole times that this model was trained at. Use another solver, or set "
                 "sample.between_times=True: the network interpolates (Lu et al. 2022, DPM-Solver, Section 3.4).")
     return found.pair_times(times, proc.t_max)
 
 
 def continuous_times(c: ConfigDict, proc: processes.Process, found: Solver) -> np.ndarray:
-    """The falling times of a spacing in continuous time [S]."""
+    """The decreasing times [S] of a spacing in continuous time."""
     require_key(c.steps >= 1, "sample.steps", c.steps, "must be 1 or more.")
     spacing, given = _SPACING.bound(c), {}
     if "t_min" in c:
@@ -154,32 +154,32 @@ def continuous_times(c: ConfigDict, proc: processes.Process, found: Solver) -> n
         if c.t_min < 0 and c.spacing == "uniform" and proc.equal_steps_to_data and not found.adaptive:
             t_min = max(t_min, proc.t_max / max(c.steps, 2))
         require_key(0 < t_min < proc.t_max and t_min >= proc.t_min, "sample.t_min", c.t_min, f"must lie in "
-                    f"[{proc.t_min:g}, {proc.t_max:g}), the times that were trained, or be -1 for the usual end.")
+                    f"[{proc.t_min:g}, {proc.t_max:g}), the trained times, or be -1 for the usual end.")
         given = {"t_min": t_min}
     with jax.enable_x64(True):
         all_noise = not np.isfinite(float(proc.noise_level(np.float64(proc.t_max))))
     require_key(not (all_noise and getattr(_SPACING.member(c.spacing).make, "of_levels", False)), "sample.spacing",
-                c.spacing, f"spaces noise levels, and at t = {proc.t_max:g} nothing of the data is left: the level is "
+                c.spacing, f"spaces noise levels, but at t = {proc.t_max:g} no data is left: the level is "
                 "infinite. Use uniform or quadratic.")
     with naming_keys("sample."):
         return spacing(proc, c.steps, **given)
 
 
 def check_first_step(c: ConfigDict, proc: processes.Process, found: Solver, first: float) -> None:
-    """That the solver can start at the time `first`."""
+    """Checks that the solver can start at the time `first`."""
     with jax.enable_x64(True):
         level = float(proc.noise_level(first if isinstance(first, np.integer) else np.float64(first)))
     all_noise = not np.isfinite(level)
     require_key(not all_noise or found.from_pure_noise, "sample.solver", c.solver, f"starts at t = {first:g}, where "
-                "nothing of the data is left and the reverse SDE's drift is infinite: use ancestral, or ddim with eta, "
+                "no data is left and the reverse SDE's drift is infinite: use ancestral, or ddim with eta, "
                 "or sample.spacing=times from a little below.")
     require_key(all_noise or level < found.largest_level, "sample.solver", c.solver, "extrapolates eps, and starts at "
-                f"the noise level {level:.3g}, where an error in eps is one {level:.3g} times as large in x_0: use "
+                f"the noise level {level:.3g}, where x_0 has {level:.3g} times the error of eps: use "
                 "dpm_solver++m, deis or lms.")
 
 
 def grid_of(config: ConfigDict, model: Model) -> Callable[[Params], np.ndarray]:
-    """The `grid` of a model by its parameters, on which a learned schedule depends. Raises its errors at once."""
+    """The `grid` as a function of the parameters, on which a learned schedule depends. Raises errors at once."""
     found = grid(config.sample, model.process)
     if model.process.trained_schedule is None:
         return lambda params: found
@@ -187,7 +187,7 @@ def grid_of(config: ConfigDict, model: Model) -> Callable[[Params], np.ndarray]:
 
 
 def generate(config: ConfigDict, model: Model, chosen: Sequence[int] | None = None) -> Generate:
-    """Draws with the sampler and grid of config.sample, the classes in turn, or the `chosen` ones."""
+    """A function that draws with the sampler and grid of config.sample, of all classes or the `chosen` ones in turn."""
     c = config.sample
     check_sample_batch(c, model)
     return make_generate(sampler(config, model), grid_of(config, model), classes=classes(config, model, chosen),

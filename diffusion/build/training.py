@@ -1,4 +1,4 @@
-"""The data, the objective and the optimizer: what training needs beside the model."""
+"""Builds the parts of training other than the model: the data, the objective and the optimizer."""
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,34 +24,34 @@ NONFINITE = {"stop", "skip"}
 SCORES = {"loss", "grad_norm"}  # columns of metrics.jsonl
 
 RATE_KEYS = ("optimizer.learning_rate", "optimizer.decay", "optimizer.warmup", "train.duration", "train.batch_size")
-# Keys that a resumed run may change, since they do not change what the finished steps computed.
+# Keys that a resumed run may change, since the finished steps do not depend on them.
 RESUMABLE_KEYS = (*RATE_KEYS, "train.*_every", "train.keep_*", "train.best_metric", "train.steps_per_dispatch",
                   "train.accumulate", "train.nonfinite", "train.stall_seconds", "network.remat", "mesh.*", "sample.*",
                   "likelihood.*", "evaluate.*", "data.dir", "data.on_device", "data.workers")
 LOG_SNR_BINS = 10
-UNROLLED = 256  # steps and micro-batches of a dispatch that a CPU can still compile
+UNROLLED = 256  # most steps x micro-batches of a dispatch that a CPU can compile
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingStep:
-    """The step and how often it is made: all of training but the data."""
+    """All parts of training except the data: the step, its optimizer and its schedule of events."""
     plan: Durations
     train_step: Callable              # compiled at its first call
-    train_step_after: Callable[[Clock], Callable]  # the same for a run whose batch size was another until then
+    train_step_after: Callable[[Clock], Callable]  # the same for a run that had another batch size before
     create_state: Callable[[], State]
     abstract_state: State
     log_snr_edges: np.ndarray         # [LOG_SNR_BINS + 1]
-    effective_weight: Callable | None  # as in Objective
+    effective_weight: Callable | None  # see Objective
     rate_of: Callable                 # config -> the learning rate as a function of the step
     retention: dict                   # keyword arguments of Checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training(TrainingStep):
-    """All that training needs beside the model."""
+    """All parts of training other than the model."""
     data: Any                         # iterator over this process's rows
     dataset: dict | None              # arrays on the device, if the data lives there
-    examples_of: Callable             # (images, positions) -> the examples there, as loop.training_steps has it
+    examples_of: Callable             # (images, positions) -> the examples there, see loop.training_steps
 
 
 def training(config: ConfigDict, model: Model) -> Training:
@@ -85,7 +85,7 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
     check_batch(c.train, sharding.batch_shards(model.mesh))
     require_key(not sharding.on_cpu(model.mesh) or c.train.accumulate * c.train.steps_per_dispatch <= UNROLLED,
          "train.steps_per_dispatch", c.train.steps_per_dispatch, f"times train.accumulate is above {UNROLLED}: on a "
-         "CPU each step and each micro-batch of a dispatch is compiled by itself.")
+         "CPU each step and each micro-batch of a dispatch is compiled separately.")
     in_steps = partial(durations.to_steps, batch_size=c.train.batch_size, epoch_size=epoch_size)
     plan = make_durations(c.train, in_steps)
 
@@ -96,7 +96,7 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
          f"training ({images:,} images) and ema.warmup_ratio = 0: the average would still be mostly the untrained "
          "network, and samples noise. Shorten it, or let it ramp up (Karras et al. 2022, code: ema.warmup_ratio=0.05).")
 
-    # Where the ends are infinite or nearly so, what is beyond falls into the first and last bins.
+    # Clipped where the ends are (nearly) infinite; values beyond fall into the first and last bins.
     edges = np.linspace(*(np.clip(float(model.process.log_snr(t)), -20.0, 20.0)
                           for t in (model.process.t_max, model.process.t_min)), LOG_SNR_BINS + 1)
     create, abstract = step.create_state(
@@ -104,7 +104,7 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
         mesh=model.mesh, rules=model.rules, seed=c.seed)
 
     def train_step(images_before: int = 0):
-        """Compiled at its first call. images_before: as `ema.new_share` has it."""
+        """The train step, compiled at its first call. images_before: see `ema.new_share`."""
         made = step.make_train_step(
             loss=loss, denoiser=model.denoiser, density=density, stratified=c.loss.stratified, optimizer=optim,
             learning_rate=rate,
@@ -124,7 +124,7 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
 
 
 def check_optimizer(c: ConfigDict, epoch_size: int | None) -> tuple[Any, float]:
-    """The optimizer, and the half-life of the average in images."""
+    """The optimizer, and the half-life of the average in images. Raises ConfigError."""
     o = c.optimizer
     lookup(DECAYS, "optimizer.decay", o.decay)
     require_key(o.learning_rate > 0, "optimizer.learning_rate", o.learning_rate, "must be positive.")
@@ -149,8 +149,8 @@ def rate_of(config: ConfigDict, epoch_size: int | None) -> Callable:
 
 
 def training_images(config: ConfigDict):
-    """The data source of config.data, without labels where the model has no classes. Raises ConfigError or DataError
-    if it is not there or not as the config says."""
+    """The data source of config.data, without labels if the model has no classes. Raises ConfigError or DataError if
+    it is missing or does not match the config."""
     c, classes = config.data, config.network.num_classes
     source = BY_NAME["data"].make(c, split=c.split)
     sources.check_images(source, c.size, c.size, c.channels)

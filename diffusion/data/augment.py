@@ -1,4 +1,4 @@
-"""What happens to uint8 images inside the training step: one function for data fed by hosts and held on the device."""
+"""Scales and flips uint8 images inside the training step, alike for data fed by hosts and held on the device."""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +14,8 @@ def to_float(image: Array) -> jax.Array:
     """uint8 0..255 -> float32 x/127.5 - 1 in [-1, 1], the scaling of Ho et al. 2020, section 3.3.
 
     Written as (2x - 255)/255: the numerator is exact, so 255 becomes 1, not the 1.0000001 that x/127.5 - 1 gives when
-    XLA multiplies by the reciprocal, and 255 - x becomes exactly minus what x becomes. Raises DataError for another
-    type: floats in [-1, 1] would all become almost the same grey.
+    XLA multiplies by the reciprocal, and 255 - x maps to exactly the negative of x's value. Raises DataError for
+    another type: floats in [-1, 1] would all become almost the same grey.
     """
     if image.dtype != np.uint8:
         raise DataError(f"Images must be uint8, but they are {image.dtype}. {TO_UINT8}")
@@ -23,6 +23,6 @@ def to_float(image: Array) -> jax.Array:
 
 
 def random_flip(keys: Keys, image: Array) -> jax.Array:
-    """Mirrors left and right with probability 1/2, image i [H, W, C] of [B, H, W, C] by keys[i] alone."""
+    """Mirrors each image left to right with probability 1/2; image i of [B, H, W, C] depends only on keys[i]."""
     flip = jax.vmap(jax.random.bernoulli)(keys)
     return jnp.where(flip[:, None, None, None], image[:, :, ::-1], image)

@@ -1,9 +1,9 @@
 """The order of the examples, and batches in that order: batch k is a pure function of (seed, k).
 
-One endless stream of examples is cut into global batches. Each epoch is another permutation of the whole set; epochs
+One endless stream of examples is cut into global batches. Each epoch is a new permutation of the whole set; epochs
 follow each other without a gap, so a batch may end one and begin the next, and may be larger than the set.
 Host `shard_index` of `shard_count` gets rows [i b, (i + 1) b) of each global batch, b = batch_size / shard_count, and
-their `position`, the places 0..B-1 in the global batch: a step's random draws are keyed by it, whoever holds them.
+their `position`, the places 0..B-1 in the global batch, which key a step's random draws on any number of hosts.
 
 `it.get_state()` is {"next_example": n}, n = the place of the next example in the endless stream, the same on every
 host. `it.set_state(state)` continues from there, on any number of hosts and workers and with any batch size: no example
@@ -26,8 +26,8 @@ def batches(source: Source, *, batch_size: int, seed: int, shard_index: int = 0,
             workers: int = 0) -> "Batches":
     """This host's rows of batches 0, 1, ...: {"image": uint8 [b, H, W, C], "label": int32 [b], "position": int32 [b]}.
 
-    workers: processes that read and decode; 0 reads ahead in one thread. An `ArraySource` is one gather for a batch: it
-    is served from this process and takes no workers. Worker processes are spawned: absl flags must be parsed and the
+    workers: processes that read and decode; 0 reads ahead in one thread. This process reads an `ArraySource` itself, by
+    one gather per batch, without workers. Worker processes are spawned: absl flags must be parsed and the
     program's entry guarded by `if __name__ == "__main__"`, and the iterator should be closed (`it.close()`) at the end.
     Raises DataError if the set is empty, ConfigError if the shards do not divide batch_size.
     """
@@ -39,15 +39,15 @@ def batches(source: Source, *, batch_size: int, seed: int, shard_index: int = 0,
 
 def index_batches(size: int, *, batch_size: int, seed: int, shard_index: int = 0,
                   shard_count: int = 1) -> "Batches":
-    """What `batches` reads of a source of `size` examples: {"index": int32 [b], "position": int32 [b]}, in its order.
+    """The indices of the batches of `batches`, for `size` examples: {"index": int32 [b], "position": int32 [b]}.
 
-    For data that lives on the device whole. Raises as `batches` does.
+    For data that is held whole on the device. Raises the errors of `batches`.
     """
     return Batches(_rows(size, batch_size, seed, shard_index, shard_count), batch_size, ahead=0, workers=0)
 
 
 def examples(places: np.ndarray, *, size: int, seed: int) -> np.ndarray:
-    """The examples of a set of `size` at these ascending places [B] int64 of the endless stream: int32 [B]."""
+    """The examples (int32 [B], of a set of `size`) at ascending places [B] int64 of the endless stream."""
     epoch, place = np.divmod(places, size)
     index = np.empty(len(places), np.int32)
     for e in range(epoch[0], epoch[-1] + 1) if len(places) else ():
@@ -57,7 +57,7 @@ def examples(places: np.ndarray, *, size: int, seed: int) -> np.ndarray:
 
 
 def to_arrays(source: Source) -> dict[str, np.ndarray]:
-    """All of a source: {"image": uint8 [N, H, W, C], "label": int32 [N]}, in its own order. Reads everything."""
+    """All examples of a source, read at once in its order: {"image": uint8 [N, H, W, C], "label": int32 [N]}."""
     return gather_examples(source, range(len(source)))
 
 
@@ -65,8 +65,8 @@ def to_arrays(source: Source) -> dict[str, np.ndarray]:
 def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     """The order of one epoch: int32 [size], each of 0..size-1 once, uniform over all orders.
 
-    Sorts the words of Philox4x64 (Salmon et al. 2011) keyed by (seed, epoch). NumPy fixes these for good, which it does
-    not do for `Generator.permutation`: a run resumes in the same order under another version.
+    Sorts the words of Philox4x64 (Salmon et al. 2011) keyed by (seed, epoch). NumPy guarantees that these never change,
+    unlike `Generator.permutation`, so a run resumes in the same order under another version.
     """
     words = np.random.Philox(key=np.array([seed % 2**64, epoch], np.uint64)).random_raw(size)
     order = np.argsort(words, kind="stable").astype(np.int32)
@@ -76,7 +76,7 @@ def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
 
 def _rows(size: int, batch_size: int, seed: int, shard_index: int,
           shard_count: int) -> Callable[[int], dict[str, np.ndarray]]:
-    """place -> {"index", "position"} of this host's rows of the global batch that begins there in the stream."""
+    """place -> {"index", "position"} of this host's rows of the global batch that begins at that place."""
     if size < 1:
         raise DataError("The data set has no examples.")
     if batch_size < 1 or batch_size % shard_count:
@@ -99,7 +99,7 @@ def _read(source: Source, rows: Callable[[int], dict[str, np.ndarray]], first: i
 
 
 class Batches:
-    """batch(0), batch(B), batch(2B), ... of a batch size B, up to `ahead` of them read before they are asked for.
+    """batch(0), batch(B), batch(2B), ... of a batch size B, up to `ahead` of them read in advance.
 
     An element of the Grain data set is a whole batch, since Grain's cost for each element (some 20 us) would exceed
     that of reading from memory; its ElasticIterator then reads in the same order with any number of workers.
@@ -116,7 +116,7 @@ class Batches:
     def __next__(self) -> dict[str, np.ndarray]:
         if self._steps is None:
             self._steps = self._read_from(self._next)
-        one = next(self._steps)  # a batch of one batch
+        one = next(self._steps)  # a list of one batch
         self._next += self._size
         return {key: value[0] for key, value in one.items()}
 
@@ -124,7 +124,7 @@ class Batches:
         return {"next_example": self._next}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Raises ValueError or KeyError for a state that is none."""
+        """Continues from a state of `get_state`. Raises ValueError or KeyError for anything else."""
         self.close()
         # Until November 2026 the state was the number of the next batch.
         place = state["global_next_index"] * self._size if "global_next_index" in state else state["next_example"]
@@ -139,7 +139,7 @@ class Batches:
         self._steps = None
 
     def _read_from(self, first: int) -> grain.DatasetIterator:
-        # One thread: more of them are slower, since decoding small images mostly holds Python's lock.
+        # One thread: more threads are slower, since decoding small images mostly holds Python's lock.
         read = grain.ReadOptions(num_threads=min(self._ahead, 1), prefetch_buffer_size=max(self._ahead, 1))
         processes = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
         begins = grain.MapDataset.range(first, sys.maxsize, self._size)

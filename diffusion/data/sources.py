@@ -1,7 +1,7 @@
-"""Where images come from: random access to (image, label), each set checked when it is opened.
+"""Data sources: random access to (image, label), each data set checked when it is opened.
 
-A `Source` holds images as uint8 in 0..255, and labels of 0 .. num_classes - 1; `take` and `check_images` hold every
-source to that. Scaling and augmentation are in `augment.py`, inside the training step.
+A `Source` holds images as uint8 in 0..255, and labels of 0 .. num_classes - 1; `gather_examples` and `check_images`
+enforce this. Scaling and augmentation are in `augment.py`, inside the training step.
 """
 import dataclasses
 import gzip
@@ -25,7 +25,7 @@ from diffusion.io.reading import check_room, expanded, ordinary, reading
 class Source(Protocol):
     """N images with integer labels. `source[i]` -> {"image": uint8 [H, W, C], "label": integer}, for 0 <= i < N.
 
-    A source that reads many examples faster than one by one may have `__getitems__(indices)` -> list of these.
+    A source that reads many examples faster than one by one may have `__getitems__(indices)` -> list of examples.
     """
     num_classes: int  # labels are 0 .. num_classes - 1
 
@@ -48,7 +48,7 @@ class ArraySource:
             raise DataError(f"Labels must be int32 [{len(self.images)}], but they are {self.labels.dtype} "
                             f"{list(self.labels.shape)}.")
         if self.labels.min(initial=0) < 0:
-            raise DataError(f"Labels must be 0 or more, but that of example {int(self.labels.argmin())} is "
+            raise DataError(f"Labels must be 0 or more, but the label of example {int(self.labels.argmin())} is "
                             f"{self.labels.min()}.")
 
     @property
@@ -81,15 +81,15 @@ def gather_examples(source: Source, indices: Sequence[int] | np.ndarray) -> dict
             raise DataError(f"Images must be uint8, but image {i} is {example['image'].dtype}. {TO_UINT8}")
         if not 0 <= (label := int(example["label"])) < source.num_classes:
             raise DataError(f"The label of example {i} is {label}, but the data set's classes are 0 .. "
-                            f"{source.num_classes - 1}. Mend its label; an unconditional model "
+                            f"{source.num_classes - 1}. Correct its label; an unconditional model "
                             "(config.network.num_classes=0) needs none.")
     return {"image": np.stack([e["image"] for e in examples]),
             "label": np.array([e["label"] for e in examples], np.int32)}
 
 
 def without_labels(source: Source) -> Source:
-    """The same images, each with label 0, for a model that is told no class: its data set may have labels of no class,
-    such as the -1 of unlabelled examples."""
+    """The same images, each with label 0, for an unconditional model: its data set may have labels outside the classes,
+    such as -1 for unlabelled examples."""
     if isinstance(source, ArraySource):
         return dataclasses.replace(source, labels=np.zeros_like(source.labels))
     return dataclasses.replace(source, labelled=False) if isinstance(source, _TFDSSource) else source
@@ -108,7 +108,7 @@ def check_images(source: Source, height: int, width: int, channels: int) -> None
     h, w, c = image.shape
     advice = (f"Set --config.data.size={h} --config.data.channels={c}" if h == w else
               "Images must be square: crop or resize them, prepare the data set again,")
-    raise DataError(f"The data set's images are {by(image.shape)} (height x width x channels), but the config says "
+    raise DataError(f"The data set's images are {by(image.shape)} (height x width x channels), but the config asks for "
                     f"{height}x{width}x{channels} (config.data.size, config.data.channels). {advice} or choose another "
                     "data set.")
 
@@ -116,7 +116,7 @@ def check_images(source: Source, height: int, width: int, channels: int) -> None
 def digits(split: str) -> ArraySource:
     """scikit-learn's 1,797 hand-written digits: images [N, 8, 8, 1], grey levels 0..16 mapped to round(255 x/16).
 
-    split: "test" is every fifth image (indices 0, 5, 10, ...: 360 images), "train" the other 1,437, "all" is both.
+    split: "test" is every fifth image (indices 0, 5, 10, ...: 360 images), "train" the other 1,437, "all" both.
     """
     try:
         from sklearn.datasets import load_digits
@@ -141,7 +141,7 @@ _IDX_HELP = ("The folder must hold MNIST's four files, train-images-idx3-ubyte, 
 def idx(folder: str, split: str) -> ArraySource:
     """A data set in MNIST's idx files: images uint8 [N, H, W, 1], labels int32 [N]; split "train" or "test".
 
-    Raises DataError for a missing folder or file, a wrong magic number, and bytes or labels that do not add up.
+    Raises DataError for a missing folder or file, a wrong magic number, and sizes that do not match the data.
     """
     if split not in _IDX_FILES:
         raise DataError(f"An idx data set has no split {split!r}. Choose one of: {', '.join(_IDX_FILES)}.")
@@ -175,16 +175,16 @@ def _read_idx(folder: pathlib.Path, name: str, *, rank: int) -> tuple[np.ndarray
             found += number
         if found < size or file.read(1):
             there = "more" if found == size else f"{found}"
-            raise DataError(f"{path} says it holds {by(shape)} bytes = {size}, but there are {there}: the file is "
+            raise DataError(f"{path} should hold {by(shape)} = {size} bytes, but has {there}: the file is "
                             "truncated or damaged. Copy or download it again.")
     return data.reshape(shape), path
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _TFDSSource:
-    """Decodes serialised tf.Examples with an encoded image, naming the record that cannot be read.
+    """Decodes serialised tf.Examples with an encoded image. Raises DataError that names an unreadable record.
 
-    TFDS's own decoding walks its feature tree in Python for each example: for a 32x32 PNG that takes 5 times as long.
+    TFDS's own decoding walks its feature tree in Python for each example: for a 32x32 PNG this takes 5 times as long.
     """
     records: Any
     channels: int
@@ -200,7 +200,7 @@ class _TFDSSource:
     def __getitem__(self, i: int) -> dict[str, Any]:
         try:
             return self._decode(self.records[i])
-        except Exception as e:  # Riegeli, protobuf and Pillow each have their own
+        except Exception as e:  # Riegeli, protobuf and Pillow each raise their own
             raise DataError(f"Record {i} of {self.folder} cannot be read ({e}): the data set is damaged. "
                             f"{self.remedy}") from e
 
@@ -208,7 +208,7 @@ class _TFDSSource:
         try:
             return [self._decode(record) for record in self.records.__getitems__(indices)]
         except Exception:
-            return [self[i] for i in indices]  # raises at the record at fault
+            return [self[i] for i in indices]  # raises at the unreadable record
 
     def _decode(self, record: bytes) -> dict[str, Any]:
         from tensorflow_datasets.proto import tf_example_pb2
@@ -223,8 +223,8 @@ def tfds_source(name: str, data_dir: str, split: str) -> Source:
     """A prepared TFDS data set in array_record files, read without TensorFlow; the newest version in data_dir/name.
 
     split: any TFDS split, "train", "test", "train[:1000]", ... Without a feature `label` of classes, each label is 0.
-    Pictures become arrays as `io.pictures` says. Raises DataError where the data set is missing or its files do not
-    hold what its dataset_info.json says; and on reading, for a record that cannot be decoded.
+    `io.pictures` converts pictures to arrays. Raises DataError if the data set is missing or its files do not match its
+    dataset_info.json, and on reading a record that cannot be decoded.
     """
     data_dir = expanded(data_dir)
     remedy = f"Prepare it with: python -m diffusion.data.prepare {name} --source=PATH_OR_URL --data_dir={data_dir}"
@@ -240,7 +240,7 @@ def tfds_source(name: str, data_dir: str, split: str) -> Source:
         if not path.is_dir():
             ordinary(path)
 
-    import tensorflow_datasets as tfds  # about half a second, which only its users pay
+    import tensorflow_datasets as tfds  # takes about half a second, so only its users import it
     from array_record.python.array_record_module import ArrayRecordReader
     with reading(f"The description of the data set in {folder} cannot be read", again):
         builder = tfds.builder_from_directory(folder)
@@ -261,19 +261,19 @@ def tfds_source(name: str, data_dir: str, split: str) -> Source:
         if not pathlib.Path(shard.filename).is_file():
             raise DataError(f"The file {shard.filename} is missing. {again}")
         with reading(f"{shard.filename} cannot be read", again):
-            found = ArrayRecordReader(shard.filename).num_records()  # 0 if the end of the file, its index, is cut off
+            found = ArrayRecordReader(shard.filename).num_records()  # 0 if the end of the file (its index) is cut off
         if found != shard.examples_in_shard:
-            raise DataError(f"{shard.filename} holds {found} readable records, but dataset_info.json says "
+            raise DataError(f"{shard.filename} holds {found} readable records, but dataset_info.json lists "
                             f"{shard.examples_in_shard}: the file is truncated or damaged. {again}")
     with reading(f"Split {split!r} of the data set in {folder} cannot be opened", again):
         records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
     if len(records) != count:
-        raise DataError(f"Split {split!r} of the data set in {folder} has {len(records)} examples, where {count} were "
+        raise DataError(f"Split {split!r} of the data set in {folder} has {len(records)} examples, but {count} were "
                         f"expected. {again}")
     label = features["label"] if "label" in features else None
     classes = label.num_classes if isinstance(label, tfds.features.ClassLabel) else None
     source = _TFDSSource(records, image.shape[-1], image.shape[:2], classes or 1, str(folder), again, bool(classes))
-    if None in image.shape[:2]:  # it is not said: as the first one
+    if None in image.shape[:2]:  # not declared: the size of the first image
         source = dataclasses.replace(source, size=None)
         source = dataclasses.replace(source, size=source[0]["image"].shape[:2])
     return source
@@ -283,12 +283,12 @@ def tfds(*, split: str,
          dataset: str = "cifar10",  # name of the prepared data set
          dir: str = "data",         # the data_dir of the prepare program, or the folder of idx files
          ) -> Source:
-    """`tfds_source` by its config keys."""
+    """`tfds_source` with its config keys as arguments."""
     return tfds_source(dataset, dir, split)
 
 
 def idx_files(*, split: str, dir: str = "data") -> ArraySource:
-    """`idx` by its config keys."""
+    """`idx` with its config keys as arguments."""
     return idx(dir, split)
 
 

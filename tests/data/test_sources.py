@@ -69,7 +69,7 @@ def test_labels_and_types_of_every_example_are_checked():
     with pytest.raises(DataError, match="image 1 is float32.*np.rint"):
         sources.gather_examples(Listed([{"image": image, "label": 0},
                                         {"image": image.astype(np.float32), "label": 0}]), [0, 1])
-    with pytest.raises(DataError, match="that of example 1 is -1"):
+    with pytest.raises(DataError, match="the label of example 1 is -1"):
         sources.ArraySource(np.zeros((2, 2, 2, 1), np.uint8), np.array([0, -1], np.int32))
 
 
@@ -164,7 +164,7 @@ def test_idx_bad_input(tmp_path):
     whole = idx_bytes(images)
     broken("train-images-idx3-ubyte.gz", gzip.compress(whole)[:-20], "gz is truncated or damaged")
     broken("train-images-idx3-ubyte.gz", b"<html>not found</html>", "gz is truncated or damaged")
-    broken("train-images-idx3-ubyte", whole[:-1], "7x5x4 bytes = 140, but there are 139")
+    broken("train-images-idx3-ubyte", whole[:-1], "7x5x4 = 140 bytes, but has 139")
     broken("train-images-idx3-ubyte", idx_bytes(labels), "magic number is 0x00000801, not 0x00000803")
     broken("train-images-idx3-ubyte", b"", "magic number is 0x00000000")
     zeros = gzip.compress(struct.pack(">4I", 0x803, 2**30, 2**10, 2**10) + bytes(2**20))  # claims an exbibyte
@@ -259,7 +259,7 @@ def test_tfds_source_finds_damage_when_opened(tmp_path):
     write_tfds(tmp_path)
     whole = shard(tmp_path, 1).read_bytes()
     shard(tmp_path, 1).write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(DataError, match="00001-of-00003 holds 0 readable .*, but dataset_info.json says 4.*prepare"):
+    with pytest.raises(DataError, match="00001-of-00003 holds 0 readable .*, but dataset_info.json lists 4.*prepare"):
         sources.tfds_source("tiny", str(tmp_path), "train")
     shard(tmp_path, 1).unlink()
     with pytest.raises(DataError, match="00001-of-00003 is missing.*Delete the folder"):
@@ -269,7 +269,7 @@ def test_tfds_source_finds_damage_when_opened(tmp_path):
     info = json.loads(path.read_text())
     info["splits"][0]["shardLengths"] = ["4", "4", "2"]
     path.write_text(json.dumps(info))
-    with pytest.raises(DataError, match="dataset_info.json says 2"):
+    with pytest.raises(DataError, match="dataset_info.json lists 2"):
         sources.tfds_source("tiny", str(tmp_path), "train")
     path.write_text(path.read_text()[:50])
     with pytest.raises(DataError, match="description of the data set .* cannot be read"):

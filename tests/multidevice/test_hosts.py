@@ -48,7 +48,7 @@ def test_a_slurm_step_whose_other_task_is_not_there(monkeypatch):
     for name, value in {"SLURM_JOB_ID": "5001", "SLURM_NTASKS": "2", "SLURM_PROCID": "0",
                         "SLURM_STEP_NODELIST": "localhost", "SLURM_LOCALID": "0"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="Process 1 did not come to --coordinator=localhost:62345 within 1 s"):
+    with pytest.raises(ConfigError, match="Process 1 did not reach --coordinator=localhost:62345 within 1 s"):
         hosts.join(None, None, None, seconds=1, heartbeat=10)
 
 
@@ -66,7 +66,7 @@ def test_wrong_flags(arguments, words):
 
 
 @pytest.mark.parametrize("killed, left, words", [(0, 1, "Process 1 found no process 0 at --coordinator=127.0.0.1:"),
-                                                 (1, 0, "Process 1 did not come to --coordinator=127.0.0.1:")])
+                                                 (1, 0, "Process 1 did not reach --coordinator=127.0.0.1:")])
 def test_who_is_missing_is_said_within_seconds(tmp_path, killed, left, words):
     processes = program.start_processes(2, 1, f"--workdir={tmp_path}/run", "--connect_seconds=2")
     processes[killed].kill()

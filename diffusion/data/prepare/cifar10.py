@@ -13,8 +13,8 @@ from diffusion.errors import DataError
 from diffusion.io.reading import ordinary, reading
 
 _TRAIN = [f"data_batch_{i}" for i in range(1, 6)]
-_MAX_BYTES = 64 * 2**20  # a batch file has 31 MB: more is not one, and would fill the memory
-_MAX_ARCHIVE = 2**30     # unpacked, where the official ones have 185 MB: more would take long to look through
+_MAX_BYTES = 64 * 2**20  # a batch file has 31 MB; a larger file is something else and would fill the memory
+_MAX_ARCHIVE = 2**30     # unpacked; the official ones have 185 MB, and more would take long to search
 
 
 def read_official(path: pathlib.Path) -> Splits | None:
@@ -62,7 +62,7 @@ def _files_of_archive(path: pathlib.Path) -> dict[str, bytes]:
     with (reading(f"{path} cannot be read as an archive", "It is truncated or damaged. Get it again."),
           tarfile.open(path) as archive):
         for member in archive:
-            if member.size < 0:  # the next one would be this again
+            if member.size < 0:  # the next one would be the same member again
                 raise DataError(f"{path} is damaged: {member.name!r} has {member.size} bytes.")
             if member.offset_data + member.size > _MAX_ARCHIVE:
                 raise DataError(f"{path} unpacks to more than {_MAX_ARCHIVE // 2**20:,} MiB: it is not an archive of "
@@ -88,7 +88,7 @@ def _decode_python(data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
         batch = _Unpickler(io.BytesIO(data), encoding="bytes").load()
         images, labels = batch[b"data"].to_numpy(), batch[b"labels"]
         if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-            raise ValueError("the labels are no list of integers")
+            raise ValueError("the labels are not a list of integers")
         labels = np.array(labels, np.int32)
     if labels.shape != images.shape[:1]:
         raise DataError(f"{where} has {len(images)} images and labels of shape {list(labels.shape)}: it is damaged.")
@@ -100,7 +100,7 @@ def _to_nhwc(rows: np.ndarray) -> np.ndarray:
 
 
 class _Array:
-    """Takes the place of a NumPy array in the pickle, so that no code of NumPy runs on its word."""
+    """Stands for a NumPy array in the pickle, so that the pickle cannot run NumPy's code."""
 
     def __init__(self, *unused):
         self._state = None
@@ -119,7 +119,7 @@ class _Array:
 
 
 class _DType:
-    """Takes the place of numpy.dtype."""
+    """Stands for numpy.dtype in the pickle."""
 
     def __init__(self, name: bytes | str, *unused):
         self.name = name
@@ -128,22 +128,22 @@ class _DType:
         pass
 
 
-class _Unpickler(pickle._Unpickler):  # the one in Python: that in C takes the memory that a forged pickle names
-    """Knows the three names that a pickled array needs, and gives stand-ins for them. Everything else is refused: a
-    pickle may otherwise call any function of any module, and the archive comes from the network."""
+class _Unpickler(pickle._Unpickler):  # the Python version: the one in C allocates any size that a forged pickle names
+    """Resolves the three names that a pickled array needs to stand-ins and refuses all others: a pickle may otherwise
+    call any function of any module, and the archive comes from the network."""
 
     _NAMES = {("numpy.core.multiarray", "_reconstruct"): _Array, ("numpy._core.multiarray", "_reconstruct"): _Array,
               ("numpy", "ndarray"): None, ("numpy", "dtype"): _DType}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._NAMES:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which the official file does not; refused")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which the official file does not; refused")
         return self._NAMES[module, name]
 
 
 CIFAR10 = DataSet(
     name="cifar10",
-    version="3.0.2",  # of the TFDS data set whose layout this is
+    version="3.0.2",  # of the TFDS data set with this layout
     description="60,000 colour images of 32x32 pixels in ten classes, 6,000 of each; 50,000 for training.",
     homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
     citation="Alex Krizhevsky. Learning Multiple Layers of Features from Tiny Images. Technical report, 2009.",

@@ -1,4 +1,4 @@
-"""From a source of images to a prepared data set: read, check against what is known of the official data, write."""
+"""Prepares a data set from a source of images: read, check against facts about the official data, write."""
 import contextlib
 import dataclasses
 import fcntl
@@ -21,7 +21,7 @@ from diffusion.io.reading import expanded
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """What is known of a data set. Images are uint8 [N, H, W, C]."""
+    """The facts about an official data set. Images are uint8 [N, H, W, C]."""
     name: str
     version: str
     description: str
@@ -37,10 +37,10 @@ class DataSet:
 
 
 def prepare(data_set: DataSet, *, source: str, data_dir: str, allow_other: bool = False) -> pathlib.Path:
-    """Writes data_dir/NAME/VERSION from `source` and returns that path; if it is there already, does nothing.
+    """Writes data_dir/NAME/VERSION from `source` and returns that path; does nothing if it exists.
 
-    It is written elsewhere and moved there at the end. Raises DataError for a source that is missing, damaged, or
-    not the official data (without allow_other), for a second run at the same time, and for a disk that is full.
+    The folder is written elsewhere and moved there at the end. Raises DataError for a source that is missing, damaged,
+    or not the official data (without allow_other), for a second run at the same time, and for a full disk.
     """
     data_dir = expanded(data_dir)
     target = data_dir / data_set.name / data_set.version
@@ -53,7 +53,7 @@ def prepare(data_set: DataSet, *, source: str, data_dir: str, allow_other: bool 
             note = _check(data_set, splits, source=source, official=official, allow_other=allow_other)
             _write(data_set, splits, note, target)
     except OSError as e:
-        raise DataError(f"Preparing {target} stopped: {e}. Mend this (a full disk? no permission?) and run the same "
+        raise DataError(f"Preparing {target} stopped: {e}. Fix this (a full disk? no permission?) and run the same "
                         "command again; nothing half-finished was left there.") from e
     counts = ", ".join(f"{len(images)} {split}" for split, (images, _) in splits.items())
     print(f"{target} is ready: {counts} images. {note}".strip())
@@ -61,9 +61,9 @@ def prepare(data_set: DataSet, *, source: str, data_dir: str, allow_other: bool 
 
 
 def _write(data_set: DataSet, splits: Splits, note: str, target: pathlib.Path) -> None:
-    """Writes in a folder of its own, reads all of it back, and only then moves it to `target`."""
+    """Writes to a temporary folder, reads everything back, and only then moves the folder to `target`."""
     unfinished = target.parent / ".unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed run
     try:
         folder = unfinished / data_set.name / data_set.version
         writer.write(folder, splits, name=data_set.name, version=data_set.version,
@@ -80,7 +80,7 @@ def _write(data_set: DataSet, splits: Splits, note: str, target: pathlib.Path) -
 
 @contextlib.contextmanager
 def _only_one(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps a second run out of `folder`. The system drops the lock with the process, however it ends."""
+    """Locks `folder` against a second run. The system releases the lock when the process ends, in any way."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
         try:
@@ -91,7 +91,7 @@ def _only_one(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _read(data_set: DataSet, source: str, data_dir: pathlib.Path) -> tuple[Splits, bool]:
-    """The splits, and whether they come in the form in which the data set is published."""
+    """The splits, and whether the source has the form of the published data set."""
     if download.is_url(source):
         md5 = data_set.archives.get(download.file_name(source))
         path = download.fetch(source, data_dir / "downloads", digest=f"md5:{md5}" if md5 else "")
@@ -114,17 +114,17 @@ def _read(data_set: DataSet, source: str, data_dir: pathlib.Path) -> tuple[Split
 
 
 def _check(data_set: DataSet, splits: Splits, *, source: str, official: bool, allow_other: bool) -> str:
-    """How the images differ from the official ones, "" if they do not. Raises DataError if that will not do."""
+    """A note on how the images differ from the official ones, or "". Raises DataError if they must not differ."""
     for split, (images, labels) in splits.items():
         if images.shape[1:] != data_set.image_shape or images.dtype != np.uint8:
-            raise DataError(f"The {split} images of {source} are {images.dtype} {list(images.shape[1:])}; those of "
-                            f"{data_set.name} are uint8 {list(data_set.image_shape)}.")
+            raise DataError(f"The {split} images of {source} are {images.dtype} {list(images.shape[1:])}; the images "
+                            f"of {data_set.name} are uint8 {list(data_set.image_shape)}.")
         if len(images) != len(labels) or not len(images):
             raise DataError(f"The {split} split of {source} has {len(images)} images and {len(labels)} labels. There "
                             "must be one label for each image, and at least one image.")
         if labels.min() < 0 or labels.max() >= len(data_set.class_names):
-            raise DataError(f"The {split} labels of {source} run from {labels.min()} to {labels.max()}; those of "
-                            f"{data_set.name} are 0..{len(data_set.class_names) - 1}.")
+            raise DataError(f"The {split} labels of {source} run from {labels.min()} to {labels.max()}; the labels "
+                            f"of {data_set.name} are 0..{len(data_set.class_names) - 1}.")
     differences = []
     for split, count in data_set.counts.items():
         if split not in splits:
@@ -138,7 +138,7 @@ def _check(data_set: DataSet, splits: Splits, *, source: str, official: bool, al
         elif np.any(np.bincount(labels, minlength=len(data_set.class_names)) != per_class):
             differences.append(f"not every class has {per_class} {split} images")
         elif digest != data_set.sha256.get(split, digest):
-            differences.append(f"the {split} images are others, or in another order (sha256 {digest[:12]}..., "
+            differences.append(f"the {split} images differ, or are in another order (sha256 {digest[:12]}..., "
                                f"officially {data_set.sha256[split][:12]}...)")
     if not differences:
         return ""
@@ -148,5 +148,5 @@ def _check(data_set: DataSet, splits: Splits, *, source: str, official: bool, al
                         f"incomplete. Get it again from {data_set.homepage}")
     if not allow_other:
         raise DataError(f"{source} is not the official {data_set.name}: {found}. Published results do not compare with "
-                        "it. To prepare it all the same, add --allow_other.")
+                        "it. To prepare it nevertheless, add --allow_other.")
     return f"Not the official {data_set.name}: {found}."

@@ -1,4 +1,4 @@
-"""Images and labels from forms that are common to all data sets: an npz file, a folder of image files."""
+"""Reads images and labels from the forms common to all data sets: an npz file, a folder of image files."""
 import pathlib
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _LARGEST_LABEL = np.iinfo(np.int32).max
 
 
 def read_npz(path: pathlib.Path) -> Splits:
-    """train_images uint8 [N, H, W, C] and train_labels integer [N], and the same for test if it is there."""
+    """train_images uint8 [N, H, W, C] and train_labels integer [N], and the same for test if present."""
     found = npz.headers(path)
     keys = [f"{split}_{kind}" for split in _NAMES for kind in ("images", "labels")]
     wanted = keys if "test_images" in found or "test_labels" in found else keys[:2]
@@ -34,7 +34,7 @@ def read_npz(path: pathlib.Path) -> Splits:
     arrays = npz.read_npz(path, wanted)
     for label in wanted[1::2]:
         if (strange := arrays[label][(arrays[label] < 0) | (arrays[label] > _LARGEST_LABEL)]).size:
-            raise DataError(f"{label} in {path} has {strange[0]}, which is no label: they are numbers from 0.")
+            raise DataError(f"{label} in {path} has {strange[0]}, which is not a label: labels are numbers from 0.")
     return {image.split("_")[0]: (arrays[image], arrays[label].astype(np.int32))
             for image, label in zip(wanted[::2], wanted[1::2], strict=True)}
 
@@ -42,8 +42,8 @@ def read_npz(path: pathlib.Path) -> Splits:
 def read_image_folder(folder: pathlib.Path, class_names: Sequence[str]) -> Splits:
     """folder/{train,test}/CLASS/*, CLASS a name or a number from 0; sorted by class, then by file name.
 
-    Says what was done to pictures that are not plain 8-bit colours (`io.pictures`), and what else is in the folder.
-    Raises DataError for what would be left out by mistake: pictures elsewhere, two folders of one class, nested ones.
+    Prints notes on pictures that are not plain 8-bit colours (`io.pictures`) and on other entries of the folder. Raises
+    DataError for pictures that would be left out by mistake: in no class, in two folders of one class, in nested ones.
     """
     others = sorted(p.name for p in folder.iterdir() if p.name not in _NAMES and not p.name.startswith("."))
     if others:
@@ -64,12 +64,12 @@ def _read_classes(folder: pathlib.Path, class_names: Sequence[str]) -> tuple[np.
 
 
 def _files_by_class(folder: pathlib.Path, class_names: Sequence[str]) -> list[tuple[int, pathlib.Path]]:
-    """(label, picture) of all."""
+    """(label, path) of each picture."""
     label_of = {name: i for i, name in enumerate(class_names)} | {str(i): i for i in range(len(class_names))}
     inside = sorted(folder.iterdir())
     class_folders = [p for p in inside if p.is_dir()]
     if unknown := [p.name for p in class_folders if p.name not in label_of]:
-        raise DataError(f"{folder} has the folder(s) {_some(unknown)}, which name no class. Name them by the "
+        raise DataError(f"{folder} has the folder(s) {_some(unknown)}, which name no class. Name folders by the "
                         f"classes ({', '.join(class_names)}) or by number, 0..{len(class_names) - 1}.")
     if loose := [p for p in inside if p.suffix.lower() in pictures.ENDINGS and not p.is_dir()]:
         raise DataError(f"{loose[0]} is in no class: move it into {folder}/CLASS.")

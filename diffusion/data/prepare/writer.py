@@ -14,7 +14,7 @@ from diffusion.data.prepare.readers import Splits
 
 def write(folder: pathlib.Path, splits: Splits, *, name: str, version: str, description: str, homepage: str,
           citation: str, class_names: Sequence[str], images_per_shard: int = 100_000) -> None:
-    """`folder`/NAME-SPLIT.array_record-00000-of-00001, ..., dataset_info.json, features.json, for each split.
+    """Writes `folder`/NAME-SPLIT.array_record-00000-of-00001, ..., for each split, dataset_info.json and features.json.
 
     Record i is a tf.Example of id "SPLIT_i", image (PNG) and label, in the order of the arrays.
     `tfds.builder_from_directory(folder).as_data_source(split)` reads it. Raises OSError if the disk is full.
@@ -46,17 +46,17 @@ def write(folder: pathlib.Path, splits: Splits, *, name: str, version: str, desc
                                          num_bytes=num_bytes, filename_template=template.replace(split=split)))
     tfds.folder_dataset.write_metadata(
         data_dir=folder, features=features, split_infos=infos, version=version, filename_template=template,
-        check_data=False,  # its check reads with TensorFlow
+        check_data=False,  # the check of tfds needs TensorFlow
         description=description, homepage=homepage, citation=citation)
 
 
 @contextlib.contextmanager
 def _open(path: pathlib.Path) -> Iterator[ArrayRecordWriter]:
-    writer = ArrayRecordWriter(str(path), "group_size:1")  # one record a chunk: random access
+    writer = ArrayRecordWriter(str(path), "group_size:1")  # one record per chunk, for random access
     try:
         yield writer
         writer.close()
-    except RuntimeError as e:  # its word for a disk that is full
+    except RuntimeError as e:  # raised for a full disk
         raise OSError(str(e)) from e
 
 
