@@ -31,7 +31,7 @@ from diffusion.io.images import picture, to_uint8
 from diffusion.io.progress import Progress
 from diffusion.train import sharding
 
-# What of config.sample only makes the time grid, or is an argument of the chain: a compiled sampler serves all values.
+# Keys of config.sample that only define the time grid or are arguments of the chain: one compiled sampler serves all.
 NOT_COMPILED = {"steps", "spacing", "offset", "constant_stride", "end", "rho", "custom_times", "t_min", "between_times",
                 "batch_size", "preview", "guidance.scale"}
 
@@ -43,13 +43,13 @@ class PipelineOutput:
 
 
 class DiffusionPipeline:
-    """A model and its weights, to sample from. `config` is the whole config, `params` the (averaged) parameters."""
+    """A model and its weights, for sampling. `config` is the whole config, `params` the (averaged) parameters."""
 
     def __init__(self, config: ConfigDict, params: Any, guide: ConfigDict | None = None, *,
                  model: build.Model | None = None):
-        """`params` as `build.model(config).abstract_params` says. guide: the config of the model that guides it
-        (config.sample.guidance.name="autoguidance"), whose parameters are params["guide"]. model: that of the configs,
-        where it is there already. Raises ConfigError if the config cannot be built, or the parameters are not its."""
+        """`params` must fit `build.model(config).abstract_params`. guide: the config of the model that guides it
+        (config.sample.guidance.name="autoguidance"), with parameters params["guide"]. model: the model of the configs,
+        if already built. Raises ConfigError if the config cannot be built, or the parameters do not fit it."""
         model = build.model(config, guide) if model is None else model
         check_params(params, model.abstract_params)
         self.config, self.params, self._guide = config, params, guide
@@ -65,23 +65,23 @@ class DiffusionPipeline:
         Args:
           source: a run folder of ours; a folder in diffusers' layout, flat or with unet/ and scheduler/, its weights
             .safetensors or .bin (no pickle in it is executed); or a name on the Hugging Face hub, such as
-            "google/ddpm-cifar10-32" (needs the extra `hub`, and is then in its cache).
+            "google/ddpm-cifar10-32" (needs the extra `hub`; cached afterwards).
           checkpoint: the step of a run folder's checkpoint. Default: the newest.
           layout, settings: for a weight file of another project, "improved-diffusion", "guided-diffusion" or
             "score_sde", and its flags or config values there, such as "--image_size 64 --num_channels 128"
             (docs/interop.md).
-          weights: which, where there are several sets: a key of a PyTorch file, such as "ema", or "unet" or "unet_ema"
-            of a folder in diffusers' layout.
-          overrides: config keys to set otherwise, such as {"network.head_channels": 0, "sample.steps": 50}.
+          weights: chooses one of several sets: a key of a PyTorch file, such as "ema", or "unet" or "unet_ema" of a
+            folder in diffusers' layout.
+          overrides: config keys to change, such as {"network.head_channels": 0, "sample.steps": 50}.
 
-        Raises CheckpointError if files are missing, damaged or do not fit, ConfigError if a setting cannot be run.
+        Raises CheckpointError if files are missing, damaged or do not fit, ConfigError if a setting cannot run.
         """
         refuse_unknown(unknown, DiffusionPipeline.from_pretrained)
         if not isinstance(overrides, dict | None) or any(not isinstance(key, str) for key in overrides or {}):
             raise ConfigError(f"overrides = {shown(overrides)} must be a dict of config keys and their values, such as "
                               "{'sample.steps': 50}.")
         if isinstance(plugins := (overrides or {}).get("plugins"), tuple | list):
-            families.load_plugins(map(str, plugins))  # which a run of the user's own parts names too
+            families.load_plugins(map(str, plugins))  # a run with the user's own parts names plugins, too
         loaded = pretrained.load(source, checkpoint=checkpoint, layout=layout, settings=settings, weights=weights)
         config = config_lib.override(loaded.config, overrides or {})
         guide = pretrained.load_guide(config)
@@ -97,25 +97,25 @@ class DiffusionPipeline:
                  class_labels: Any = None, guidance_scale: float | None = None, unconditional_label: int | None = None,
                  dtype: str | None = None, output_type: Literal["pil", "np"] = "pil",
                  progress_bar: bool = True, **unknown: Any) -> PipelineOutput:
-        """Draws images. Image i is a function of the seed, i and the settings alone, whatever the batch size.
+        """Draws images. Image i depends only on the seed, i and the settings, not on the batch size.
 
         Args:
-          batch_size: how many images, in one chain; each size compiles once, any number of steps.
+          batch_size: the number of images in one chain; each size compiles once, for any number of steps.
           num_inference_steps: network evaluations for an image. Default: the source's `sample.steps`.
-          seed: of all noise.
+          seed: the seed of all noise.
           sampler: a name of config.sample.solver, such as "ancestral", "ddim" or "unipc". Default: the source's.
-          eta: ddim: 0 deterministic .. 1 like ancestral with the small variance. Default: the source's.
+          eta: for ddim: 0 deterministic .. 1 like ancestral with the small variance. Default: the source's.
           initial_noise: float [B, H, W, C], x at the chain's start instead of drawn noise.
-          class_labels: of a conditional model: an int, or [B] of them. Default: the classes in turn.
-          guidance_scale: of the guidance that the source's `sample.guidance` names, or of classifier-free guidance (Ho
-            & Salimans 2022) where it names none; 1 turns it off. Default: the source's.
-          unconditional_label: the label that the model was trained with for "no class". Models of ours know it, and
-            others say it in `sample.guidance.null_label`. It is no class that is drawn.
-          dtype: "float32" or "bfloat16", of the network's computation. Default: the source's.
+          class_labels: for a conditional model: an int, or ints [B]. Default: the classes in turn.
+          guidance_scale: for the guidance that the source's `sample.guidance` names, or classifier-free guidance (Ho
+            & Salimans 2022) if it names none; 1 turns it off. Default: the source's.
+          unconditional_label: the label for "no class" in training, which is never drawn. Our models have it; for
+            others, `sample.guidance.null_label` sets it.
+          dtype: "float32" or "bfloat16", for the network's computation. Default: the source's.
           output_type: "pil", or "np" for float32 in [0, 1].
-          progress_bar: shows it on a terminal, and lines elsewhere. Without, the chain is one call of the device.
+          progress_bar: shows a bar on a terminal, lines elsewhere. Without it, the chain is one call of the device.
 
-        Raises ConfigError for an argument that the model cannot take, DivergedError if an image has NaN in it.
+        Raises ConfigError for an argument that the model cannot take, DivergedError if an image contains NaN.
         """
         refuse_unknown(unknown, DiffusionPipeline.__call__)
         if output_type not in ("pil", "np"):
@@ -134,10 +134,10 @@ class DiffusionPipeline:
             config = build.with_scale(config, guidance_scale)
         model = self._model(config)
         if output_type == "pil" and model.shape[-1] not in (1, 3):
-            raise ConfigError(f"Images of {model.shape[-1]} channels are no pictures: ask for output_type='np'.")
+            raise ConfigError(f"Images of {model.shape[-1]} channels are not pictures: use output_type='np'.")
         run = self._sampler(config, model)
         steps = build.grid_of(config, model)(self.params)
-        # The chains are cut over the devices: what fills up the last piece is thrown away.
+        # The chains are sharded over the devices; images that only fill the last shard are dropped.
         rows = sharding.fill(batch_size, model.mesh)
         labels = self._labels(class_labels, batch_size, config, model)
         cond = labels_of(labels, np.arange(rows))
@@ -152,18 +152,18 @@ class DiffusionPipeline:
         else:
             drawn = run(self.params, steps, seed, indices, cond=cond, noise=noise, chain_inputs=given)
         x = drawn.images
-        pixels = to_uint8(x[:batch_size])  # also looks for NaN
+        pixels = to_uint8(x[:batch_size])  # also checks for NaN
         return PipelineOutput([picture(image) for image in pixels] if output_type == "pil"
                               else (x[:batch_size] + 1) / 2)
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
-        """Writes a new folder that diffusers' pipelines load, and which loads here as the same model and sampler.
+        """Writes a new folder that diffusers' pipelines load, and that loads here as the same model and sampler.
 
-        The pipeline is DDPMPipeline, or the one of the sampler. Raises CheckpointError, with nothing written, if the
-        model has something that diffusers cannot express, which the message names, or the folder cannot be written.
+        The pipeline is DDPMPipeline, or the sampler's own. Raises CheckpointError, with nothing written, if diffusers
+        cannot express a setting, which the message names, or the folder cannot be written.
         """
         c, target = self.config.to_dict(), folder.as_path(directory, "directory")
-        classes = c["network"]["num_classes"] + (c["network"]["label_dropout"] > 0)  # the last is no class
+        classes = c["network"]["num_classes"] + (c["network"]["label_dropout"] > 0)  # the last label means no class
         unet = unet2d.write_settings(c["network"] | {"num_classes": classes}, size=c["data"]["size"],
                                      channels=c["data"]["channels"], learned_range=c["learned_range"])
         try:
@@ -175,13 +175,13 @@ class DiffusionPipeline:
                      readme=folder.readme(unet, schedule, self.config.sample.steps), check=self._check_export)
 
     def _check_export(self, written: Path) -> None:
-        """Raises CheckpointError if what was written is not this model, with this sampler."""
+        """Raises CheckpointError if the written files do not hold this model with this sampler."""
         back = pretrained.load(written)
         model = build.model(back.config)
         params = back.params(model.abstract_params)["params"]
         if not all(jax.tree.leaves(jax.tree.map(np.array_equal, params, dict(self.params["params"])))):
-            raise CheckpointError("The parameters that were written are not those of this model.")
-        same = {"sample.steps": min(self.config.sample.steps, self.config.process.steps)}  # has no place in the file
+            raise CheckpointError("The written parameters differ from those of this model.")
+        same = {"sample.steps": min(self.config.sample.steps, self.config.process.steps)}  # the file cannot hold it
         if "constant_stride" in self.config.sample:  # docs/interop.md, DDIM with linspace
             same["sample.constant_stride"] = self.config.sample.constant_stride
         ours, theirs = (chain(config_lib.override(config, same), model.process)
@@ -199,7 +199,7 @@ class DiffusionPipeline:
 
     def _sampler(self, config: ConfigDict, model: build.Model) -> build.Sampler:
         settings = {key: value for key, value in config_lib.keys(config.sample).items() if key not in NOT_COMPILED}
-        per_step = config.sample.steps if config.sample.get("churn") else None  # S_churn is shared out over the steps
+        per_step = config.sample.steps if config.sample.get("churn") else None  # S_churn is divided among the steps
         key = json.dumps([config.network.get("dtype"), settings, per_step])
         if key not in self._samplers:
             self._samplers[key] = build.sampler(config, model)
@@ -207,14 +207,14 @@ class DiffusionPipeline:
 
     @staticmethod
     def _labels(labels: Any, count: int, config: ConfigDict, model: build.Model) -> np.ndarray | None:
-        """The labels that the images have in turn."""
+        """The labels of the images, in order."""
         if labels is None or not model.num_classes:
             if labels is not None:
                 raise ConfigError("class_labels were given, but the model is unconditional.")
             return build.classes(config, model)
         try:
             labels = np.asarray(labels)
-        except ValueError as error:  # of rows that are not equally long
+        except ValueError as error:  # for rows of unequal length
             raise ConfigError(f"class_labels must be one integer or {count} of them (batch_size): {error}.") from error
         if labels.shape not in ((), (count,)) or not np.issubdtype(labels.dtype, np.integer):
             raise ConfigError(f"class_labels must be one integer or {count} of them (batch_size), got {labels.dtype} "
@@ -236,7 +236,7 @@ class DiffusionPipeline:
 
 
 def refuse_unknown(unknown: dict[str, Any], method: Callable) -> None:
-    """Raises ConfigError for arguments that the method does not have, with the nearest that it has."""
+    """Raises ConfigError for arguments that the method does not have, with the nearest known one."""
     known = [parameter.name for parameter in inspect.signature(method).parameters.values()
              if parameter.kind is not parameter.VAR_KEYWORD and parameter.name != "self"]
     for name in unknown:
@@ -245,7 +245,7 @@ def refuse_unknown(unknown: dict[str, Any], method: Callable) -> None:
 
 
 def whole(name: str, value: Any, least: int, most: int) -> int:
-    """The argument as an int, whatever integer type it had. Raises ConfigError if it is none or out of range."""
+    """The argument as an int, from any integer type. Raises ConfigError if it is not an integer or out of range."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -256,13 +256,12 @@ def whole(name: str, value: Any, least: int, most: int) -> int:
 
 
 def finite(name: str, value: Any) -> float | None:
-    """The argument as a float, whatever kind of number it was, or None. Raises ConfigError if it is no finite number.
-    """
+    """The argument as a float, from any type of number, or None. Raises ConfigError if it is not a finite number."""
     if value is None:
         return None
     try:
         number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else np.nan
-    except OverflowError:  # of a whole number beyond all floats
+    except OverflowError:  # for a whole number beyond all floats
         number = np.nan
     if not np.isfinite(number):
         raise ConfigError(f"{name} = {shown(value)} must be a finite number.")
@@ -270,20 +269,20 @@ def finite(name: str, value: Any) -> float | None:
 
 
 def check_params(params: Any, abstract: Any) -> None:
-    """Raises ConfigError unless the parameters have all that the model needs, in its shapes."""
+    """Raises ConfigError unless the parameters have all arrays that the model needs, in its shapes."""
     shapes = {jax.tree_util.keystr(path): np.shape(leaf)
               for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     wrong = [f"{name} {list(leaf.shape)}" + (f", which is {list(shapes[name])}" if name in shapes else "")
              for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)
              if shapes.get(name := jax.tree_util.keystr(path)) != leaf.shape]
     if wrong:
-        raise ConfigError(f"The parameters are not those of the config: {len(wrong)} are missing or of another shape, "
-                          f"the first {wrong[0]}. build.model(config).abstract_params has all.")
+        raise ConfigError(f"The parameters do not fit the config: {len(wrong)} are missing or of another shape, "
+                          f"the first {wrong[0]}. build.model(config).abstract_params lists all.")
 
 
 def chain(config: ConfigDict, process: Any) -> dict[str, Any]:
-    """What config.sample draws with, by its keys, without what diffusers says in the call of a pipeline (eta) or has
-    otherwise on purpose (rederive_eps, docs/interop.md)."""
+    """The sampler's settings by key of config.sample, without arguments of diffusers' pipeline calls (eta) and intended
+    differences (rederive_eps, docs/interop.md)."""
     s = config.sample
     levels = (True, 1.0) if s.dynamic_threshold and s.threshold_max == 1 else (s.clip, s.clip and s.clip_range)
     if s.dynamic_threshold and s.threshold_max != 1:

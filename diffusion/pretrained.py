@@ -1,6 +1,6 @@
-"""Models that are there already: a run of ours, a model in diffusers' layout on the disk or the hub, others' weights.
+"""Loads pretrained models: our runs, models in diffusers' layout on disk or the hub, weight files of other projects.
 
-Each gives a config, from which `build` makes the parts, and parameters that fit it.
+Each yields a config, from which `build` makes the parts, and parameters that fit it.
 """
 import ast
 import numbers
@@ -34,37 +34,37 @@ LAYOUTS = {
     "guided-diffusion": (partial(openai.read_settings, codebase="guided-diffusion"), read_tensors, openai.read_params),
     "score_sde": (score_sde.read_settings, score_sde.read_checkpoint, score_sde.read_params),
 }
-NETWORK = ("network", "data.size", "data.channels", "learned_range")  # what makes the function of the weights
-FREE_KEYS = {"network.dropout", "network.dtype", "network.remat"}  # need not be as they were when it was trained
+NETWORK = ("network", "data.size", "data.channels", "learned_range")  # the keys that define the function of the weights
+FREE_KEYS = {"network.dropout", "network.dtype", "network.remat"}  # may differ from training
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A config, and what gives parameters of the shapes and shardings of a tree of jax.ShapeDtypeStruct."""
+    """A config, and a function that loads parameters by the shapes and shardings of a tree of jax.ShapeDtypeStruct."""
     config: ConfigDict
     params: Callable[[Any], Any]
 
 
 def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: str | None = None,
          settings: str | dict[str, Any] = "", weights: str | None = None) -> Pretrained:
-    """`source`: a run folder of ours, a folder in diffusers' layout, or a name on the Hugging Face hub.
+    """Loads a pretrained model: a run folder of ours, a folder in diffusers' layout, or a name on the Hugging Face hub.
 
-    checkpoint: of a run folder, the step; the newest if None. layout: of LAYOUTS, where `source` is a weight file of
-    another project, and `settings` what describes its model there: {"image_size": 32, ...}, or text as on a command
-    line, "--image_size 32" or "image_size=32". weights: which, where there are several sets: a key of a PyTorch file,
-    such as "ema", or "unet" or "unet_ema" of a folder in diffusers' layout. The weights are read when asked for. Raises
-    CheckpointError or ConfigError if there is no such model or it cannot be read or expressed.
+    checkpoint: the step for a run folder; the newest if None. layout: one of LAYOUTS, if `source` is a weight file of
+    another project, and `settings` describes its model there: {"image_size": 32, ...}, or text as on a command line,
+    "--image_size 32" or "image_size=32". weights: chooses one of several sets: a key of a PyTorch file, such as "ema",
+    or "unet" or "unet_ema" of a folder in diffusers' layout. The weights are read only when needed. Raises
+    CheckpointError or ConfigError if the model does not exist or cannot be read or expressed.
     """
     check_arguments(checkpoint, settings, weights)
     if layout is not None:
         return load_other(folder.as_path(source, "source"), layout, settings, weights)
     if settings:
-        raise ConfigError(f"settings are for the weight files of other projects: say which, by layout = "
+        raise ConfigError(f"settings are for the weight files of other projects: name one by layout = "
                           f"{' or '.join(LAYOUTS)}.")
     path = folder.find(source)
     if run_folder.is_run(path):
         if weights is not None:
-            raise ConfigError(f"weights = {weights!r} is for the files of others: a run of ours has its average.")
+            raise ConfigError(f"weights = {weights!r} is for files of other projects: our runs use their average.")
 
         def restore(abstract):
             kept = jax.tree.map(lambda x: x.update(dtype=config.ema.dtype if x.dtype == jnp.float32 else x.dtype),
@@ -84,10 +84,10 @@ def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: st
 
 
 def check_arguments(checkpoint: Any, settings: Any, weights: Any) -> None:
-    """Raises ConfigError for arguments of `load` that are of another type."""
+    """Raises ConfigError for arguments of `load` of a wrong type."""
     step = isinstance(checkpoint, numbers.Integral) and not isinstance(checkpoint, bool) and checkpoint >= 0
     if checkpoint is not None and not step:
-        raise ConfigError(f"checkpoint = {shown(checkpoint)} is no step of a run: give a whole number, or None "
+        raise ConfigError(f"checkpoint = {shown(checkpoint)} is not a step of a run: give a whole number, or None "
                           "for the newest.")
     if not isinstance(settings, str) and not (isinstance(settings, dict) and all(isinstance(x, str) for x in settings)):
         raise ConfigError(f"settings = {shown(settings)} must be text, such as \"--image_size 32\", or a "
@@ -97,7 +97,7 @@ def check_arguments(checkpoint: Any, settings: Any, weights: Any) -> None:
 
 
 def load_other(path: Path, layout: str, settings: str | dict[str, Any], weights: str | None = None) -> Pretrained:
-    """The weight file of another project."""
+    """Loads a weight file of another project."""
     if not isinstance(layout, str) or layout not in LAYOUTS:
         raise ConfigError(f"layout = {shown(layout)} is not known.{nearest(str(layout), LAYOUTS)} "
                           f"It can be one of: {', '.join(LAYOUTS)}.")
@@ -109,10 +109,10 @@ def load_other(path: Path, layout: str, settings: str | dict[str, Any], weights:
 
 def open_model(config: ConfigDict, source: str | os.PathLike, *,
                checkpoint: int | None = None) -> tuple[build.Model, Callable[[], Any]]:
-    """The model of `config`, and what reads its parameters from `source` (`load`): with "guide" among them those of
-    config.sample.guidance.guide, if it names a model.
+    """The model of `config`, and a function that reads its parameters from `source` (`load`), with the parameters of
+    config.sample.guidance.guide as "guide", if it names a model.
 
-    Raises ConfigError unless `config` is the source's but for what may be chosen, and what `load` raises.
+    Raises ConfigError if `config` differs from the source's in other keys than may be chosen, and the errors of `load`.
     """
     loaded = load(source, checkpoint=checkpoint)
     check_same(config, loaded.config, source, (*NETWORK, "process", "prediction"))
@@ -133,8 +133,8 @@ def load_guide(config: ConfigDict) -> Pretrained | None:
 
 
 def shared(config: ConfigDict, source: ConfigDict, abstract: dict[str, Any]) -> dict[str, Any]:
-    """Of the parameters `abstract` of config's model those that the source's has too: the network's, and a learned
-    schedule where the process is the same. What only a loss learns is of the run that learns it."""
+    """The part of the parameters `abstract` of config's model that the source also has: the network's, and a learned
+    schedule if the process is the same. Parameters that only a loss learns are not shared between runs."""
     same = config.process.to_dict() == source.process.to_dict()
     return {name: part for name, part in abstract.items() if name == "params" or name == "schedule" and same}
 
@@ -142,11 +142,11 @@ def shared(config: ConfigDict, source: ConfigDict, abstract: dict[str, Any]) -> 
 def parse_settings(text: str) -> dict[str, Any]:
     """"--image_size 32 --ch_mult=(1,2)" or "image_size=32 ch_mult=(1,2)" -> {"image_size": 32, "ch_mult": (1, 2)}.
 
-    Lists without brackets stay text, as the flags of OpenAI's programs have them.
+    Lists without brackets stay text, as in the flags of OpenAI's programs.
     """
     try:
         words = [part for word in shlex.split(text) for part in word.split("=", 1)]
-    except ValueError as error:  # of quotes
+    except ValueError as error:  # from unbalanced quotes
         raise ConfigError(f"The settings {shown(text)} cannot be split into words: {error}.") from error
     if len(words) % 2:
         raise ConfigError(f"The settings {shown(text)} are not pairs of a name and a value, such as "
@@ -155,7 +155,7 @@ def parse_settings(text: str) -> dict[str, Any]:
     def value(word: str) -> Any:
         try:
             found = ast.literal_eval(word)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):  # what is no literal, and brackets without end
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # not a literal, or too many brackets
             return word
         return word if isinstance(found, tuple) and not word.startswith("(") else found
 
@@ -163,7 +163,7 @@ def parse_settings(text: str) -> dict[str, Any]:
 
 
 def from_sections(sections: dict[str, Any], read: Callable[[Any], Any], where: str) -> Pretrained:
-    """A model given by sections of our config and a reader of its parameters (the tree under "params")."""
+    """A model from sections of our config and a reader of its parameters (the tree under "params")."""
     def place(abstract):
         return jax.tree.map(lambda value, leaf: jax.make_array_from_callback(
             leaf.shape, leaf.sharding, lambda index: value[index]), {"params": read(abstract["params"])}, abstract)
@@ -172,15 +172,15 @@ def from_sections(sections: dict[str, Any], read: Callable[[Any], Any], where: s
 
 
 def check_same(config: ConfigDict, source: ConfigDict, where: str | os.PathLike, sections: tuple[str, ...]) -> None:
-    """Raises ConfigError unless both configs agree in the sections, as weights of the one used in the other need."""
+    """Raises ConfigError unless both configs agree in the sections, so that the weights of one fit the other."""
     if differing := [key for key in differences(config, source, sections) if key not in FREE_KEYS]:
         theirs = config_lib.keys(source)
         flags = " ".join(f"--config.{key}={str(theirs[key]).replace(' ', '')}" for key in differing if key in theirs)
-        raise ConfigError(f"This config is not that of the model in {where}. Leave --config away, or give: {flags}")
+        raise ConfigError(f"This config does not match the model in {where}. Leave --config out, or give: {flags}")
 
 
 def differences(config: ConfigDict, source: ConfigDict, sections: tuple[str, ...]) -> list[str]:
-    """The dotted keys, in the sections or equal to one of them, whose values differ."""
+    """The dotted keys with different values, in the sections or equal to one of them."""
     ours, theirs = config_lib.keys(config), config_lib.keys(source)
     within = tuple(f"{name}." for name in sections)
     return [key for key in {**ours, **theirs} if key.startswith(within) or key in sections

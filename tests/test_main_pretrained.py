@@ -75,7 +75,7 @@ def test_fine_tuning_with_another_prediction_says_so(trained, tmp_path):
     done = run(f"--init_from={trained[1]}", f"--workdir={tmp_path}/tuned", "--config.prediction=eps",
                "--config.loss.uncertainty=True", "--config.train.duration=10 steps",
                "--config.train.sample_every=10 steps")
-    assert f"note: prediction is not that of {trained[1]}" in done.stdout
+    assert f"note: prediction differs from {trained[1]}" in done.stdout
     assert len(rows(tmp_path / "tuned")) == 1
 
 
@@ -90,7 +90,7 @@ def test_fine_tuning_with_another_prediction_says_so(trained, tmp_path):
     (["--mode=sample", "--from_pretrained=SOURCE", "--config.network.heads=2"], "give: --config.network.heads=1"),
     (["--mode=sample", "--from_pretrained=SOURCE", "--config.prediction=x0"], "give: --config.prediction=v"),
     (["--init_from=SOURCE", *TINY, "--config.network.groups=2"],
-     "Leave --config away, or give: --config.network.groups=4"),
+     "Leave --config out, or give: --config.network.groups=4"),
 ])
 def test_what_does_not_fit_is_one_message(trained, tmp_path, flags, message):
     flags = [flag.replace("SOURCE", str(trained[1])) for flag in flags]

@@ -153,7 +153,7 @@ def test_guidance_of_a_run_is_what_the_programs_draw(guided):
     np.testing.assert_array_equal(draw(unguided, 4), plain)
     np.testing.assert_array_equal(draw(unguided, 4, guidance_scale=3.0), drawn)
     assert np.abs(draw(guided, 4, guidance_scale=1, class_labels=4) - plain).max() > 1e-2  # of no class
-    with pytest.raises(ConfigError, match="= 3: is a class of this model. Its label for no class is 4"):
+    with pytest.raises(ConfigError, match="= 3: is a class of this model. The label for no class is 4"):
         guided(4, guidance_scale=3.0, unconditional_label=3)
 
 
@@ -187,7 +187,7 @@ def test_a_learned_variance_is_sampled():
     (dict(output_type="pt"), "output_type = 'pt' is not known"),
     (dict(initial_noise=np.zeros((1, 3, 8, 8))), r"\[1, 8, 8, 3\], got \[1, 3, 8, 8\]"),
     (dict(class_labels=1), "the model is unconditional"),
-    (dict(guidance_scale=2.0), "guides towards a label, and the model has none"),
+    (dict(guidance_scale=2.0), "guides towards a label, but the model has none"),
     (dict(unconditional_label=1), "is a label, and the model has none"),
 ])
 def test_arguments_that_cannot_be(pipe, arguments, message):
@@ -206,7 +206,7 @@ def test_labels_that_cannot_be(labelled, labels, message):
 
 def test_images_of_two_channels_are_no_pictures():
     pipe = pipeline(data__channels=2)
-    with pytest.raises(ConfigError, match="Images of 2 channels are no pictures"):
+    with pytest.raises(ConfigError, match="Images of 2 channels are not pictures"):
         pipe()
     assert draw(pipe, 1, 2).shape == (1, 8, 8, 2)
 
@@ -266,9 +266,9 @@ def test_the_average_of_a_training_is_read(saved, tmp_path):
     """unet_ema/ of diffusers' training scripts, whose config.json also has the average's own keys."""
     shutil.copytree(saved / "unet", saved / "unet_ema")
     edit(saved / "unet_ema/config.json", decay=0.9999, optimization_step=100, _class_name="UNet2DModel", dropout=0.5)
-    with pytest.warns(UserWarning, match="has unet_ema/, too, .* weights='unet_ema' takes the others"):
+    with pytest.warns(UserWarning, match="also has unet_ema/, .* weights='unet_ema' loads the average"):
         assert pretrained.load(saved).config.network.dropout == 0
-    with pytest.warns(UserWarning, match="ignored, since a UNet2DModel has no such settings.*decay, optimization_step"):
+    with pytest.warns(UserWarning, match="ignored, as .* since a UNet2DModel has no .*decay, optimization_step"):
         assert pretrained.load(saved, weights="unet_ema").config.network.dropout == 0.5
         shutil.rmtree(saved / "unet")
         pipe = DiffusionPipeline.from_pretrained(saved)
@@ -288,7 +288,7 @@ def test_heads_that_a_file_does_not_give_are_diffusers_with_a_warning(saved):
     settings = json.loads((saved / "unet/config.json").read_text())
     del settings["attention_head_dim"]
     (saved / "unet/config.json").write_text(json.dumps(settings))
-    with pytest.warns(UserWarning, match="no attention_head_dim. diffusers takes heads of 8 channels.*null"):
+    with pytest.warns(UserWarning, match="no attention_head_dim. diffusers then takes heads of 8 channels.*null"):
         assert DiffusionPipeline.from_pretrained(saved).config.network.head_channels == 8
 
 
@@ -336,7 +336,7 @@ def remove(name):
 
 @pytest.mark.parametrize("damage, message", [
     (remove(WEIGHTS),
-     "has no weights: diffusion_pytorch_model.safetensors or .*bin is needed, and it has: config.json"),
+     "has no weights: diffusion_pytorch_model.safetensors or .*bin is needed, but it has: config.json"),
     (remove("unet/config.json"), "unet/config.json is missing. A model in diffusers' layout has"),
     (remove("scheduler/scheduler_config.json"), "scheduler_config.json is missing"),
     (lambda f: edit(f / "model_index.json", _class_name="StableDiffusionPipeline"),
@@ -345,12 +345,12 @@ def remove(name):
     (lambda f: edit(f / "unet/config.json", _class_name="UNet2DConditionModel"), "describes a UNet2DConditionModel"),
     (lambda f: edit(f / "scheduler/scheduler_config.json", _class_name="VQDiffusionScheduler"),
      "describes a VQDiffusionScheduler, which is not supported. The schedulers are"),
-    (lambda f: edit(f / "unet/config.json", block_out_channels=[8, 24]), "are not those of the network.*another shape"),
+    (lambda f: edit(f / "unet/config.json", block_out_channels=[8, 24]), "do not fit the network.*another shape"),
     (lambda f: edit(f / "unet/config.json", layers_per_block=2), "of .* tensors are missing: down_blocks.0.resnets.1"),
     (lambda f: edit(f / "unet/config.json", norm_num_groups=3), r"network.groups = 3: must divide the channels"),
     (lambda f: edit(f / "unet/config.json", block_out_channels=[0, 8]), r"block_out_channels = \[0, 8\] is not supp"),
     (lambda f: (f / "unet/config.json").write_text("{"), "unet/config.json cannot be read: "),
-    (lambda f: (f / "unet/config.json").write_text("[1]"), "it holds .1., where an object is needed"),
+    (lambda f: (f / "unet/config.json").write_text("[1]"), "it holds .1., but an object is needed"),
     (lambda f: (f / "scheduler/scheduler_config.json").write_text("[" * 10**5), "nested more than 50 deep"),
     (lambda f: (f / "model_index.json").write_text('{"a":' * 10**5), "nested more than 50 deep"),
     (lambda f: os.truncate(f / WEIGHTS, 5000), "diffusion_pytorch_model.safetensors"),

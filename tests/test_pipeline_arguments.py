@@ -13,11 +13,11 @@ def pipe():
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (dict(source=None), "source = None is no path"), (dict(source=3), "source = 3 is no path"),
-    (dict(source="x" * 5000), "source = 'xxx.* is no path: it is empty, too long"), (dict(source=""), "is no path"),
-    (dict(source="a\0b"), "has a null byte"), (dict(source=b"x"), "is no path"),
-    (dict(checkpoint="x"), "checkpoint = 'x' is no step"), (dict(checkpoint=True), "checkpoint = True is no step"),
-    (dict(checkpoint=-1), "checkpoint = -1 is no step"), (dict(settings=3), "settings = 3 must be text"),
+    (dict(source=None), "source = None is not a path"), (dict(source=3), "source = 3 is not a path"),
+    (dict(source="x" * 5000), "source = .xxx.* is not a path: it is empty, too"), (dict(source=""), "is not a path"),
+    (dict(source="a\0b"), "has a null byte"), (dict(source=b"x"), "is not a path"),
+    (dict(checkpoint="x"), "checkpoint = .x. is not a step"), (dict(checkpoint=True), "checkpoint = True is not a"),
+    (dict(checkpoint=-1), "checkpoint = -1 is not a step"), (dict(settings=3), "settings = 3 must be text"),
     (dict(settings={1: 2}), "must be text"), (dict(weights=3), "weights = 3 must be the name"),
     (dict(layout=["x"]), "layout = .'x'. is not known"), (dict(overrides="foo"), "overrides = 'foo' must be a dict"),
     (dict(overrides={1: 2}), "must be a dict of config keys"), (dict(overrides=[("a", 3)]), "must be a dict"),
@@ -59,11 +59,11 @@ def test_whole_numbers_of_any_type_are_seeds(pipe):
 
 @pytest.mark.parametrize("params", [None, {}, {"params": {}}, 3, {"params": {"conv_in": {"kernel": np.zeros(3)}}}])
 def test_parameters_of_another_network(pipe, params):
-    with pytest.raises(ConfigError, match=r"The parameters are not those of the config: \d+ are missing or of another"):
+    with pytest.raises(ConfigError, match=r"The parameters do not fit the config: \d+ are missing or of another"):
         DiffusionPipeline(pipe.config, params)
 
 
 @pytest.mark.parametrize("directory", [None, 3, "a\0b", "", "x" * 300])
 def test_a_folder_that_cannot_be(pipe, directory):
-    with pytest.raises(ConfigError, match="directory = .* is no path"):
+    with pytest.raises(ConfigError, match="directory = .* is not a path"):
         pipe.save_pretrained(directory)

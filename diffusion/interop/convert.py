@@ -1,4 +1,4 @@
-"""The command `python -m diffusion.interop.convert`, which is the program diffusion/programs/convert.py."""
+"""The command `python -m diffusion.interop.convert`, which runs the program diffusion/programs/convert.py."""
 from diffusion import program
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Networks of EDM (Karras et al. 2022) given as plain state dicts: DhariwalUNet, its version of ADM. The network alone.
+"""Reads networks of EDM (Karras et al. 2022) from plain state dicts: only DhariwalUNet, its version of ADM.
 
-c_noise of our U-Net is their `noise_labels`. Which number that is, and how the input and output are scaled, is the
-business of the class around the network. In EDMPrecond, with the standard deviation sigma of the noise in
-x = data + sigma eps and sigma_data = 0.5:
+c_noise of our U-Net is their `noise_labels`. The class around the network computes this number and scales the input
+and output. In EDMPrecond, with the standard deviation sigma of the noise in x = data + sigma eps and
+sigma_data = 0.5:
 
     c_noise = ln(sigma) / 4
     D(x; sigma) = c_skip x + c_out F(c_in x, c_noise),  c_in = 1 / sqrt(sigma^2 + sigma_data^2),
     c_skip = sigma_data^2 / (sigma^2 + sigma_data^2),  c_out = sigma sigma_data / sqrt(sigma^2 + sigma_data^2)
 
-("Elucidating the Design Space of Diffusion-Based Generative Models", Table 1). It is no time of a discrete process.
+("Elucidating the Design Space of Diffusion-Based Generative Models", Table 1). c_noise is not a discrete time.
 """
 import difflib
 import re
@@ -40,9 +40,9 @@ SONG = "SongUNet (DDPM++, NCSN++) divides the sum of each block by sqrt(2) and a
 def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
     """Arguments of DhariwalUNet or EDMPrecond -> our config sections "network" and "data", and "learned_range".
 
-    settings: {"img_resolution": 64, "in_channels": 3, "out_channels": 3, ...} or, as EDMPrecond has it, "img_channels"
-    for both; "class_name" and "model_type" may be there. learned_range here is that the network has twice as many
-    channels out as in. Raises CheckpointError that names an argument that is not known or not supported.
+    settings: {"img_resolution": 64, "in_channels": 3, "out_channels": 3, ...} or, as for EDMPrecond, "img_channels"
+    for both; "class_name" and "model_type" are optional. learned_range is true if the network has twice as many
+    output channels as input channels. Raises CheckpointError that names an unknown or unsupported argument.
     """
     s = parse(settings, where)
     channels, multipliers = s["model_channels"], s["channel_mult"]
@@ -54,8 +54,8 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
     if min(widths) < GROUPS * CHANNELS_PER_GROUP or any(w % GROUPS for w in widths):
         raise CheckpointError(
             f"{where}: levels of {widths} channels (model_channels x channel_mult) are not supported: below "
-            f"{GROUPS * CHANNELS_PER_GROUP} the groups of the normalisation differ from layer to layer, and our U-Net "
-            f"has one number, {GROUPS}, which must divide all.")
+            f"{GROUPS * CHANNELS_PER_GROUP} the normalisation groups differ from layer to layer, but our U-Net has one "
+            f"number, {GROUPS}, which must divide all.")
     attended = {w for w, h in zip(widths, heights) if h in s["attn_resolutions"]} | {widths[-1]}
     if any(w % CHANNELS_PER_HEAD for w in attended):
         raise CheckpointError(f"{where}: levels with attention have {sorted(attended)} channels; heads of "
@@ -75,12 +75,12 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def parse(settings: dict[str, Any], where: str) -> dict[str, Any]:
-    """All arguments of DhariwalUNet. Raises CheckpointError that names one that is not known, missing or wrong."""
+    """All arguments of DhariwalUNet. Raises CheckpointError that names an unknown, missing or wrong argument."""
     given = dict(settings)
     for key in ("class_name", "model_type"):
         name = str(given.pop(key, CLASSES[0])).split(".")[-1][:60]
         if name not in CLASSES:
-            why = f": {SONG}, which our U-Net has not" if name == "SongUNet" else ""
+            why = f": {SONG}, unlike our U-Net" if name == "SongUNet" else ""
             raise CheckpointError(f"{where}: {key} = {name} is not supported{why}. It can be one of: "
                                   f"{', '.join(CLASSES)}.")
     if "img_channels" in given:
@@ -107,8 +107,8 @@ LAYERS = {"norm1": "norm0", "conv1": "conv0", "emb": "affine", "norm2": "norm1",
 def read_params(abstract: dict, state: dict[str, np.ndarray], where: str, *, settings: dict[str, Any]) -> dict:
     """The state dict of a DhariwalUNet, or of the EDMPrecond around one -> the parameters of our U-Net ("params").
 
-    settings: those of `read_settings`. Augmentation labels are zero outside of training, and their layer has no bias:
-    its weights are left out, which changes nothing. Raises CheckpointError if names or shapes do not fit.
+    settings: as for `read_settings`. Augmentation labels are zero outside training, and their layer has no bias, so
+    leaving out its weights changes nothing. Raises CheckpointError if names or shapes do not fit.
     """
     s = parse(settings, where)
     if state and all(name.startswith("model.") for name in state):
@@ -141,14 +141,14 @@ def read_params(abstract: dict, state: dict[str, np.ndarray], where: str, *, set
 
 
 def theirs(path: tuple[str, ...], size: int, levels: int) -> str:
-    """("down0_block1", "conv1", ...) -> "enc.64x64_block1.conv0": blocks are named by the height of what they give."""
+    """("down0_block1", "conv1", ...) -> "enc.64x64_block1.conv0": blocks are named by their output's height."""
     module, layer = path[0], path[1]
     if module in TOP:
         return TOP[module]
     at = lambda level: f"{size >> level}x{size >> level}"  # noqa: E731
     if module == "conv_in":
         return f"enc.{at(0)}_conv"
-    if module.startswith("middle"):  # the attention is that of the first block
+    if module.startswith("middle"):  # the attention belongs to the first block
         block = f"dec.{at(levels - 1)}_in{int(module == 'middle_block1')}"
     else:
         way, level, kind, index = re.fullmatch(r"(down|up)(\d+)_([a-z]+)(\d*)", module).groups()

@@ -1,7 +1,7 @@
-"""What the settings of other projects can be: each value's type and size, checked before anything is built of it.
+"""Allowed settings of other projects: each value's type and size, checked before anything is built from it.
 
-A table {name: Field} describes a file of settings or a command line; `read` takes all values of one, the given and the
-default ones, or says which cannot be. The limits are far above any published model and far below what memory holds.
+A table {name: Field} describes a file of settings or a command line; `read_fields` returns all values, given and
+default, or names an invalid one. The limits are far above any published model and far below the size of memory.
 """
 import math
 import numbers
@@ -18,14 +18,14 @@ LABELS, STEPS = 10**6, 10**5                          # classes, times of a nois
 
 @dataclass(frozen=True)
 class Field:
-    """One setting: the value where none is given, what reads one (ValueError: it cannot be that), and that in words."""
+    """One setting: its default, a function that reads a value (ValueError: not allowed), the allowed values as text."""
     default: Any
     read: Callable[[Any], Any]
     words: str
 
 
 def whole(default: int | None, least: int, most: int) -> Field:
-    """A whole number. Not a float, and not true or false."""
+    """A whole number, not a float or a boolean."""
     def read(value):
         if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not least <= value <= most:
             raise ValueError
@@ -38,7 +38,7 @@ def number(default: float, least: float = -math.inf, most: float = math.inf) -> 
     def read(value):
         if not isinstance(value, numbers.Real) or isinstance(value, bool) or not least <= value <= most:
             raise ValueError
-        if not math.isfinite(value := float(value)):  # or OverflowError, of whole numbers beyond all floats
+        if not math.isfinite(value := float(value)):  # or OverflowError, for whole numbers beyond all floats
             raise ValueError
         return value
     return Field(default, read, "a number" if (least, most) == (-math.inf, math.inf)
@@ -60,17 +60,17 @@ def text(default: str) -> Field:
 
 
 def only(value: Any, why: str) -> Field:
-    """The one value that ours has, and why no other."""
+    """The only supported value, and the reason."""
     return choice(value, (value,), f"{'null' if value is None else value} only: {why}")
 
 
 def idle() -> Field:
-    """A setting that changes nothing here, whatever it is."""
+    """A setting that has no effect here, whatever its value."""
     return Field(None, lambda value: value, "anything")
 
 
 def choice(default: Any, values: Iterable, words: str = "") -> Field:
-    """One of a few values. A mapping's values are what its keys are read as."""
+    """One of a few values. The keys of a mapping are read as its values."""
     table = [(key, values[key] if isinstance(values, Mapping) else key) for key in values]
 
     def read(value):
@@ -97,12 +97,12 @@ def several(default: tuple, of: Field, most: int, least: int = 1) -> Field:
 
 
 def read_fields(settings: Mapping[str, Any], fields: Mapping[str, Field], where: str) -> dict[str, Any]:
-    """The value of every field. Raises CheckpointError that names a setting whose value cannot be."""
+    """The value of every field. Raises CheckpointError that names a setting with an invalid value."""
     return {key: read_one(settings.get(key, field.default), field, f"{where}: {key}") for key, field in fields.items()}
 
 
 def read_one(value: Any, field: Field, name: str) -> Any:
-    """The value of one field, `name` saying which and where. Raises CheckpointError if it cannot be."""
+    """The value of one field. `name` is its setting and place, for the CheckpointError raised for an invalid value."""
     try:
         return field.read(value)
     except (ValueError, ArithmeticError, RecursionError):
@@ -115,10 +115,10 @@ def named(value: Any) -> str:
 
 
 def own(settings: Mapping[str, Any], fields: Mapping[str, Field], where: str, name: str) -> dict[str, Any]:
-    """The settings that the class `name` has. A warning names the others, which diffusers keeps and ignores too; keys
-    that begin with _ are its own notes."""
+    """The settings that the class `name` has. A warning names all others, which diffusers also keeps and ignores; keys
+    that begin with _ are diffusers' own notes."""
     others = sorted(key for key in settings if key not in fields and not key.startswith("_"))
     if others:
-        warnings.warn(f"{where}: ignored, since a {name} has no such settings, as diffusers does: "
+        warnings.warn(f"{where}: ignored, as in diffusers, since a {name} has no such settings: "
                       f"{named(', '.join(others))}.", stacklevel=2)
     return {key: value for key, value in settings.items() if key in fields}

@@ -1,4 +1,4 @@
-"""A parameter tree filled from another project's state dict, leaf by leaf, with nothing missing and nothing left
+"""Fills a parameter tree from another project's state dict, leaf by leaf, with nothing missing and nothing left
 over."""
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,11 +8,11 @@ import numpy as np
 
 from diffusion.errors import CheckpointError
 
-SHOWN = 4  # names in a message
+SHOWN = 4  # names listed in a message
 
 
 class Slot(NamedTuple):
-    """Where a leaf of ours is in the other project's state dict, and how it becomes ours."""
+    """The name of one of our leaves in the other project's state dict, and the conversion to ours."""
     name: str
     read: Callable[[np.ndarray], np.ndarray]
 
@@ -23,12 +23,12 @@ def conv(weight: np.ndarray) -> np.ndarray:
 
 
 def dense(weight: np.ndarray) -> np.ndarray:
-    """PyTorch's [out, in], or a convolution of one point [out, in, 1] or [out, in, 1, 1] -> [in, out]."""
+    """PyTorch's [out, in], or a 1x1 convolution [out, in, 1] or [out, in, 1, 1], -> [in, out]."""
     return weight.reshape(weight.shape[:2]).T if all(n == 1 for n in weight.shape[2:]) else weight
 
 
 def vector(weight: np.ndarray) -> np.ndarray:
-    """Biases, scales and embedding tables are laid out alike."""
+    """Biases, scales and embedding tables, which have the same layout in both."""
     return weight
 
 
@@ -38,9 +38,9 @@ def leaves(params: Any) -> dict[tuple[str, ...], Any]:
 
 
 def fill(abstract: Any, state: dict[str, np.ndarray], locate: Callable[[tuple[str, ...]], Slot], where: str) -> Any:
-    """The tree of the shapes and dtypes of `abstract`, each leaf read from the `state` of file or folder `where`.
+    """The tree with the shapes and dtypes of `abstract`, each leaf read from the `state` of file or folder `where`.
 
-    Raises CheckpointError if names are missing or left over or shapes differ, with the first few and the counts.
+    Raises CheckpointError if names are missing or left over or shapes differ, with the counts and the first few names.
     """
     slots = {path: locate(path) for path in leaves(abstract)}
     wanted = {slot.name for slot in slots.values()}
@@ -55,7 +55,7 @@ def fill(abstract: Any, state: dict[str, np.ndarray], locate: Callable[[tuple[st
         if name in state:
             try:
                 value = read(state[name])
-            except ValueError:  # of a transposition: not even the number of axes fits
+            except ValueError:  # from a transposition: even the number of axes differs
                 value = state[name]
             if value.shape != leaf.shape:
                 wrong.append(f"{name} {list(state[name].shape)} (read as {list(value.shape)}, "
@@ -65,7 +65,7 @@ def fill(abstract: Any, state: dict[str, np.ndarray], locate: Callable[[tuple[st
     if wrong:
         problems.append(f"{len(wrong)} of {len(slots)} tensors have another shape: {listed(wrong)}")
     if problems:
-        raise CheckpointError(f"The weights of {where} are not those of the network that its settings describe. "
+        raise CheckpointError(f"The weights of {where} do not fit the network that its settings describe. "
                               + "; ".join(problems) + ". Check that settings and weights come from the same model.")
     return jax.tree_util.tree_map_with_path(lambda path, _: filled[tuple(key.key for key in path)], abstract)
 

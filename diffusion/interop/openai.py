@@ -1,7 +1,7 @@
-"""OpenAI's improved-diffusion (Nichol & Dhariwal 2021) and guided-diffusion (Dhariwal & Nichol 2021), without PyTorch.
+"""Reads models of OpenAI's improved-diffusion (Nichol & Dhariwal 2021) and guided-diffusion (Dhariwal & Nichol 2021).
 
-Their `.pt` files are plain state dicts of `UNetModel`; what they describe is in the command line that goes with each in
-their READMEs. Both are read here: the flags to our config sections, the state dict to our parameters.
+Their `.pt` files are plain state dicts of `UNetModel`; the READMEs give the command line for each. Both are read here
+without PyTorch: the flags become our config sections, the state dict our parameters.
 """
 import difflib
 import re
@@ -15,7 +15,7 @@ from diffusion.interop import fields, matching
 from diffusion.interop.matching import Slot
 from diffusion.interop.unet2d import count_levels
 
-# The flags that decide what is computed, with the defaults of both codebases' model_and_diffusion_defaults().
+# The flags that change the computation, with the defaults of both codebases' model_and_diffusion_defaults().
 _ON, _OFF = fields.flag(True), fields.flag(False)
 _CHANNELS = fields.whole(-1, -1, fields.CHANNELS)
 SHARED = {
@@ -31,20 +31,20 @@ FIELDS = {
     "guided-diffusion": SHARED | {"num_head_channels": _CHANNELS, "channel_mult": fields.text(""),
                                   "resblock_updown": _OFF, "use_new_attention_order": _OFF, "rescale_timesteps": _OFF},
 }
-# The channels of each level, where no flag gives them: by image_size.
+# The default channels of each level, by image_size.
 MULTIPLIERS = {
     "improved-diffusion": {32: (1, 2, 2, 2), 64: (1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4)},
     "guided-diffusion": {64: (1, 2, 3, 4), 128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4),
                          512: (0.5, 1, 1, 2, 2, 4, 4)},
 }
-# Flags of their scripts that change nothing in what the weights compute: losses, training, precision, files.
+# Flags of their scripts that do not change the function the weights compute: losses, training, precision, files.
 IGNORED = {
     "use_kl", "rescale_learned_sigmas", "use_checkpoint", "use_fp16", "fp16_scale_growth", "batch_size", "num_samples",
     "model_path", "data_dir", "schedule_sampler", "lr", "weight_decay", "lr_anneal_steps", "microbatch", "ema_rate",
     "log_interval", "save_interval", "resume_checkpoint"}
 UNSUPPORTED = {"large_size": "super-resolution", "small_size": "super-resolution", "base_samples": "super-resolution",
                "classifier": "guidance by a classifier"}
-NUM_CLASSES = 1000  # of a model with class_cond, whatever the data
+NUM_CLASSES = 1000  # of a model with class_cond, for any data
 YES, NO = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 
 
@@ -53,9 +53,9 @@ YES, NO = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 def read_settings(flags: dict[str, Any], where: str, *, codebase: str) -> dict[str, Any]:
     """Their flags -> our config sections "network", "data", "process", "sample", and "prediction", "learned_range".
 
-    flags: {"image_size": "64", ...}, strings as on the command line or values; those that are missing have the defaults
-    of `codebase`, "improved-diffusion" or "guided-diffusion". The flags of training and of files are allowed and change
-    nothing. Raises CheckpointError for a flag that the codebase has not, or what our networks and samplers have not.
+    flags: {"image_size": "64", ...}, strings as on the command line or values; missing flags have the defaults of
+    `codebase`, "improved-diffusion" or "guided-diffusion". The flags of training and of files are allowed and change
+    nothing. Raises CheckpointError for a flag that the codebase does not have, or that ours does not support.
     """
     def unsupported(key: str, why: str) -> CheckpointError:
         return CheckpointError(f"{where}: {key} = {f[key]!r} is not supported{why}")
@@ -72,7 +72,7 @@ def read_settings(flags: dict[str, Any], where: str, *, codebase: str) -> dict[s
     factors = {size // res for res in integers(f["attention_resolutions"], "attention_resolutions", where)}
     head_channels = max(f.get("num_head_channels", -1), 0)
     if f["num_heads_upsample"] not in (-1, f["num_heads"]) and not head_channels:
-        raise unsupported("num_heads_upsample", f": our U-Net has num_heads = {f['num_heads']} on both ways. Use -1.")
+        raise unsupported("num_heads_upsample", f": our U-Net has num_heads = {f['num_heads']} on both paths. Use -1.")
     resample = ("resblock",) if f.get("resblock_updown") else ("conv",)
     network = dict(
         name="unet", channels=f["num_channels"], multipliers=multipliers, blocks=f["num_res_blocks"],
@@ -87,7 +87,7 @@ def read_settings(flags: dict[str, Any], where: str, *, codebase: str) -> dict[s
 
 
 def parse(flags: dict[str, Any], codebase: str, where: str) -> dict[str, Any]:
-    """All flags with the types of their defaults. Raises CheckpointError that names a flag or value that is wrong."""
+    """All flags with the types of their defaults. Raises CheckpointError that names a wrong flag or value."""
     known = FIELDS[codebase]
     for key in flags.keys() - known.keys() - IGNORED:
         for start, what in UNSUPPORTED.items():
@@ -96,13 +96,13 @@ def parse(flags: dict[str, Any], codebase: str, where: str) -> dict[str, Any]:
         match = difflib.get_close_matches(key, [*known, *IGNORED], n=1, cutoff=0.5)
         other = next((name for name, table in FIELDS.items() if key in table), None)
         hint = f" It is one of {other}." if other else f" Did you mean {match[0]}?" if match else ""
-        raise CheckpointError(f"{where}: {codebase} has no flag {fields.named(key)}.{hint} The flags that decide what "
-                              f"a model computes are: {', '.join(known)}.")
+        raise CheckpointError(f"{where}: {codebase} has no flag {fields.named(key)}.{hint} The flags that define "
+                              f"a model are: {', '.join(known)}.")
     return {key: typed(flags.get(key, field.default), field, key, where) for key, field in known.items()}
 
 
 def typed(value: Any, field: fields.Field, key: str, where: str) -> Any:
-    """A flag's value, given as on the command line or as what it is."""
+    """A flag's value, given as text of the command line or as a value."""
     kind = type(field.default)
     try:
         if kind is bool and (text := str(value).lower()) in YES + NO:
@@ -136,7 +136,7 @@ def channel_multipliers(f: dict[str, Any], codebase: str, where: str) -> tuple[f
 
 
 def noise_process(f: dict[str, Any]) -> dict[str, Any]:
-    """Their linear schedule is Ho et al.'s in the limit: its betas are scaled by 1000/T."""
+    """Our process section. Their linear schedule has Ho et al.'s continuous limit: its betas are scaled by 1000/T."""
     steps = f["diffusion_steps"]
     if f["noise_schedule"] == "linear":
         return dict(name="linear", steps=steps, beta_start=1000 / steps * 0.0001, beta_end=1000 / steps * 0.02)
@@ -144,7 +144,7 @@ def noise_process(f: dict[str, Any]) -> dict[str, Any]:
 
 
 def sampler(f: dict[str, Any], where: str) -> dict[str, Any]:
-    """timestep_respacing "" is all T steps, "N" is N evenly spaced ones, "ddimN" every (T/N)-th from the first."""
+    """Our sampler: timestep_respacing "" is all T steps, "N" is N evenly spaced ones, "ddimN" every (T/N)-th."""
     text, total = f["timestep_respacing"], f["diffusion_steps"]
     if not (match := re.fullmatch(r"(ddim)?([1-9]\d{0,5})|", text)):
         raise CheckpointError(f"{where}: timestep_respacing = {shown(text)} is not supported. It can be "
@@ -152,7 +152,7 @@ def sampler(f: dict[str, Any], where: str) -> dict[str, Any]:
     steps = int(match[2] or total)
     if steps > total or (steps == 1 < total):
         raise CheckpointError(f"{where}: timestep_respacing = {text!r}: the model has {total} steps (diffusion_steps), "
-                              "of which a chain takes from 2 to all.")
+                              "and a chain takes from 2 to all of them.")
     if match[1] and total % steps:
         raise CheckpointError(f"{where}: timestep_respacing = {text!r} is not supported: the number must divide "
                               f"diffusion_steps = {total}.")
@@ -175,7 +175,7 @@ LAYERS = {"norm1": "in_layers.0", "conv1": "in_layers.2", "emb": "emb_layers.1",
 def read_params(abstract: dict, state: dict[str, np.ndarray], where: str, *, settings: dict[str, Any]) -> dict:
     """The state dict of a UNetModel -> the parameters of our U-Net, of the shapes of `abstract` (under "params").
 
-    settings: the flags; those of attention say how the rows of its weights are ordered. Raises CheckpointError if names
+    settings: the flags; the attention flags set the order of the rows of its weights. Raises CheckpointError if names
     or shapes do not fit.
     """
     known = FIELDS["guided-diffusion"]
@@ -196,7 +196,7 @@ def read_params(abstract: dict, state: dict[str, np.ndarray], where: str, *, set
             return Slot(name, reader(path))
 
         def read(weight: np.ndarray) -> np.ndarray:
-            """Rows in the order (q, k, v), head, channel where `split_first`, else head, (q, k, v), channel."""
+            """Rows in the order (q, k, v), head, channel if `split_first`, else head, (q, k, v), channel."""
             channels = weight.shape[0] // 3
             count = channels // head_channels if head_channels > 0 else heads
             rows = weight.reshape(*((3, count) if split_first else (count, 3)), -1, *weight.shape[1:])
@@ -209,14 +209,14 @@ def read_params(abstract: dict, state: dict[str, np.ndarray], where: str, *, set
 
 
 def reader(path: tuple[str, ...]) -> Callable[[np.ndarray], np.ndarray]:
-    """The layout of a leaf of ours, by what it is."""
+    """The conversion to the layout of our leaf, by its name."""
     if path[-1] != "kernel":
         return matching.vector
     return matching.conv if "conv" in path[-2] else matching.dense
 
 
 def prefixes(abstract: dict) -> Callable[[str], str]:
-    """"down0_block1" -> "input_blocks.2.0.", by the order in which they list blocks."""
+    """"down0_block1" -> "input_blocks.2.0.", by the order of their lists of blocks."""
     levels = count_levels(abstract)
     blocks = sum(re.fullmatch(r"down0_block\d+", name) is not None for name in abstract)
 

@@ -1,8 +1,7 @@
-"""diffusers' schedulers: their settings, to and from our config sections.
+"""Converts the settings of diffusers' schedulers to and from our config sections.
 
-A class is mapped where ours makes the same chain of the same network and noise (tests/interop/test_parity_scheduler.py
-runs both); what is not the same is refused by name, with the reason. docs/interop.md has the few differences that are
-left on purpose.
+A class is mapped if ours makes the same chain from the same network and noise (tests/interop/test_parity_scheduler.py
+runs both); other settings are refused by name, with the reason. docs/interop.md lists the few intended differences.
 """
 import math
 from collections.abc import Callable
@@ -16,24 +15,24 @@ from diffusion.interop import fields
 
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-# fixed_small_log is fixed_small by way of a logarithm. fixed_large_log and learned take the root of a negative number.
+# fixed_small_log is fixed_small through a logarithm. fixed_large_log and learned take the root of a negative number.
 VARIANCES = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large",
              "learned_range": "learned_range"}
 SPACINGS = {"linspace": "linspace", "leading": "leading", "trailing": "trailing"}
 OPEN_SPACINGS = {"linspace": "open_linspace", "leading": "open_leading", "trailing": "trailing"}
 UNIPC_VARIANTS = {"bh1": "B1", "bh2": "B2"}
-STEPS = 50  # of diffusers' pipelines, but for DDPM's
+STEPS = 50  # of diffusers' pipelines, except DDPM's
 
-# What config.sample has for every scheduler but where it says otherwise: no clipping, and x0 and eps that agree.
+# The default config.sample of every scheduler: no clipping, and x0 and eps that agree.
 SAMPLE = dict(offset=0, constant_stride=False, end=0, clip=False, clip_range=1.0, dynamic_threshold=0.0,
               threshold_max=1.0, rederive_eps=True)
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """A class of diffusers: its settings, and what they are in our config.
+    """A scheduler class of diffusers: its settings, and their conversion to our config.
 
-    read: the settings -> our sections; ValueError says what is not the same.
+    read: the settings -> our sections; raises ValueError that names a difference.
     """
     fields: dict[str, fields.Field]
     read: Callable[[dict[str, Any]], dict[str, Any]]
@@ -43,9 +42,9 @@ def _switch(why: str) -> fields.Field:
     return fields.choice(False, {False: False, None: False}, f"false only: {why}")
 
 
-# ---- settings that many classes have ---------------------------------------------------------------------------------
+# ---- settings of many classes ----------------------------------------------------------------------------------------
 
-_SIGMAS = "its noise levels lie between those that the network was trained at, and it rounds the times alone"
+_SIGMAS = "its noise levels lie between the trained ones, but it rounds only the times"
 _SHIFTED = {"use_flow_sigmas": _switch("they are not of a chain of betas"), "flow_shift": fields.idle(),
             "use_dynamic_shifting": _switch("they are not of a chain of betas"), "time_shift_type": fields.idle()}
 _THRESHOLD = {"thresholding": fields.flag(False), "dynamic_thresholding_ratio": fields.number(0.995, 0, 1),
@@ -65,27 +64,27 @@ def _chain(spacing: str, *, schedules: dict[str, str] = SCHEDULES, predictions: 
 
 
 def _levels(**more: fields.Field) -> dict[str, fields.Field]:
-    """The settings of classes that can choose other noise levels than those of the times."""
+    """The settings of classes whose noise levels can differ from those of the times."""
     why = "only use_karras_sigmas is supported"
     return {"use_karras_sigmas": fields.choice(False, {True: True, False: False, None: False}),
             "use_exponential_sigmas": _switch(why), "use_beta_sigmas": _switch(why), **more}
 
 
 def _sections(s: dict[str, Any], **sample: Any) -> dict[str, Any]:
-    """Our sections of a chain of betas, sampled so."""
+    """Our sections for a chain of betas, with the given sampler keys."""
     process = dict(steps=s["num_train_timesteps"], zero_terminal_snr=s.get("rescale_betas_zero_snr", False))
     if (betas := s["trained_betas"]) is None:
         process |= dict(name=s["beta_schedule"], beta_start=s["beta_start"], beta_end=s["beta_end"])
     elif len(betas) == process["steps"]:
         process |= dict(name="table", betas=betas)
     else:
-        raise ValueError(f"trained_betas has {len(betas)} numbers, and num_train_timesteps is {process['steps']}")
+        raise ValueError(f"trained_betas has {len(betas)} numbers, but num_train_timesteps is {process['steps']}")
     steps = max(1, min(STEPS, process["steps"] - 1))
     return {"process": process, "prediction": s["prediction_type"], "sample": SAMPLE | dict(steps=steps) | sample}
 
 
 def _clipping(s: dict[str, Any]) -> dict[str, Any]:
-    """Of clip_sample, and of thresholding: up to a value of 1 that is clipping, too."""
+    """Our keys for clip_sample and thresholding; thresholding up to a value of 1 is clipping, too."""
     own = dict(clip=s.get("clip_sample", False), clip_range=s.get("clip_sample_range", 1.0))
     if not s.get("thresholding"):
         return own
@@ -102,7 +101,7 @@ def _need(right: bool, message: str) -> None:
 # ---- the classes -----------------------------------------------------------------------------------------------------
 
 def _end(s: dict[str, Any]) -> int:
-    """Where the last step ends: at the data, or at the least noisy time."""
+    """The end of the last step: the data, or the least noisy time."""
     return 0 if s["set_alpha_to_one"] else 1
 
 
@@ -119,14 +118,14 @@ def _read_ddim(s: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_pndm(s: dict[str, Any]) -> dict[str, Any]:
-    _need(s["timestep_spacing"] == "leading", f"timestep_spacing = {s['timestep_spacing']!r}: its steps go from times "
-          "that it was not at; it can be leading")
+    _need(s["timestep_spacing"] == "leading", f"timestep_spacing = {s['timestep_spacing']!r}: its steps start at times "
+          "that it did not reach; it can be leading")
     return _sections(s, solver="plms" if s["skip_prk_steps"] else "pndm", spacing="leading", offset=s["steps_offset"],
                      constant_stride=True, end=_end(s), between_times=not s["skip_prk_steps"])
 
 
 def _read_multistep(s: dict[str, Any], **sample: Any) -> dict[str, Any]:
-    """Solvers on the times of a grid that stops one time before the least noisy one."""
+    """Our sections for solvers on a grid that stops one time before the least noisy one."""
     order, last = s["solver_order"], s.get("final_sigmas_type", "sigma_min")
     _need(not s["lower_order_final"] or order == 1 or order == 2 and last == "zero", "lower_order_final = True lowers "
           f"the order of the last steps (for most classes, of chains of less than 15), with solver_order = {order} and "
@@ -153,7 +152,7 @@ def _read_unipc(s: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_levels(s: dict[str, Any], solver: dict[str, Any] | None, along: dict[str, Any] | None) -> dict[str, Any]:
-    """Solvers of x / alpha in sigma / alpha: on the chain's own times by `solver`, on Karras' levels by `along`."""
+    """Sections for solvers of x / alpha in sigma / alpha: `solver` on the chain's times, `along` on Karras' levels."""
     spacing = s["timestep_spacing"]
     if s.get("use_karras_sigmas"):
         _need(along is not None, "use_karras_sigmas = True")
@@ -163,8 +162,8 @@ def _read_levels(s: dict[str, Any], solver: dict[str, Any] | None, along: dict[s
                          sigma_max=s.get("sigma_max") or -1.0, between_times=True, **_clipping(s), **along)
     allowed = ["timestep_spacing = leading or trailing"] * (solver is not None) + [
         "use_karras_sigmas = True with timestep_spacing = linspace"] * (along is not None)
-    _need(spacing != "linspace" and solver is not None, f"timestep_spacing = {spacing!r}: its times between the whole "
-          f"ones get levels by a line in sigma / alpha, where ours has one in the log-SNR. It can be "
+    _need(spacing != "linspace" and solver is not None, f"timestep_spacing = {spacing!r}: it interpolates levels "
+          f"between whole times linearly in sigma / alpha, ours in the log-SNR. It can be "
           f"{', or '.join(allowed)}")
     return _sections(s, spacing=spacing, offset=s["steps_offset"], **_clipping(s), **solver)
 
@@ -177,16 +176,16 @@ def _read_edm_euler(s: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_flow(s: dict[str, Any]) -> dict[str, Any]:
-    """Euler's step in sigma is DDIM's."""
+    """Our sections for flow matching: Euler's step in sigma is DDIM's."""
     return {"process": dict(name="flow", shift=1.0), "prediction": "velocity",
             "sample": SAMPLE | dict(solver="ddim", eta=0.0, steps=STEPS, spacing="uniform",
                                     t_min=1 / s["num_train_timesteps"])}
 
 
-# ---- back to theirs --------------------------------------------------------------------------------------------------
+# ---- to diffusers ----------------------------------------------------------------------------------------------------
 
 def _their(table: dict[str, Any], value: Any, name: str) -> Any:
-    """The key of a value. Raises CheckpointError for one that the class has not."""
+    """Their key for one of our values. Raises CheckpointError for a value that the class does not have."""
     for theirs, ours in table.items():
         if ours == value:
             return theirs
@@ -203,7 +202,7 @@ def _write_clip(c: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_threshold(c: dict[str, Any], clips: bool) -> dict[str, Any]:
-    """clips: the class has clip_sample, too. Without it, thresholding up to 1 is that."""
+    """Their thresholding. clips: the class also has clip_sample. Otherwise thresholding up to 1 stands for clipping."""
     if c["dynamic_threshold"]:
         return dict(thresholding=True, dynamic_thresholding_ratio=c["dynamic_threshold"],
                     sample_max_value=c["threshold_max"])
@@ -240,7 +239,7 @@ _ORDER = {"solver_order": fields.whole(2, 1, 3), "lower_order_final": fields.fla
 _MULTISTEP = _chain("linspace") | _THRESHOLD | _ORDER | _SHIFTED | {
     name: _switch(_SIGMAS) for name in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")}
 _CONTINUOUS = {"sigma_min": fields.number(0.002, 0), "sigma_max": fields.number(80.0, 0)}
-_OLD = {"tensor_format": fields.idle(), "timestep_values": fields.idle()}  # diffusers before 0.3: never used
+_OLD = {"tensor_format": fields.idle(), "timestep_values": fields.idle()}  # in diffusers before 0.3, never used
 
 SCHEDULERS = {
     "DDPMScheduler": Scheduler(
@@ -267,18 +266,18 @@ SCHEDULERS = {
             "solver_type": fields.choice("bh2", UNIPC_VARIANTS),
             "predict_x0": fields.only(True, "ours solves for x0"),
             "disable_corrector": fields.only([], "ours corrects every step"),
-            "solver_p": fields.only(None, "ours predicts by UniPC itself"), "sigma_min": fields.idle(),
+            "solver_p": fields.only(None, "ours predicts with UniPC itself"), "sigma_min": fields.idle(),
             "sigma_max": fields.idle(), "shift_terminal": fields.idle()}, _read_unipc),
     "DEISMultistepScheduler": Scheduler(
-        _MULTISTEP | {"algorithm_type": fields.only("deis", "it is DEIS' own"),
-                      "solver_type": fields.only("logrho", "it is DEIS' own")},
+        _MULTISTEP | {"algorithm_type": fields.only("deis", "it belongs to DEIS"),
+                      "solver_type": fields.only("logrho", "it belongs to DEIS")},
         lambda s: _read_multistep(s, solver="deis")),
     "EulerDiscreteScheduler": Scheduler(
         _chain("linspace") | _ZERO_SNR | _levels(
             final_sigmas_type=fields.only("zero", "the last step ends at the data"),
-            interpolation_type=fields.only("linear", "the levels of log_linear are not those of its times"),
+            interpolation_type=fields.only("linear", "the levels of log_linear do not match its times"),
             sigma_min=fields.optional(fields.number(None, 0)), sigma_max=fields.optional(fields.number(None, 0)),
-            timestep_type=fields.only("discrete", "the network is told the times of the chain")),
+            timestep_type=fields.only("discrete", "the network takes the times of the chain")),
         lambda s: _read_levels(s, dict(solver="ddim", eta=0.0), dict(solver="euler"))),
     "EulerAncestralDiscreteScheduler": Scheduler(
         _chain("linspace", predictions=_BLIND) | _ZERO_SNR,
@@ -299,9 +298,9 @@ SCHEDULERS = {
             "sigma_schedule": fields.choice("karras", {"karras": "karras", "exponential": "log_snr"}),
             "final_sigmas_type": fields.only("zero", "the last step ends at the data")}, _read_edm_euler),
     "FlowMatchEulerDiscreteScheduler": Scheduler(
-        {"num_train_timesteps": fields.only(1000, "the network is told 1000 sigma"),
-         "shift": fields.Field(1.0, fields.number(1.0, 1, 1).read, "1 only: where levels are shifted, the velocity of "
-                               "ours is dx/dt of the time before the shift"),
+        {"num_train_timesteps": fields.only(1000, "the network takes 1000 sigma"),
+         "shift": fields.Field(1.0, fields.number(1.0, 1, 1).read, "1 only: if levels are shifted, our velocity is "
+                               "dx/dt of the time before the shift"),
          "shift_terminal": fields.only(None, "the levels end at 1/T"),
          "stochastic_sampling": _switch("each of its steps goes back to noise"),
          "invert_sigmas": _switch("time runs from noise to data")} | {
@@ -310,18 +309,18 @@ SCHEDULERS = {
             name: fields.idle() for name in ("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len",
                                              "time_shift_type")}, _read_flow),
 }
-# Classes that diffusers has and ours cannot make the chains of, and why.
+# Classes of diffusers whose chains ours cannot make, and the reasons.
 REFUSED = {
-    "DPMSolverSinglestepScheduler": "between two times it evaluates at others of its grid, where ours takes the middle",
-    "ScoreSdeVeScheduler": "the step of its corrector is made of a mean over the batch, ours of each image alone",
-    "CMStochasticIterativeScheduler": "a consistency model's network is x itself at the least noise, which ours is not",
+    "DPMSolverSinglestepScheduler": "between two times it evaluates at other times of its grid, ours at the middle",
+    "ScoreSdeVeScheduler": "the step size of its corrector is a mean over the batch, ours is per image",
+    "CMStochasticIterativeScheduler": "a consistency model's network returns x itself at the least noise, unlike ours",
     "KDPM2AncestralDiscreteScheduler": "ours has no DPM-Solver-2 with noise",
-    "SASolverScheduler": "its share of noise is a function that a file of settings does not hold",
-    "DPMSolverSDEScheduler": "its noise is that of a Brownian tree",
+    "SASolverScheduler": "its share of noise is a function, which a file of settings cannot hold",
+    "DPMSolverSDEScheduler": "it draws its noise from a Brownian tree",
     "EDMDPMSolverMultistepScheduler": "it lowers the order of the last steps; EDMEulerScheduler has the same settings",
-    "FlowMatchHeunDiscreteScheduler": "its times of the second slope are others; use FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler": "its times of the second slope differ; use FlowMatchEulerDiscreteScheduler",
 }
-# What diffusers' pipelines of a UNet2DModel draw with: our solver -> its class, the pipeline and the settings.
+# The schedulers of diffusers' pipelines for a UNet2DModel: our solver -> its class, the pipeline and the settings.
 EXPORTS = {
     "ancestral": ("DDPMScheduler", "DDPMPipeline", _write_ddpm), "ddim": ("DDIMScheduler", "DDIMPipeline", _write_ddim),
     "pndm": ("PNDMScheduler", "PNDMPipeline", _write_pndm), "plms": ("PNDMScheduler", "PNDMPipeline", _write_pndm),
@@ -335,8 +334,8 @@ EXPORTS = {
 def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
     """scheduler_config.json -> our config sections "process" and "sample", "prediction", and for EDM "sigma_data".
 
-    A warning names settings that the class has not, which diffusers ignores. Raises CheckpointError that names a class,
-    setting or value that ours has not, with the reason.
+    A warning names settings that the class does not have, which diffusers ignores. Raises CheckpointError that names an
+    unsupported class, setting or value, with the reason.
     """
     name = settings.get("_class_name")
     if not isinstance(name, str) or name not in SCHEDULERS:
@@ -353,22 +352,22 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
     try:
         return scheduler.read(values)
     except ValueError as error:
-        raise CheckpointError(f"{where}: this {name} is not supported, since ours would draw something else: {error}."
+        raise CheckpointError(f"{where}: this {name} is not supported, since our samples would differ: {error}."
                               ) from error
 
 
 def write_settings(process: dict[str, Any], sample: dict[str, Any], prediction: str,
                    betas: np.ndarray) -> dict[str, Any]:
-    """Our config sections, and the betas [T] that they make -> scheduler_config.json of the same chain.
+    """Our config sections, and their betas [T] -> scheduler_config.json of the same chain.
 
-    `betas` are those before `zero_terminal_snr`. Schedules that diffusers does not know by name are written as a table.
-    Raises CheckpointError that names what diffusers does not have.
+    `betas` do not include `zero_terminal_snr`. Schedules that diffusers does not know by name are written as a table.
+    Raises CheckpointError that names a setting that diffusers does not have.
     """
     if sample["solver"] not in EXPORTS:
-        raise CheckpointError("diffusers' pipelines of a UNet2DModel do not draw with config.sample.solver = "
-                              f"{sample['solver']!r}. They do with: {', '.join(EXPORTS)}.")
+        raise CheckpointError("diffusers' pipelines of a UNet2DModel do not support config.sample.solver = "
+                              f"{sample['solver']!r}. They support: {', '.join(EXPORTS)}.")
     if process["rescale_times"] and process["steps"] != 1000:
-        raise CheckpointError("diffusers tells a network the time t - 1 itself: config.process.rescale_times with "
+        raise CheckpointError("diffusers always passes the time t - 1 to a network: config.process.rescale_times with "
                               f"config.process.steps = {process['steps']} cannot be expressed.")
     name, _, write = EXPORTS[sample["solver"]]
     schedules = {"linear", "scaled_linear", "cosine"} | ({"sigmoid"} if name == "DDPMScheduler" else set())
@@ -386,5 +385,5 @@ def write_settings(process: dict[str, Any], sample: dict[str, Any], prediction: 
 
 
 def pipeline_of(settings: dict[str, Any]) -> str:
-    """The pipeline of diffusers that draws with what `write_settings` made."""
+    """The pipeline of diffusers that uses the settings of `write_settings`."""
     return next(pipeline for name, pipeline, _ in EXPORTS.values() if name == settings["_class_name"])

@@ -1,7 +1,7 @@
-"""Flax checkpoints of score_sde (Song et al. 2021): the DDPM architecture, models/ddpm.py with configs/vp/ddpm/.
+"""Reads Flax checkpoints of score_sde (Song et al. 2021): the DDPM architecture, models/ddpm.py with configs/vp/ddpm/.
 
-Its U-Net attends once a level on the way up, behind the last block, where ours attends behind each: the layers that it
-has not are filled with zeros here, with which they pass on what they get, exactly.
+Its U-Net attends once a level on the way up, after the last block, while ours attends after each block. The layers
+that it lacks are filled with zeros here, which makes them exact identities.
 """
 import difflib
 import os
@@ -18,7 +18,7 @@ from diffusion.errors import CheckpointError, shown
 from diffusion.interop import fields, matching
 from diffusion.interop.matching import Slot
 
-# The settings that decide what is computed, with the values of configs/vp/ddpm/cifar10.py.
+# The settings that change the computation, with the values of configs/vp/ddpm/cifar10.py.
 FIELDS = {
     "data.image_size": fields.whole(32, 1, fields.SIDE), "data.num_channels": fields.whole(3, 1, fields.CHANNELS),
     "model.nf": fields.whole(128, 1, fields.CHANNELS),
@@ -28,14 +28,14 @@ FIELDS = {
     "model.dropout": fields.number(0.1, 0, 1), "model.num_scales": fields.whole(1000, 1, fields.STEPS),
     "model.beta_min": fields.number(0.1, 0), "model.beta_max": fields.number(20.0, 0),
 }
-# Settings with one value that can be read, and what another one would be.
+# Settings with only one supported value, and the reason.
 FIXED = {
-    "model.name": ("ddpm", "only models/ddpm.py is a U-Net as ours: NCSN++ and DDPM++ divide the sum of each block by "
+    "model.name": ("ddpm", "only models/ddpm.py fits our U-Net: NCSN++ and DDPM++ divide the sum of each block by "
                    "sqrt(2), smooth as they resample and attend once a level"),
-    "model.normalization": ("GroupNorm", "our U-Net has group normalisation alone"),
+    "model.normalization": ("GroupNorm", "our U-Net only has group normalisation"),
     "model.nonlinearity": ("swish", "the embedding and the output of our U-Net have swish"),
     "model.resamp_with_conv": (True, "our U-Net resamples with a convolution"),
-    "model.conditional": (True, "our U-Net is told the time"),
+    "model.conditional": (True, "our U-Net takes the time"),
     "model.scale_by_sigma": (False, "our U-Net does not divide its output"),
     "data.centered": (True, "our processes noise data in [-1, 1], not in [0, 1]"),
     "training.sde": ("vpsde", "our process is the discrete variance-preserving one"),
@@ -46,7 +46,7 @@ FIXED = {
     "sampling.probability_flow": (False, "the sampler is the ancestral one"),
     "sampling.noise_removal": (True, "our samplers add no noise in the last step"),
 }
-# Settings that change nothing in what the weights compute, and sections of such.
+# Settings, and sections of settings, that do not change the function the weights compute.
 IGNORED = {"seed", "model.ema_rate", "model.sigma_min", "model.sigma_max", "model.embedding_type", "sampling.snr",
            "sampling.n_steps_each", "data.dataset", "data.random_flip", "data.uniform_dequantization", "data.category",
            "data.tfrecords_path"}
@@ -58,8 +58,8 @@ IGNORED_SECTIONS = ("training.", "eval.", "optim.")
 def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
     """Values of their config -> our sections "network", "data", "process", "sample", and "prediction", "learned_range".
 
-    settings: {"model.nf": 128, ...} or nested, {"model": {"nf": 128}}; those that are missing have the values of
-    configs/vp/ddpm/cifar10.py. Raises CheckpointError that names a setting that is not known or not supported.
+    settings: {"model.nf": 128, ...} or nested, {"model": {"nf": 128}}; missing settings have the values of
+    configs/vp/ddpm/cifar10.py. Raises CheckpointError that names an unknown or unsupported setting.
     """
     s = parse(settings, where)
     steps, size, multipliers = s["model.num_scales"], s["data.image_size"], s["model.ch_mult"]
@@ -79,15 +79,15 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def parse(settings: dict[str, Any], where: str) -> dict[str, Any]:
-    """All settings of FIELDS. Raises CheckpointError that names one that is not known, or has a value we lack."""
+    """All settings of FIELDS. Raises CheckpointError that names an unknown setting or an unsupported value."""
     given = flatten(settings, ".", where)
     known = [*FIELDS, *FIXED]
     for key in given.keys() - known - IGNORED:
         if not key.startswith(IGNORED_SECTIONS):
             match = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f" Did you mean {match[0]}?" if match else ""
-            raise CheckpointError(f"{where}: the setting {fields.named(key)} is not known.{hint} Those that decide "
-                                  f"what a model computes are: {', '.join(known)}.")
+            raise CheckpointError(f"{where}: the setting {fields.named(key)} is not known.{hint} The settings "
+                                  f"that define a model are: {', '.join(known)}.")
     for key, (value, why) in FIXED.items():
         if (other := given.get(key, value)) != value:
             raise CheckpointError(f"{where}: {key} = {shown(other)} is not supported, only {value!r}: {why}.")
@@ -95,11 +95,11 @@ def parse(settings: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def flatten(tree: dict[str, Any], separator: str, where: str) -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}. Raises CheckpointError for names that are no strings, and for what is too deep."""
+    """{"a": {"b": 1}} -> {"a.b": 1}. Raises CheckpointError for names that are not strings and too deep nesting."""
     try:
         return flax.traverse_util.flatten_dict(tree, sep=separator)
     except (TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{where} has names that are no strings, or is nested too deep: {error}.") from error
+        raise CheckpointError(f"{where} has names that are not strings, or is nested too deep: {error}.") from error
 
 
 # ---- weights -------------------------------------------------------------------------------------------------------
@@ -107,8 +107,8 @@ def flatten(tree: dict[str, Any], separator: str, where: str) -> dict[str, Any]:
 def read_checkpoint(path: str | os.PathLike, key: str | None = None) -> dict[str, np.ndarray]:
     """The averaged parameters of a training state written by flax, {"Conv_0/kernel": ...}. Runs no code of the file.
 
-    key: "params_ema" or None, since no others are whole networks. Raises CheckpointError if the file is missing,
-    truncated, or no such state.
+    key: "params_ema" or None, since no other entry is a whole network. Raises CheckpointError if the file is missing,
+    truncated, or not such a state.
     """
     path = Path(path)
     if key not in (None, "params_ema"):
@@ -120,18 +120,18 @@ def read_checkpoint(path: str | os.PathLike, key: str | None = None) -> dict[str
                               "file of score_sde.") from error
     try:
         state = flax.serialization.msgpack_restore(data)
-    except Exception as error:  # whatever damaged bytes make of the reader: it has no error of its own
-        raise CheckpointError(f"{path} is no whole msgpack file, as flax writes checkpoints: it is truncated, damaged "
-                              f"or something else ({len(data)} bytes; {error or type(error).__name__}). Copy it again."
+    except Exception as error:  # damaged bytes can make the reader raise anything
+        raise CheckpointError(f"{path} is not a whole msgpack file, as flax writes: it is truncated, damaged or "
+                              f"another file ({len(data)} bytes; {error or type(error).__name__}). Copy it again."
                               ) from error
     params = state.get("params_ema") if isinstance(state, dict) else None
     if not isinstance(params, dict) or not params:
         has = ", ".join(map(str, list(state)[:8])) if isinstance(state, dict) else type(state).__name__
-        raise CheckpointError(f"{path} is no training state of score_sde: it has no params_ema, but "
+        raise CheckpointError(f"{path} is not a training state of score_sde: it has no params_ema, but "
                               f"{has or 'nothing'}.")
     flat = flatten(params, "/", f"params_ema of {path}")
     if wrong := [name for name, value in flat.items() if not isinstance(value, np.ndarray)]:
-        raise CheckpointError(f"{path}: {len(wrong)} of {len(flat)} entries of params_ema are no arrays: "
+        raise CheckpointError(f"{path}: {len(wrong)} of {len(flat)} entries of params_ema are not arrays: "
                               f"{matching.listed(wrong)}.")
     return flat
 
@@ -146,7 +146,7 @@ NIN_LEAVES = {"kernel": "W", "bias": "b"}
 def read_params(abstract: dict, state: dict[str, np.ndarray], where: str, *, settings: dict[str, Any]) -> dict:
     """The arrays of `read_checkpoint` -> the parameters of our U-Net, of the shapes of `abstract` (under "params").
 
-    settings: those of `read_settings`. Raises CheckpointError if names or shapes do not fit.
+    settings: as for `read_settings`. Raises CheckpointError if names or shapes do not fit.
     """
     names = TOP | modules(read_settings(settings, where))
     theirs = {module: leaves for module, leaves in abstract.items() if module in names}
@@ -164,7 +164,7 @@ def read_params(abstract: dict, state: dict[str, np.ndarray], where: str, *, set
 
 
 def layout(weight: np.ndarray) -> np.ndarray:
-    """Theirs is ours, but for the scales and biases of normalisations of flax before 0.3.6: [1, 1, 1, C]."""
+    """Our layout of a weight, which differs only for normalisations of flax before 0.3.6: [1, 1, 1, C] -> [C]."""
     return weight.reshape(-1) if weight.ndim == 4 and weight.shape[:3] == (1, 1, 1) else weight
 
 

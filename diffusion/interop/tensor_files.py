@@ -1,8 +1,8 @@
-"""Weight files of others, read without PyTorch and without executing anything in them.
+"""Reads weight files of other projects without PyTorch and without executing anything in them.
 
-A .bin or .pt file of PyTorch is a zip archive of one pickle, which names tensors, and of one file for each storage.
-Before PyTorch 1.6 it was a row of pickles, then the storages. The pickles are read by an unpickler that knows tensors
-and containers and refuses every other name: calling what a pickle names is how it executes code.
+A .bin or .pt file of PyTorch is a zip archive with one pickle, which names tensors, and one file for each storage.
+Before PyTorch 1.6 it was a series of pickles, then the storages. The unpickler here knows tensors and containers and
+refuses every other name, since a pickle executes code by calling the names in it.
 """
 import math
 import os
@@ -23,18 +23,18 @@ from diffusion.io.files import atomic_write, read_json
 DTYPES = {"FloatStorage": np.float32, "DoubleStorage": np.float64, "HalfStorage": np.float16,
           "BFloat16Storage": ml_dtypes.bfloat16, "LongStorage": np.int64, "IntStorage": np.int32,
           "ShortStorage": np.int16, "CharStorage": np.int8, "ByteStorage": np.uint8, "BoolStorage": np.bool_}
-DTYPE_NAMES = {np.dtype(dtype).name for dtype in DTYPES.values()}  # PyTorch's names of them are the same
-LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled number that opens files of before PyTorch 1.6
-SMALL = 2**24  # bytes that any archive may unpack to
+DTYPE_NAMES = {np.dtype(dtype).name for dtype in DTYPES.values()}  # the same names as PyTorch's
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled number that begins files from before PyTorch 1.6
+SMALL = 2**24  # bytes; an archive of any size may unpack to this many
 AGAIN = "Fetch the file again, or use the .safetensors of the same model."
 
 
 def read_tensors(path: str | os.PathLike, key: str | None = None) -> dict[str, np.ndarray]:
     """The tensors of a .safetensors file, or of a PyTorch file (.bin, .pt, .pth, .ckpt), told apart by their content.
 
-    key: of a PyTorch file that holds several state dicts, which one, such as "state_dict" or "ema". Entries that are no
-    tensors are left out. Arrays of a PyTorch file are read-only views of its storages. Raises CheckpointError if the
-    file is missing, damaged, of another kind, or carries code.
+    key: selects one of several state dicts of a PyTorch file, such as "state_dict" or "ema". Other entries than tensors
+    are left out. Arrays of a PyTorch file are read-only views of its storages. Raises CheckpointError if the file is
+    missing, damaged, of another kind, or carries code.
     """
     path = Path(path)
     try:
@@ -58,25 +58,25 @@ def read_tensors(path: str | os.PathLike, key: str | None = None) -> dict[str, n
         try:
             return safetensors.numpy.load_file(path)
         except SafetensorError as error:
-            raise CheckpointError(f"{path} is no whole safetensors file: {error}. {AGAIN}") from error
-        except (AttributeError, KeyError, TypeError) as error:  # a dtype that NumPy does not have
+            raise CheckpointError(f"{path} is not a whole safetensors file: {error}. {AGAIN}") from error
+        except (AttributeError, KeyError, TypeError) as error:  # a dtype that NumPy lacks
             raise CheckpointError(f"{path} has tensors of a type that is not supported: {error}. Save them as float32, "
                                   "float16 or bfloat16.") from error
     if head.startswith(b"\x80"):
-        raise CheckpointError(f"{path} is a bare pickle, which only running it could read; nothing in it was executed. "
+        raise CheckpointError(f"{path} is a bare pickle, which can only be read by running it; nothing was executed. "
                               "Save the model with torch.save, or as .safetensors.")
     raise CheckpointError(f"{path} is neither a safetensors nor a PyTorch file; it begins with {head[:16]!r}. {AGAIN}")
 
 
 def read_sharded(folder: Path, index: str) -> dict[str, np.ndarray]:
-    """The tensors of all files that a Hugging Face index ("weight_map": {tensor: file}) names, in its folder.
+    """The tensors of all files that a Hugging Face index ("weight_map": {tensor: file}) names in its folder.
 
     Raises CheckpointError if the index names a file outside of the folder, or a tensor that its file does not have.
     """
     path = folder / index
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{path} is no index of weights: it has no weight_map of tensors and files. {AGAIN}")
+        raise CheckpointError(f"{path} is not an index of weights: it has no weight_map of tensors and files. {AGAIN}")
     tensors = {}
     for name in sorted(set(map(str, weight_map.values()))):
         if name != os.path.basename(name) or name in ("", ".", ".."):
@@ -90,12 +90,12 @@ def read_sharded(folder: Path, index: str) -> dict[str, np.ndarray]:
 
 
 def write_safetensors(path: str | os.PathLike, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Whole or not at all. Raises CheckpointError if it cannot be written."""
+    """Writes a .safetensors file, whole or not at all. Raises CheckpointError if it cannot be written."""
     atomic_write(path, safetensors.numpy.save({k: np.asarray(x, order="C") for k, x in tensors.items()}, metadata))
 
 
 def state_dict(value: Any, path: Path, key: str | None) -> dict[str, np.ndarray]:
-    """The tensors of a dict, or of the one dict of tensors in it."""
+    """The tensors of a dict, or of the only dict of tensors in it."""
     def tensors(value) -> dict[str, np.ndarray]:
         return ({str(name): x for name, x in value.items() if isinstance(x, np.ndarray)}
                 if isinstance(value, dict) else {})
@@ -109,9 +109,9 @@ def state_dict(value: Any, path: Path, key: str | None) -> dict[str, np.ndarray]
         return inner[key]
     if key is not None:
         raise CheckpointError(f"{path} has no set of weights {key!r}; it has "
-                              f"{', '.join(map(str, inner)) or 'none that has a name'}.")
+                              f"{', '.join(map(str, inner)) or 'no named set'}.")
     if inner:
-        raise CheckpointError(f"{path} has several sets of weights: {', '.join(map(str, inner))}. Say which one, by "
+        raise CheckpointError(f"{path} has several sets of weights: {', '.join(map(str, inner))}. Choose one by "
                               f"weights={next(iter(inner))!r} in Python or --weights={next(iter(inner))}.")
     raise CheckpointError(f"{path} holds no dict of tensors, but a {type(value).__name__}. "
                           "Save the model's state_dict().")
@@ -120,7 +120,7 @@ def state_dict(value: Any, path: Path, key: str | None) -> dict[str, np.ndarray]
 # ---- PyTorch's files -------------------------------------------------------------------------------------------------
 
 def read_zip(path: Path) -> Any:
-    """What torch.save wrote, with tensors as arrays."""
+    """The object that torch.save wrote, with tensors as arrays."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         names = [e.filename for e in entries if e.filename.endswith("/data.pkl") or e.filename == "data.pkl"]
@@ -137,7 +137,7 @@ def read_zip(path: Path) -> Any:
         def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
             data = archive.read(f"{prefix}data/{key}")
             if len(data) < count * dtype.itemsize:
-                raise ValueError(f"storage {key} has {len(data)} bytes, and {count} of {dtype} are needed")
+                raise ValueError(f"storage {key} has {len(data)} bytes, but {count} of {dtype} are needed")
             return np.frombuffer(data, dtype, count)
 
         with archive.open(names[0]) as file:
@@ -145,7 +145,7 @@ def read_zip(path: Path) -> Any:
 
 
 def read_legacy(path: Path) -> Any:
-    """What torch.save wrote before PyTorch 1.6: the storages come last, after their tensors."""
+    """The object that torch.save wrote before PyTorch 1.6: the storages come last, after their tensors."""
     left = path.stat().st_size
     storages: dict[str, np.ndarray] = {}
 
@@ -161,23 +161,23 @@ def read_legacy(path: Path) -> Any:
         if not machine["little_endian"]:
             raise CheckpointError(f"{path} has big-endian tensors, which are not supported.")
         if sorted(keys) != sorted(storages):
-            raise ValueError("its storages are not those of its tensors")
+            raise ValueError("its storages do not match its tensors")
         for key in keys:
             count, data = int.from_bytes(file.read(8), "little"), storages[key].view(np.uint8)
             if count != storages[key].size or file.readinto(data) != data.size:
-                raise ValueError(f"storage {key} is cut off or has another size than its tensors say")
+                raise ValueError(f"storage {key} is cut off or does not have the size that its tensors need")
     return value
 
 
 class StateDict(dict):
-    """In the place of collections.OrderedDict. Attributes that a pickle sets, such as _metadata, are dropped."""
+    """Stands for collections.OrderedDict. Attributes that a pickle sets, such as _metadata, are dropped."""
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
 class Storage:
-    """The name of a kind of storage in a pickle; never called."""
+    """Stands for a kind of storage in a pickle; never called."""
 
     def __init__(self, dtype: type):
         self.dtype = np.dtype(dtype)
@@ -187,9 +187,9 @@ class Storage:
 
 
 class TensorUnpickler(pickle.Unpickler):
-    """Knows tensors and containers. What else a pickle names is refused before it could be called.
+    """Unpickles only tensors and containers. Any other name in a pickle is refused before it could be called.
 
-    storage: gives the array [count] of a storage by its key; asked once for each.
+    storage: returns the array [count] of a storage by its key; called once for each.
     """
 
     def __init__(self, file, storage: Callable[[str, np.dtype, int], np.ndarray], path: Path):
@@ -202,12 +202,12 @@ class TensorUnpickler(pickle.Unpickler):
             return Storage(DTYPES[name])
         if module == "torch" and name in DTYPE_NAMES:
             return f"torch.{name}"
-        # Functions made anew for each file: a pickle can set attributes of those that it is given.
+        # New functions for each file: a pickle can set attributes of the functions that it gets.
         known = {("collections", "OrderedDict"): StateDict, ("torch", "Size"): tuple,
                  ("torch._utils", "_rebuild_tensor_v2"): lambda *args: self.tensor(*args),
                  ("torch._utils", "_rebuild_parameter"): lambda data, *rest: data}
         if (module, name) not in known:
-            raise CheckpointError(f"{self.path} asks for {module}.{name}, which is no tensor. Files of PyTorch can "
+            raise CheckpointError(f"{self.path} names {module}.{name}, which is not a tensor. Files of PyTorch can "
                                   f"carry code, so such names are refused; nothing was executed. {AGAIN}")
         return known[module, name]
 
@@ -225,8 +225,8 @@ class TensorUnpickler(pickle.Unpickler):
                hooks: Any = None, metadata: Any = None) -> np.ndarray:
         """torch._utils._rebuild_tensor_v2: a strided view of a storage, never beyond it.
 
-        A view and not a copy, and not of many more numbers than are stored: a stride of 0 would let a few bytes ask
-        for any amount of memory.
+        A view, not a copy, with not many more numbers than are stored: a stride of 0 would let a few bytes request any
+        amount of memory.
         """
         if metadata:
             raise CheckpointError(f"{self.path} has a tensor that is a negative or conjugate view of another, which is "
@@ -240,6 +240,6 @@ class TensorUnpickler(pickle.Unpickler):
         if offset + sum((n - 1) * step for n, step in zip(shape, stride)) >= storage.size:
             raise ValueError("a tensor that reaches beyond its storage")
         if math.prod(shape) > max(storage.size, SMALL):
-            raise ValueError(f"a tensor of {math.prod(shape)} numbers made of {storage.size} stored ones")
+            raise ValueError(f"a tensor of {math.prod(shape)} numbers made from {storage.size} stored ones")
         strides = tuple(step * storage.itemsize for step in stride)
         return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides, writeable=False)

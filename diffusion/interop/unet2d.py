@@ -1,7 +1,7 @@
-"""diffusers' UNet2DModel: its config.json and its state dict, to and from our U-Net. NumPy alone.
+"""Converts diffusers' UNet2DModel, its config.json and its state dict, to and from our U-Net. Needs only NumPy.
 
-The names are those of diffusers' state dicts since 0.17 (to_q, to_k, to_v, to_out.0); files written before have query,
-key, value and proj_attn for them, and are read too.
+Names follow diffusers' state dicts since 0.17 (to_q, to_k, to_v, to_out.0); older files, with query, key, value and
+proj_attn instead, are read too.
 """
 import re
 from typing import Any
@@ -14,7 +14,7 @@ from diffusion.interop.matching import Slot
 
 DOWN = {"DownBlock2D": "conv", "ResnetDownsampleBlock2D": "resblock", "AttnDownBlock2D": "attention"}
 UP = {"UpBlock2D": "conv", "ResnetUpsampleBlock2D": "resblock", "AttnUpBlock2D": "attention"}
-OLD_PREFIX = "UNetRes"  # of the names of blocks in old files, which diffusers cuts off
+OLD_PREFIX = "UNetRes"  # of block names in old files; diffusers removes it
 RESAMPLE = {"conv": "conv", "resnet": "resblock"}
 ACTIVATIONS = {"silu": "swish", "swish": "swish", "relu": "relu", "gelu": "gelu", "mish": "mish"}
 SCALE_SHIFT = {"default": False, "scale_shift": True}
@@ -31,7 +31,7 @@ def square(value: Any) -> int:
 _WIDTH = fields.whole(None, 1, fields.CHANNELS)
 _KINDS = lambda *names: fields.several(names, fields.text(""), fields.LEVELS)  # noqa: E731
 
-# All settings of the class, with the values that diffusers takes for those that a file does not have.
+# All settings of the class, with diffusers' defaults for settings missing in a file.
 FIELDS = {
     "sample_size": fields.Field(None, square, f"the height = width of the images, in 1 .. {fields.SIDE} pixels"),
     "in_channels": fields.whole(3, 1, fields.CHANNELS),
@@ -60,7 +60,7 @@ FIELDS = {
     "add_attention": fields.flag(True),
     "class_embed_type": fields.only(None, "a class is a label of num_class_embeds"),
     "num_class_embeds": fields.optional(fields.whole(None, 0, fields.LABELS)),
-    "num_train_timesteps": fields.optional(fields.whole(None, 1, fields.STEPS)),  # of learned times
+    "num_train_timesteps": fields.optional(fields.whole(None, 1, fields.STEPS)),  # for learned times
 }
 
 
@@ -94,7 +94,7 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, dict]:
                               "times.")
     scale_shift = s["resnet_time_scale_shift"]
     downs = [DOWN[kind] for kind in s["down_block_types"]]
-    ups = [UP[kind] for kind in reversed(s["up_block_types"])]  # by our levels, the highest first
+    ups = [UP[kind] for kind in reversed(s["up_block_types"])]  # by our levels, highest resolution first
     attends = lambda kinds: tuple(size >> i for i, kind in enumerate(kinds) if kind == "attention")  # noqa: E731
     middle_groups = s["attn_norm_num_groups"]
     if middle_groups is None and scale_shift:
@@ -123,9 +123,9 @@ def ratio(width: int, first: int) -> float:
 
 
 def resampling(blocks: list[str], attention: str, unused: int) -> tuple[str, ...]:
-    """How each level resamples, or one for all where they agree; levels with attention by the kind given for them.
+    """How each level resamples, or one entry if all agree; levels with attention use the given kind.
 
-    The level `unused` does not resample: it gets what its neighbour has.
+    The level `unused` does not resample: it gets its neighbour's entry.
     """
     kinds = [attention if block == "attention" else block for block in blocks]
     others = kinds[:unused] + kinds[unused + 1:] or ["conv"]
@@ -137,7 +137,7 @@ def resampling(blocks: list[str], attention: str, unused: int) -> tuple[str, ...
 def write_settings(network: dict[str, Any], *, size: int, channels: int, learned_range: bool) -> dict[str, Any]:
     """Our config section "network" -> config.json of the UNet2DModel that computes the same function.
 
-    Raises CheckpointError that names what such a model cannot have.
+    Raises CheckpointError that names a setting that such a model cannot have.
     """
     n = network
     if n["name"] != "unet":
@@ -152,7 +152,7 @@ def write_settings(network: dict[str, Any], *, size: int, channels: int, learned
     up_attends = n["attention_resolutions"] if n["up_attention_resolutions"] is None else n["up_attention_resolutions"]
 
     def kinds(attends, resample, table, last):
-        """Block types by our levels and the one type of resampling of the levels with attention."""
+        """The block types by our levels, and the common type of resampling of the levels with attention."""
         resample = list(resample) * (levels if len(resample) == 1 else 1)
         resample[last] = None  # does not resample
         attending = {resample[i] for i in range(levels) if heights[i] in attends} - {None}

@@ -169,7 +169,7 @@ def test_idx_bad_input(tmp_path):
     broken("train-images-idx3-ubyte", b"", "magic number is 0x00000000")
     zeros = gzip.compress(struct.pack(">4I", 0x803, 2**30, 2**10, 2**10) + bytes(2**20))  # claims an exbibyte
     broken("train-images-idx3-ubyte.gz", zeros, "gz would take .* GiB of memory")
-    broken("train-images-idx3-ubyte.gz", gzip.compress(whole + b"x"), "7x5x4 bytes = 140, but there are more")
+    broken("train-images-idx3-ubyte.gz", gzip.compress(whole + b"x"), "7x5x4 = 140 bytes, but has more")
     broken("train-images-idx3-ubyte", struct.pack(">4I", 0x803, 2**32 - 1, 2**32 - 1, 2**32 - 1), "GiB of memory")
     broken("train-labels-idx1-ubyte", idx_bytes(labels[:6]), "7 images, but there are 6 labels")
 

@@ -17,7 +17,7 @@ def pipe():
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"sample.solver": "unipc"}, "do not draw with config.sample.solver = 'unipc'. They do with: ancestral, ddim"),
+    ({"sample.solver": "unipc"}, "do not support config.sample.solver = 'unipc'. They support: ancestral, ddim"),
     ({"sample.solver": "euler_ancestral"}, "config.sample.solver = 'euler_ancestral'"),
     ({"sample.solver": "dpm_solver++m"}, "config.sample.spacing = 'linspace'. It can be one of: open_linspace"),
     ({"sample.solver": "dpm_solver++m", "sample.spacing": "trailing", "sample.order": 3, "sample.clip": False},

@@ -26,7 +26,7 @@ READERS = {  # the settings that are all right, the table of all, and the reader
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*ignored, since a")
+@pytest.mark.filterwarnings("ignore:.*ignored, as in diffusers, since a")
 @pytest.mark.parametrize("name", READERS)
 def test_any_value_is_read_or_refused_by_name(name):
     given, table, read = READERS[name]

@@ -70,7 +70,7 @@ def test_settings_as_text(text, expected):
 @pytest.mark.parametrize("arguments, error, message", [
     (dict(layout="openai"), ConfigError,
      "layout = 'openai' is not known.* It can be one of: improved-diffusion, guided-"),
-    (dict(settings="--image_size 32"), ConfigError, "say which, by layout = improved-diffusion or"),
+    (dict(settings="--image_size 32"), ConfigError, "name one by layout = improved-diffusion or"),
     (dict(layout="guided-diffusion", settings="--image_size"), ConfigError, "are not pairs of a name and a value"),
     (dict(layout="guided-diffusion", settings="--imagesize 64"), CheckpointError, "Did you mean image_size"),
     (dict(layout="guided-diffusion", settings="--image_size 64"), CheckpointError,
@@ -89,7 +89,7 @@ def test_one_of_several_sets_of_weights_is_named(openai_file, tmp_path):
     ema = {name: torch.from_numpy(value.copy()) for name, value in read_tensors(file).items()}
     torch.save({"model": {name: x + 1 for name, x in ema.items()}, "ema": ema, "step": 7}, tmp_path / "both.pt")
     arguments = dict(layout=codebase, settings=line(flags))
-    with pytest.raises(CheckpointError, match="several sets of weights: model, ema. Say which one, by weights='model'"):
+    with pytest.raises(CheckpointError, match="several sets of weights: model, ema. Choose one by weights='model'"):
         DiffusionPipeline.from_pretrained(tmp_path / "both.pt", **arguments)
     with pytest.raises(CheckpointError, match="has no set of weights 'emma'; it has model, ema"):
         DiffusionPipeline.from_pretrained(tmp_path / "both.pt", weights="emma", **arguments)

@@ -64,7 +64,7 @@ def test_settings_of_old_files_are_read():
 
 @pytest.mark.parametrize("change, message", [
     (dict(_class_name="ScoreSdeVeScheduler"),
-     "describes a ScoreSdeVeScheduler, which is not supported: the step of its corrector is .* The schedulers are"),
+     "describes a ScoreSdeVeScheduler, .*: the step size of its corrector is .* The schedulers are"),
     (dict(beta_schedule="laplace"), "beta_schedule = 'laplace' is not supported. It can be one of: linear"),
     (dict(variance_type="fixed_large_log"), "variance_type = 'fixed_large_log' is not supported"),
     (dict(variance_type="learned"), "variance_type = 'learned' is not supported"),

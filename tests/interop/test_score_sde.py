@@ -131,16 +131,16 @@ def test_a_file_that_is_missing():
 def test_damaged_files_are_refused(golden, tmp_path, damage):
     path = write(tmp_path / "checkpoint_1", others.random_state(golden[0]["two levels"]))
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(CheckpointError, match=rf"{re.escape(str(path))} is no whole msgpack file.*\d+ bytes"):
+    with pytest.raises(CheckpointError, match=rf"{re.escape(str(path))} is not a whole msgpack file.*\d+ bytes"):
         score_sde.read_checkpoint(path)
 
 
 @pytest.mark.parametrize("content, has", [
     ({"weights": np.zeros(3), "step": 1}, "it has no params_ema, but step, weights"), ([1, 2], "but list"),
     (7, "but int"), ({"params_ema": {}}, "but params_ema"),
-    ({"params_ema": {"Conv_0": {"kernel": "text", "bias": np.zeros(3)}}}, "1 of 2 entries of params_ema are no arrays: "
+    ({"params_ema": {"Conv_0": {"kernel": "text", "bias": np.zeros(3)}}}, "1 of 2 entries of .* are not arrays: "
                                                                           "Conv_0/kernel"),
-    ({"params_ema": {"Conv_0": {1: np.zeros(3)}}}, "has names that are no strings"),
+    ({"params_ema": {"Conv_0": {1: np.zeros(3)}}}, "has names that are not strings"),
 ])
 def test_a_file_that_is_no_training_state_is_refused(tmp_path, content, has):
     path = tmp_path / "other.msgpack"

@@ -195,7 +195,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         batches = list(batches)
         assert count == 450 and [len(b) for b in batches] == [200, 200, 50]
         np.testing.assert_array_equal(np.concatenate(batches), DIGITS[:450])
-    with pytest.raises(DataError, match="is not there"):
+    with pytest.raises(DataError, match="does not exist"):
         open_images(tmp_path / "nothing")
     (tmp_path / "y.npz").write_bytes(b"PK")
     with pytest.raises(DataError, match="cannot be read as an npz"):
