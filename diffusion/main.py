@@ -9,10 +9,10 @@
   python -m diffusion.main --config=configs/digits.py --mode=compare --solvers=ddim,unipc --steps=5,10,20
   python -m diffusion.main --mode=sample --from_pretrained=google/ddpm-cifar10-32 --num_samples=16 --out=samples
   python -m diffusion.main --mode=train --init_from=google/ddpm-cifar10-32 --config.data.dir=data
-  python -m diffusion.main --mode=sample --workdir=runs/digits       # a run knows its config
+  python -m diffusion.main --mode=sample --workdir=runs/digits       # uses the run's config
 
-Any key of the config can be set by --config.KEY=VALUE; all keys and their meaning are in diffusion/config.py. Running a
-command again resumes it. A second run folder for the same config needs its own --workdir.
+Any config key can be set by --config.KEY=VALUE; diffusion/config.py explains all keys. Running a command again resumes
+it. A second run folder for the same config needs its own --workdir.
 """
 import math
 import os
@@ -24,7 +24,7 @@ from diffusion import program
 if __name__ == "__main__":
     program.begin()
 
-from absl import app, flags  # noqa: E402  (after the begin of the program)
+from absl import app, flags  # noqa: E402  (after the start time is taken)
 from ml_collections import ConfigDict  # noqa: E402
 
 from diffusion.command_words import check_text, expanded  # noqa: E402
@@ -35,27 +35,27 @@ MODES = {"train": train, "sample": sample, "evaluate": evaluate, "likelihood": l
          "verify_resume": verify, "plan": plan}
 INSTEAD = {name: words for module in (shared_flags, *MODES.values()) for name, words in module.INSTEAD.items()}
 
-COMMON = flags.FlagValues()  # what every mode reads
+COMMON = flags.FlagValues()  # read by every mode
 shared_flags.declare_path("config", "The config file, such as configs/cifar10.py, or the config.json of a run; "
-                          "--config.KEY=VALUE sets a key of it. Default: that of the run in --workdir, or of "
+                          "--config.KEY=VALUE sets one of its keys. Default: the config of the run in --workdir, or of "
                           "--from_pretrained or --init_from.", COMMON)
 shared_flags.declare_path("workdir", "The run folder. Default: runs/NAME of the config file.", COMMON)
 flags.DEFINE_enum("mode", "train", list(MODES), "What to do.", flag_values=COMMON)
 flags.DEFINE_string("coordinator", None, "Several processes: HOST:PORT of process 0.", flag_values=COMMON)
-flags.DEFINE_integer("num_processes", None, "Several processes: how many.", lower_bound=1, upper_bound=2**16,
+flags.DEFINE_integer("num_processes", None, "Several processes: their number.", lower_bound=1, upper_bound=2**16,
                      flag_values=COMMON)
-flags.DEFINE_integer("process_id", None, "Several processes: which this one is, from 0.", lower_bound=0,
+flags.DEFINE_integer("process_id", None, "Several processes: the index of this one, from 0.", lower_bound=0,
                      flag_values=COMMON)
-flags.DEFINE_float("connect_seconds", 120.0, "Several processes: how long they wait for each other.", lower_bound=1.0,
+flags.DEFINE_float("connect_seconds", 120.0, "Several processes: seconds they wait for each other.", lower_bound=1.0,
                    upper_bound=86400.0, flag_values=COMMON)
-flags.DEFINE_float("heartbeat_seconds", 100.0, "Several processes: how long one may be silent before the others give "
+flags.DEFINE_float("heartbeat_seconds", 100.0, "Several processes: seconds one may be silent before the others give "
                    "up.", lower_bound=10.0, upper_bound=86400.0, flag_values=COMMON)
 
-READ_BY: dict[str, flags.FlagValues] = {}  # the flags that each mode reads besides
+READ_BY: dict[str, flags.FlagValues] = {}  # the other flags that each mode reads
 
 
 def declare_all_flags() -> None:
-    """So that they are parsed together, and one that the mode does not read is told from one that is none."""
+    """Declares the flags of all modes, so that a flag of another mode differs from an unknown flag."""
     for mode, module in MODES.items():
         module.declare_flags(READ_BY.setdefault(mode, flags.FlagValues()))
     for values in (COMMON, *READ_BY.values()):
@@ -76,10 +76,10 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"Not a flag: {shown(argv[1])}. Flags are written --name=value; see --help.")
     check_uses(values)
     if values.workdir and "://" in values.workdir:
-        raise ConfigError(f"--workdir={values.workdir} is a bucket. A run folder is on a file system: mount the "
-                          "bucket, by gcsfuse or s3fs with your credentials, and give the folder where it is mounted.")
+        raise ConfigError(f"--workdir={values.workdir} is a bucket. A run folder must be on a file system: mount "
+                          "the bucket, by gcsfuse or s3fs with your credentials, and give the mounted folder.")
     MODES[values.mode].prepare_process(values)
-    try:  # after the flags: --help and wrong flags answer at once, without JAX
+    try:  # after the flags: --help and wrong flags need no JAX
         from diffusion import config_flags
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"JAX does not start: {error}. Its settings are environment variables whose names begin with "
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
 
 
 def start(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> None:
-    """Starts the process, on its devices and with the others of the run, and in it the program of --mode."""
+    """Starts the process with its devices and the other processes of the run, and runs the program of --mode."""
     from diffusion import hosts, runtime
     runtime.check_flags()
     hosts.join(values.coordinator, values.num_processes, values.process_id, seconds=values.connect_seconds,
@@ -105,7 +105,7 @@ def start(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> None:
 
 
 def check_uses(values: flags.FlagValues) -> None:
-    """Raises ConfigError for a flag that is given and that the mode does not read."""
+    """Raises ConfigError for a given flag that the mode does not read."""
     for name in values:
         readers = [mode for mode, read in READ_BY.items() if name in read]
         if values[name].present and readers and values.mode not in readers:
@@ -114,8 +114,8 @@ def check_uses(values: flags.FlagValues) -> None:
 
 
 def read_config(values: flags.FlagValues) -> tuple[ConfigDict, str, str]:
-    """(the config of the command line, the name of its run, the file or model that it is of). Raises ConfigError for
-    what is wrong with it."""
+    """(the config of the command line, the name of its run, its source file or model). Raises ConfigError for a wrong
+    config."""
     from diffusion import config_flags
     model = values.from_pretrained if values.from_pretrained is not None else values.init_from
     in_workdir = values.workdir and os.path.isfile(Path(values.workdir) / "config.json")
@@ -130,20 +130,20 @@ def read_config(values: flags.FlagValues) -> tuple[ConfigDict, str, str]:
         from diffusion import pretrained
         config, name = pretrained.load(model).config, f"{Path(model).name}-finetuned"
     else:
-        raise ConfigError("--config is missing: name a file of configs/, such as --config=configs/digits.py, a run "
-                          "that is there by --workdir, or a model by --from_pretrained=SOURCE or --init_from=SOURCE.")
+        raise ConfigError("--config is missing: name a file of configs/, such as --config=configs/digits.py, an "
+                          "existing run by --workdir, or a model by --from_pretrained=SOURCE or --init_from=SOURCE.")
     return config_flags.with_given(config, GIVEN), name, source or model
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parsing, with one message for anything that is wrong; --help is answered here."""
+    """Parses with absl, with one message for any error; prints --help."""
     words = expanded(argv[1:])
     for word in words:
         check_text(word)
     if set(words) & HELP:
         print(help_text([word for word in words if word not in HELP]))
         sys.exit()
-    from diffusion import config_flags  # here, so that --help needs no config
+    from diffusion import config_flags  # imported here, so that --help needs no config
     source, given, rest = config_flags.split(words)
     GIVEN.update(given)
     if asked := [word for word in rest if word.lstrip("-").partition("=")[0] == "keys"]:
@@ -158,12 +158,12 @@ def parse_flags(argv: list[str]) -> list[str]:
         if isinstance(value := flags.FLAGS[name].value, float) and not math.isfinite(value):
             raise ConfigError(f"--{name}={value} is not a finite number.")
     if flags.FLAGS["verbosity"].using_default_value:
-        flags.FLAGS.verbosity = -1  # warnings: at absl's default the libraries' own reports bury ours
+        flags.FLAGS.verbosity = -1  # warnings only: at absl's default the libraries' reports bury ours
     return rest
 
 
 def parse_words(words: list[str], values: flags.FlagValues, known_only: bool = False) -> list[str]:
-    """Sets the values, and returns the words that are no flags. known_only: these may be flags of others."""
+    """Sets the values, and returns the words that are not flags. known_only: the rest may be other programs' flags."""
     try:
         return values(["diffusion.main", *words], known_only=known_only)
     except (flags.Error, TypeError, ValueError) as error:
@@ -171,7 +171,7 @@ def parse_words(words: list[str], values: flags.FlagValues, known_only: bool = F
 
 
 def help_text(words: list[str]) -> str:
-    """What --help says: of the mode that the words name, or of all."""
+    """The text of --help, for the mode that the words name, or for all."""
     COMMON.set_gnu_getopt()
     parse_words(words, COMMON, known_only=True)
     common = (f"Flags of every mode; --config.KEY=VALUE sets a key of the config, and --keys, --keys=FAMILY and "

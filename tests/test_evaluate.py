@@ -48,4 +48,4 @@ def test_kept_features_that_are_damaged_are_taken_again(tmp_path, capsys):
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-100])
     again = evaluation.features_of(config, model, Pixels(), source, tmp_path)
-    assert "the features are taken again: " in capsys.readouterr().out and again.digest == first.digest
+    assert "the features are computed again: " in capsys.readouterr().out and again.digest == first.digest

@@ -104,7 +104,7 @@ def test_files_of_flags(mistake, tmp_path):
 
 
 def test_where_a_config_may_come_from(mistake, tmp_path):
-    assert "--config is missing" in mistake() and "a run that is there by --workdir" in mistake()
+    assert "--config is missing" in mistake() and "an existing run by --workdir" in mistake()
     assert "Unknown config key" in mistake(DIGITS, "--config.lr=3") and "config.lr" not in main.GIVEN
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"seed": 0, "lr": 3}')
@@ -140,4 +140,4 @@ def test_home_folders_in_paths(mistake, monkeypatch, tmp_path):
         f"--{name}=~/{name}" for name in ("workdir", "out", "image", "from_pretrained", "init_from"))])
     for name in ("config", "workdir", "out", "image", "mask", "from_pretrained", "init_from"):
         assert flags.FLAGS[name].value.startswith(f"{tmp_path}/"), name
-    assert "not known here" in mistake("--config=~nobody-of-that-name/c.py")
+    assert "an unknown user" in mistake("--config=~nobody-of-that-name/c.py")

@@ -1,15 +1,15 @@
-"""Checkpoints: the training state, the place in the data and the clock, on Orbax.
+"""Saves and restores checkpoints with Orbax: the training state, the place in the data and the clock.
 
     folder/12000/           a finished checkpoint, named by its step; Orbax renames it to this when all is written
         state/              the arrays, as Orbax lays them out (OCDBT, Zarr 3), each process writing its own shards
         progress/           JSON: {"clock": ..., "data": the state of the data iterator}
-        score.json          the number it is compared with others by, or null
+        score.json          the number for comparing checkpoints, or null
         SHA256SUMS          digests of the files above, for `sha256sum -c`; written last
 
-Orbax does not notice a flipped bit in an array: it restores other numbers without a word. The digests catch that.
-They are written after the commit: a checkpoint without them (the program was killed between) is whole but unverified.
+Orbax does not notice a flipped bit in an array: it silently restores wrong numbers. The digests catch this. They are
+written after the commit: a checkpoint without them (the program was killed in between) is whole but unverified.
 
-This is the only file that imports Orbax, whose v1 interface may still move.
+This is the only file that imports Orbax, whose v1 interface may still change.
 """
 import hashlib
 import json
@@ -34,12 +34,12 @@ from diffusion.io.processes import is_primary, primary_says
 
 _DIGESTS, _SCORE = "SHA256SUMS", "score.json"
 _LEFTOVERS = ("*.orbax-checkpoint-tmp*", "*.deleting")
-_SHOWN = 5  # leaves named in a message
-_SLOW = 10.0  # seconds of waiting for a disk, from which it is worth a word
+_SHOWN = 5  # leaves listed in a message
+_SLOW = 10.0  # seconds of waiting for a disk after which a message is logged
 
 
 class DataIterator(Protocol):
-    """What is needed of the data: Grain's iterators are such. The state must be JSON, the same in all processes."""
+    """The interface needed of the data, which Grain's iterators have. The state is JSON, the same in all processes."""
 
     def get_state(self) -> dict: ...
 
@@ -47,7 +47,7 @@ class DataIterator(Protocol):
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint of which files are missing or altered; `fault` says which."""
+    """A checkpoint with missing or altered files, which `fault` names."""
 
     def __init__(self, fault: str, message: str):
         super().__init__(message)
@@ -55,13 +55,13 @@ class DamagedError(CheckpointError):
 
 
 class Checkpoints:
-    """The checkpoints in one folder. All processes call alike.
+    """The checkpoints in one folder. All processes must make the same calls.
 
-    Of them stay: the newest `keep`, or all if None; those of steps that `every` divides (0: none); and the `best` of
-    lowest score. say: prints a line.
+    Keeps the newest `keep` (None: all), those at steps that `every` divides (0: none), and the `best` with the lowest
+    score. log: prints a line.
 
-    Used as a context manager, it waits at the end for what is still being written. Opening and reading change nothing
-    on the disk, so a second program may read while a run writes.
+    As a context manager, it waits at the end for unfinished writes. Opening and reading change nothing on the disk, so
+    a second program may read while a run writes.
     """
 
     def __init__(self, folder: str | Path, *, keep: int | None = 3, every: int = 0, best: int = 0,
@@ -98,11 +98,11 @@ class Checkpoints:
         return f"{there[-1]} in {self.folder}" if there else f"none in {self.folder}"
 
     def save(self, step: int, state: Any, data: DataIterator, clock: dict, score: float | None = None) -> None:
-        """Takes a snapshot and returns; it is written in the background. Waits first for the one before.
+        """Takes a snapshot, which is written in the background, and returns. First waits for the previous one.
 
         state: pytree of jax arrays, sharded or not; they may be donated at once. clock: JSON, floats return exactly.
-        A step that is already there is left as it is: a resumed run arrives at the same state again.
-        Raises CheckpointError if this or the checkpoint before cannot be written.
+        A step that already exists is not written again: a resumed run reaches the same state.
+        Raises CheckpointError if this or the previous checkpoint cannot be written.
         """
         before = self._pending and self._pending[0]
         began = time.monotonic()
@@ -116,7 +116,7 @@ class Checkpoints:
             return
         progress = {"clock": clock, "data": data.get_state()}
         try:
-            self.folder.mkdir(exist_ok=True)  # not its parents: a run folder that is gone was on a disk that is gone
+            self.folder.mkdir(exist_ok=True)  # not its parents: a missing run folder means a missing disk
             with _context():
                 response = ocp.save_checkpointables_async(self._path(step), {"state": state, "progress": progress})
         except Exception as error:
@@ -129,20 +129,20 @@ class Checkpoints:
             return
         (step, future), self._pending = self._pending, None
         error = future.exception()
-        # Until the first process has removed the old ones, too, the listings differ.
+        # The listings differ until the first process has also removed the old checkpoints.
         if primary_says(error is not None) or error is not None:
             if is_primary():
-                self._remove_leftovers()  # they would keep the disk full
+                self._remove_leftovers()  # else they would keep the disk full
             raise self._failed(step, error or RuntimeError("see the message of process 0")) from error
         if step not in self.steps():
             raise CheckpointError(f"The checkpoint of step {step} was written but is not in {self.folder}: was that "
                                   "folder moved or deleted meanwhile? Run the same command again to continue.")
 
     def restore(self, abstract_state: Any, data: DataIterator, step: int | None = None) -> tuple[Any, dict]:
-        """The state and the clock of a step (the newest if None); sets `data` to its place.
+        """The state and the clock of a step (the newest if None); moves `data` to the step's place.
 
         abstract_state: tree of jax.ShapeDtypeStruct with the shardings wanted now, on any number of devices.
-        Raises CheckpointError if the step is not there, is damaged, or does not fit.
+        Raises CheckpointError if the step is missing, damaged, or does not fit.
         """
         step = self._choose(step)
         found = self._load(step, {"state": abstract_state, "progress": None})
@@ -151,14 +151,14 @@ class Checkpoints:
         try:
             data.set_state(found["progress"]["data"])
         except (LookupError, TypeError, ValueError) as error:
-            raise self._damaged(step, f"its place in the data is none: {shown(found['progress']['data'])}") from error
+            raise self._damaged(step, f"its place in the data is wrong: {shown(found['progress']['data'])}") from error
         return found["state"], found["progress"]["clock"]
 
     def restore_newest(self, abstract_state: Any, data: DataIterator) -> tuple[Any, dict] | None:
-        """As `restore`, of the newest checkpoint that is whole; None if there is none.
+        """`restore` of the newest undamaged checkpoint; None if there is none.
 
-        A damaged one is renamed to STEP.damaged, and said: what a requeued run can do without its user. Raises
-        CheckpointError if one does not fit.
+        Renames each damaged checkpoint to STEP.damaged, with a warning, so that a requeued run needs no user. Raises
+        CheckpointError if a checkpoint does not fit.
         """
         while primary_says(bool(self.steps())):
             step = self._choose(None)
@@ -172,25 +172,25 @@ class Checkpoints:
                         raise error from failure
                 self.log(f"warning: the checkpoint {self._path(step)} cannot be used and is now called {step}.damaged: "
                          f"{error.fault}")
-                primary_says(0)  # nobody looks for the next one before it is renamed
+                primary_says(0)  # no process looks for the next one before the renaming
         return None
 
     def restore_part(self, name: str, abstract: Any, step: int | None = None) -> Any:
-        """One top-level field of the state, such as "ema", or of its parts those that `abstract` has, such as "params".
-        The others are not read into memory. Raises as `restore`."""
+        """One top-level field of the state, such as "ema", or only its parts in `abstract`, such as "params". Does not
+        read other arrays into memory. Raises the errors of `restore`."""
         return self._load(self._choose(step), {"state": {name: abstract}}, partial=True)["state"][name]
 
     def _path(self, step: int) -> Path:
         return self.folder / str(step)
 
     def _finish(self, step: int, response, score: float | None) -> None:
-        """In the background: waits for the commit, then writes the digests and removes old checkpoints."""
+        """Waits for the commit, then writes the digests and removes old checkpoints; runs in the background."""
         response.result()
         if is_primary():
             atomic_write(self._path(step) / _SCORE, json.dumps(score))
             atomic_write(self._path(step) / _DIGESTS, _digests(self._path(step)))
             for old in self._superfluous():
-                # Renamed first: a checkpoint half deleted must not look finished.
+                # Renamed first: a half-deleted checkpoint must not look finished.
                 doomed = self._path(old).rename(self.folder / f"{old}.deleting")
                 shutil.rmtree(doomed, ignore_errors=True)
 
@@ -205,11 +205,11 @@ class Checkpoints:
     def _score(self, step: int) -> float:
         try:
             return float(json.loads((self._path(step) / _SCORE).read_text()))
-        except (OSError, TypeError, ValueError):  # none, or the program was killed before it was written
+        except (OSError, TypeError, ValueError):  # no score, or the program was killed before writing it
             return math.inf
 
     def _remove_leftovers(self) -> None:
-        """Of a save that failed, too, of which another thread of Orbax may still write for a moment."""
+        """Removes unfinished folders, also of a failed save, to which a thread of Orbax may briefly still write."""
         until = time.monotonic() + 1.0
         while left := [path for pattern in _LEFTOVERS for path in self.folder.glob(pattern)]:
             for path in left:
@@ -234,11 +234,11 @@ class Checkpoints:
         what = "no checkpoint" if step is None else f"no checkpoint of step {step}"
         raise CheckpointError(f"There is {what} in {self.folder}. " + (
             f"The steps there are {listed}: name one of them, or none for the newest." if there else
-            "No other is there either: check the path, or train first."))
+            "It has no other either: check the path, or train first."))
 
     def _load(self, step: int, abstract: dict, partial: bool = False) -> dict:
         path = self._path(step)
-        # Before Orbax: on damaged files it may crash in many words, or restore wrong numbers in none.
+        # Before Orbax reads: on damaged files it may crash with long errors, or silently restore wrong numbers.
         if primary_says((fault := find_fault(path) if is_primary() else None) is not None):
             raise self._damaged(step, fault or "a file is missing or altered, see the message of process 0")
         try:
@@ -285,14 +285,14 @@ def _sha256(path: Path) -> str:
 
 
 def find_fault(path: Path) -> str | None:
-    """What is wrong with the files of a checkpoint; None if nothing, or if it has no digests."""
+    """The fault in a checkpoint's files; None if they are right, or if it has no digests."""
     try:
         for line in (path / _DIGESTS).read_text().splitlines():
             digest, _, name = line.partition("  ")
             if not (path / name).is_file():
                 return f"its file {name or line} is missing"
             if _sha256(path / name) != digest:
-                return f"its file {name} has been truncated or altered (SHA-256 is not that in {_DIGESTS})"
+                return f"its file {name} has been truncated or altered (SHA-256 differs from {_DIGESTS})"
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -301,12 +301,12 @@ def find_fault(path: Path) -> str | None:
 
 
 def _fault_of_progress(progress: Any, step: int) -> str | None:
-    """What is wrong with the clock and the place in the data; None if nothing. Digests do not tell: a checkpoint may
-    have none."""
+    """The fault in the clock or the place in the data; None if they are right. Checked also because a checkpoint may
+    have no digests."""
     if not isinstance(progress, dict) or not all(isinstance(progress.get(name), dict) for name in ("clock", "data")):
         return "its progress has no clock, or no place in the data"
     if progress["clock"].get("step", step) != step:
-        return f"its clock is that of step {shown(progress['clock']['step'])}"
+        return f"its clock is at step {shown(progress['clock']['step'])}"
     if not all(math.isfinite(x) for x in jax.tree.leaves(progress) if isinstance(x, float)):
         return "a number of its progress is not finite"
     return None
@@ -329,7 +329,7 @@ def _differences(saved: Any, wanted: Any, partial: bool) -> list[str]:
 
 
 def _silence_repeated_errors() -> None:
-    """Orbax logs each failed thread and task with its whole traceback, and raises the same error to us as well."""
+    """Drops Orbax's logs of failed threads and tasks, whole tracebacks of errors that it also raises."""
     logging.getLogger("absl").addFilter(_is_news)
     logging.getLogger("asyncio").addFilter(_is_news)
     warnings.filterwarnings("ignore", message=r"coroutine '(PyTreeHandler|Store)\.", category=RuntimeWarning)

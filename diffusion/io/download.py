@@ -1,4 +1,4 @@
-"""Downloads that resume where their content can be checked, and start again where it cannot."""
+"""Downloads that resume if a digest can check their content, and else start again."""
 import hashlib
 import http.client
 import os
@@ -19,7 +19,7 @@ def is_url(source: str) -> bool:
 
 
 def file_name(url: str) -> str:
-    """The last part of its path as a name that any file system takes; "download" where there is none."""
+    """The last part of a URL's path as a name valid on any file system; "download" if it is empty."""
     path = urllib.parse.unquote(re.split(r"[?#]", url, maxsplit=1)[0].partition("://")[2].partition("/")[2])
     name = re.sub(r"[^\w.+ -]", "_", path.rstrip("/").rpartition("/")[2], flags=re.ASCII).lstrip(".")
     return name[-100:] or "download"
@@ -28,8 +28,8 @@ def file_name(url: str) -> str:
 def fetch(url: str, folder: pathlib.Path, *, digest: str = "", timeout: float = 60.0) -> pathlib.Path:
     """The path of the file at `url`, downloaded into `folder`.
 
-    digest: what the file is known to have, as "md5:" or "sha256:" and its first hexadecimal digits or all. With it, a
-    finished file that has it is used as it is, and an interrupted download continues; without, neither. Raises
+    digest: the file's known digest, "md5:" or "sha256:" and all or the first of its hexadecimal digits. With it, a
+    finished file with this digest is reused, and an interrupted download continues; without, neither. Raises
     DataError if the server cannot be reached, the transfer breaks off, or the digest differs.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,20 +55,20 @@ def fetch(url: str, folder: pathlib.Path, *, digest: str = "", timeout: float = 
 
 
 def of_file(path: pathlib.Path, algorithm: str) -> str:
-    """Its digest, in hexadecimal digits."""
+    """The digest of a file, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _transfer(url: str, part: pathlib.Path, timeout: float) -> None:
-    """Appends to `part` what it lacks of the file at `url`, if the server can do that; else writes it anew."""
+    """Appends the missing rest of the file at `url` to `part` if the server supports that, else writes it anew."""
     start = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         response = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as e:
         if e.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
-            return  # nothing is left to send: the digest tells whether the file is whole
+            return  # nothing is left to send: the digest checks that the file is whole
         raise
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:

@@ -1,4 +1,4 @@
-"""Metric records as a PNG: each metric against the checkpoints of a run."""
+"""Plots metric records as a PNG: each metric against the checkpoints of a run."""
 import os
 from collections.abc import Sequence
 
@@ -47,7 +47,7 @@ def plot_records(records: Sequence[dict], path: str | os.PathLike) -> None:
 
 
 def label_of(record: dict) -> str:
-    """Its sampler and protocol; "" where it does not say them."""
+    """The sampler and protocol of a record; "" if it lacks them."""
     try:
         sampler, protocol = record["samples"]["sampler"], record["protocol"]
         return f"{sampler['solver']}, {sampler['steps']} steps, {protocol['images']:,} images"

@@ -1,4 +1,4 @@
-"""Small files written whole or not at all, JSON that is checked, and the causes of failures in plain words."""
+"""Writes small files whole or not at all, reads and checks JSON, and explains failures in plain words."""
 import errno
 import json
 import os
@@ -18,15 +18,15 @@ _CAUSES = _FULL | {errno.EACCES: "permission denied", errno.EPERM: "permission d
 
 
 def atomic_write(path: str | os.PathLike, content: bytes | str | Callable[[IO[bytes]], object]) -> None:
-    """Replaces the file at `path` by `content`: after a crash there is the old file or the new one, never a part.
+    """Replaces the file at `path` by `content`: after a crash either the old or the new file exists, never a part.
 
-    content: the bytes, or text (UTF-8), or a function that writes to the binary file it is given. Makes the folder if
-    needed. Raises CheckpointError if it cannot be written; then the old file is still there.
+    content: the bytes, or text (UTF-8), or a function that writes to a given binary file. Makes the folder if needed.
+    Raises CheckpointError if it cannot be written; the old file is then kept.
     """
     path = Path(path)
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, where a file is to be written. Give the name of a file.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")  # each writer its own
+        raise CheckpointError(f"{path} is a folder, not a file. Give the name of a file.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")  # one per writer
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -35,7 +35,7 @@ def atomic_write(path: str | os.PathLike, content: bytes | str | Callable[[IO[by
             else:
                 file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
             file.flush()
-            os.fsync(file.fileno())  # without it a power cut may leave the new name on an empty file
+            os.fsync(file.fileno())  # else a power cut may leave an empty file with the new name
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except OSError as error:
@@ -48,7 +48,7 @@ def atomic_write(path: str | os.PathLike, content: bytes | str | Callable[[IO[by
 
 
 def _flush_folder(folder: Path) -> None:
-    """Puts the names in it on the disk, where its file system can."""
+    """Flushes the names in a folder to the disk, if its file system can."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -59,14 +59,14 @@ def _flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-_DEEPEST = 50  # lists and objects in one another in a JSON file
+_DEEPEST = 50  # nested lists and objects in a JSON file
 _NAMES = {dict: "an object", list: "a list"}
 
 
 def read_json(path: str | os.PathLike, kind: type = dict, *, entries: type | None = None) -> Any:
     """The value of a JSON file, a dict or a list. entries: the type of the list's entries.
 
-    Raises CheckpointError if it cannot be read, or holds something else.
+    Raises CheckpointError if it cannot be read, or holds another type.
     """
     try:
         return json_value(Path(path).read_text(encoding="utf-8"), kind, entries)
@@ -76,7 +76,7 @@ def read_json(path: str | os.PathLike, kind: type = dict, *, entries: type | Non
 
 
 def json_value(text: str | bytes, kind: type = dict, entries: type | None = None) -> Any:
-    """As `read_json`, of a text. Raises ValueError."""
+    """The value of a JSON text, a dict or a list, checked as in `read_json`. Raises ValueError."""
     try:
         value = json.loads(text)
         level = [value]
@@ -88,14 +88,14 @@ def json_value(text: str | bytes, kind: type = dict, entries: type | None = None
     except RecursionError:
         raise ValueError(f"it is nested more than {_DEEPEST} deep") from None
     if not isinstance(value, kind):
-        raise ValueError(f"it holds {shown(value)}, where {_NAMES[kind]} is needed")
+        raise ValueError(f"it holds {shown(value)}, but {_NAMES[kind]} is needed")
     if entries and (strange := [entry for entry in value if not isinstance(entry, entries)]):
-        raise ValueError(f"its list has the entry {shown(strange[0])}, where {_NAMES[entries]} is needed")
+        raise ValueError(f"its list has the entry {shown(strange[0])}, but {_NAMES[entries]} is needed")
     return value
 
 
 def check_can_be_written(path: str | os.PathLike) -> None:
-    """For before the work: raises ConfigError for the path of a file that is a folder, or that no folder can hold."""
+    """Raises ConfigError, before the work, if the path of a file is a folder or cannot be created."""
     path = Path(path)
     nearest = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir() or not nearest.is_dir() or not os.access(nearest, os.W_OK):
@@ -104,30 +104,30 @@ def check_can_be_written(path: str | os.PathLike) -> None:
 
 
 def cannot_write(path: str | os.PathLike, error: BaseException) -> str:
-    """The message for a file or folder that could not be written: what, why, and what to do."""
+    """The message for a file or folder that could not be written: its path, the cause, and the remedy."""
     return f"{path} could not be written: {cause(error)}. {remedy(error)}"
 
 
 def remedy(error: BaseException) -> str:
-    """What the user can do about a failed write."""
+    """The user's remedy for a failed write."""
     if _errno(root(error)) in _FULL:
         return "Free some space, then run the same command again."
     return "Check the folder and its permissions, then run the same command again."
 
 
 def cause(error: BaseException) -> str:
-    """The innermost cause of an error in one short line; the usual failures of a disk in plain words."""
+    """The innermost cause of an error in one short line; common disk failures in plain words."""
     error = root(error)
     # TensorStore appends a page of JSON to its messages.
     text = re.split(r"\s*\[tensorstore_spec|\s*\[os_error_code|\n", str(error), maxsplit=1)[0].strip()
-    text = re.sub(r"^[A-Z]+_[A-Z_]+: ", "", text)  # and begins them with its code
+    text = re.sub(r"^[A-Z]+_[A-Z_]+: ", "", text)  # and begins them with an error code
     text = (text if len(text) <= 300 else text[:297] + "...").rstrip(".") or type(error).__name__
     plain = _CAUSES.get(_errno(error))
     return f"{plain} ({text})" if plain else text
 
 
 def root(error: BaseException) -> BaseException:
-    """The error behind a chain of them: the first of the system's if there is one, else the one that began it."""
+    """The error behind a chain of errors: the first system error if there is one, else the original error."""
     chain = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
         chain.append(inner)

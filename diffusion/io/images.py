@@ -1,4 +1,4 @@
-"""Images to bytes, to grids, and to files."""
+"""Converts images to bytes, grids and files."""
 import itertools
 import math
 import os
@@ -15,9 +15,9 @@ from diffusion.errors import CheckpointError, ConfigError, DivergedError
 from diffusion.io.files import atomic_write, cannot_write, check_can_be_written
 from diffusion.typing import Array
 
-GRID_IMAGES = 100  # at most so many of a set of samples are shown in its grid.png
+GRID_IMAGES = 100  # at most this many samples of a set are shown in its grid.png
 _MARGIN_GREY = 225
-_LARGEST = 2048    # pixels; a grid that would be larger is enlarged less
+_LARGEST = 2048    # pixels; a larger grid is enlarged less
 
 
 def to_uint8(x: Array) -> np.ndarray:
@@ -28,7 +28,7 @@ def to_uint8(x: Array) -> np.ndarray:
     x = np.asarray(x, np.float32)
     if np.isnan(x).any():
         bad = int(np.isnan(x.reshape(len(x), -1)).any(axis=1).sum()) if x.ndim else 1
-        raise DivergedError(f"{bad} of {len(x) if x.ndim else 1} sampled images have NaN in them. Sample with "
+        raise DivergedError(f"{bad} of {len(x) if x.ndim else 1} sampled images contain NaN. Sample with "
                             "config.network.dtype=float32 or with an earlier checkpoint (--checkpoint=STEP).")
     return np.rint((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)
 
@@ -37,7 +37,7 @@ def grid(images: np.ndarray, *, columns: int | None = None, margin: int = 4, min
     """One picture of all images, row by row, with a light margin around each tile.
 
     images: uint8 [N, H, W, C], shown by `visible`. Returns uint8 [h, w, 3]. Images smaller than min_tile pixels are
-    enlarged by a whole factor, each pixel to a square, less so where the grid would exceed 2048 pixels. columns: nearly
+    enlarged by a whole factor, each pixel to a square, or by less if the grid would exceed 2048 pixels. columns: nearly
     square if None.
     """
     images = np.asarray(images)
@@ -59,8 +59,8 @@ def grid(images: np.ndarray, *, columns: int | None = None, margin: int = 4, min
 
 
 def visible(images: np.ndarray) -> np.ndarray:
-    """uint8 [..., H, W, C] -> [..., H, W, 1 or 3] that a person can look at: four channels are RGBA, in front of white;
-    of any other number but one and three each is shown in grey, [..., H, C W, 1] from left to right."""
+    """uint8 [..., H, W, C] -> viewable [..., H, W, 1 or 3]: four channels are RGBA, put on white; other numbers but
+    one and three become grey images of the channels from left to right, [..., H, C W, 1]."""
     channels = images.shape[-1]
     if channels == 4:
         alpha = images[..., 3:] / 255
@@ -71,13 +71,13 @@ def visible(images: np.ndarray) -> np.ndarray:
 
 
 def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Writes uint8 [H, W] or [H, W, C] as `picture`, whole or not at all. Raises CheckpointError if it cannot."""
+    """Writes `picture` of uint8 [H, W] or [H, W, C], whole or not at all. Raises CheckpointError if it cannot."""
     atomic_write(path, lambda file: picture(image).save(file, "PNG"))
 
 
 def check_samples_folder(folder: str | os.PathLike) -> None:
-    """Raises ConfigError if the folder holds samples already (two sets must not be mixed, nor the first one lost), or
-    cannot be one."""
+    """Raises ConfigError if the folder already holds samples (two sets must not be mixed, nor the first one lost), or
+    cannot be a folder."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; samples need a folder. Give another --out.")
@@ -93,10 +93,10 @@ def save_samples(folder: str | os.PathLike, images: np.ndarray | Iterable[np.nda
                  count: int | None = None) -> None:
     """Writes image i as `{first_index + i:06d}.png`, the first 100 as grid.png, then all as samples.npz.
 
-    images: uint8 [N, H, W, C], or batches [b, H, W, C] of them, `count` images in all, each batch written as it comes
-    and not kept. samples.npz holds `arr_0`, uint8 [N, H, W, C], as the field's evaluators read it, and is the sign that
-    the set is whole. A folder with samples in it is refused, by `check_samples_folder`, before the first batch is asked
-    for. CheckpointError: the disk is full.
+    images: uint8 [N, H, W, C], or batches [b, H, W, C], `count` images in all, each batch written as it comes and not
+    kept. samples.npz holds `arr_0`, uint8 [N, H, W, C], as the field's evaluators read it, and marks the set as whole.
+    `check_samples_folder` refuses a folder with samples before the first batch is drawn. Raises CheckpointError if the
+    disk is full.
     """
     folder = Path(folder)
     check_samples_folder(folder)
@@ -119,14 +119,14 @@ def save_samples(folder: str | os.PathLike, images: np.ndarray | Iterable[np.nda
                 shown.extend(batch[:GRID_IMAGES - len(shown)])
                 array.write(np.ascontiguousarray(batch).tobytes())
         if (written := next(index) - first_index) != count:
-            raise ValueError(f"{written} images came, where {count} were announced")
+            raise ValueError(f"{written} images came, but {count} were announced")
         save_png(folder / "grid.png", grid(np.stack(shown)))
 
     atomic_write(folder / "samples.npz", write)
 
 
 def picture(image: np.ndarray) -> Image.Image:
-    """uint8 [H, W] or [H, W, C] -> a PIL image: grey, RGB or RGBA of 1, 3 or 4 channels; of others as `visible`."""
+    """uint8 [H, W] or [H, W, C] -> a PIL image: grey, RGB or RGBA for 1, 3 or 4 channels; otherwise by `visible`."""
     if image.ndim == 3 and image.shape[-1] not in (3, 4):
         image = visible(image)[..., 0]
     return Image.fromarray(image)

@@ -1,4 +1,4 @@
-"""The terms of a likelihood bound as PNGs."""
+"""Plots the terms of a likelihood bound as PNGs."""
 import os
 
 import matplotlib
@@ -12,8 +12,8 @@ from diffusion.io.plots import BLUE, STYLE
 
 def plot_terms(times: np.ndarray, terms: np.ndarray, rate: np.ndarray, distortion: np.ndarray,
                path: str | os.PathLike) -> None:
-    """Where a variational bound's bits go: each L_t of `times` [S], the last being the decoder's, and the rate and
-    distortion [S + 1] of the progressive code (Ho et al. 2020, Figs. 5 and 6).
+    """Plots a variational bound's terms: each L_t of `times` [S], the last from the decoder, and rate and distortion
+    [S + 1] of the progressive code (Ho et al. 2020, Figs. 5 and 6).
 
     terms [S]: bits per dimension. Raises CheckpointError if the file cannot be written.
     """

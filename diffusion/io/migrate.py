@@ -1,18 +1,18 @@
-"""Run folders of before, read as those of today."""
+"""Converts the configs of older run folders to today's keys."""
 from collections.abc import Callable, Collection, Mapping
 
-MARK = "plugins"  # a key that came when members got keys of their own: a config without it is older
-# Keys that followed another's value until they were their own.
+MARK = "plugins"  # added when members got their own keys: a config without this key is older
+# Keys that once took the value of another key.
 FOLLOWED = {"likelihood.variance": "sample.variance", "likelihood.variance_share": "sample.variance_share"}
 
 
 def config_values(values: Mapping[str, object], keys_of: Callable[[Mapping[str, object]], Mapping[str, object]],
                   known: Collection[str]) -> dict[str, object]:
-    """A run's config by dotted keys, with the keys of today.
+    """A run's config by dotted keys, converted to today's keys.
 
-    Of a config that is older than members' own keys: those of members that are not chosen are left out, and None
-    becomes the member's default. keys_of: dotted values -> the default of each key that the members they choose have;
-    known: the keys of all members.
+    In a config older than members' own keys, keys of members that are not chosen are dropped, and None becomes the
+    member's default. keys_of: dotted values -> the defaults of all keys of the members that they choose; known: the
+    keys of all members.
     """
     if MARK in values:
         return dict(values)

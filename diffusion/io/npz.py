@@ -1,4 +1,4 @@
-"""npz files that a user gives: plain arrays, whose headers are checked before their content is read."""
+"""Reads npz files from users: plain arrays, whose headers are checked before their content is read."""
 import contextlib
 import os
 import zipfile
@@ -17,7 +17,7 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 @dataclass(frozen=True)
 class Header:
-    """What an npz says of one of its arrays."""
+    """The header of an array in an npz."""
     shape: tuple[int, ...]
     dtype: np.dtype
     by_columns: bool
@@ -27,7 +27,7 @@ class Header:
 
 
 def headers(path: str | os.PathLike) -> dict[str, Header]:
-    """Of all arrays, by name. Raises DataError where it is no npz of plain arrays, or does not hold what it says."""
+    """The headers of all arrays by name. Raises DataError if the file is not an npz of plain arrays or is damaged."""
     with _opened(path) as file:
         found = {}
         for info in file.infolist():
@@ -37,7 +37,7 @@ def headers(path: str | os.PathLike) -> dict[str, Header]:
 
 
 def read_npz(path: str | os.PathLike, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays `names`, default all. Raises DataError as `headers`, and for arrays that memory does not hold."""
+    """The arrays `names`, by default all. Raises DataError as `headers` does, and for arrays larger than the memory."""
     found = headers(path)
     names = list(found) if names is None else names
     size = sum(_size(found[name]) for name in names)
@@ -51,8 +51,8 @@ def read_npz(path: str | os.PathLike, names: Sequence[str] | None = None) -> dic
 
 
 def batches(path: str | os.PathLike, name: str, rows: int) -> Iterator[np.ndarray]:
-    """The array `name`, which is not by columns, in batches of `rows` rows, one in memory at a time. Raises DataError
-    as `headers`, and where it ends early."""
+    """The array `name`, not stored by columns, in batches of `rows` rows, one in memory at a time. Raises DataError as
+    `headers` does, and if it ends early."""
     with _opened(path) as file:
         info = file.getinfo(f"{name}.npy")
         with file.open(info) as array:
@@ -76,22 +76,22 @@ def _opened(path: str | os.PathLike) -> Iterator[zipfile.ZipFile]:
 
 
 def _header(array: IO[bytes], info: zipfile.ZipInfo, path: str | os.PathLike) -> Header:
-    """Read from the start of the array, whose size in the archive it must agree with."""
+    """The header at the start of an array, which must agree with the array's size in the archive."""
     if not info.filename.endswith(".npy"):
-        raise DataError(f"{path} holds {info.filename!r}, which is no array. Write it again, with numpy.savez.")
+        raise DataError(f"{path} holds {info.filename!r}, which is not an array. Write it again, with numpy.savez.")
     shape, by_columns, dtype = _HEADERS[np.lib.format.read_magic(array)](array)
     header = Header(shape, dtype, by_columns)
     if dtype.hasobject:
         raise DataError(f"{Path(info.filename).stem} in {path} holds Python objects, as a pickle; only plain arrays "
                         "are read. Write it again, with numpy.savez, as numbers.")
     if min(shape, default=0) < 0 or array.tell() + _size(header) != info.file_size:
-        raise DataError(f"{path} is damaged: it says that {Path(info.filename).stem} is {header}, {_size(header):,} "
-                        f"bytes, and holds {info.file_size - array.tell():,}.")
+        raise DataError(f"{path} is damaged: {Path(info.filename).stem} should be {header}, {_size(header):,} "
+                        f"bytes, but has {info.file_size - array.tell():,}.")
     return header
 
 
 def _size(header: Header) -> int:
-    """In bytes; of Python's integers, which do not overflow."""
+    """The array's size in bytes, in Python's integers, which do not overflow."""
     size = header.dtype.itemsize
     for n in header.shape:
         size *= n

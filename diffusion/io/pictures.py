@@ -1,9 +1,9 @@
-"""Pictures that a user gives: files of many kinds to uint8 arrays, by the same rules for data, tasks and metrics.
+"""Reads pictures from users: files of many kinds to uint8 arrays, by the same rules for data, tasks and metrics.
 
-A picture is what a viewer shows: turned as its EXIF says, transparent parts in front of white (unless alpha is asked
-for as a fourth channel), palettes and CMYK as colours. 16 bits become 8 by x/257 (0 .. 65535 to 0 .. 255; where a
-camera uses 10 of the 16 bits it stays as dark as it is stored). Floating-point levels and 32-bit integers have no
-agreed white, and animations are not one picture: these are refused.
+A picture is read as a viewer shows it: turned by its EXIF orientation, transparent parts on white (unless alpha is
+requested as a fourth channel), palettes and CMYK as colours. 16 bits become 8 by x/257 (0 .. 65535 to 0 .. 255; a
+camera's 10 of 16 bits stay as dark as stored). Floating-point levels and 32-bit integers have no agreed white, and
+animations are not one picture: these are refused.
 """
 import os
 from collections import Counter
@@ -18,10 +18,10 @@ from diffusion.io import npz
 from diffusion.io.reading import expanded, ordinary, reading
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-# Other files that hold pictures: one among those that are read would be left out without a word.
+# Other picture files: refused next to readable ones, since they would be left out silently.
 _OTHER_ENDINGS = (".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".ppm", ".pgm", ".exr", ".npy")
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's others run programs, or are never data
-_MAX_PIXELS = 2**26  # of a picture whose size nothing else tells; Pillow itself only warns there
+_MAX_PIXELS = 2**26  # if no other limit on the size is known; Pillow itself only warns
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _WIDE = ("I;16", "I;16L", "I;16B", "I;16N")
 
@@ -29,11 +29,11 @@ _WIDE = ("I;16", "I;16L", "I;16B", "I;16N")
 def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """uint8 [N, H, W, C] of one picture, of all in a folder by name, or of `arr_0` in a .npz as `save_samples` writes.
 
-    Raises DataError if there are none, one cannot be read, or has not `shape` [H, W, C].
+    Raises DataError if there is no picture, or one cannot be read or does not have `shape` [H, W, C].
     """
     path = expanded(path)
     if path.is_dir():
-        if not (files := [file for file in listed(path) if file.stem != "grid"]):  # which `save_samples` writes too
+        if not (files := [file for file in listed(path) if file.stem != "grid"]):  # `save_samples` also writes grid.png
             raise DataError(f"There are no pictures in {path}: files that end in {', '.join(ENDINGS)}.")
         return np.concatenate([read_picture(file, shape) for file in files])
     if path.suffix == ".npz":
@@ -43,27 +43,27 @@ def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
         if header.dtype != np.uint8 or len(header.shape) != 4 or not header.shape[0]:
             raise DataError(f"{path}: arr_0 must be uint8 [N, H, W, C] with N > 0, got {header}.")
         if header.shape[1:] != shape:
-            raise DataError(f"{path} is {by(header.shape[1:])} (height x width x channels), the images of this model "
+            raise DataError(f"{path} is {by(header.shape[1:])} (height x width x channels), but the model's images "
                             f"are {by(shape)}. Crop or scale it to that.")
         return npz.read_npz(path, ["arr_0"])["arr_0"]
     return decode(path, channels=shape[-1], size=shape[:2], whose="the images of this model are")[None]
 
 
 def read_mask(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """bool [H, W, 1], where the picture is white, or transparent. Raises DataError where it has greys too."""
+    """bool [H, W, 1], true where the picture is white or transparent. Raises DataError if it also has greys."""
     levels = decode(path, channels=1)
     if levels.shape[:2] != shape[:2]:
-        raise DataError(f"The mask {path} is {by(levels.shape[:2])} (height x width), the images of this model are "
+        raise DataError(f"The mask {path} is {by(levels.shape[:2])} (height x width), but the images of this model are "
                         f"{by(shape[:2])}. Scale it without smoothing, or draw it anew.")
     if np.any((levels > 16) & (levels < 239)):
-        raise DataError(f"The mask {path} has greys in it. White is drawn anew, black is kept: use these two alone, in "
+        raise DataError(f"The mask {path} has greys in it. White is drawn anew, black is kept: use only these two, in "
                         "a PNG, since a JPEG blurs edges.")
     return levels > 127
 
 
 def listed(folder: Path, *, below: bool = False) -> list[Path]:
-    """The picture files in a folder, or `below` it at any depth, in the order of their paths. Raises DataError if there
-    are some of a kind that is not read."""
+    """The picture files in a folder, or `below` it at any depth, in the order of their paths. Raises DataError if some
+    are of an unsupported kind."""
     files = sorted(p for p in (folder.rglob("*") if below else folder.iterdir()) if not p.is_dir())
     if strange := [p for p in files if p.suffix.lower() in _OTHER_ENDINGS]:
         raise DataError(f"{strange[0]} would be left out: pictures are read from files that end in "
@@ -73,10 +73,10 @@ def listed(folder: Path, *, below: bool = False) -> list[Path]:
 
 def opened(file: str | os.PathLike | IO[bytes], where: object = None, *, size: tuple[int, int] | None = None,
            whose: str = "the others are") -> Image.Image:
-    """The decoded picture of a file, turned as its EXIF says, in its own colours.
+    """The decoded picture of a file, turned by its EXIF orientation, in its own colours.
 
-    where: how errors call it; the file by default. size: its height and width, `whose` in the error for another; that
-    is found before anything is decoded. Raises DataError for what cannot be read, is too large, or animated.
+    where: its name in errors, by default the file. size: its required height and width, checked before anything is
+    decoded, with `whose` in the error. Raises DataError for a file that is unreadable, too large, or animated.
     """
     if not hasattr(file, "read"):
         file = ordinary(file)
@@ -92,12 +92,12 @@ def opened(file: str | os.PathLike | IO[bytes], where: object = None, *, size: t
             if size is not None and sorted(size) != sorted((height, width)):
                 raise _wrong_size(where, (height, width), size, whose)
             if size is None and width * height > _MAX_PIXELS:
-                raise DataError(f"{where} says that it is {width:,} x {height:,} pixels, more than {_MAX_PIXELS:,}: it "
+                raise DataError(f"{where} claims {width:,} x {height:,} pixels, more than {_MAX_PIXELS:,}: it "
                                 "is damaged, or made to fill the memory. Crop or scale it.")
             if getattr(image, "is_animated", False) and image.format != "MPO":  # a JPEG with a preview
                 raise DataError(f"{where} is an animation of {image.n_frames} pictures. Save each as a file.")
             image.load()
-            wide = image.mode == "I" and image.format in ("PNG", "PPM")  # older Pillows' mode for 16 bits
+            wide = image.mode == "I" and image.format in ("PNG", "PPM")  # the mode of older Pillows for 16 bits
             turned = ImageOps.exif_transpose(image.convert("I;16") if wide else image)
     if size is not None and turned.size != (size[1], size[0]):
         raise _wrong_size(where, turned.size[::-1], size, whose)
@@ -109,7 +109,7 @@ def decode(file: str | os.PathLike | IO[bytes], where: object = None, *, channel
            seen: Counter | None = None) -> np.ndarray:
     """uint8 [H, W, C] of a picture file; C = 1 grey, 3 RGB, 4 with alpha.
 
-    Other arguments and errors as `opened`. seen: counts what was done that its owner may not expect.
+    Other arguments and errors as for `opened`. seen: counts conversions that the owner may not expect.
     """
     if channels not in _MODES:
         raise DataError(f"A picture has 1, 3 or 4 channels, not the {channels} of config.data.channels.")
@@ -130,8 +130,8 @@ def by(shape: tuple[int, ...]) -> str:
 
 def _eight_bits(image: Image.Image, where: object, seen: Counter) -> Image.Image:
     if image.mode in ("F", "I"):
-        raise DataError(f"{where} has {'floating-point' if image.mode == 'F' else '32-bit'} levels, and what is white "
-                        "in it is not said. Scale it to 0 .. 255 and save it as an 8-bit PNG.")
+        raise DataError(f"{where} has {'floating-point' if image.mode == 'F' else '32-bit'} levels, whose white "
+                        "is unknown. Scale it to 0 .. 255 and save it as an 8-bit PNG.")
     if image.mode not in _WIDE:
         return image
     seen["of 16 bits, which are now 8"] += 1
@@ -143,7 +143,7 @@ def _eight_bits(image: Image.Image, where: object, seen: Counter) -> Image.Image
 
 
 def _opaque(image: Image.Image, seen: Counter) -> Image.Image:
-    """In front of white, as viewers and img2dataset show it."""
+    """The picture on white, as viewers and img2dataset show it."""
     if not image.has_transparency_data:
         return image
     image = image.convert("RGBA")
@@ -154,4 +154,4 @@ def _opaque(image: Image.Image, seen: Counter) -> Image.Image:
 
 
 def _wrong_size(where: object, found: tuple[int, int], size: tuple[int, int], whose: str) -> DataError:
-    return DataError(f"{where} is {by(found)} (height x width), {whose} {by(size)}. Crop or scale it to that.")
+    return DataError(f"{where} is {by(found)} (height x width), but {whose} {by(size)}. Crop or scale it to that.")

@@ -1,4 +1,4 @@
-"""The curves of a run as PNGs."""
+"""Plots the curves of a run as PNGs."""
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,15 +15,15 @@ STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, 
           "grid.linewidth": 0.6, "axes.titlesize": 11}
 BLUE = "#1f5fa8"
 _LOG_SNR = r"log-SNR, $\log(\alpha^2/\sigma^2)$:  noise $\leftarrow$ $\rightarrow$ data"
-_LOG_FROM = 8.0  # a ratio of largest to smallest from which an axis is logarithmic
-_PEAK = 50.0     # of weights: a ratio of the largest to the median
-_SPAN = 1e8      # of weights: of the largest to the smallest that is shown
+_LOG_FROM = 8.0  # axes with at least this ratio of largest to smallest are logarithmic
+_PEAK = 50.0     # of weights: the ratio of the largest to the median
+_SPAN = 1e8      # of weights: the ratio of the largest to the smallest shown
 _PERIODS = (("first tenth", 0.0, 0.1), ("middle tenth", 0.45, 0.55), ("last tenth", 0.9, 1.0))
-_SHORT_PERIODS = (("first row", 0.0, 0.0), ("last row", 1.0, 1.0))  # of fewer than ten rows
+_SHORT_PERIODS = (("first row", 0.0, 0.0), ("last row", 1.0, 1.0))  # for fewer than ten rows
 
 
 def plot_loss(rows: Sequence[dict], path: str | os.PathLike, title: str | None = None) -> None:
-    """Loss against images seen: each row faint, their running mean strong. Draws nothing if no row has a finite loss.
+    """Plots loss against images seen: rows faint, running mean strong. Draws nothing if no row has a finite loss.
 
     rows: of metrics.jsonl, with "images" and "loss". title: the name of the file's folder if None.
     Raises CheckpointError if the file cannot be written.
@@ -51,9 +51,9 @@ def plot_loss(rows: Sequence[dict], path: str | os.PathLike, title: str | None =
 
 def plot_loss_by_noise(rows: Sequence[dict], path: str | os.PathLike, log_snr_edges: Sequence[float],
                        title: str | None = None) -> None:
-    """Mean loss in each bin of log-SNR, early and late in the run: where on the way from noise to data it is learned.
+    """Plots the mean loss in each bin of log-SNR, early and late in the run, to show which noise levels are learned.
 
-    rows: of metrics.jsonl, with "images" and "loss_by_log_snr" [K], None in a bin that no example fell in.
+    rows: of metrics.jsonl, with "images" and "loss_by_log_snr" [K], None in a bin without examples.
     log_snr_edges: [K + 1], ascending. Draws nothing if there is nothing finite; title and errors as in `plot_loss`.
     """
     edges = np.asarray(log_snr_edges, float)
@@ -87,10 +87,10 @@ def plot_loss_by_noise(rows: Sequence[dict], path: str | os.PathLike, log_snr_ed
 
 def plot_effective_weight(rows: Sequence[dict], path: str | os.PathLike, log_snr_edges: Sequence[float],
                           curve: Mapping[str, Sequence[float]] | None = None, title: str | None = None) -> None:
-    """What the run was trained for, w(lambda) p(lambda) of the squared error in eps (Kingma & Gao 2023).
+    """Plots the effective weight of a run, w(lambda) p(lambda) of the squared error in eps (Kingma & Gao 2023).
 
-    rows: of metrics.jsonl, with "images" and "effective_weight_by_log_snr" [K]: as measured by the times drawn, in the
-    mean over the last tenth of the rows. curve: dict(log_snr [N], effective_weight [N]), the formula's. log_snr_edges:
+    rows: of metrics.jsonl, with "images" and "effective_weight_by_log_snr" [K]: measured at the times drawn, averaged
+    over the last tenth of the rows. curve: dict(log_snr [N], effective_weight [N]), by the formula. log_snr_edges:
     [K + 1], ascending. Draws nothing if there is nothing finite; title and errors as in `plot_loss`.
     """
     edges, name = np.asarray(log_snr_edges, float), "effective_weight_by_log_snr"
@@ -106,8 +106,8 @@ def plot_effective_weight(rows: Sequence[dict], path: str | os.PathLike, log_snr
         return
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes(path, title, "effective weight")
-        # Weights fall by many powers of ten where they do not matter: a linear axis shows what does. Where a few noise
-        # levels have nearly all of the weight, it would show those alone.
+        # Unimportant weights fall by many powers of ten, so a linear axis shows the important ones, unless a few noise
+        # levels have nearly all of the weight: it would show only these.
         low = 0.0
         if (positive := shown[shown > 0]).size and shown.max() > _PEAK * np.median(positive):
             low = max(positive.min(), shown.max() / _SPAN) / 2
@@ -127,7 +127,7 @@ def plot_effective_weight(rows: Sequence[dict], path: str | os.PathLike, log_snr
 
 
 def _axes(path: str | os.PathLike, title: str | None, what: str):
-    # Without pyplot: no global state, and no display is looked for.
+    # Without pyplot: no global state, and no search for a display.
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -155,14 +155,14 @@ def _log(axes) -> None:
 
 
 class _PlainLog(LogFormatter):
-    """0.01, 0.02, 0.1 rather than powers of ten."""
+    """Formats ticks as 0.01, 0.02, 0.1 rather than powers of ten."""
 
     def _num_to_string(self, x, vmin, vmax):
         return f"{x:g}"
 
 
 def _running_mean(values: np.ndarray, half: int) -> np.ndarray:
-    """Mean over `half` rows to each side; over as many as there are before on both, so that the steep start stays."""
+    """Mean over `half` rows on each side; near the ends over fewer, equally on both sides, to keep the steep start."""
     sums = np.concatenate([[0], np.cumsum(values)])
     i = np.arange(len(values))
     reach = np.minimum(i, half)

@@ -1,4 +1,4 @@
-"""Which process writes, and how the others learn what it found."""
+"""Selects the process that writes, and shares its results with the others."""
 from typing import Any
 
 import jax
@@ -7,18 +7,18 @@ from jax.experimental import multihost_utils
 
 
 def is_primary() -> bool:
-    """Whether this is the process that writes what only one may write."""
+    """Whether this is the process that writes files for all."""
     return jax.process_index() == 0
 
 
 def print_once(text: str) -> None:
-    """Prints a line once, whatever the number of processes."""
+    """Prints a line once, for any number of processes."""
     if is_primary():
         print(text, flush=True)
 
 
 def primary_says(value: Any) -> Any:
-    """The number that the first process has, in all: a shared disk may show the others an older listing.
+    """The first process's number, in all processes: a shared disk may show the others an older listing.
 
     Every process must call it; with one process nothing happens.
     """

@@ -1,4 +1,4 @@
-"""Progress for a person: a bar on a terminal, plain lines elsewhere."""
+"""Shows progress to a person: a bar on a terminal, plain lines elsewhere."""
 import os
 import sys
 import time
@@ -9,18 +9,18 @@ import tqdm
 
 from diffusion.io.processes import is_primary
 
-_LINE_EVERY, _LOG_EVERY = 10.0, 1.0  # seconds between plain lines, at least: of update(), of log()
-_LONG = 60.0  # seconds from which `expect` speaks
+_LINE_EVERY, _LOG_EVERY = 10.0, 1.0  # least seconds between plain lines: from update(), from log()
+_LONG = 60.0  # seconds from which `expect` prints
 _SHOWN = {"loss": "loss {:.4g}".format,
           "images_per_second": lambda rate: f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.2g} images/s"}
 
 
 class Progress:
-    """How far, how fast, and how long still; for training and sampling alike. Only the first process prints.
+    """Progress, speed and remaining time of training or sampling. Only the first process prints.
 
-    total, initial: in `unit`s ("step", "image"), initial being done already when it begins. images_per_unit: to show
-    images a second until a row of the log brings a better measured figure. ahead: so many of the units that are done
-    may still be with the device. stream: where to (standard error).
+    total, initial: in `unit`s ("step", "image"), `initial` done before the start. images_per_unit: to show images
+    per second until a row of the log has a better measurement. ahead: the number of done units that may still run on
+    the device. stream: the output (standard error).
     """
 
     def __init__(self, total: int, *, unit: str = "step", initial: int = 0, images_per_unit: float = 1, ahead: int = 0,
@@ -33,7 +33,7 @@ class Progress:
         self._began = self._last_line = time.monotonic()
         self._timed_from = initial
         self._first = True
-        self._shown = None  # what is done by the last plain line
+        self._shown = None  # units done at the last plain line
         self._bar = None
         if not self._quiet and self._stream.isatty():
             # tqdm draws and clears the bar; the text is ours, the same as in the plain lines
@@ -53,10 +53,10 @@ class Progress:
             self._line()
 
     def update(self, n: int = 1, **info: float) -> None:
-        """`n` more units are done; info as in `log`."""
+        """Counts `n` more units as done; info as in `log`."""
         self.done += n
         self.info.update(info)
-        if self._first:  # the first one waits for the compiler: the rate is counted from its end
+        if self._first:  # the first one waits for the compiler: the rate is measured from its end
             self._first, self._began, self._timed_from = False, time.monotonic(), self.done
         if self._bar is not None:
             self._bar.set_description_str(self._text(), refresh=False)
@@ -72,16 +72,16 @@ class Progress:
         elif time.monotonic() - self._last_line >= _LOG_EVERY or self.done >= self.total:
             self._line()
         else:
-            self._shown = None  # what it would have said is due at the end
+            self._shown = None  # so that the end prints this line
 
     def expect(self, seconds: float) -> None:
-        """Says how long all will take at so many seconds a unit, before there is a better measured figure; nothing
-        where that is soon."""
+        """Prints the expected duration at `seconds` per unit, before a better measurement exists; nothing if it is
+        short."""
         left = seconds * (self.total - self.done)
         if left >= _LONG:
             each = f"{seconds:,.3g} s" if seconds >= 0.1 else f"{1000 * seconds:.3g} ms"
             self.message(f"about {duration(left)} for {self.total - self.done:,} {self.unit}s at {each} each on this "
-                         "device, samples and checkpoints apart")
+                         "device, without samples and checkpoints")
 
     def message(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
@@ -109,8 +109,8 @@ class Progress:
 
 def of_chains(count: int, *, batch: int, steps: int, stream: TextIO | None = None
               ) -> tuple[Progress, Callable[[int], None]]:
-    """The progress of `count` images, drawn `batch` at a time by chains of `steps` steps, and what hears of steps that
-    are done. One chain counts its steps; several count images, a chain's as its steps go."""
+    """The progress of `count` images, drawn `batch` at a time by chains of `steps` steps, and its callback for finished
+    steps. One chain counts its steps; several count images, in proportion to a chain's steps."""
     if count <= batch:
         progress = Progress(steps, unit="step", images_per_unit=count / steps, stream=stream)
         return progress, progress.update
@@ -127,7 +127,7 @@ def of_chains(count: int, *, batch: int, steps: int, stream: TextIO | None = Non
 
 
 def _has_width(stream: TextIO) -> bool:
-    """Some terminals of containers say that they are 0 columns wide."""
+    """Whether the terminal has a width: some terminals of containers report 0 columns."""
     try:
         return os.get_terminal_size(stream.fileno()).columns > 0
     except OSError:
@@ -135,7 +135,7 @@ def _has_width(stream: TextIO) -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 8s, 2m 13s, 3h 05m, 2d 04h."""
+    """Seconds as text for a person: 8s, 2m 13s, 3h 05m, 2d 04h."""
     s = round(seconds)
     if s < 60:
         return f"{s}s"

@@ -1,7 +1,7 @@
-"""Files from outside, read without trust.
+"""Reads untrusted files.
 
-Only ordinary files are opened (a named pipe or a device may never end), nothing is decoded that claims more memory than
-there is, and whatever a decoder raises becomes one DataError that names the file.
+Only ordinary files are opened (a named pipe or a device may never end), nothing is decoded that needs more memory than
+exists, and any error of a decoder becomes one DataError that names the file.
 """
 import contextlib
 import errno
@@ -18,25 +18,25 @@ _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR:
 
 
 def expanded(path: str | os.PathLike) -> Path:
-    """`path` with a leading ~ or ~USER replaced. Raises DataError for what cannot be used."""
+    """`path` with a leading ~ or ~USER replaced. Raises DataError for an unusable path."""
     if not os.fspath(path):
         raise DataError("The path of a file or folder is empty.")
     try:
         found = Path(path).expanduser()
         os.lstat(found)
     except RuntimeError as error:
-        raise DataError(f"{str(path)!r} names the home folder of a user who is not known here. Give the whole "
+        raise DataError(f"{str(path)!r} names the home folder of an unknown user. Give the whole "
                         "path.") from error
-    except (OSError, ValueError) as error:  # ValueError: a null byte, or what is no text
-        if getattr(error, "errno", None) not in (errno.ENOENT, errno.ENOTDIR):  # it may yet be made
+    except (OSError, ValueError) as error:  # ValueError: a null byte, or invalid text
+        if getattr(error, "errno", None) not in (errno.ENOENT, errno.ENOTDIR):  # it may still be created
             why = getattr(error, "strerror", None) or str(error).partition(":")[0]
             raise DataError(f"{str(path)[:100]!r} cannot be used as a path: {why}.") from error
     return found
 
 
 def ordinary(path: str | os.PathLike) -> Path:
-    """The path of a file that can be opened and ends, with ~ expanded; links are followed. Raises DataError for
-    anything else."""
+    """The path of an ordinary file that can be opened, with ~ expanded and links followed. Raises DataError for any
+    other path."""
     path = expanded(path)
     try:
         kind = stat.S_IFMT(os.stat(path).st_mode)
@@ -54,8 +54,8 @@ def ordinary(path: str | os.PathLike) -> Path:
 
 @contextlib.contextmanager
 def reading(problem: str, remedy: str) -> Iterator[None]:
-    """Raises DataError "PROBLEM: cause. REMEDY" for any error inside but our own: damaged files make decoders raise
-    errors of every class, MemoryError among them."""
+    """Raises DataError "PROBLEM: cause. REMEDY" for any error inside except our own: damaged files make decoders raise
+    errors of every class, including MemoryError."""
     try:
         yield
     except DiffusionError:
@@ -67,14 +67,14 @@ def reading(problem: str, remedy: str) -> Iterator[None]:
 
 
 def check_room(size: int, what: str) -> None:
-    """Raises DataError if `size` bytes are more than this process may ever have."""
+    """Raises DataError if `size` bytes are more than this process can ever have."""
     if size > (room := memory_limit()):
-        raise DataError(f"{what} would take {size / 2**30:,.3g} GiB of memory, and there are {room / 2**30:,.3g} GiB "
-                        "here: it is damaged, made to fill the memory, or for a larger machine.")
+        raise DataError(f"{what} would take {size / 2**30:,.3g} GiB of memory, but there are only {room / 2**30:,.3g} "
+                        "GiB: it is damaged, made to fill the memory, or for a larger machine.")
 
 
 def memory_limit() -> int:
-    """Bytes that this process may have: of the machine, the container (cgroup v2) and the shell (ulimit)."""
+    """The bytes that this process may have, limited by machine, container (cgroup v2) and shell (ulimit)."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     limits += [soft for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)
                if (soft := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY]

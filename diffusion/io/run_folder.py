@@ -1,9 +1,9 @@
-"""A run folder that explains itself: with what config, code and machine the run was made, and how to go on.
+"""A self-explanatory run folder: the config, code and machine of the run, and the commands to continue it.
 
     config.json         the resolved config
     environment.json    a list, one entry for each start: command, time, versions, devices, git commit
     code.diff           uncommitted changes of the code at the first start (code.2.diff at the second, ...)
-    README.md           what is what, and the commands
+    README.md           the contents, and the commands
     checkpoints/  samples/  metrics.jsonl  tensorboard/     written by the run
 """
 import contextvars
@@ -30,24 +30,24 @@ from diffusion.io.processes import is_primary, primary_says
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 _LOCK = ".lock"
-_SHOWN = 8  # keys named in a message
+_SHOWN = 8  # keys listed in a message
 _ABSENT = object()
 
-# Where one program is several: the command of the part that runs now.
+# In a program of several parts: the command of the part that runs now.
 COMMAND: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("COMMAND", default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
-    """Where the parts of a run are. `resumed`: the folder held this run already, with the config `before`, whose keys
-    are dotted; only the first process knows it."""
+    """The paths of a run. `resumed`: the folder already held this run, with the config `before` by dotted keys, which
+    only the first process knows."""
     path: Path
     resumed: bool
     before: dict | None = None
     lock: IO | None = None  # held open by the process that writes here
 
     def release(self) -> None:
-        """Lets another program write here."""
+        """Releases the lock, so that another program may write here."""
         if self.lock is not None:
             self.lock.close()
 
@@ -69,7 +69,7 @@ class RunFolder:
 
 
 def is_run(folder: str | os.PathLike) -> bool:
-    """Whether the folder holds a run: others have a config.json, too, but only ours has both files."""
+    """Whether the folder holds a run: others have a config.json, too, but only ours have both files."""
     return all((Path(folder) / name).is_file() for name in ("config.json", "environment.json"))
 
 
@@ -80,13 +80,13 @@ def read_starts(folder: str | os.PathLike) -> list[dict]:
 
 def open_run(folder: str | os.PathLike, config: dict, *, resumable_keys: Sequence[str] = (),
              adopt: Callable[[dict, str], dict] = lambda values, where: values, read_only: bool = False) -> RunFolder:
-    """Makes the run folder, or goes on in one that holds a run of the same config. Call it in all processes.
+    """Makes the run folder, or continues in one that holds a run of the same config. Call it in all processes.
 
     config: nested dicts of JSON values. resumable_keys: patterns of dotted keys, such as "train.*_every", that may
-    differ from the run's; their new values are written down. adopt: (the values of the run's config.json, the file) ->
-    nested dicts as of today, since it may be older. read_only: the run must be there, and nothing is written.
-    Raises ConfigError if the folder is another config's run or holds something else, CheckpointError if it cannot be
-    read or written. Never deletes anything. Unless read_only, no other program can open it so until this one ends.
+    differ from the run's; their new values are saved. adopt: (the values of the run's config.json, the file) -> nested
+    dicts with today's keys, since the file may be older. read_only: the run must exist, and nothing is written.
+    Raises ConfigError if the folder holds a run of another config or other files, CheckpointError if it cannot be read
+    or written. Never deletes anything. Unless read_only, it locks out other writers until this program ends.
     """
     path, before, failure, lock = Path(folder), None, None, None
     if is_primary():
@@ -95,14 +95,14 @@ def open_run(folder: str | os.PathLike, config: dict, *, resumable_keys: Sequenc
                                  resumable_keys, read_only)
         except DiffusionError as error:
             failure = error
-    # The others must not look for themselves: the first one may be writing just now.
+    # The others must not read the folder themselves: the first process may be writing.
     if primary_says(failure is not None):
         raise failure or ConfigError(f"The run folder {path} cannot be used, see the message of process 0.")
     return RunFolder(path=path, resumed=bool(primary_says(before is not None)), before=before, lock=lock)
 
 
 def _plain(values: dict) -> dict:
-    """As JSON has them."""
+    """The values as JSON represents them."""
     return json.loads(json.dumps(values))
 
 
@@ -112,7 +112,7 @@ def flat_json(values: dict) -> dict:
 
 
 def _lock(path: Path) -> IO:
-    """An open file that no other program can lock; the system frees it when this one ends, however it does."""
+    """An open file that no other program can lock; the system frees it when this program ends, in any way."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         file = open(path / _LOCK, "a+")
@@ -134,10 +134,10 @@ def _lock(path: Path) -> IO:
 
 def _open(path: Path, config: dict, read: Callable[[Path], dict], resumable_keys: Sequence[str],
           read_only: bool) -> tuple[dict | None, IO | None]:
-    """Returns the config of the run that the folder held already, if any, and its lock."""
+    """The config of the run that the folder already held, if any, and the folder's lock."""
     config_file, environment_file = path / "config.json", path / "environment.json"
     before = None
-    if is_run(path):  # the config comes last when a folder is made
+    if is_run(path):  # the config is written last in a new folder
         before = _flatten(read(config_file))
         _check_same(path, before, _flatten(config), resumable_keys)
     elif read_only:
@@ -167,7 +167,7 @@ def _open(path: Path, config: dict, read: Callable[[Path], dict], resumable_keys
 
 
 def _strangers(path: Path) -> str | None:
-    """What stands in the way of a new run; None if nothing does."""
+    """The obstacle to a new run in the folder; None if there is none."""
     if not path.exists():
         return None
     if not path.is_dir():
@@ -204,7 +204,7 @@ def _dump(value) -> str:
 
 
 def describe_environment() -> tuple[dict, str]:
-    """What a result depends on besides the config, as JSON, and the code's uncommitted changes as a diff."""
+    """The environment that a result depends on, as JSON, and the code's uncommitted changes as a diff."""
     git, diff = _git_state(Path(__file__).resolve())
     devices = jax.devices()
     return {
@@ -228,7 +228,7 @@ def _version(package: str) -> str | None:
 
 
 def command_line() -> str:
-    """The command that started this program, or this part of it, as one would type it."""
+    """The command that started this program, or this part of it, as typed in a shell."""
     if (given := COMMAND.get()) is not None:
         return shlex.join(given)
     spec = getattr(sys.modules["__main__"], "__spec__", None)
@@ -237,7 +237,7 @@ def command_line() -> str:
 
 
 def command(folder: str | os.PathLike, *flags: str, plugins: Sequence[str] = ()) -> str:
-    """A command for a run, as one types it: the run knows its config, but code of the user's is to be named again."""
+    """A command for a run, as typed in a shell: the run folder has the config, but not the user's code."""
     named = [f"--config.plugins={','.join(plugins)}"] if plugins else []
     return shlex.join(["python", "-m", "diffusion.main", f"--workdir={folder}", *named, *flags])
 
@@ -268,15 +268,15 @@ Made by
     {made_by}
 
 - `config.json`: the resolved config. `environment.json`: for each start, the command, versions, devices and git commit;
-  `code.diff` (`code.2.diff`, ...): what was not committed then.
-- `metrics.jsonl`: one JSON object a line: step, images, loss, gradient norm, images per second, loss by log-SNR, ...
+  `code.diff` (`code.2.diff`, ...): the uncommitted changes at each start.
+- `metrics.jsonl`: one JSON object per line: step, images, loss, gradient norm, images per second, loss by log-SNR, ...
 - `tensorboard/`: the same for `tensorboard --logdir=.`.
-- `samples/`: a grid of samples for each time they were drawn, from the averaged weights.
-- `checkpoints/STEP/`: state, place in the data and clock; `sha256sum -c SHA256SUMS` in one of them checks its files.
+- `samples/`: one grid of samples per drawing, from the averaged weights.
+- `checkpoints/STEP/`: state, place in the data and clock; `sha256sum -c SHA256SUMS` in such a folder checks its files.
 - `loss.png`, `loss_by_noise.png`: the curves, drawn at the end. `effective_weight.png`, `.json`: how much the squared
   error in eps counts at each noise level, w(lambda) p(lambda) (Kingma & Gao 2023).
 
-The run knows its config: these commands, from the folder where it was started, need no other flags.
+The run folder holds the config: these commands need no other flags. Run them where the run was started.
 
 Resume, after a crash or with a longer duration:
 

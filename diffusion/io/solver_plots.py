@@ -1,4 +1,4 @@
-"""Quality against network evaluations, as a PNG."""
+"""Plots sample quality against network evaluations as a PNG."""
 import os
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ PANELS = (("distance", "distance to the training data\n(Frechet, pooled pixels; 
 
 
 def plot_quality(cells: Sequence[dict], path: str | os.PathLike) -> None:
-    """One curve for each solver and guidance scale, a point for each number of steps; a panel for each measure.
+    """Plots one curve per solver and guidance scale, with a point per number of steps, in one panel per measure.
 
     cells: with "solver", "scale", "evaluations", "distance" or None, and "error". Raises CheckpointError if the file
     cannot be written.

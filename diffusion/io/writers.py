@@ -1,4 +1,4 @@
-"""Metrics as JSON lines and as TensorBoard events."""
+"""Writes metrics as JSON lines and as TensorBoard events."""
 import io
 import json
 import math
@@ -11,7 +11,7 @@ from diffusion.errors import CheckpointError, shown
 from diffusion.io.files import atomic_write, cannot_write, cause, json_value
 from diffusion.io.processes import is_primary
 
-# Values of a row that programs read.
+# The values of a row that programs read.
 NUMBERS = ("loss", "grad_norm", "learning_rate", "images", "seconds", "images_per_second")
 LISTS = ("loss_by_log_snr", "effective_weight_by_log_snr")
 
@@ -19,14 +19,14 @@ LISTS = ("loss_by_log_snr", "effective_weight_by_log_snr")
 class MetricsWriter:
     """Appends rows to a JSON-lines file and their numbers to TensorBoard. Only the first process writes.
 
-    from_step: the step at which training goes on. Rows of later steps, from before a crash, are dropped from both: the
+    from_step: the step at which training resumes. Rows of later steps, from before a crash, are dropped from both: the
     resumed run logs them again. Use as a context manager.
     """
 
     def __init__(self, path: str | os.PathLike, tensorboard_dir: str | os.PathLike, *, from_step: int = 0):
         self.path, self._tensorboard_dir = Path(path), str(tensorboard_dir)
         self._file: io.TextIOBase | None = None
-        self._events = None  # of tensorboardX
+        self._events = None  # the writer of tensorboardX
         self._purge_step: int | None = None
         self.truncate_after(from_step)
 
@@ -37,7 +37,7 @@ class MetricsWriter:
         self.close()
 
     def write(self, row: dict) -> None:
-        """Appends {"step": int, name: value, ...} as one line, on the disk's side of this program when it returns.
+        """Appends {"step": int, name: value, ...} as one line, flushed to the operating system before returning.
 
         Values: numbers, strings, None, lists and dicts of them, numpy's and JAX's too. NaN and infinity are written as
         null, since bare NaN is not JSON. TensorBoard gets the finite numbers; entry i of a list as `name/i`.
@@ -76,17 +76,17 @@ class MetricsWriter:
 
     def _open(self) -> None:
         if self._file is None:
-            import tensorboardX  # a second, and more where torch is installed: only trainings pay it
+            import tensorboardX  # takes a second, or more with torch installed, so only training imports it
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a", encoding="utf-8")
             self._events = tensorboardX.SummaryWriter(self._tensorboard_dir, purge_step=self._purge_step)
 
 
 def read_rows(path: str | os.PathLike) -> list[dict]:
-    """The rows of a metrics file, without an unfinished last line; none if there is no file.
+    """The rows of a metrics file, without an unfinished last line; empty if there is no file.
 
-    Raises CheckpointError if the file cannot be read or any other line is not a row: an object with a step and with
-    the types that `MetricsWriter` gives its values.
+    Raises CheckpointError if the file cannot be read or any other line is not a row: an object with a step and
+    with the value types of `MetricsWriter`.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")
@@ -100,35 +100,35 @@ def read_rows(path: str | os.PathLike) -> list[dict]:
             if line.strip():
                 rows.append(_checked(json_value(line)))
         except ValueError as error:
-            if number == len(lines):  # nothing ends it: the program was killed while writing
+            if number == len(lines):  # no line end: the program was killed while writing
                 return rows
             raise CheckpointError(f"Line {number} of {path} is not a row of metrics (a JSON object with a \"step\"): "
-                                  f"{error}. Mend or delete that line.") from error
+                                  f"{error}. Correct or delete that line.") from error
     return rows
 
 
 def _checked(row: dict) -> dict:
-    """The row. Raises ValueError if it is not as they are written."""
+    """The row. Raises ValueError if its types differ from those that `write` gives."""
     step = row.get("step")
     if type(step) is not int or not 0 <= step < 2**63:
         raise ValueError(f"its step is {shown(step)}")
     for name in NUMBERS:
         if not _is_number(row.get(name)):
-            raise ValueError(f"its {name} is {shown(row[name])}, and no number")
+            raise ValueError(f"its {name} is {shown(row[name])}, not a number")
     for name in LISTS:
         value = row.get(name, [])
         if not isinstance(value, list) or not all(map(_is_number, value)):
-            raise ValueError(f"its {name} is {shown(value)}, and no list of numbers")
+            raise ValueError(f"its {name} is {shown(value)}, not a list of numbers")
     return row
 
 
 def _is_number(value) -> bool:
-    """Or null, which stands for a number that is not finite, or for none."""
+    """Whether the value is a number, or null, which stands for a non-finite or missing number."""
     return value is None or isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _plain(value):
-    """The value as JSON has it."""
+    """The value as JSON represents it."""
     if isinstance(value, dict):
         return {key: _plain(v) for key, v in value.items()}
     if hasattr(value, "tolist"):

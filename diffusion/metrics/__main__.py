@@ -1,4 +1,4 @@
-"""The command `python -m diffusion.metrics`, which is the program diffusion/programs/metrics.py."""
+"""The command `python -m diffusion.metrics`, which runs the program diffusion/programs/metrics.py."""
 from diffusion import program
 
 if __name__ == "__main__":

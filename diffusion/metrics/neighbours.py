@@ -1,13 +1,13 @@
-"""What nearest neighbours among features tell: precision and recall, density and coverage, copies and duplicates."""
+"""Metrics from nearest neighbours of features: precision and recall, density and coverage, copies and duplicates."""
 from collections.abc import Iterator
 
 import numpy as np
 
-BLOCK = 2048  # rows of a matrix of distances that are there at a time
+BLOCK = 2048  # rows of a matrix of distances in memory at a time
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """(rows of a, |a_i - b_j|^2 of these rows and all of b), in float64, block by block."""
+    """(rows of a, |a_i - b_j|^2 of these rows and all rows of b), in float64, block by block."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     norm = np.sum(b**2, 1)
     for first in range(0, len(a), BLOCK):
@@ -16,10 +16,10 @@ def squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.
 
 
 def radii(x: np.ndarray, k: int) -> np.ndarray:
-    """The squared distance of each row to its k-th nearest other one: [N]."""
+    """The squared distance of each row to its k-th nearest other row: [N]."""
     out = np.empty(len(x))
     for rows, d in squared_distances(x, x):
-        d[np.arange(len(d)), np.arange(rows.start, rows.stop)] = -1.0  # itself comes first
+        d[np.arange(len(d)), np.arange(rows.start, rows.stop)] = -1.0  # the row itself comes first
         out[rows] = np.partition(d, k, axis=1)[:, k]
     return out
 
@@ -40,16 +40,16 @@ def manifolds(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5
 
 
 def nearest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The distance of each row of a to the nearest of b: [N]."""
+    """The distance of each row of a to the nearest row of b: [N]."""
     return np.concatenate([np.sqrt(d.min(1)) for _, d in squared_distances(a, b)])
 
 
 def memorisation(fake: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> dict[str, float]:
-    """Whether samples lie nearer to training images than to held-out ones, of which as many are taken of each.
+    """Measures whether samples lie nearer to training images than to held-out images, with equally many of both.
 
-    closer_to_train: the share of samples that do; 0.5 without memorisation (Meehan et al. 2020, "A Non-Parametric Test
-    to Detect Data-Copying", Section 3). distance_ratio: the median of nearest distance to train / to held-out; 1
-    without.
+    closer_to_train: the share of samples nearer to training images; 0.5 without memorisation (Meehan et al. 2020, "A
+    Non-Parametric Test to Detect Data-Copying", Section 3). distance_ratio: the median of nearest distance to train /
+    to held-out; 1 without memorisation.
     """
     n = min(len(train), len(held_out))
     to_train, to_held_out = nearest(fake, train[:n]), nearest(fake, held_out[:n])
@@ -58,7 +58,7 @@ def memorisation(fake: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> d
 
 
 def duplicates(fake: np.ndarray, real: np.ndarray) -> float:
-    """The share of samples whose nearest other sample is nearer than that of all but 1 % of as many real images: 0.01
-    where the model repeats itself no more than the data do."""
+    """The share of samples whose nearest other sample is closer than the 1 % quantile of this distance among as many
+    real images: 0.01 if the model repeats itself no more than the data do."""
     n = min(len(fake), len(real))
     return float((radii(fake[:n], 1) < np.quantile(radii(real[:n], 1), 0.01)).mean())

@@ -1,4 +1,4 @@
-"""The metric record: a number together with all that it depends on, and which numbers may be compared."""
+"""The metric record: a number with everything that it depends on, and the check that two numbers are comparable."""
 import importlib.metadata
 import json
 import platform
@@ -25,13 +25,13 @@ def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def read_record(path: Path) -> dict:
-    """The record in a JSON file. Raises DataError where it is none."""
+    """The record in a JSON file. Raises DataError if it is not a record."""
     path = ordinary(path)
     with reading(f"{path} is not a metric record", "Write one by --mode=evaluate, or python -m diffusion.metrics "
                  "--json."):
         found = {"samples": {}} | json.loads(path.read_text())
         for row in found["metrics"].values():
-            format(row["value"], "g"), format(row.get("error", 0.0), "g")  # as they are shown
+            format(row["value"], "g"), format(row.get("error", 0.0), "g")  # the same formatting as for display
         for name in ("protocol", "samples"):
             if not isinstance(found[name], dict):
                 raise ValueError(f"its {name} is {shown(found[name])}")
@@ -40,14 +40,14 @@ def read_record(path: Path) -> dict:
 
 
 def differences(a: dict, b: dict) -> dict[str, tuple]:
-    """Where the protocols of two records differ: key -> (of a, of b). What is sampled may differ, how it is measured
-    not."""
+    """The differences between the protocols of two records: key -> (a's, b's). The sampling may differ, but not the
+    measurement."""
     a, b = flat(a["protocol"]), flat(b["protocol"])
     return {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)}
 
 
 def check_same_protocol(a: dict, b: dict) -> None:
-    """Raises ConfigError that lists where they differ."""
+    """Raises ConfigError that lists the differences between two protocols."""
     if found := differences(a, b):
         raise ConfigError("These two were not measured alike, so their numbers do not compare: " + "; ".join(
             f"{key} is {x} and {y}" for key, (x, y) in found.items()) + ". --force shows them side by side all the "
@@ -55,7 +55,7 @@ def check_same_protocol(a: dict, b: dict) -> None:
 
 
 def side_by_side(a: dict, b: dict) -> str:
-    """The metrics that both have, in lines."""
+    """The metrics that both records have, one per line."""
     rows = [f"{'':<28}{'first':>14}{'second':>14}"]
     for name in [name for name in a["metrics"] if name in b["metrics"]]:
         x, y = a["metrics"][name], b["metrics"][name]

@@ -1,4 +1,4 @@
-"""What samples are compared with: what was collected of a set of images, kept in an npz, or published statistics."""
+"""The reference for metrics of samples: statistics collected from a set of images, or published, in an npz."""
 import hashlib
 import json
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Reference:
     statistics: Statistics
     spatial: Statistics | None = None
     kept: np.ndarray | None = None      # float32 [K, D]
-    count: int | None = None            # None: published statistics do not say
+    count: int | None = None            # None: unknown for published statistics
     digest: str = ""                    # SHA-256 of the images, or of the published file
     shape: tuple[int, ...] | None = None
 
@@ -30,7 +30,7 @@ class Reference:
                    digest=found.digest, shape=found.shape)
 
     def write(self, file: IO[bytes], extractor: Extractor) -> None:
-        """An npz with mu and sigma, as others read them, and the rest."""
+        """Writes an npz with mu and sigma, as other programs read them, and the other fields."""
         about = {"extractor": extractor.name, "weights": extractor.weights, "resize": extractor.resize,
                  "count": self.count, "digest": self.digest, "shape": self.shape}
         spatial = {} if self.spatial is None else {"spatial_mu": self.spatial.mean,
@@ -40,16 +40,16 @@ class Reference:
 
     @classmethod
     def from_file(cls, path: Path, extractor: Extractor) -> "Reference":
-        """Of `write`, or mu and sigma as NVlabs/edm, pytorch-fid and the TTUR authors publish them. Raises DataError
-        where it is neither; ConfigError where it is of another extractor."""
+        """Reads a file of `write`, or mu and sigma as NVlabs/edm, pytorch-fid and the TTUR authors publish them. Raises
+        DataError for any other file; ConfigError for another extractor."""
         arrays = npz.read_npz(path)
         if "mu" not in arrays or "sigma" not in arrays:
             raise DataError(f"{path} has no mu and sigma. It has: {', '.join(arrays)}.")
-        with reading(f"mu and sigma in {path} are no numbers", "Get it again."):
+        with reading(f"mu and sigma in {path} are not numbers", "Get it again."):
             mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
         dimension = extractor.dimension
         if mean.shape != (dimension,) or covariance.shape != (dimension, dimension):
-            raise ConfigError(f"{path} has statistics of {mean.shape[0] if mean.ndim else 0} features, and "
+            raise ConfigError(f"{path} has statistics of {mean.shape[0] if mean.ndim else 0} features, but "
                               f"{extractor.name} has {dimension}: they are of another extractor.")
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all() and (np.diag(covariance) >= 0).all()):
             raise DataError(f"sigma in {path} is no covariance, or it or mu is not finite: the file is damaged, or of "
@@ -58,7 +58,7 @@ class Reference:
             with open(path, "rb") as file:
                 return cls(statistics=Statistics(mean, covariance),
                            digest=hashlib.file_digest(file, "sha256").hexdigest())
-        with reading(f"{path} is no reference that --save_reference or an evaluation wrote", "Make it again."):
+        with reading(f"{path} is not a reference that --save_reference or an evaluation wrote", "Make it again."):
             about = json.loads(str(arrays["about"]))
             for name, ours in (("extractor", extractor.name), ("weights", extractor.weights),
                                ("resize", extractor.resize)):

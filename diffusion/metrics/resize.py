@@ -1,7 +1,7 @@
-"""Resizing as the published evaluators do it: the choice changes FID by more than many papers' improvements (Parmar et
-al. 2022, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation").
+"""Resizes images like the published evaluators: the choice changes FID by more than many papers' improvements (Parmar
+et al. 2022, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation").
 
-Each is linear and separable: a matrix for the rows and one for the columns.
+Each method is linear and separable: a matrix for the rows and one for the columns.
 """
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from diffusion.typing import Array
 
 
 def tensorflow(size: int, new: int) -> np.ndarray:
-    """[new, size]: bilinear as TensorFlow 1's graph of Inception has it: between the pixels' corners, not their
+    """[new, size]: bilinear as in TensorFlow 1's graph of Inception: between the pixels' corners, not their
     centres, and without a low-pass filter. The last places repeat the last pixel."""
     at = np.arange(new, dtype=np.float32) * np.float32(size / new)
     low = at.astype(int)
@@ -24,8 +24,8 @@ def tensorflow(size: int, new: int) -> np.ndarray:
 
 
 def bilinear(size: int, new: int) -> np.ndarray:
-    """[new, size]: bilinear between the pixels' centres, without a low-pass filter, as pytorch-fid does it, with the
-    places in float32 as PyTorch has them."""
+    """[new, size]: bilinear between the pixels' centres, without a low-pass filter, as in pytorch-fid, with the
+    places in float32 as in PyTorch."""
     half = np.float32(0.5)
     at = np.maximum(np.float32(size / new) * (np.arange(new, dtype=np.float32) + half) - half, 0)
     low = np.minimum(at.astype(int), size - 1)
@@ -36,7 +36,7 @@ def bilinear(size: int, new: int) -> np.ndarray:
 
 
 def bicubic(size: int, new: int) -> np.ndarray:
-    """[new, size]: Keys's cubic (a = -1/2), stretched to a low-pass filter where it shrinks; as Pillow, clean-fid."""
+    """[new, size]: Keys's cubic (a = -1/2), stretched to a low-pass filter when shrinking; as Pillow, clean-fid."""
     scale = max(size / new, 1.0)
     x = np.abs((np.arange(size) + 0.5 - (np.arange(new)[:, None] + 0.5) * size / new) / scale)
     matrix = np.where(x < 1, (1.5 * x - 2.5) * x**2 + 1, np.where(x < 2, ((-0.5 * x + 2.5) * x - 4) * x + 2, 0.0))

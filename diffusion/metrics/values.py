@@ -1,4 +1,4 @@
-"""The numbers that follow from what was collected of two sets of images, each with its error and how that was found."""
+"""Computes the metrics from the statistics of two sets of images, each with its error and the error's method."""
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 
@@ -13,8 +13,8 @@ from diffusion.metrics.reference import Reference
 
 NAMES = ("fd", "sfd", "is", "kid", "prdc", "duplicates", "memorisation")
 MINIMUM = 2 * GROUPS  # images: two in each part
-MINIMUM_KEPT = 6      # features: the fifth nearest other one is asked for
-KERNEL_ROWS = 1000    # of a subset, as KID is usually taken
+MINIMUM_KEPT = 6      # features: the fifth nearest other one is needed
+KERNEL_ROWS = 1000    # of a subset, the usual number for KID
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Value:
     value: float
     error: float | None = None
     error_is: str = ""
-    images: int              # of each set that it was taken of
+    images: int              # of each set
     extrapolated: float | None = None  # to infinitely many images
 
 
@@ -30,20 +30,20 @@ def check_names(names: Sequence[str]) -> None:
     if unknown := [name for name in names if name not in NAMES]:
         raise ConfigError(f"There is no metric {unknown[0]!r}. Choose of: {', '.join(NAMES)}.")
     if not names:
-        raise ConfigError(f"No metric was asked for. Choose of: {', '.join(NAMES)}.")
+        raise ConfigError(f"No metric was given. Choose of: {', '.join(NAMES)}.")
 
 
 def lacking(names: Sequence[str], outputs: Collection[str], *, spatial: bool, kept: bool, held_out: bool
             ) -> dict[str, str]:
-    """Of the metrics `names` those that cannot be had, and what they need.
+    """The metrics of `names` that cannot be computed, each with its missing requirement.
 
-    outputs: of the extractor. spatial, kept: whether such features are there of the reference, which published
-    statistics lack. held_out: whether there are images that were not trained on.
+    outputs: of the extractor. spatial, kept: whether the reference has such features, which published statistics lack.
+    held_out: whether images outside the training set were given.
     """
-    image_features = "" if kept else "the reference's images, of which statistics alone were given"
-    needs = {"sfd": "spatial features, which this extractor has not" if "spatial" not in outputs else
+    image_features = "" if kept else "the reference's images, but only their statistics were given"
+    needs = {"sfd": "spatial features, which this extractor does not have" if "spatial" not in outputs else
                     "" if spatial else "spatial features of the reference, which its statistics do not have",
-             "is": "" if "logits" in outputs else "class probabilities, which this extractor has not",
+             "is": "" if "logits" in outputs else "class probabilities, which this extractor does not have",
              "kid": image_features, "prdc": image_features, "duplicates": image_features,
              "memorisation": image_features or ("" if held_out else "images that were not trained on: --held_out, or "
                                                 "config.evaluate.held_out")}
@@ -51,7 +51,7 @@ def lacking(names: Sequence[str], outputs: Collection[str], *, spatial: bool, ke
 
 
 def check_possible(lacks: dict[str, str]) -> None:
-    """Raises ConfigError if a metric that was asked for cannot be had: `lacking`."""
+    """Raises ConfigError if a requested metric cannot be computed (`lacking`)."""
     if lacks:
         raise ConfigError("; ".join(f"The metric {name!r} needs {need}" for name, need in lacks.items())
                           + ". Leave it out of the metrics (--metrics, or config.evaluate.metrics).")
@@ -69,8 +69,8 @@ def check_counts(generated: int, reference: int | None, keep: int, dimension: in
 
 def metric_values(names: Sequence[str], called: Callable[[str], str], fake: Collected, reference: Reference,
            held_out: np.ndarray | None = None) -> dict[str, Value]:
-    """The metrics `names`, of NAMES. called: `Extractor.called`. held_out: features [K, D] of images that were not
-    trained on. Raises ConfigError for a metric that the sets do not allow, DataError for too few images."""
+    """The metrics `names`, of NAMES. called: `Extractor.called`. held_out: features [K, D] of images outside the
+    training set. Raises ConfigError for a metric that the sets do not allow, DataError for too few images."""
     check_names(names)
     check_possible(lacking(names, ("pool", *["spatial"] * bool(fake.spatial), *["logits"] * bool(fake.score)),
                            spatial=bool(reference.spatial), kept=reference.kept is not None,
@@ -95,7 +95,7 @@ def metric_values(names: Sequence[str], called: Callable[[str], str], fake: Coll
             found[called("kd")] = Value(value=mean, error=error, images=n,
                                         error_is=f"standard error over 100 subsets of {size:,}")
         if "prdc" in names:
-            for name, value in manifolds(b, a).items():  # density is a mean of counts, and no share
+            for name, value in manifolds(b, a).items():  # density is a mean of counts, not a share
                 error = None if name == "density" else float(np.sqrt(value * (1 - value) / n))
                 found[name] = Value(value=value, error=error, error_is="binomial" if error is not None else "",
                                     images=n)
@@ -110,8 +110,8 @@ def metric_values(names: Sequence[str], called: Callable[[str], str], fake: Coll
 
 
 def distance(fake: Collected, reference: Statistics) -> Value:
-    """The Frechet distance, its standard error by the jackknife over the parts of the samples, and its limit for many
-    samples by a line in 1/n through nested parts of them (Chong & Forsyth 2020, "Effectively Unbiased FID")."""
+    """The Frechet distance, its standard error by the jackknife over parts of the samples, and its limit for many
+    samples by a line in 1/n through nested parts (Chong & Forsyth 2020, "Effectively Unbiased FID")."""
     total, groups = fake.sums, fake.groups
     found = total.statistics()
     span = span_of(found.covariance, fake.count)
@@ -128,9 +128,9 @@ def distance(fake: Collected, reference: Statistics) -> Value:
 
 
 def rank_notes(generated: int, reference: int | None, dimension: int) -> list[str]:
-    """What is legal and known to be poor."""
+    """Notes on ranks that are allowed but known to give poor estimates."""
     return [f"{count:,} {name} images give a covariance of rank {count - 1:,} of {dimension:,}: the Frechet distance "
-            "is mostly their number. Papers take 50,000."
+            "depends mostly on their number. Papers take 50,000."
             for name, count in (("generated", generated), ("reference", reference)) if count and count <= dimension]
 
 
@@ -139,7 +139,7 @@ def as_json(found: dict[str, Value]) -> dict[str, dict]:
 
 
 def lines(found: dict[str, dict]) -> str:
-    """name: value +/- error, one a line."""
+    """The metrics as lines "name: value +/- error"."""
     return "\n".join(f"{name}: {row['value']:.6g}" + (f" +/- {row['error']:.2g}" if "error" in row else "")
                      + (f" (n -> infinity: {row['extrapolated']:.6g})" if "extrapolated" in row else "")
                      for name, row in found.items())

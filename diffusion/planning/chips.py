@@ -1,4 +1,4 @@
-"""What accelerators can do at most, as their makers state it, and the topologies of TPUs."""
+"""Peak rates of accelerators, as stated by their makers, and the topologies of TPUs."""
 import importlib.util
 import re
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ from diffusion.errors import ConfigError
 
 @dataclass(frozen=True)
 class Chip:
-    """Of one device as JAX counts them."""
+    """The peak rates of one device, as JAX counts devices."""
     name: str
-    flops: float      # a second, bfloat16 matrix products
+    flops: float      # per second, bfloat16 matrix products
     memory: float     # bytes
-    bandwidth: float  # bytes a second, of that memory
-    link: float       # bytes a second, one way, of one link to a neighbour
+    bandwidth: float  # bytes per second, of this memory
+    link: float       # bytes per second, one way, of one link to a neighbour
     source: str
 
 
 _CLOUD = "docs.cloud.google.com/tpu/docs/"
-# Two of a chip's links are along one axis of the torus, one each way. Of a v4 chip, topologies list the two cores.
+# Two of a chip's links lie along one axis of the torus, one each way. Topologies list both cores of a v4 chip.
 CHIPS = {
     "v4": Chip("TPU v4 core", 275e12 / 2, 32e9 / 2, 1228e9 / 2, 50e9 / 2, _CLOUD + "v4"),
     "v5e": Chip("TPU v5e", 197e12, 16e9, 819e9, 50e9, _CLOUD + "v5e"),
@@ -32,13 +32,13 @@ FORMS = {"v4": "v4:2x2x2, v4:2x2x4, v4:4x4x4 ...", "v5e": "v5e:2x2, v5e:2x4, v5e
 
 
 def chip_of(kind: str) -> Chip | None:
-    """The chip of a device_kind; None for one that is not in the table, such as a CPU."""
+    """The chip of a device_kind; None if the table lacks it, as for a CPU."""
     return CHIPS.get(KINDS.get(kind))
 
 
 def devices_of(topology: str):
-    """The devices of a TPU slice that need not be there, to compile for. Raises ConfigError for what is not one."""
-    known = "; ".join(FORMS.values()) + "; or local, the devices at hand"
+    """The devices of a TPU slice to compile for, which need not exist. Raises ConfigError for an unknown topology."""
+    known = "; ".join(FORMS.values()) + "; or local, this machine's devices"
     name, _, size = topology.partition(":")
     if name not in CHIPS or not re.fullmatch(r"\d+x\d+(x\d+)?", size):
         raise ConfigError(f"--topology={topology} is not known. It can be one of: {known}.")

@@ -1,4 +1,4 @@
-"""The collectives of a compiled program, read from its HLO text."""
+"""Reads the collectives of a compiled program from its HLO text."""
 import math
 import re
 from collections import defaultdict
@@ -15,21 +15,21 @@ _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|branch_computations|ca
 
 class Collective(NamedTuple):
     kind: str      # one of KINDS
-    bytes: float   # of the whole array on one device: all that is reduced, or that is there after a gather
-    devices: int   # that take part together
-    times: int     # in one run of the program
+    bytes: float   # of the whole array on one device: the reduced array, or the result of a gather
+    devices: int   # that take part in one collective
+    times: int     # executions in one run of the program
 
     @property
     def moved(self) -> float:
-        """Bytes that one device sends, each time, by the ring algorithms (Thakur et al. 2005, Section 4)."""
+        """Bytes that one device sends each time by the ring algorithms (Thakur et al. 2005, Section 4)."""
         share = (self.devices - 1) / self.devices if self.devices else 1.0
         return self.bytes * {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
 
 
 def collectives(hlo: str) -> list[Collective]:
-    """Of the text of a compiled program, `compiled.as_text()`; those of one device.
+    """The collectives of one device in the text of a compiled program, `compiled.as_text()`.
 
-    What is in a loop counts as often as the loop runs where XLA knows it ("known_trip_count"), else once.
+    A collective in a loop counts once per iteration if XLA knows the number ("known_trip_count"), else once.
     """
     found, callers, entry, here = defaultdict(list), defaultdict(list), None, None
     for line in hlo.splitlines():
@@ -59,7 +59,7 @@ def _sizes(kind: str, operation: str, shape: str, rest: str) -> tuple[float, int
     if operation in ("all-gather-start", "collective-permute-start"):  # (operands, results, flags)
         arrays = arrays[len(arrays) // 2:] if kind == "all-gather" else arrays[1:2]
     devices = _group(rest)
-    # The result of a reduce-scatter is a part of what is reduced.
+    # The result of a reduce-scatter is a part of the reduced array.
     return sum(arrays) * (devices if kind == "reduce-scatter" else 1), devices
 
 
@@ -74,7 +74,7 @@ def _bytes(kind: str, dimensions: str) -> float:
 def _group(rest: str) -> int:
     if match := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):  # [groups, devices]<=[all]
         return int(match[1])
-    if match := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", rest):  # the mesh's axes, and those summed over
+    if match := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", rest):  # the mesh's axes, and the axes summed over
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match[2]))
     if match := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):

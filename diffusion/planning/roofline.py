@@ -1,4 +1,4 @@
-"""How long a compiled program takes at the least, by what a device can compute, read and send."""
+"""Lower bounds on a compiled program's time, from a device's rates of computing, reading and sending."""
 from dataclasses import asdict, dataclass, field
 
 from diffusion.planning.chips import Chip
@@ -7,11 +7,11 @@ from diffusion.planning.collectives import Collective
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Of one run of a compiled program on one device."""
+    """The costs of one run of a compiled program on one device."""
     flops: float
     bytes: float                    # read and written, as XLA counts them
-    arguments: float                # bytes of memory: what it is given ...
-    temporaries: float              # ... and what it needs besides, activations most of all
+    arguments: float                # bytes of memory: for the arguments ...
+    temporaries: float              # ... and for other arrays, mostly activations
     collectives: dict[str, dict] = field(default_factory=dict)  # kind -> count, bytes, moved
 
     @property
@@ -25,7 +25,7 @@ class Costs:
 
 
 def costs(compiled, found: list[Collective], repeats: int = 1) -> Costs:
-    """Of a compiled program. repeats: how often its main loop runs, of which XLA counts one round."""
+    """The costs of a compiled program. repeats: iterations of its main loop, of which XLA counts one."""
     analysis, memory = compiled.cost_analysis(), compiled.memory_analysis()
     table: dict[str, dict] = {}
     for one in found:
@@ -35,16 +35,16 @@ def costs(compiled, found: list[Collective], repeats: int = 1) -> Costs:
         row["moved"] += one.times * one.moved
     return Costs(flops=analysis.get("flops", 0.0) * repeats, bytes=analysis.get("bytes accessed", 0.0) * repeats,
                  arguments=memory.argument_size_in_bytes,
-                 # Results that are not written over arguments need a place too.
+                 # Results that do not overwrite arguments also need memory.
                  temporaries=memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
                  collectives=table)
 
 
 def seconds(of: Costs, chip: Chip) -> dict[str, float]:
-    """The roofline (Williams et al. 2009): compute, memory and links, each as if it had the device for itself; `step` =
-    max(compute, memory) + links, with nothing sent while anything is computed; and `communication`, their share of it.
+    """The roofline (Williams et al. 2009): compute, memory and links, each as if running alone; `step` = max(compute,
+    memory) + links, without overlap of sending and computing; and `communication`, the share of the links in it.
 
-    Sums go round a ring along one axis of the torus, by the two links there.
+    Sums run round a ring along one axis of the torus, over its two links.
     """
     times = {"compute": of.flops / chip.flops, "memory": of.bytes / chip.bandwidth, "links": of.moved / (2 * chip.link)}
     step = max(times["compute"], times["memory"]) + times["links"]

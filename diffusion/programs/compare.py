@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from diffusion import build
     from diffusion.generate import Samples
 
-SHOWN = 25  # images of a cell's picture
+SHOWN = 25  # images in a cell's picture
 LISTS = {"solvers": str, "steps": int, "scales": float}
 INSTEAD = {"solvers": "--config.sample.solver", "scales": "--config.sample.guidance.scale",
-           "steps": "--config.sample.steps, or --config.train.duration for a training"}
+           "steps": "--config.sample.steps, or --config.train.duration for a training run"}
 
 
 def declare_flags(values: flags.FlagValues) -> None:
@@ -31,7 +31,7 @@ def declare_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("solvers", ["ddim", "heun", "dpm_solver++m", "unipc"], "Names of config.sample.solver.",
                       flag_values=values)
     flags.DEFINE_list("steps", ["5", "10", "20", "50"], "Numbers of steps.", flag_values=values)
-    flags.DEFINE_list("scales", None, "Scales of guidance. Default: that of config.sample.guidance.",
+    flags.DEFINE_list("scales", None, "Scales of guidance. Default: the scale of config.sample.guidance.",
                       flag_values=values)
     shared_flags.declare_path("out", "The folder to write. Default: compare in the run folder, or in samples/ for a "
                               "pretrained model.", values)
@@ -57,25 +57,25 @@ class Cell:
     solver: str
     steps: int
     scale: float
-    evaluations: float       # calls of the denoiser for an image
-    seconds: float           # for all images, compilation apart
+    evaluations: float       # denoiser calls per image
+    seconds: float           # for all images, without compilation
     distance: float | None   # Frechet distance of pooled pixels to the training data (not FID); None without the data
     error: float             # root mean square distance, pixel by pixel, to the reference chain's images
 
 
 def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: list[str], steps: list[int],
             scales: list[float] | None, num_samples: int, seed: int, out: Path, checkpoint: int | None) -> None:
-    """Samples the model of a run, or of `source`, by every combination, and writes compare.json, quality.png and a
-    picture of each cell into the new folder `out`. scales: of guidance; None: that of config.sample.guidance.
+    """Samples the model of a run, or of `source`, with every combination, and writes compare.json, quality.png and a
+    picture of each cell to the new folder `out`. scales: of guidance; None: the scale of config.sample.guidance.
 
-    The reference of `Cell.error` is DDIM's chain (eta = 0) of as many steps as the model has times, 1000 in continuous
-    time, which is the probability-flow ODE but for its own error; a stochastic solver is far from it by nature. Each
-    solver is compiled once, whatever the steps and scales; config.sample.batch_size images are drawn at a time. Raises
-    ConfigError for a combination that cannot be, before anything is compiled.
+    The reference of `Cell.error` is DDIM's chain (eta = 0) with as many steps as the model has times (continuous time:
+    1000), which is the probability-flow ODE up to its own error; stochastic solvers necessarily differ from it. Each
+    solver is compiled once for all steps and scales; config.sample.batch_size images are drawn at a time. Raises
+    ConfigError for an impossible combination, before anything is compiled.
     """
     if num_samples < 2:
-        raise ConfigError("--num_samples=1 is too few to compare: the distance to the data is of their covariance. Ask "
-                          "for 2 or more.")
+        raise ConfigError("--num_samples=1 is too few to compare: the distance to the data needs a covariance. Use "
+                          "2 or more.")
     from diffusion import build, pretrained
     from diffusion import config as config_lib
     from diffusion.generate import labels_of
@@ -103,7 +103,7 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
 
     def draw(sampler: build.Sampler, grid: np.ndarray, scale: float, count: int = num_samples,
              report: Callable[[int], None] | None = None) -> Iterator[tuple[slice, "Samples"]]:
-        """The chains of the first `count` images, `rows` at a time: where they belong, and what was drawn."""
+        """The chains of the first `count` images, `rows` at a time: their places and the drawn images."""
         for first in range(0, count, rows):
             indices = np.arange(first, first + rows, dtype=np.int32)
             yield slice(first, min(first + rows, count)), sampler(
@@ -114,20 +114,20 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
     for scale in scales:
         progress, report = of_chains(num_samples, batch=rows, steps=len(grid))
         with progress:
-            progress.message(f"first the reference, which errors are distances to: ddim with {len(grid):,} steps"
+            progress.message(f"first the reference for the errors: ddim with {len(grid):,} steps"
                              + f" at the scale {scale:g}" * (len(scales) > 1))
             exact[scale] = np.concatenate([drawn.images[:at.stop - at.start]
                                            for at, drawn in draw(reference, grid, scale, report=report)])
     with Progress(len(cells) * len(steps) * len(scales), unit="sampler") as progress:
         for (name, (sampler, grids)), scale in itertools.product(zip(solvers, cells), scales):
             for count, grid in zip(steps, [of(params) for of in grids]):
-                list(draw(sampler, grid[-1:], scale, 1))  # compiles, if this is the first of its kind
+                list(draw(sampler, grid[-1:], scale, 1))  # compiles on the first use
                 cell, shown = measure(draw(sampler, grid, scale), exact[scale], data)
                 results.append(Cell(solver=name, steps=count, scale=scale, **cell))
                 pictures[f"{name}_{count}_steps" + (f"_scale_{scale:g}" if len(scales) > 1 else "")] = shown
                 progress.update(1)
     if is_primary():
-        from diffusion.io import solver_plots  # imports matplotlib: half a second that only its users pay
+        from diffusion.io import solver_plots  # imports matplotlib, which takes half a second
         out.mkdir(parents=True, exist_ok=True)
         for name, x in pictures.items():
             images.save_png(out / f"{name}.png", images.grid(images.to_uint8(x)))
@@ -140,7 +140,7 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
 
 def measure(batches: Iterator[tuple[slice, "Samples"]], exact: np.ndarray, data: Statistics | None
             ) -> tuple[dict[str, float | None], np.ndarray]:
-    """What a cell says of the images that `batches` draws, beside `exact` [N, H, W, C]; and the first SHOWN of them."""
+    """The cell's measures of the images from `batches`, against `exact` [N, H, W, C], and the first SHOWN images."""
     seconds, squares, evaluations, pooled, shown = 0.0, 0.0, 0.0, [], []
     started = time.perf_counter()
     for at, drawn in batches:
@@ -157,7 +157,7 @@ def measure(batches: Iterator[tuple[slice, "Samples"]], exact: np.ndarray, data:
 
 
 def build_cell(config: ConfigDict, model: "build.Model", solver: str, counts: list[int]):
-    """(sampler, its grid by the parameters for each number of steps)."""
+    """(sampler, for each number of steps its grid as a function of the parameters)."""
     from diffusion import build
     from diffusion import config as config_lib
     of = lambda count: config_lib.override(config, {"sample.solver": solver, "sample.steps": count})  # noqa: E731
@@ -166,7 +166,7 @@ def build_cell(config: ConfigDict, model: "build.Model", solver: str, counts: li
 
 
 def data_statistics(config: ConfigDict) -> Statistics | None:
-    """Of the training images; None, with a word, where they are not at hand."""
+    """The statistics of the training images; None, with a note, if they are not available."""
     from diffusion import build
     from diffusion.data.augment import to_float
     from diffusion.data.pipeline import to_arrays
@@ -181,7 +181,7 @@ def data_statistics(config: ConfigDict) -> Statistics | None:
 
 
 def table(cells: list[Cell]) -> str:
-    """The cells in lines for people."""
+    """The cells as a text table."""
     lines = [f"{'solver':<24}{'steps':>6}{'scale':>7}{'NFE':>8}{'seconds':>9}{'distance':>10}{'error':>9}"]
     for c in cells:
         distance = "-" if c.distance is None else f"{c.distance:.4f}"

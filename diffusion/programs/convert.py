@@ -1,6 +1,6 @@
 """`python -m diffusion.interop.convert SRC DST`.
 
-Writes a pretrained model as a folder that both diffusers and this project load, and checks what it wrote.
+Writes a pretrained model as a folder that both diffusers and this project load, and checks the result.
 """
 import argparse
 import sys
@@ -15,35 +15,35 @@ from diffusion.errors import DiffusionError
 from diffusion.pipeline import DiffusionPipeline
 from diffusion.pretrained import LAYOUTS
 
-TIMES = (0, 1, 500, 999)  # as the network is told them
-TOLERANCE = 1e-4          # of outputs of about 1; float32 leaves some 1e-5
+TIMES = (0, 1, 500, 999)  # in the network's convention
+TOLERANCE = 1e-4          # for outputs of about 1; float32 leaves some 1e-5
 
 _SOURCES = """\
 SRC is one of
   a run folder of ours (the newest checkpoint, or --checkpoint=STEP);
   a folder in diffusers' layout, flat or with unet/ and scheduler/, with .safetensors or .bin weights;
   a name on the Hugging Face hub, such as google/ddpm-cifar10-32;
-  a weight file of another project, with --layout and --settings (docs/interop.md has what works).
+  a weight file of another project, with --layout and --settings (docs/interop.md lists the supported models).
 DST is a new folder, written whole or not at all:
   model_index.json  unet/config.json  unet/diffusion_pytorch_model.safetensors  scheduler/scheduler_config.json
-It is read back and compared, and if torch and diffusers are installed, so is its output on a random input with that
-of diffusers.
+It is read back and compared. If torch and diffusers are installed, its output on a random input is compared with
+diffusers', too.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses the command line and converts. Returns the exit code: 1, with a message, for what the user can mend."""
+    """Parses the command line and converts. Returns the exit code: 1, with a message, for a user's error."""
     parser = argparse.ArgumentParser(prog="python -m diffusion.interop.convert", epilog=_SOURCES,
                                      formatter_class=argparse.RawDescriptionHelpFormatter,
                                      description="Writes a pretrained model in diffusers' layout.")
     parser.add_argument("source", metavar="SRC", help="the model, see below")
     parser.add_argument("destination", metavar="DST", help="the folder to write")
-    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="of a run folder. Default: the newest")
+    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="a run folder's checkpoint. Default: the newest")
     parser.add_argument("--layout", choices=list(LAYOUTS), help="SRC is a weight file of this project")
-    parser.add_argument("--weights", metavar="NAME", help="which, where there are several sets: a key of a PyTorch "
-                        "file, such as ema, or unet or unet_ema of a folder")
+    parser.add_argument("--weights", metavar="NAME", help="chooses one of several sets: a key of a PyTorch file, such "
+                        "as ema, or unet or unet_ema of a folder")
     parser.add_argument("--settings", default="", metavar="TEXT",
-                        help='with --layout: what describes the model there, such as '
+                        help='with --layout: the description of the model there, such as '
                              '"--image_size 64 --num_channels 128"')
     args = parser.parse_args(argv)
     try:
@@ -74,20 +74,20 @@ def convert(source: str, destination: str, **options) -> int:
 
 
 def compare(pipe: DiffusionPipeline, folder: str) -> float | str:
-    """max |ours - diffusers'| over the output of the network, relative to its size if above 1; or why there is none."""
+    """max |ours - diffusers'| over the output of the network, relative to its size if above 1; else the reason."""
     try:
         import torch
         from diffusers import UNet2DModel
     except ImportError:
         return "torch and diffusers are not installed"
-    except Exception as error:  # of packages that do not fit each other, such as torch and torchvision
+    except Exception as error:  # from packages that do not fit each other, such as torch and torchvision
         return f"it cannot be imported ({(str(error).strip() or type(error).__name__).splitlines()[-1]})"
     c = pipe.config
     x = np.asarray(jax.random.normal(jax.random.key(0), (len(TIMES), c.data.size, c.data.size, c.data.channels)))
     labels = np.arange(len(TIMES)) % c.network.num_classes if c.network.num_classes else None
     network = build.network(c.network, c.data.size, c.data.channels * (1 + c.learned_range))
     learned = c.network.embedding == "learned"
-    times = np.asarray(TIMES, np.float32) + (c.network.embedding == "fourier")  # whose logarithm is taken
+    times = np.asarray(TIMES, np.float32) + (c.network.embedding == "fourier")  # which takes a logarithm of the time
     times = np.minimum(times, c.network.embedding_rows - 1).astype(np.int64) if learned else times
     ours = jax.jit(network.clone(dtype=jnp.float32).apply)(pipe.params, x, times, labels)
     theirs = UNet2DModel.from_pretrained(folder, subfolder="unet").eval()

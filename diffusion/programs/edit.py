@@ -1,4 +1,4 @@
-"""`--mode=sample --task=NAME`: images made of given images by one trained model: inpainting, colorisation,
+"""`--mode=sample --task=NAME`: makes images from given images by one trained model: inpainting, colorisation,
 super-resolution, SDEdit, DDIM inversion."""
 import dataclasses
 from collections.abc import Callable
@@ -17,43 +17,43 @@ if TYPE_CHECKING:
     from diffusion.core.processes import Process
 
 MEASURED = ("inpaint", "colorise", "upscale")  # a part of the image is known
-INVERTED = ("reconstruct", "interpolate")      # by way of the noise that DDIM makes the image of
+INVERTED = ("reconstruct", "interpolate")      # through the noise from which DDIM makes the image
 TASKS = (*MEASURED, "vary", *INVERTED)
 SHOWN = 24  # images in task.png
 READ_BY = {"image": TASKS, "label": TASKS, "mask": ("inpaint",), "factor": ("upscale",), "jump": MEASURED,
            "repeats": MEASURED, "strength": ("vary",), "iterations": INVERTED}  # flag -> the tasks that read it
 INSTEAD = {name: f"--mode=sample --task={' or '.join(tasks)}" for name, tasks in READ_BY.items()}
 
-# What DDIM's inversion inverts.
+# The sampler settings that DDIM's inversion inverts.
 DDIM = {"sample.solver": "ddim", "sample.eta": 0.0, "sample.corrector": "none", "sample.clip": False,
         "sample.dynamic_threshold": 0.0, "sample.end": 0, "sample.constant_stride": False}
 
 
 def declare_flags(values: flags.FlagValues) -> None:
-    """The flags of the program `sample` that are for tasks."""
-    flags.DEFINE_enum("task", None, TASKS, "What to make of given images. inpaint, colorise, upscale: what is missing; "
-                      "vary: SDEdit; reconstruct, interpolate: by DDIM inversion.", flag_values=values)
-    shared_flags.declare_path("image", "Of a task: a picture, a folder of them or an npz. Default: of config.data.",
+    """Declares the flags of the program `sample` for tasks."""
+    flags.DEFINE_enum("task", None, TASKS, "The task for given images. inpaint, colorise, upscale: fill in missing "
+                      "parts; vary: SDEdit; reconstruct, interpolate: DDIM inversion.", flag_values=values)
+    shared_flags.declare_path("image", "For a task: a picture, a folder or npz of pictures. Default: config.data.",
                               values)
     shared_flags.declare_path("mask", "inpaint: a picture, white where it is drawn anew. Default: the middle.", values)
-    flags.DEFINE_integer("label", None, "Of a task: the class of the pictures in --image.", flag_values=values)
-    flags.DEFINE_integer("factor", 4, "upscale: how much wider the result is.", lower_bound=1, upper_bound=2**10,
+    flags.DEFINE_integer("label", None, "For a task: the class of the pictures in --image.", flag_values=values)
+    flags.DEFINE_integer("factor", 4, "upscale: the factor of the width.", lower_bound=1, upper_bound=2**10,
                          flag_values=values)
     flags.DEFINE_integer("jump", 10, "inpaint, colorise, upscale: RePaint's steps back up ...", lower_bound=1,
                          upper_bound=10**4, flag_values=values)
-    flags.DEFINE_integer("repeats", 1, "... and how often each place is passed; 1: no returns.", lower_bound=1,
+    flags.DEFINE_integer("repeats", 1, "... and the number of passes over each step; 1: no returns.", lower_bound=1,
                          upper_bound=100, flag_values=values)
-    flags.DEFINE_float("strength", 0.5, "vary: the share of the steps that are taken.", flag_values=values)
-    flags.DEFINE_integer("iterations", 3, "reconstruct, interpolate: of the inversion of each step.", lower_bound=1,
+    flags.DEFINE_float("strength", 0.5, "vary: the share of the steps to take.", flag_values=values)
+    flags.DEFINE_integer("iterations", 3, "reconstruct, interpolate: iterations to invert each step.", lower_bound=1,
                          upper_bound=1000, flag_values=values)
 
 
 def check_uses(values: flags.FlagValues) -> None:
-    """Raises ConfigError for a flag that is given and that the task does not read."""
+    """Raises ConfigError for a given flag that the task does not read."""
     for name, readers in READ_BY.items():
         if values[name].present and values.task not in readers:
             raise ConfigError(f"--{name} is for --task={' or '.join(readers)}."
-                              + " Instead: --classes, of samples without a task." * (name == "label"))
+                              + " Instead: --classes, for samples without a task." * (name == "label"))
 
 
 def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> None:
@@ -68,25 +68,25 @@ def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Of a task; each says which."""
+    """The settings of the tasks; each comment names its tasks."""
     task: str
-    image: Path | None = None  # pictures, as `io.pictures.read` takes them; None: the first of config.data
+    image: Path | None = None  # pictures, for `io.pictures.read_picture`; None: the first of config.data
     label: int | None = None   # of the pictures, for a model with classes
     mask: Path | None = None   # inpaint: white is drawn anew; None: the square in the middle, of half the width
-    factor: int = 4            # upscale: how much wider the result is
+    factor: int = 4            # upscale: the factor of the width
     jump: int = 10             # inpaint, colorise, upscale: RePaint's steps up (Lugmayr et al. 2022) ...
-    repeats: int = 1           # ... and how often each place is passed (there 10); 1: replacement alone
-    strength: float = 0.5      # vary: the share of the steps that are taken (Meng et al. 2022)
-    iterations: int = 3        # reconstruct, interpolate: of each step's inversion
+    repeats: int = 1           # ... and the passes over each step (in the paper 10); 1: only replacement
+    strength: float = 0.5      # vary: the share of the steps to take (Meng et al. 2022)
+    iterations: int = 3        # reconstruct, interpolate: iterations to invert each step
 
 
 def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settings, *, num_samples: int, seed: int,
          out: Path, checkpoint: int | None) -> None:
-    """Draws `num_samples` images into the new folder `out`, by the task, from as many given ones, which repeat.
+    """Draws `num_samples` images by the task, from as many given images, which repeat, into the new folder `out`.
 
-    out/task.png shows what the task was given (left), what it made of it, and the image itself (right). The model is of
-    a run or of `source` (`pretrained.load`). Raises ConfigError for settings that cannot be, DataError for pictures,
-    before anything is compiled.
+    out/task.png shows the task's input (left), its result, and the original image (right). The model is a run's or
+    that of `source` (`pretrained.load`). Raises ConfigError for wrong settings and DataError for wrong pictures, before
+    anything is compiled.
     """
     import jax
 
@@ -103,7 +103,7 @@ def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settin
     model, read = pretrained.open_model(config, source or workdir, checkpoint=checkpoint)
     check(settings, model.shape)
     images.check_samples_folder(out)
-    step_table(config, model, settings, model.process)  # refuses what cannot be
+    step_table(config, model, settings, model.process)  # raises for wrong settings
     pixels, labels = given_images(config, model, settings)
     if settings.task == "interpolate" and len(pixels) < 2:
         raise DataError("--task=interpolate goes from one image to another: give two, or a folder of them.")
@@ -134,7 +134,7 @@ def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settin
 
 def make(config: ConfigDict, model: "build.Model", settings: Settings, params: Any, steps: np.ndarray, seed: int,
          mask: np.ndarray | None, count: int, rows_of: Callable) -> Callable[[np.ndarray], tuple]:
-    """indices [B] -> (result, what the task was given, the original), each float [B, H, W, C]."""
+    """indices [B] -> (result, the task's input, the original), each float [B, H, W, C]."""
     import jax
 
     from diffusion import build, tasks
@@ -177,7 +177,7 @@ def make(config: ConfigDict, model: "build.Model", settings: Settings, params: A
                 known)
 
     def interpolated(indices):
-        """From the first image, in `count` images, to the second."""
+        """The interpolation from the first image to the second, in `count` images."""
         (a, label_a), (b, label_b) = (rows_of(np.full_like(indices, i)) for i in (0, 1))
         share = np.minimum(indices / max(count - 1, 1), 1).astype(np.float32)
         noise = np.asarray(tasks.slerp(noise_of(a, label_a, indices), noise_of(b, label_b, indices), share))
@@ -195,7 +195,7 @@ def projection(task: str, factor: int) -> Callable:
 
 
 def check(settings: Settings, shape: tuple[int, int, int]) -> None:
-    """Raises ConfigError for a setting of the task that cannot be."""
+    """Raises ConfigError for a wrong setting of the task."""
     s = settings
     rules = [
         (s.task in TASKS, "task", s.task, f"is not known. It can be one of: {', '.join(TASKS)}."),
@@ -203,7 +203,7 @@ def check(settings: Settings, shape: tuple[int, int, int]) -> None:
         (s.task != "colorise" or shape[-1] == 3, "task", s.task, f"needs a model of colours, this one has {shape[-1]} "
          "channels."),
         (s.task != "upscale" or s.factor > 1 and shape[0] % s.factor == 0, "factor", s.factor, "must be above 1 and "
-         f"divide the model's width, {shape[0]}: the means of such squares are what is known."),
+         f"divide the model's width, {shape[0]}: the means of such squares are known."),
         (s.jump >= 1 and s.repeats >= 1, "repeats", s.repeats, "and --jump must be 1 or more (Lugmayr et al. 2022: "
          "both 10)."),
         (s.repeats == 1 or s.task in MEASURED, "repeats", s.repeats, f"is for {', '.join(MEASURED)}."),
@@ -216,14 +216,14 @@ def check(settings: Settings, shape: tuple[int, int, int]) -> None:
 
 
 def step_table(config: ConfigDict, model: "build.Model", settings: Settings, process: "Process") -> np.ndarray:
-    """The steps of config.sample, cut or with returns as the task has them."""
+    """The steps of config.sample, cut or with returns for the task."""
     from diffusion import build, tasks
     c, steps = config.sample, build.grid(config.sample, process)
     build.check_sample_batch(c, model)
     if settings.task == "vary":
         steps = tasks.truncate_grid(steps, settings.strength)
         if not len(steps):
-            raise ConfigError(f"--strength={settings.strength} of {c.steps} steps is not one step: ask for more of "
+            raise ConfigError(f"--strength={settings.strength} of {c.steps} steps is not one step: set more of "
                               "either.")
     if settings.task in MEASURED and settings.repeats > 1:
         if np.any(steps[1:, 0] != steps[:-1, 1]):
@@ -247,11 +247,11 @@ def given_images(config: ConfigDict, model: "build.Model", settings: Settings) -
                 raise ConfigError("--label was given, but the model is unconditional.")
             return pixels, None
         if settings.label is None or not 0 <= settings.label < model.num_classes:
-            raise ConfigError(f"The model has classes: --label must say which the pictures are of, in 0 .. "
+            raise ConfigError(f"The model has classes: --label must give the class of the pictures, in 0 .. "
                               f"{model.num_classes - 1}; got {settings.label}.")
         return pixels, np.full(len(pixels), settings.label, np.int32)
     if settings.label is not None:
-        raise ConfigError("--label is for the pictures of --image; those of config.data have their own.")
+        raise ConfigError("--label is for the pictures of --image; the images of config.data have labels.")
     found = build.training_images(config)
     batch = gather_examples(found, np.arange(min(len(found), 256)))
     return batch["image"], batch["label"] if model.num_classes else None

@@ -1,4 +1,4 @@
-"""Evaluates samples against config.data by config.evaluate: FID and the like."""
+"""Evaluates samples against config.data by config.evaluate: FID and similar metrics."""
 from pathlib import Path
 
 from absl import flags
@@ -13,8 +13,8 @@ INSTEAD = {"all_checkpoints": "--checkpoint", "num_seeds": "--seed"}
 
 def declare_flags(values: flags.FlagValues) -> None:
     shared_flags.declare_drawing(values)
-    flags.DEFINE_bool("all_checkpoints", False, "Every checkpoint of the run.", flag_values=values)
-    flags.DEFINE_integer("num_seeds", 1, "With so many seeds, from --seed on; the record has all, their mean and the "
+    flags.DEFINE_bool("all_checkpoints", False, "Evaluate every checkpoint of the run.", flag_values=values)
+    flags.DEFINE_integer("num_seeds", 1, "The number of seeds, from --seed on; the record has all, their mean and the "
                          "best.", lower_bound=1, upper_bound=10**4, flag_values=values)
     shared_flags.declare_path("out", "The folder to write. Default: evaluations in the run folder, or in samples/ for "
                               "a pretrained model.", values)
@@ -36,8 +36,8 @@ def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> 
 
 def evaluate(config: ConfigDict, workdir: Path, source: str | None, *, seed: int, seeds: int, step: int | None,
              all_checkpoints: bool, out: Path) -> None:
-    """Evaluates a run, or `source`, with so many `seeds` from `seed` on; one record for each checkpoint
-    in the folder `out`, and a picture over all that are there."""
+    """Evaluates a run, or `source`, with `seeds` seeds from `seed` on, and writes one record per checkpoint to the
+    folder `out`, with a plot of all its records."""
     from diffusion import build, pretrained
     from diffusion import config as config_lib
     from diffusion.build import advice

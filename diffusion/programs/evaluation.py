@@ -1,5 +1,5 @@
-"""Samples of a model against the data of its config, the protocol being part of the number: for the programs `evaluate`
-and `train`."""
+"""Evaluates samples of a model against the data of its config, for the programs `evaluate` and `train`. The protocol
+is part of each number."""
 import hashlib
 import json
 import time
@@ -29,8 +29,8 @@ from diffusion.train import sharding
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Shared by all evaluations of a config: the extractor, the data's features, and the sampler, which is compiled
-    once for all seeds and checkpoints."""
+    """The parts shared by all evaluations of a config: the extractor, the data's features, and the sampler, which is
+    compiled once for all seeds and checkpoints."""
     config: ConfigDict
     model: build.Model
     drawing: "SampleStream"
@@ -40,7 +40,7 @@ class Evaluation:
 
     def __call__(self, params: Any, seed: int, sampling: dict) -> tuple[dict, np.ndarray]:
         """(the metric record of config.evaluate.images samples of the seed, the first config.sample.preview of them).
-        sampling: what the record says of them."""
+        sampling: the record's entry about them."""
         c, drawn = self.config.evaluate, self.drawing
         began = time.perf_counter()
         with Progress(c.images, unit="image") as progress:
@@ -49,7 +49,7 @@ class Evaluation:
         extracted = time.perf_counter()
         found = values.metric_values(c.metrics, self.extractor.called, fake, self.reference,
                               self.held_out and self.held_out.kept)
-        seconds = {"sampling and features": round(extracted - began, 1),  # the device does both in turns
+        seconds = {"sampling and features": round(extracted - began, 1),  # the device alternates between both
                    "metrics": round(time.perf_counter() - extracted, 1)}
         made = {"metrics": values.as_json(found), "protocol": self.protocol(),
                 "samples": {"seed": seed, "evaluations": drawn.evaluations, "sha256": fake.digest, **sampling},
@@ -57,7 +57,7 @@ class Evaluation:
         return made, np.stack(drawn.first)
 
     def protocol(self) -> dict:
-        """What must be the same for two numbers to compare."""
+        """The settings that must agree for two numbers to be comparable."""
         c, e, reference = self.config, self.extractor, self.reference
         return {"extractor": e.name, "weights_sha256": e.weights, "resize": e.resize, "images": c.evaluate.images,
                 "kept": c.evaluate.keep, "rounding": record.ROUNDING,
@@ -67,9 +67,9 @@ class Evaluation:
 
 
 class SampleStream:
-    """Samples as a stream of bytes: ROWS a device at a time, whatever config.sample.batch_size, so that neither it nor
-    the number of devices changes a bit. Of the newest stream it keeps the mean number of `evaluations` an image and
-    the `first` config.sample.preview images."""
+    """Samples as a stream of bytes: ROWS per device at a time, so that neither config.sample.batch_size nor the number
+    of devices changes a bit. Keeps the newest stream's mean number of `evaluations` per image and its `first`
+    config.sample.preview images."""
 
     def __init__(self, config: ConfigDict, model: build.Model):
         self.sampler, self.model = build.sampler(config, model), model
@@ -93,7 +93,7 @@ class SampleStream:
 
 
 def load_extractor(config: ConfigDict) -> extractors.Extractor:
-    """That of config.evaluate. Raises ConfigError for any key of that which cannot be."""
+    """The extractor of config.evaluate. Raises ConfigError for any wrong key of that section."""
     c = config.evaluate
     require_key(c.images >= values.MINIMUM, "evaluate.images", c.images, f"must be {values.MINIMUM} or more; papers "
          "take 50,000.")
@@ -109,8 +109,8 @@ def load_extractor(config: ConfigDict) -> extractors.Extractor:
 
 
 def prepare(config: ConfigDict, model: build.Model, extractor: extractors.Extractor, cache: Path) -> Evaluation:
-    """Reads the data and takes its features, or those that `cache` keeps of the very same images. Raises ConfigError or
-    DataError before anything is sampled."""
+    """Reads the data and computes its features, or loads the features of exactly the same images from `cache`. Raises
+    ConfigError or DataError before anything is sampled."""
     c, drawing = config.evaluate, SampleStream(config, model)
     source = build.training_images(config)
     values.check_counts(c.images, min(c.reference_images or len(source), len(source)), c.keep,
@@ -118,7 +118,7 @@ def prepare(config: ConfigDict, model: build.Model, extractor: extractors.Extrac
     if c.held_out:
         other = config.copy_and_resolve_references()
         other.data.split = c.held_out
-        unseen = build.training_images(other)  # which may not be there
+        unseen = build.training_images(other)  # which may be missing
     found = features_of(config, model, extractor, source, cache)
     held_out = features_of(other, model, extractor, unseen, cache) if c.held_out else None
     for note in values.rank_notes(c.images, found.count, len(found.statistics.mean)):
@@ -129,7 +129,7 @@ def prepare(config: ConfigDict, model: build.Model, extractor: extractors.Extrac
 
 def features_of(config: ConfigDict, model: build.Model, extractor: extractors.Extractor, source: Source,
                 cache: Path) -> Reference:
-    """Of config.evaluate.reference_images of the source, kept in `cache` with a digest of those images."""
+    """The features of config.evaluate.reference_images images of the source, cached with a digest of the images."""
     c = config.evaluate
     count = min(c.reference_images or len(source), len(source))
 
@@ -144,7 +144,7 @@ def features_of(config: ConfigDict, model: build.Model, extractor: extractors.Ex
         try:
             kept = Reference.from_file(file, extractor)
         except (ConfigError, DataError) as error:
-            print_once(f"note: the features are taken again: {error}")
+            print_once(f"note: the features are computed again: {error}")
     if primary_says(kept is not None and kept.digest == digest_of(batches(), count)):
         return kept or Reference.from_file(file, extractor)
     print_once(f"features of {count:,} images of {config.data.split} by {extractor.name}")
@@ -157,7 +157,7 @@ def features_of(config: ConfigDict, model: build.Model, extractor: extractors.Ex
 
 
 def sampling(config: ConfigDict, model: str | Path, step: int | None) -> dict:
-    """What a record says of how its samples were drawn; step: of the run's checkpoint."""
+    """The record's entry about the drawing of its samples; step: of the run's checkpoint."""
     return {"model": str(model), "checkpoint": step, "weights": "average", "ema": config.ema.to_dict(),
             "sampler": config.sample.to_dict(), "network_dtype": config.network.get("dtype", "float32")}
 
@@ -167,7 +167,7 @@ LOWER_IS_BETTER = ("fid", "fd", "sfid", "sfd", "kid", "kd", "duplicates", "repea
 
 def average_records(records: Sequence[dict]) -> dict:
     """One record of several seeds: their mean with its standard error, all values, and the best, which is never given
-    alone."""
+    without the others."""
     if len(records) == 1:
         return records[0]
     first, seeds = records[0], [r["samples"]["seed"] for r in records]
@@ -185,8 +185,8 @@ def average_records(records: Sequence[dict]) -> dict:
 
 
 def write(out: Path, found: dict, first: np.ndarray) -> None:
-    """The record as a file of the folder, with a grid of its first samples beside it; printed, and drawn with the
-    others there."""
+    """Writes the record to a file of the folder, next to a grid of its first samples; prints it, and plots it with the
+    folder's other records."""
     at = found["samples"]["checkpoint"]
     if is_primary():
         from diffusion.io import evaluation_plots  # imports matplotlib: half a second that only its users pay
@@ -198,11 +198,11 @@ def write(out: Path, found: dict, first: np.ndarray) -> None:
         print_once(values.lines(found["metrics"]))
         model = f"checkpoint {at}" if at is not None else "it"
         print_once(f"over {found['protocol']['images']:,} samples of {model}; "
-            f"how they were measured is in {file}")
+            f"the protocol is in {file}")
 
 
 def records_in(folder: Path) -> list[dict]:
-    """The metric records there. One that cannot be read is left out, with a word: the numbers were hours of work."""
+    """The metric records in the folder. An unreadable one is left out, with a note, since the numbers took hours."""
     found = []
     for file in sorted(folder.glob("*.json")):
         try:
@@ -213,6 +213,6 @@ def records_in(folder: Path) -> list[dict]:
 
 
 def digest(found: dict) -> str:
-    """Of the protocol and of the sampling: two evaluations with the same name are the same one."""
+    """The digest of protocol and sampling: two evaluations with the same name are equal."""
     return hashlib.sha256(json.dumps([found["protocol"], found["samples"]["sampler"], found["samples"]["seed"]],
                                      sort_keys=True).encode()).hexdigest()[:8]

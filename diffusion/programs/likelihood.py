@@ -13,7 +13,7 @@ INSTEAD = {"num_examples": "--num_samples or --config.evaluate.images"}
 
 def declare_flags(values: flags.FlagValues) -> None:
     shared_flags.declare_drawing(values)
-    flags.DEFINE_integer("num_examples", None, "How many images of the data. Default: all.", lower_bound=1,
+    flags.DEFINE_integer("num_examples", None, "The number of images of the data. Default: all.", lower_bound=1,
                          flag_values=values)
     shared_flags.declare_path("out", "The file to write. Default: in the run folder, or in samples/ for a pretrained "
                               "model.", values)
@@ -31,9 +31,8 @@ def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> 
 
 def likelihood(config: ConfigDict, workdir: Path, source: str | None = None, *, num_examples: int | None, seed: int,
                out: Path, step: int | None) -> None:
-    """Bits per dimension of the first `num_examples` images of config.data (None: all), by config.likelihood, into the
-    file `out`, JSON, with a plot beside it for the terms of a bound. Other arguments as in
-    `programs.sample.sample`."""
+    """Writes bits per dimension of the first `num_examples` images of config.data (None: all), by config.likelihood, to
+    the JSON file `out`, next to a plot of the terms of a bound. Other arguments as in `programs.sample.sample`."""
     from diffusion import build, pretrained
     from diffusion.data.sources import gather_examples
     from diffusion.io.files import atomic_write, check_can_be_written

@@ -6,7 +6,7 @@
   python -m diffusion.metrics --compare first.json second.json
 
 A set is a folder of image files or an npz with arr_0, uint8 [N, H, W, C]. REFERENCE may also be statistics: an npz with
-mu and sigma, published or of --save_reference.
+mu and sigma, published or written by --save_reference.
 """
 import argparse
 import json
@@ -35,18 +35,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("samples", type=expanded, help="a folder or an npz; with --compare a record")
     p.add_argument("reference", type=expanded, help="a folder, an npz or statistics; with --compare a record")
     p.add_argument("--extractor", default="inception", help=f"{', '.join(extractors.KINDS)} (%(default)s)")
-    p.add_argument("--weights", default="", help="their file or its URL; default: that of an installed package")
+    p.add_argument("--weights", default="", help="the weights' file or URL; default: an installed package's file")
     p.add_argument("--other_weights", action="store_true", help="allow weights that are not the published ones")
     p.add_argument("--resize", default="", help=f"{', '.join(MODES)}; default: the extractor's own")
     p.add_argument("--metrics", help=f"of {', '.join(values.NAMES)}; default: {','.join(USUAL)}, as "
                    "far as the extractor and the reference allow")
-    p.add_argument("--held_out", type=expanded, help="images that were not trained on, for memorisation")
-    p.add_argument("--images", type=int, help="only the first so many of each set")
+    p.add_argument("--held_out", type=expanded, help="images outside the training set, for memorisation")
+    p.add_argument("--images", type=int, help="use only this many images of each set, the first ones")
     p.add_argument("--keep", type=int, default=10_000, help="features for kid, prdc, duplicates (%(default)s)")
-    p.add_argument("--json", type=expanded, help="write the record: the numbers and all that they depend on")
-    p.add_argument("--save_reference", type=expanded, help="write the reference's statistics, to be used again")
-    p.add_argument("--compare", action="store_true", help="show two records side by side, if they were measured alike")
-    p.add_argument("--force", action="store_true", help="with --compare: also if not")
+    p.add_argument("--json", type=expanded, help="write the record: the numbers and everything that they depend on")
+    p.add_argument("--save_reference", type=expanded, help="write the reference's statistics for later use")
+    p.add_argument("--compare", action="store_true", help="show two records side by side, if their protocols agree")
+    p.add_argument("--force", action="store_true", help="with --compare: even if their protocols differ")
     return p
 
 
@@ -65,7 +65,7 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Prints the metrics of two sets; whatever can be wrong is found before the features, which take minutes."""
+    """Prints the metrics of two sets; checks everything before computing the features, which takes minutes."""
     values.check_names(asked(args))
     for path in (args.json, args.save_reference):
         if path:
@@ -118,8 +118,8 @@ def asked(args: argparse.Namespace) -> list[str]:
 
 
 def chosen(args: argparse.Namespace, extractor: extractors.Extractor, reference: Reference | None) -> list[str]:
-    """The metrics to take. reference: None if it is images. Raises ConfigError for one that was asked for and cannot
-    be had."""
+    """The metrics to compute. reference: None if it is images. Raises ConfigError for a requested metric that is
+    impossible."""
     outputs = features.outputs(extractor)
     names = asked(args)
     lacks = values.lacking(names, outputs, kept=reference is None or reference.kept is not None, held_out=bool(
@@ -130,16 +130,16 @@ def chosen(args: argparse.Namespace, extractor: extractors.Extractor, reference:
 
 
 def check_shapes(shapes: dict[str, tuple[int, ...]]) -> None:
-    """Raises DataError unless all are those of the generated images."""
+    """Raises DataError unless all shapes equal that of the generated images."""
     for what, shape in shapes.items():
         if shape != shapes["generated"]:
             raise DataError(f"The generated images are {by(shapes['generated'])} and the {what} images are {by(shape)} "
-                            "(height x width x channels). Nothing is resized here before the extractor: how that is "
-                            "done is a choice.")
+                            "(height x width x channels). Nothing is resized here before the extractor: the method "
+                            "is a choice.")
 
 
 def is_statistics(path: Path) -> bool:
-    """Whether it is an npz of mu and sigma, and not of images."""
+    """Whether a path is an npz of mu and sigma, not of images."""
     path = expanded(path)
     return path.suffix == ".npz" and not path.is_dir() and "mu" in npz.headers(path)
 

@@ -1,6 +1,6 @@
-"""Plans for the devices of a --topology: what a config takes of each, by compiling its training and sampling steps.
+"""Plans for the devices of a --topology: a config's memory and time on each, by compiling its training and sampling.
 
-Nothing runs and no data is read, so that the topology need not be there: libtpu compiles for TPUs on any machine.
+Nothing runs and no data is read, so the topology need not exist: libtpu compiles for TPUs on any machine.
 """
 import json
 import math
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from diffusion import build
 
 INSTEAD: dict[str, str] = {}
-# With these libtpu compiles, and does not look for a TPU, or for a server that tells of one.
+# With these settings libtpu compiles without searching for a TPU or a metadata server.
 LIBTPU = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
           "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_STDERR_LOG_LEVEL": "3", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-_TRIES = 6  # settings that are compiled in search of one that fits
+_TRIES = 6  # most settings to compile in the search for one that fits
 
 
 def declare_flags(values: flags.FlagValues) -> None:
@@ -49,13 +49,13 @@ def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> 
 
 
 class TooLarge(Exception):
-    """The compiler found no room; the message is its own."""
+    """The compiler ran out of device memory; carries XLA's message."""
 
 
 def plan(config: ConfigDict, topology: str, out: Path | None) -> dict:
-    """Prints the table, and what to change where it does not fit; writes both as JSON to `out`. Returns them.
+    """Prints the table, and changes to make if it does not fit; writes both as JSON to `out` and returns them.
 
-    topology: such as v5e:16x16, or local. Raises ConfigError for one that is not known.
+    topology: such as v5e:16x16, or local. Raises ConfigError for an unknown topology.
     """
     import jax
 
@@ -70,7 +70,7 @@ def plan(config: ConfigDict, topology: str, out: Path | None) -> dict:
     print_once(table(report))
     if not report["fits"]:
         report["instead"] = instead = nearest_that_fits(config, devices, chip)
-        print_once("warning: this does not fit. " + ("Nor did anything that was tried: " + "; ".join(
+        print_once("warning: this does not fit. " + ("No tried change fits either: " + "; ".join(
             words(changes) for changes, _ in instead["tried"]) if instead["found"] is None else
             f"This does: {words(instead['found'])}"))
         if instead["found"] is not None:
@@ -83,7 +83,7 @@ def plan(config: ConfigDict, topology: str, out: Path | None) -> dict:
 
 
 def measure(config: ConfigDict, devices: Sequence, chip: Chip | None, sample: bool = True) -> dict:
-    """Costs of the train and the sample step on one device, their times at the least, and whether they fit."""
+    """Costs of the train and the sample step on one device, lower bounds on their times, and whether they fit."""
     from diffusion import build
     model = build.model(config, devices=devices)
     parts = build.training_step(config, model, None)
@@ -129,7 +129,7 @@ def train_costs(config: ConfigDict, model: "build.Model", parts) -> tuple[roofli
 
 
 def sample_costs(config: ConfigDict, model: "build.Model") -> tuple[roofline.Costs, int, int]:
-    """Costs of one step of a chain, the images of the chain, and its steps. Of its loop XLA counts one round."""
+    """Costs of one step of a chain, the images of the chain, and its steps. XLA counts one iteration of its loop."""
     import jax
     import jax.numpy as jnp
 
@@ -150,7 +150,7 @@ def sample_costs(config: ConfigDict, model: "build.Model") -> tuple[roofline.Cos
 
 
 def compile_for(function, *arguments):
-    """The compiled program. Raises TooLarge where the compiler finds no room for it."""
+    """The compiled program. Raises TooLarge if the compiler runs out of device memory."""
     import jax
     try:
         return function.lower(*arguments).compile()
@@ -168,15 +168,15 @@ def size_of(tree) -> int:
 
 
 def nearest_that_fits(config: ConfigDict, devices: Sequence, chip: Chip | None) -> dict:
-    """Tries settings that need less memory, those first that change least: what is computed stays the same but for the
-    last ones, which halve the batch."""
+    """Tries settings that need less memory, smallest changes first: only the last, which halve the batch, change the
+    result."""
     from diffusion import config as config_lib
     from diffusion.io.processes import print_once
     tried = []
     for changes in smaller(config, len(devices)):
         try:
             report = measure(config_lib.override(config, changes), devices, chip, sample=False)
-        except ConfigError:  # a batch that so many micro-batches do not divide
+        except ConfigError:  # the micro-batches do not divide the batch
             continue
         print_once(f"  {words(changes)}: {'fits' if report['fits'] else 'does not fit'}")
         tried.append((changes, report["fits"]))
@@ -207,7 +207,7 @@ def words(changes: dict) -> str:
 
 
 def table(report: dict) -> str:
-    """The report for a person."""
+    """The report as a text table."""
     chip, lines = report["chip"], []
     mesh = " x ".join(f"{name} {size}" for name, size in report["mesh"].items() if size > 1) or "one device"
     lines.append(f"{report['devices']} x {chip['name'] if chip else report['kind']} ({report['topology']}), mesh "
@@ -219,7 +219,7 @@ def table(report: dict) -> str:
             continue
         title = f"  {'training step' if name == 'train' else 'sampling step'}, {row.get('images', 0):,} images:"
         if "too_large" in row:
-            lines.append(f"{title} the compiler finds no room for it ({row['too_large']})")
+            lines.append(f"{title} the compiler runs out of device memory ({row['too_large']})")
             continue
         of = f" of {amount(chip['memory'])}B ({row['memory'] / chip['memory']:.0%})" if chip else ""
         lines += [title,
@@ -239,14 +239,14 @@ def table(report: dict) -> str:
                          f"{days}")
     if chip:
         lines.append(f"  {chip['name']}: {amount(chip['flops'])}FLOP/s (bfloat16), {amount(chip['bandwidth'])}B/s, "
-                     f"{amount(chip['link'])}B/s a link and way ({chip['source']})")
+                     f"{amount(chip['link'])}B/s per link and direction ({chip['source']})")
     else:
-        lines.append(f"  What {report['kind']} can do is not known here: no times.")
+        lines.append(f"  The peak rates of {report['kind']} are unknown here: no times.")
     return "\n".join(lines)
 
 
 def amount(number: float) -> str:
-    """With a decimal prefix: 1.12 T, 431 M."""
+    """A number with a decimal prefix: 1.12 T, 431 M."""
     for power, prefix in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if number >= 10**power:
             return f"{number / 10**power:.3g} {prefix}"

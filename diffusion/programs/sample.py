@@ -1,4 +1,4 @@
-"""Draws images from a model, or makes them of given images by a --task."""
+"""Draws images from a model, or makes them from given images by a --task."""
 import collections
 from pathlib import Path
 
@@ -14,7 +14,7 @@ INSTEAD = edit.INSTEAD
 def declare_flags(values: flags.FlagValues) -> None:
     shared_flags.declare_drawing(values)
     shared_flags.declare_num_samples(values)
-    flags.DEFINE_list("classes", None, "The classes of the images, which repeat, such as 3,3,7. Default: all classes "
+    flags.DEFINE_list("classes", None, "The classes of the images, used in turn, such as 3,3,7. Default: all classes "
                       "in turn.", flag_values=values)
     shared_flags.declare_path("out", "The folder to write. Default: in the run folder, or in samples/ for a pretrained "
                               "model.", values)
@@ -41,10 +41,10 @@ def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> 
 
 def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_samples: int, seed: int, out: Path,
            step: int | None, classes: list[int] | None = None) -> None:
-    """Draws `num_samples` images into `out`, of the run in `workdir` or of another model, `source` (`pretrained.load`).
+    """Draws `num_samples` images into `out` from the run in `workdir` or another model, `source` (`pretrained.load`).
 
-    classes: of the images, in turn; None: all that the model has. `config` is the model's but for what may be chosen,
-    the sampler. `step`: of a run, the checkpoint; default the newest. The weights of a run are the averaged ones.
+    classes: of the images, in turn; None: all classes of the model. `config` may differ from the model's only in the
+    sampler. `step`: the run's checkpoint; default the newest. A run's weights are the averaged ones.
     """
     from diffusion import build, pretrained
     from diffusion import config as config_lib

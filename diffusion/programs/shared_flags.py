@@ -1,4 +1,4 @@
-"""Flags that several programs read, each declared once, and how the values of paths and lists are read."""
+"""Declares the flags that several programs read, each once, and parses paths and lists."""
 from pathlib import Path
 
 from absl import flags
@@ -8,34 +8,34 @@ from diffusion.io import reading
 
 LARGEST_SEED = 2**32 - 1
 INSTEAD = {"num_samples": "--config.evaluate.images or --num_examples",
-           "seed": "--config.seed, by which training draws", "out": "--workdir",
-           "from_pretrained": "--init_from, which starts a training from such a model"}
+           "seed": "--config.seed, which training uses", "out": "--workdir",
+           "from_pretrained": "--init_from, which starts training from such a model"}
 
 
 class PathParser(flags.ArgumentParser):
-    """A path with its leading ~ replaced, which a shell leaves after an equals sign."""
+    """A path with its leading ~ expanded, which a shell does not do after an equals sign."""
 
     def parse(self, argument: str) -> str:
         return str(reading.expanded(argument)) if argument.startswith("~") else argument
 
 
 def declare_path(name: str, text: str, values: flags.FlagValues) -> None:
-    """A flag whose value is a path, or the name of a model."""
+    """Declares a flag whose value is a path, or the name of a model."""
     flags.DEFINE(PathParser(), name, None, text, flag_values=values, serializer=flags.ArgumentSerializer())
 
 
 def declare_source(values: flags.FlagValues) -> None:
-    declare_path("from_pretrained", "A model that is taken instead of the run in --workdir: a folder in diffusers' "
+    declare_path("from_pretrained", "A model to use instead of the run in --workdir: a folder in diffusers' "
                  "layout, a name on the Hugging Face hub, or a run folder. Its own config is used if --config is not "
                  "given.", values)
 
 
 def declare_drawing(values: flags.FlagValues) -> None:
-    """The flags of all programs that draw from a model that is there."""
+    """Declares the flags of all programs that draw from an existing model."""
     declare_source(values)
     flags.DEFINE_integer("checkpoint", None, "The step of the run's checkpoint. Default: the newest.",
                          flag_values=values)
-    flags.DEFINE_integer("seed", 0, "The seed of the draws; image i is a function of this and i.", lower_bound=0,
+    flags.DEFINE_integer("seed", 0, "The seed of the draws; image i depends only on it and i.", lower_bound=0,
                          upper_bound=LARGEST_SEED, flag_values=values)
 
 
@@ -44,8 +44,8 @@ def declare_num_samples(values: flags.FlagValues) -> None:
 
 
 def parse_list(name: str, kind: type, values: flags.FlagValues) -> list | None:
-    """The entries of a flag that is a list; None if it is not given and has no default. Raises ConfigError where there
-    are none, too many, or not such."""
+    """The entries of a list flag; None if it is not given and has no default. Raises ConfigError for no entries, too
+    many, or entries of another kind."""
     words = values[name].value
     if words is None:
         return None
@@ -58,11 +58,11 @@ def parse_list(name: str, kind: type, values: flags.FlagValues) -> list | None:
         example = {"solvers": "ddim,unipc", "classes": "3,3,7", "scales": "1,2.5"}.get(name, "5,10,20")
         raise ConfigError(f"--{name}={shown(','.join(words))[1:-1]} must be {what} between commas, such as {example}.")
     if len(found) > 1000:
-        raise ConfigError(f"--{name} has {len(found):,} entries; the most are 1,000.")
+        raise ConfigError(f"--{name} has {len(found):,} entries; at most 1,000 are allowed.")
     return found
 
 
 def default_folder(workdir: Path, values: flags.FlagValues) -> Path:
-    """Where a program writes without --out: the run folder, or one of samples/ for a pretrained model."""
+    """The folder to write to without --out: the run folder, or a folder of samples/ for a pretrained model."""
     source = values.from_pretrained
     return workdir if source is None else Path("samples") / Path(source).name

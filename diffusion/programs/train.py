@@ -1,4 +1,4 @@
-"""Trains a model into a run folder, or goes on where a run stopped."""
+"""Trains a model into a run folder, or resumes a run that stopped."""
 import dataclasses
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> 
 
 
 def train(config: ConfigDict, workdir: Path, started: float, init_from: str | None = None) -> None:
-    """Trains into `workdir`, or goes on where a run of the same config stopped there: `training`, alone."""
+    """Trains into `workdir`, or resumes the run of the same config there. Drives `training` to its end."""
     from diffusion.io.processes import print_once
     from diffusion.train import loop
     from diffusion.train.interrupts import Interrupts
@@ -47,10 +47,9 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
 
 
 def finished_steps(config: ConfigDict, workdir: Path) -> int | None:
-    """The steps of a run of exactly this config whose files show that it is done; None otherwise.
+    """The steps of a run of exactly this config whose files show that it is finished; else None.
 
-    It saves such a run the building of its model and the opening of its data. Raises ConfigError for the run of another
-    config.
+    Such a run then needs no model and no data. Raises ConfigError for the run of another config.
     """
     import jax
 
@@ -79,7 +78,7 @@ def finished_message(config: ConfigDict, path: Path, steps: int) -> str:
 
 
 def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Interrupts", init_from: str | None = None):
-    """A training into `workdir`, or its rest, that leaves its steps to whoever runs it, as `loop.training_steps` does.
+    """A training run in `workdir`, new or resumed, as a generator whose caller makes the steps (`loop.training_steps`).
 
     `started` is time.perf_counter() at the program's start. init_from: the source (`pretrained.load`) of the weights
     that a new run starts from. Raises the errors of `diffusion.errors`.
@@ -120,8 +119,8 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
             if clock.images != clock.step * plan.batch_size:
                 plan = plan.after(clock)
                 parts = dataclasses.replace(parts, train_step=parts.train_step_after(clock))
-                print_once("note: config.train.batch_size was another until now. The images that are done, "
-                           f"{clock.images:,}, count as they were; the schedules of the learning rate go on in steps.")
+                print_once("note: config.train.batch_size has changed. The images done so far, "
+                           f"{clock.images:,}, still count; the schedules of the learning rate continue in steps.")
             print_once(f"resuming {run.path} at step {clock.step:,}")
             for note in advice.of_another_rate(config, run.before, parts.rate_of, clock.step):
                 print_once(note)
@@ -132,7 +131,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
                 state = dataclasses.replace(state, params=params, ema=average_of(params, config.ema.dtype))
                 print_once(f"starting from the weights of {init_from}")
                 for key in pretrained.differences(config, source.config, ("process", "prediction")):
-                    print_once(f"note: {key} is not that of {init_from}: the network has to learn it anew")
+                    print_once(f"note: {key} differs from {init_from}: the network has to learn it anew")
 
         def draw_samples(step: int, state) -> None:
             x = np.concatenate(list(generate(in_dtype(state.ema, "float32"), config.seed, 0, config.sample.preview)))
@@ -141,7 +140,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
 
         finished = clock.step >= plan.total
         due = restored is not None and (finished or clock.step % plan.sample_every == 0)
-        if primary_says(due and not picture_of(run, clock.step).exists()):  # it was stopped after the checkpoint
+        if primary_says(due and not picture_of(run, clock.step).exists()):  # it stopped after the checkpoint
             draw_samples(clock.step, state)
         if finished:
             if not (run.path / "effective_weight.json").exists():
@@ -172,29 +171,29 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
                 raise DivergedError(f"{error} Last good checkpoint: {checkpoints.describe()}.") from None
     if clock.step < plan.total:
         raise Interrupted(f"stopped at step {clock.step:,} of {plan.total:,}, which is saved in {run.checkpoints}: the "
-                          "same command goes on from it", interrupts.exit_code)
+                          "same command resumes from it", interrupts.exit_code)
     draw_curves(run, parts)
     print_once(f"""
 trained {plan.total:,} steps in {duration(clock.seconds)}; in {run.path}:
   samples/step_{plan.total:08d}.png   the last grid of samples
   loss.png, loss_by_noise.png   the loss curve, and the loss by noise level
-  effective_weight.png   how much each noise level counts in the loss
-Next, draw more of them, or look at README.md there:
+  effective_weight.png   the weight of each noise level in the loss
+Next, draw more samples, or read README.md there:
   {run_folder.command(run.path, "--mode=sample", "--num_samples=256", plugins=config.plugins)}""")
 
 
 def picture_of(run: "RunFolder", step: int) -> Path:
-    """The picture of the samples of a training's step."""
+    """The path of the sample grid of a training step."""
     return run.samples / f"step_{step:08d}.png"
 
 
 def draw_curves(run: "RunFolder", parts: "build.Training") -> None:
-    """The pictures of a finished run, of the rows of its log; effective_weight.json is the last."""
+    """Draws the plots of a finished run from its log; effective_weight.json is written last."""
     from diffusion.io.files import atomic_write
     from diffusion.io.processes import is_primary
     from diffusion.io.writers import read_rows
     if is_primary():
-        from diffusion.io import plots  # imports matplotlib: half a second that only its users pay
+        from diffusion.io import plots  # imports matplotlib, which takes half a second
         rows = read_rows(run.metrics)
         plots.plot_loss(rows, run.path / "loss.png")
         plots.plot_loss_by_noise(rows, run.path / "loss_by_noise.png", parts.log_snr_edges)

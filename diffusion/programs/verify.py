@@ -1,4 +1,4 @@
-"""Verifies that a run which is stopped and resumed ends exactly where an undisturbed one does, bit for bit."""
+"""Verifies that a stopped and resumed run ends in exactly the same state as an undisturbed one, bit for bit."""
 import contextlib
 import dataclasses
 import hashlib
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from diffusion.train import loop
 
 INSTEAD: dict[str, str] = {}
-_SHOWN = 8  # arrays named in a message
+_SHOWN = 8  # arrays listed in a message
 _TIMES = ("seconds", "images_per_second", "timed_steps")
 
 
 def declare_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_integer("verify_steps", 20, "How many steps before the checkpoint, and after it.", lower_bound=1,
+    flags.DEFINE_integer("verify_steps", 20, "The number of steps before the checkpoint, and after it.", lower_bound=1,
                          upper_bound=10**6, flag_values=values)
 
 
@@ -36,7 +36,7 @@ def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> 
 
 
 class NoInterrupts:
-    """Interrupts that do not come."""
+    """Stands for `Interrupts` without any interrupt."""
 
     def begin(self) -> None:
         pass
@@ -46,10 +46,10 @@ class NoInterrupts:
 
 
 def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
-    """Trains 2 x `steps` from the newest checkpoint of `workdir`, or from the start; restores what was saved after the
-    first half, repeats the second, and compares all arrays of the state, the clock and the rows of the log.
+    """Trains 2 x `steps` from the newest checkpoint of `workdir`, or from the start; restores the checkpoint after the
+    first half, repeats the second half, and compares all arrays of the state, the clock and the rows of the log.
 
-    The run itself is left as it is. Raises CheckpointError where anything differs, in any process.
+    The run itself is not changed. Raises CheckpointError if anything differs, in any process.
     """
     import jax
     from jax.experimental import multihost_utils
@@ -80,7 +80,7 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
         start = clock.step
 
         def train(state, clock, data):
-            """`steps` more, saved; and the rows of the log."""
+            """Trains `steps` more steps and saves; returns the rows of the log."""
             plan = dataclasses.replace(parts.plan, total=clock.step + steps, log_every=k, sample_every=2**31,
                                        checkpoint_every=2**31)
             rows = []
@@ -119,7 +119,7 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
 
 
 def digests(state, clock: "loop.Clock", rows: list[dict], data) -> dict[str, str]:
-    """SHA-256 of each array (of this process's shards), the clock, the log and the place in the data, but for times."""
+    """SHA-256 of each array (of this process's shards), the clock, the log and the place in the data, except times."""
     import jax
 
     def of_array(x) -> str:

@@ -451,7 +451,7 @@ def test_an_old_checkpoint_loses_its_name_before_it_is_deleted(tmp_path, monkeyp
 
 @pytest.mark.parametrize("progress, words", [
     ({"data": {}}, "no clock"), ({"clock": {"step": 1}}, "no place in the data"), ([], "no clock"), (None, "no clock"),
-    ({"clock": {"step": "x"}, "data": {}}, "that of step 'x'"), ({"clock": {"step": 2}, "data": {}}, "that of step 2"),
+    ({"clock": {"step": "x"}, "data": {}}, "at step 'x'"), ({"clock": {"step": 2}, "data": {}}, "at step 2"),
     ({"clock": {"seconds": float("nan")}, "data": {}}, "not finite"), ({"clock": None, "data": {}}, "no clock"),
 ])
 def test_a_progress_that_is_none_is_a_fault(progress, words):

@@ -26,7 +26,7 @@ def test_to_uint8_inverts_the_normalisation_and_rounds_to_the_nearest():
 def test_nan_is_no_colour():
     x = np.zeros((4, 2, 2, 1))
     x[1:3, 0] = np.nan
-    with pytest.raises(DivergedError, match="2 of 4 sampled images have NaN.*float32"):
+    with pytest.raises(DivergedError, match="2 of 4 sampled images contain NaN.*float32"):
         to_uint8(x)
 
 

@@ -77,7 +77,7 @@ def test_pictures_of_every_kind_become_what_a_viewer_shows(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "image", "how", "message"), [
-    ("float.tif", Image.fromarray(RAMP / np.float32(255)), {}, "floating-point levels, and what is white in it is not"),
+    ("float.tif", Image.fromarray(RAMP / np.float32(255)), {}, "floating-point levels, whose white is unknown"),
     ("ints.tif", Image.fromarray(RAMP.astype(np.int32)), {}, "32-bit levels"),
     ("moves.png", GREY, {"save_all": True, "append_images": [GREY.rotate(90)]}, "an animation of 2 pictures"),
     ("huge.png", Image.new("1", (9_000, 8_000)), {}, "9,000 x 8,000 pixels, more than"),
@@ -107,7 +107,7 @@ def test_another_size(folder):
     with pytest.raises(DataError, match="000000.png is 4x6 .* of this model are 8x8. Crop or scale"):
         pictures.read_picture(folder / "000000.png", (8, 8, 3))
     np.savez(folder / "a.npz", ARRAY)
-    with pytest.raises(DataError, match="a.npz is 4x6x3 .* this model are 4x6x1"):
+    with pytest.raises(DataError, match="a.npz is 4x6x3 .* model's images are 4x6x1"):
         pictures.read_picture(folder / "a.npz", (4, 6, 1))
 
 

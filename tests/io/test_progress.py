@@ -100,8 +100,8 @@ def test_long_ones_say_at_once_how_long_they_take(clock):
         bar.expect(0.34)
         bar.expect(0.00001)  # 8 s: not worth a line
         bar.done = 800_000
-    assert out.getvalue().splitlines()[0] == ("about 3d 04h for 800,000 steps at 0.34 s each on this device, samples "
-                                              "and checkpoints apart")
+    assert out.getvalue().splitlines()[0] == ("about 3d 04h for 800,000 steps at 0.34 s each on this device, without "
+                                              "samples and checkpoints")
 
 
 def test_steps_that_are_with_the_device_are_not_done(clock):

@@ -28,16 +28,16 @@ def array_bytes(shape, descr="|u1", content=b"", version=1):
 WHOLE = io.BytesIO()
 np.save(WHOLE, np.arange(12, dtype=np.uint8).reshape(3, 4))
 BAD = {
-    "claims": ({"arr_0.npy": array_bytes((2**50, 32, 32, 3))}, "says that arr_0 is uint8 .*and holds 0"),
+    "claims": ({"arr_0.npy": array_bytes((2**50, 32, 32, 3))}, "arr_0 should be uint8 .*but has 0"),
     "negative": ({"arr_0.npy": array_bytes((-1, 4), content=b"x")}, "damaged"),
-    "bare_pickle": ({"arr_0": pickle.dumps([1])}, "holds 'arr_0', which is no array"),
+    "bare_pickle": ({"arr_0": pickle.dumps([1])}, "holds 'arr_0', which is not an array"),
     "pickle": ({"arr_0.npy": pickle.dumps([1])}, "cannot be read as an npz of plain arrays"),
     "objects": ({"arr_0.npy": array_bytes((1,), "|O", pickle.dumps([1]))}, "arr_0 in .* holds Python objects"),
     "no_shape": ({"arr_0.npy": array_bytes("'x'")}, "cannot be read as an npz"),
     "code": ({"arr_0.npy": array_bytes("__import__('os')")}, "cannot be read as an npz"),
     "deep": ({"arr_0.npy": array_bytes("(" * 5000)}, "cannot be read as an npz"),
     "version": ({"arr_0.npy": array_bytes((1,), content=b"x", version=9)}, "cannot be read as an npz"),
-    "short": ({"arr_0.npy": WHOLE.getvalue()[:-1]}, "12 bytes, and holds 11"),
+    "short": ({"arr_0.npy": WHOLE.getvalue()[:-1]}, "12 bytes, but has 11"),
     "empty_member": ({"arr_0.npy": b""}, "cannot be read as an npz"),
 }
 

@@ -86,7 +86,7 @@ def test_nothing_is_rewritten_when_nothing_is_dropped(tmp_path):
 def test_a_line_that_is_no_row_is_named(tmp_path, line):
     path = tmp_path / "m.jsonl"
     path.write_text('{"step": 1}\n' + line + '\n{"step": 2}\n')
-    with pytest.raises(CheckpointError, match=r"Line 2 of .*m\.jsonl is not a row.*Mend or delete") as error:
+    with pytest.raises(CheckpointError, match=r"Line 2 of .*m\.jsonl is not a row.*Correct or delete") as error:
         read_rows(path)
     assert len(str(error.value)) < 400
     path.unlink()

@@ -132,9 +132,9 @@ def test_bad_sets(extractor, tmp_path):
         collect(DIGITS[:40] / np.float32(255))
     with pytest.raises(DataError, match="uint8.*4"):
         collect(np.zeros((40, 8, 8, 4), np.uint8))
-    with pytest.raises(DataError, match=r"Image 20 is \(9, 8, 1\), those before it \(8, 8, 1\)"):
+    with pytest.raises(DataError, match=r"Image 20 is \(9, 8, 1\), but the images before it are \(8, 8, 1\)"):
         collect(DIGITS[:20], np.zeros((20, 9, 8, 1), np.uint8))
-    with pytest.raises(DataError, match="There are 39 images where 40"):
+    with pytest.raises(DataError, match="There are 39 images, but 40"):
         collect(DIGITS[:39])
     few = collect(DIGITS[:12], count=12)
     with pytest.raises(DataError, match="12 images are too few.*20 at least"):
@@ -142,7 +142,7 @@ def test_bad_sets(extractor, tmp_path):
     with pytest.raises(ConfigError, match="no metric 'fid'.*kid"):
         values.check_names(["fid"])
     np.savez(tmp_path / "inception.npz", mu=np.zeros(2048), sigma=np.eye(2048))
-    with pytest.raises(ConfigError, match="2048 features, and efficientnet_lite0 has 1280.*another extractor"):
+    with pytest.raises(ConfigError, match="2048 features, but efficientnet_lite0 has 1280.*another extractor"):
         Reference.from_file(tmp_path / "inception.npz", extractor)
 
 
@@ -178,7 +178,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(DataError, match=r"b\.png is RGBA"):
         list(open_images(tmp_path)[2])
     Image.new("L", (9, 9)).save(tmp_path / "b.png")
-    with pytest.raises(DataError, match=r"b\.png is 9x9 .*, the others are 8x8"):
+    with pytest.raises(DataError, match=r"b\.png is 9x9 .*, but the others are 8x8"):
         list(open_images(tmp_path)[2])
     Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
     with pytest.raises(DataError, match=r"b\.png is in colours, the others are not"):
@@ -286,7 +286,7 @@ def test_a_reference_that_was_edited(tmp_path, change):
     whole = dict(kept=np.zeros((3, 2), np.float32), count=3, digest="d", shape=(8, 8, 1))
     with open(tmp_path / "kept.npz", "wb") as file:
         Reference(statistics=Statistics(np.zeros(2), np.eye(2)), **whole | change).write(file, extractor)
-    with pytest.raises(DataError, match="kept.npz is no reference .*: it has kept .*Make it again"):
+    with pytest.raises(DataError, match="kept.npz is not a reference .*: it has kept .*Make it again"):
         Reference.from_file(tmp_path / "kept.npz", extractor)
 
 

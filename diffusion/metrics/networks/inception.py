@@ -1,8 +1,8 @@
-"""Inception-v3 as FID has it: the network of 2015-12-05 (Szegedy et al. 2016, "Rethinking the Inception Architecture"),
-which Heusel et al. (2017) took.
+"""Inception-v3 as FID uses it: the network of 2015-12-05 (Szegedy et al. 2016, "Rethinking the Inception
+Architecture"), chosen by Heusel et al. (2017).
 
-It differs from the paper's: average pools do not count the padding, and the last block has a maximum in its place. Its
-weights are the ports of TensorFlow's, in the layout of pytorch-fid and torch-fidelity.
+It differs from the paper: average pools do not count the padding, and the last block has a maximum pool instead. Its
+weights are ports of TensorFlow's, in the layout of pytorch-fid and torch-fidelity.
 """
 from collections.abc import Mapping
 
@@ -91,8 +91,8 @@ class InceptionE(nn.Module):
 
 
 class Inception(nn.Module):
-    """float32 [B, 299, 299, 3] in [-1, 1) -> {"pool" [B, 2048], "logits" [B, 1008] without their bias, as the Inception
-    Score takes them, "spatial" [B, 2023]: 7 channels of 17 x 17 places, for sFID (Nash et al. 2021)}."""
+    """float32 [B, 299, 299, 3] in [-1, 1) -> {"pool" [B, 2048], "logits" [B, 1008] without bias, for the Inception
+    Score, "spatial" [B, 2023]: 7 channels of 17 x 17 places, for sFID (Nash et al. 2021)}."""
 
     @nn.compact
     def __call__(self, x: Array) -> dict[str, Array]:
@@ -114,7 +114,7 @@ class Inception(nn.Module):
 
 
 def from_torch(tensors: Mapping[str, np.ndarray], source: str) -> dict:
-    """Parameters of Inception from pytorch-fid's or torch-fidelity's. Raises CheckpointError if they are others."""
+    """Parameters from pytorch-fid's or torch-fidelity's tensors. Raises CheckpointError for other tensors."""
     params: dict = {}
     try:
         for name in tensors:

@@ -1,4 +1,4 @@
-"""Convolutions with the batch normalisation of inference, as the published classifiers have them, and their weights."""
+"""Convolutions with inference-time batch normalisation, as in the published classifiers, and their weights."""
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,7 +27,7 @@ class Unit(nn.Module):
 
     @nn.compact
     def both(self, x: Array) -> tuple[Array, Array]:
-        """(what it gives, the convolution alone)."""
+        """(the unit's output, the output of the convolution only)."""
         inputs = 1 if self.depthwise else x.shape[-1]
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (*self.kernel, inputs, self.features))
         raw = (depthwise if self.depthwise else convolution)(x, kernel, self.stride, self.padding)
@@ -57,14 +57,15 @@ def depthwise(x: Array, kernel: Array, stride: int, padding: str) -> Array:
 
 
 def unit_params(tensors: Mapping[str, np.ndarray], conv: str, norm: str) -> dict[str, np.ndarray]:
-    """A Unit's, of PyTorch's convolution `conv` and batch normalisation `norm`. KeyError: one is missing."""
+    """A Unit's parameters from PyTorch's convolution `conv` and batch normalisation `norm`. KeyError if one is missing.
+    """
     scale = tensors[f"{norm}.weight"] / np.sqrt(tensors[f"{norm}.running_var"] + EPSILON)
     kernel = tensors[f"{conv}.weight"].transpose(2, 3, 1, 0)
     return {"kernel": kernel, "scale": scale, "bias": tensors[f"{norm}.bias"] - tensors[f"{norm}.running_mean"] * scale}
 
 
 def checked(params: Any, network: nn.Module, size: int, source: str) -> Any:
-    """float32 `params` if they are those of the network for images of size x size; CheckpointError where not."""
+    """`params` as float32. Raises CheckpointError if they do not fit the network for images of size x size."""
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))["params"]
     found, wanted = (dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (params, shapes))
     for path in {*found, *wanted}:
