@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Usage: ./launch.sh [train] [CONFIG] [FLAGS]    train; CONFIG is configs/digits.py where none is named
-#        ./launch.sh sample [CONFIG] [FLAGS]     draw images from what was trained
+# Usage: ./launch.sh [train] [CONFIG] [FLAGS]    train; the default CONFIG is configs/digits.py
+#        ./launch.sh sample [CONFIG] [FLAGS]     draw images from the trained model
 #        ./launch.sh test [PYTEST ARGS]          run the tests
-#        ./launch.sh slurm | tpu | gke ...       train on a cluster: add --help for the uses, --dry_run to see the commands
-#        ./launch.sh install                     make the environment, say how to use it without this file
+#        ./launch.sh slurm | tpu | gke ...       train on a cluster: --help shows the uses, --dry_run the commands
+#        ./launch.sh install                     make the environment, and print how to use it without this file
 #
-# Each use first makes a virtual environment in .venv and installs the package there, in the versions of
-# constraints.txt. Later runs find it made. An environment of your own, active (of venv, or Conda's other than base) or
-# in .venv, is used instead: it gets the packages that are missing or too old and keeps the others as they are.
-# Paths are read from this file's folder. FLAGS are those of diffusion/main.py: ./launch.sh train --help
+# The first use makes a virtual environment in .venv and installs the package with the versions of constraints.txt;
+# later uses find it. Your own environment, active (venv, or Conda's except base) or in .venv, is used instead: missing
+# or too old packages are installed there, and the others are kept.
+# Paths are relative to this file's folder. FLAGS are those of diffusion/main.py: ./launch.sh train --help
 #
 #   ./launch.sh                                               # 8x8 digits, a few minutes on a laptop
 #   ./launch.sh sample --num_samples=256
@@ -54,10 +54,10 @@ environment=${VIRTUAL_ENV:-}
 if [ -z "$environment" ] && [ "${CONDA_DEFAULT_ENV:-}" != base ]; then environment=${CONDA_PREFIX:-}; fi
 if [ -z "$environment" ] || [ "$environment" -ef .venv ]; then environment=.venv; fi
 python=$environment/bin/python
-stamp=$environment/.diffusion_installed  # says what was installed; there only when all of it was
+stamp=$environment/.diffusion_installed  # identifies the installed packages; written after all of them
 ours=.venv/.made_by_launch
 
-# What decides on the packages. The extras come last: an environment with more of them will do.
+# Everything that determines the packages. The extras come last: an environment with more extras also fits.
 wanted() { echo "$(cat setup.py constraints.txt | cksum) $PWD $("$python" --version 2>&1) ,$extras,"; }
 
 install() {
@@ -65,7 +65,7 @@ install() {
   before=$(cat "$stamp" 2>/dev/null) || true
   rm -f "$stamp"
   if ! "$python" -m pip install --quiet --disable-pip-version-check "$@" -e ".[$extras]"; then
-    [ -z "$before" ] || echo "$before" >"$stamp"  # pip leaves all as it was when it fails, unlike when it is killed
+    [ -z "$before" ] || echo "$before" >"$stamp"  # a failed pip changes nothing, unlike a killed one
     fail "pip could not install the packages into $environment: its message is above. The same command tries again."
   fi
   wanted >"$stamp"
@@ -82,7 +82,7 @@ On Debian: apt-get install python3-venv"
   "$base" -m venv .venv
 }
 
-# A launcher that only shows its commands needs no packages, and those of TPU and GKE never do.
+# A launcher that only prints its commands needs no packages, and the launchers of TPU and GKE never do.
 bare=
 case "$use" in
   tpu | gke) bare=yes ;;
@@ -94,12 +94,12 @@ if [ -n "$bare" ]; then
   case "$python" in /*) ;; *) DIFFUSION_PYTHON=$PWD/$python ;; esac
   if ! usable "$python"; then python=$(base_python); fi
 elif [ -e "$stamp" ] && [[ "$(cat "$stamp")" == "$(wanted)"* ]]; then
-  :  # all is there
+  :  # everything is installed
 elif [ "$environment" = .venv ] && { [ -e "$ours" ] || [ ! -e .venv ]; }; then
-  # Without a stamp it was left half-made. Without a working pip, the Python that it was made with is gone.
+  # Without a stamp it is unfinished. Without a working pip, the Python that made it is gone.
   if [ ! -e "$stamp" ] || ! "$python" -m pip --version >/dev/null 2>&1; then make_venv; fi
   echo "installing the packages into .venv: about a minute the first time"
-  # pip builds in an environment of its own, which takes its versions from PIP_CONSTRAINT (from pip 25.3 on the other).
+  # pip builds in a separate environment, with versions from PIP_CONSTRAINT (from pip 25.3 on the other variable).
   PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt install -c constraints.txt
 else
   [ -x "$python" ] || fail "$environment, your environment, holds no bin/python. Deactivate or repair it."
@@ -113,7 +113,7 @@ fi
 
 
 # ---- Train, sample ---------------------------------------------------------------------------------------------------
-# A run goes to runs/NAME of the config; the same command goes on where a run was stopped.
+# A run goes to runs/NAME of the config; the same command resumes a stopped run.
 if [ "$use" = train ] || [ "$use" = sample ]; then
   config=configs/digits.py flags= named= help=
   case "${1:-}" in -*) ;; *.py | *.py:*) config=$1 named=yes && shift ;; esac
@@ -121,7 +121,7 @@ if [ "$use" = train ] || [ "$use" = sample ]; then
     case "$flag" in
       -h | -help | --help) help=yes ;;
       --config | --config=* | -config | -config=*) config= ;;
-      --workdir=*) if [ -z "$named" ] && [ -e "${flag#*=}/config.json" ]; then config=; fi ;;  # a run knows its config
+      --workdir=*) if [ -z "$named" ] && [ -e "${flag#*=}/config.json" ]; then config=; fi ;;  # holds its config
     esac
     flags+=$(printf " %q" "$flag")
   done
@@ -138,21 +138,21 @@ fi
 
 
 # ---- Test ------------------------------------------------------------------------------------------------------------
-# Without arguments: all tests but those marked slow, rare, parity and slurm, see pyproject.toml. A process for each
-# core, which takes whole files, since the tests of one share what they trained, in the order of tests/conftest.py; -n 0
-# is none.
+# Without arguments: all tests except those marked slow, rare, parity and slurm, see pyproject.toml. One process per
+# core takes whole files, since the tests of a file share trained models, in the order of tests/conftest.py; -n 0: no
+# extra processes.
 if [ "$use" = test ]; then
   exec "$python" -m pytest -n auto --dist=loadfile --no-loadscope-reorder "$@"
 fi
 
 
 # ---- Clusters --------------------------------------------------------------------------------------------------------
-# Each is a file of experiments/launchers/, over the engine's own commands.
+# Each launcher is a file of experiments/launchers/, which runs the engine's own commands.
 case "$use" in slurm | tpu | gke) exec "$python" -m "experiments.launchers.$use" "$@" ;; esac
 
 
 # ---- Plain use -------------------------------------------------------------------------------------------------------
-# This file is a convenience. All that it does for a run is: python -m diffusion.main --config=CONFIG
+# This file is a convenience. For a run it only calls: python -m diffusion.main --config=CONFIG
 if [ "$use" = install ]; then
   cat <<END
 The package is installed in $environment. Without this file:

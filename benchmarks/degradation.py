@@ -1,11 +1,11 @@
-"""Do the metrics see what is wrong with images? Real ones, made worse in four ways, against other real ones.
+"""Tests whether the metrics detect defects: real images, degraded in four ways, against other real images.
 
     pip install -e .[metrics]
     python -m benchmarks.degradation cifar10.npz --count=1000 --out=docs/degradation.json --plot=docs/degradation.png
 
-The npz is as for `python -m diffusion.data.prepare`: train_images and train_labels. Its first half is the reference, of
-`count` images; those that are made worse are of its second half, so that the first point of each curve is what two
-halves of real data give. Each measurement is kept in --out as it is made; what is there is not made again.
+The npz is as for `python -m diffusion.data.prepare`: train_images and train_labels. The reference is `count` images of
+its first half, and the degraded images are of its second half, so that each curve starts at the distance between two
+halves of real data. Each measurement is saved to --out at once; existing ones are not repeated.
 """
 import argparse
 import io
@@ -23,7 +23,7 @@ from diffusion.metrics.features import collect
 from diffusion.metrics.reference import Reference
 from diffusion.train.sharding import make_mesh
 
-LEVELS = {  # what is done -> how much, from nothing on
+LEVELS = {  # degradation -> its levels, from none
     "noise": (0, 4, 8, 16, 32),
     "blur": (0, 0.4, 0.6, 0.8, 1.2),
     "jpeg": (0, 10, 30, 60, 90),
@@ -35,8 +35,8 @@ METRICS = ("fd", "kid", "prdc")
 
 
 def degraded(images: np.ndarray, labels: np.ndarray, kind: str, level: float, count: int) -> np.ndarray:
-    """`count` images uint8 [N, H, W, 3] of those given, made worse; level 0: as they are."""
-    if kind == "dropped_modes":  # as many as before, of fewer classes
+    """`count` images uint8 [N, H, W, 3] of those given, degraded; level 0: unchanged."""
+    if kind == "dropped_modes":  # the same number of images, of fewer classes
         images = images[labels >= level]
     images = images[:count]
     if len(images) < count:
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--extractor", default="efficientnet_lite0", choices=extractors.KINDS)
     parser.add_argument("--weights", default="", help="as for python -m diffusion.metrics")
-    parser.add_argument("--count", type=int, default=1000, help="images of a measurement")
+    parser.add_argument("--count", type=int, default=1000, help="images per measurement")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()

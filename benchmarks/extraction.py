@@ -1,13 +1,13 @@
-"""Features in images/s beside the PyTorch originals, with the same weights, and what an evaluation adds to them.
+"""Times features in images/s against the PyTorch originals, with the same weights, and the overhead of an evaluation.
 
     pip install torch efficientnet-lite-pytorch; pip install --no-deps torch-fidelity
     python -m benchmarks.extraction --extractor=inception --images=128
     python -m benchmarks.extraction --extractor=efficientnet_lite0 --images=1024 --photos=photos.npz
 
 Ours, theirs and `collect` (ours with digests, exact sums and checks) alternate in one process on the same images; the
-ratio of each round is taken, and its median over the rounds is the figure. What `collect` does ten times a set, however
-large, is left out: its time is that of three times the images, less that of one, halved. Inception's weights are
-random. With photos, the classes that both give them are compared too.
+result is the median ratio over the rounds. The work that `collect` does ten times per set, of any size, is excluded:
+its time is that of three times the images, less that of one, halved. Inception's weights are random. With photos, the
+predicted classes of both are compared, too.
 """
 import argparse
 import sys
@@ -25,15 +25,15 @@ from diffusion.train.sharding import make_mesh
 
 
 def inception():
-    """Ours with the weights of torch-fidelity's network, and that: images uint8 -> (features, logits)."""
+    """Ours, with the weights of torch-fidelity's network, and torch-fidelity's: images uint8 -> (features, logits)."""
     import torch
     try:
         import torchvision  # noqa: F401
-    except (ImportError, RuntimeError):  # its network needs none of it
+    except (ImportError, RuntimeError):  # its network does not need it
         for name in ("", ".datasets", ".models", ".transforms", ".transforms.functional"):
             sys.modules[f"torchvision{name}"] = mock.MagicMock(CIFAR10=object, CIFAR100=object, STL10=object)
     with (mock.patch("torch.load", return_value={}),
-          mock.patch.object(torch.nn.Module, "load_state_dict")):  # the published weights need not be here
+          mock.patch.object(torch.nn.Module, "load_state_dict")):  # the published weights are not needed
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"],
                                               feature_extractor_weights_path="none").eval()
@@ -80,8 +80,8 @@ def main() -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     originals = {"inception": inception, "efficientnet_lite0": efficientnet_lite0}
     parser.add_argument("--extractor", choices=originals, default="inception")
-    parser.add_argument("--images", type=int, default=128, help=f"of a round, in batches of {ROWS}")
-    parser.add_argument("--size", type=int, default=32, help="of the images, in pixels")
+    parser.add_argument("--images", type=int, default=128, help=f"images per round, in batches of {ROWS}")
+    parser.add_argument("--size", type=int, default=32, help="size of the images, in pixels")
     parser.add_argument("--photos", type=Path, help="a folder or npz of images, all of one size; default: noise")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()

@@ -1,11 +1,11 @@
-"""What a training survives: kills, signals, damaged files, a full disk, a lost host; each against an undisturbed run.
+"""Tests that training survives kills, signals, damaged files, a full disk and a lost host, against an undisturbed run.
 
     python -m benchmarks.faults --kills=100 --out=faults.json
 
-Each case trains a small model with the real program, disturbs it, and starts the same command again, several times over
-for the kills. At the end all arrays of its last checkpoint, its clock, the rows of its log and its last grid of samples
-must equal the undisturbed run's, bit for bit. Moments and places are drawn from --seed. A case that fails keeps its
-folder. A full disk needs the right to mount a tmpfs (root); it is left out with a word where there is none.
+Each case trains a small model with the real program, disturbs it, and starts the same command again, repeatedly for the
+kills. At the end all arrays of its last checkpoint, its clock, the rows of its log and its last grid of samples must
+equal the undisturbed run's, bit for bit. Moments and places are drawn from --seed. A failed case keeps its folder. The
+full disk needs the right to mount a tmpfs (root), and is otherwise skipped with a note.
 """
 import argparse
 import contextlib
@@ -45,7 +45,7 @@ VALUES = {
 
 
 class Campaign:
-    """A data set, the undisturbed run, and what a case needs to start programs and to compare."""
+    """A data set, the undisturbed run, and the tools of a case for starting programs and comparing."""
 
     def __init__(self, folder: Path):
         self.folder, self.data = folder, folder / "data"
@@ -61,7 +61,7 @@ class Campaign:
         began = time.monotonic()
         self.end(self.start(whole))
         self.seconds = time.monotonic() - began
-        began = time.monotonic()  # again: now all that it compiles is kept
+        began = time.monotonic()  # again: now its compilations are cached
         shutil.rmtree(whole)
         self.end(self.start(whole))
         self.seconds = time.monotonic() - began
@@ -78,7 +78,7 @@ class Campaign:
                                     env=environment, stdout=log, stderr=log)
 
     def log(self, workdir: Path) -> Path:
-        """What the programs of a case print, not on a disk that the case fills."""
+        """The output of a case's programs, not on a disk that the case fills."""
         return self.folder / f"{workdir.relative_to(self.folder).parts[0]}.log"
 
     def end(self, process: subprocess.Popen) -> None:
@@ -86,14 +86,14 @@ class Campaign:
             raise RuntimeError(f"exit code {code}")
 
     def outcome(self, workdir: Path) -> dict[str, str]:
-        """Digests of all that a finished run is."""
+        """Digests of all results of a finished run."""
         data = self.parts.data
         state, clock = Checkpoints(workdir / "checkpoints", keep=None).restore(self.parts.abstract_state, data, STEPS)
         found = digests(state, loop.restored_clock(clock, 16), read_rows(workdir / "metrics.jsonl"), data)
         return found | {"samples": (workdir / "samples" / f"step_{STEPS:08d}.png").read_bytes().hex()}
 
     def finish(self, workdir: Path, *flags: str) -> None:
-        """Runs the command to its end and compares."""
+        """Runs the command to its end and compares the results."""
         self.end(self.start(workdir, *flags))
         found = self.outcome(workdir)
         if wrong := [name for name in self.expected if found[name] != self.expected[name]]:
@@ -101,7 +101,7 @@ class Campaign:
 
 
 def kills(campaign: Campaign, workdir: Path, rng: random.Random, count: int) -> Counter:
-    """`count` times SIGKILL: at a random moment, or while a checkpoint is being written or has just been."""
+    """SIGKILL `count` times: at a random moment, or during or just after the writing of a checkpoint."""
     seen = Counter()
     for _ in range(count):
         moment = rng.choice(["at any time", "at any time", "in a checkpoint", "after a checkpoint"])
@@ -131,7 +131,7 @@ def kills(campaign: Campaign, workdir: Path, rng: random.Random, count: int) -> 
 
 
 def signals(campaign: Campaign, workdir: Path, rng: random.Random) -> Counter:
-    """SIGTERM at a random moment: exit code 75, or what a signal before the program's own first line gives."""
+    """SIGTERM at a random moment: exit code 75, or the code for a signal before the program's own first line."""
     process = campaign.start(workdir)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(rng.uniform(0.2, 1.0) * campaign.seconds)
@@ -154,7 +154,7 @@ def spoil(file: Path, rng: random.Random) -> str:
 
 
 def damaged_checkpoint(campaign: Campaign, workdir: Path, rng: random.Random) -> Counter:
-    """A file of the newest checkpoint; the program puts it aside and goes on from the one before."""
+    """Damages a file of the newest checkpoint; the program sets it aside and resumes from the previous one."""
     campaign.end(campaign.start(workdir))
     newest = workdir / "checkpoints" / str(STEPS)
     file = rng.choice(sorted(p for p in newest.rglob("*") if p.is_file() and p.stat().st_size))
@@ -164,7 +164,7 @@ def damaged_checkpoint(campaign: Campaign, workdir: Path, rng: random.Random) ->
 
 
 def damaged_shard(campaign: Campaign, workdir: Path, rng: random.Random) -> Counter:
-    """A file of the data: the program names it and stops; with the right file again it goes on."""
+    """Damages a file of the data: the program names it and stops; with the right file again it resumes."""
     data = Path(f"{workdir}.data")
     shutil.copytree(campaign.data, data)
     (shard,) = (data / "small" / "1.0.0").glob("*array_record*")
@@ -173,14 +173,14 @@ def damaged_shard(campaign: Campaign, workdir: Path, rng: random.Random) -> Coun
     process = campaign.start(workdir, data=data)
     code = process.wait(timeout=300)
     if code not in (0, 1) or (code == 1 and str(data) not in campaign.log(workdir).read_text()):
-        raise RuntimeError(f"exit code {code} on a damaged shard, or no word on it")
+        raise RuntimeError(f"exit code {code} on a damaged shard, or no message about it")
     shard.write_bytes(good)
     campaign.finish(workdir, f"--config.data.dir={data}")
-    return Counter({f"{how}: " + ("named, then mended" if code else "in no example's bytes"): 1})
+    return Counter({f"{how}: " + ("named, then repaired" if code else "in no example's bytes"): 1})
 
 
 def full_disk(campaign: Campaign, workdir: Path, rng: random.Random) -> Counter:
-    """A tmpfs that a ballast fills at a random moment; without it, the program goes on."""
+    """Fills a tmpfs with ballast at a random moment; after its removal, the program resumes."""
     workdir.mkdir(parents=True)
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(workdir)], capture_output=True)
     if done.returncode:
@@ -195,16 +195,16 @@ def full_disk(campaign: Campaign, workdir: Path, rng: random.Random) -> Counter:
                 ballast.write(bytes(4096))
         code = process.wait(timeout=300)
         if code not in (0, 1) or (code == 1 and "disk is full" not in campaign.log(run).read_text()):
-            raise RuntimeError(f"exit code {code} on a full disk, or no word on it")
+            raise RuntimeError(f"exit code {code} on a full disk, or no message about it")
         (workdir / "ballast").unlink()
         campaign.finish(run)
     finally:
         subprocess.run(["umount", str(workdir)], check=True)
-    return Counter({"said so, and went on when there was room" if code else "had ended before": 1})
+    return Counter({"reported it, and resumed with free space" if code else "had ended before": 1})
 
 
 def lost_host(campaign: Campaign, workdir: Path, rng: random.Random) -> Counter:
-    """SIGKILL of one of two processes; the other gives up, and both are started again."""
+    """SIGKILL for one of two processes; the other gives up, and both are started again."""
     def start(folder: Path) -> list[subprocess.Popen]:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
@@ -212,7 +212,7 @@ def lost_host(campaign: Campaign, workdir: Path, rng: random.Random) -> Counter:
         return [campaign.start(folder, address, "--num_processes=2", "--heartbeat_seconds=10", f"--process_id={i}")
                 for i in range(2)]
 
-    # Sums over two devices have another order: what to equal is an undisturbed run of two processes.
+    # Sums over two devices have another order, so compare with an undisturbed run of two processes.
     for process in start(Path(f"{workdir}.undisturbed")):
         campaign.end(process)
     processes, victim = start(workdir), rng.randrange(2)
@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("--kills_of_a_run", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="cases at a time")
-    parser.add_argument("--folder", default=None, help="where the runs are made; default: a temporary folder")
+    parser.add_argument("--folder", default=None, help="the folder for the runs; default: a temporary folder")
     parser.add_argument("--out", default=None, help="JSON of the figures")
     args = parser.parse_args()
 
@@ -256,7 +256,7 @@ def main() -> None:
             seen, failure = case(campaign, workdir, random.Random(f"{args.seed} {number}")), None
             for path in folder.glob(f"{workdir.name}*"):
                 path.unlink() if path.is_file() else shutil.rmtree(path)
-        except Exception as error:  # whatever it is, it is a failure of this case, and the others go on
+        except Exception as error:  # any error fails only this case; the others continue
             seen, failure = Counter(), f"{workdir}: {type(error).__name__}: {error}"
         return name, seen, failure
 

@@ -1,12 +1,11 @@
-"""Looks for what neither works nor is refused: drawn combinations of config keys, and drawn damage to files.
+"""Searches for inputs that neither work nor are refused: random combinations of config keys, and random file damage.
 
     python -m benchmarks.fuzz --seconds=600
     python -m benchmarks.fuzz --case=config:17
 
-A config is built, trained for a step and sampled from, on drawn images of 8x8; it must do all three with finite
-numbers, or be refused by an error that a user can mend. A damaged file must be read, or refused likewise. Case n of a
-kind is a function of n alone, so that what it says of one is found again by --case. It ends with code 1 if anything was
-found.
+A config is built, trained for a step and sampled from, on random images of 8x8; all three must give finite numbers, or
+fail with an error that a user can correct. A damaged file must be read or refused likewise. Case n of a kind depends
+only on n, so that --case repeats it. The exit code is 1 if anything was found.
 """
 import argparse
 import contextlib
@@ -41,14 +40,14 @@ from diffusion.families import BY_SELECTOR, FAMILIES
 from diffusion.io import pictures, run_folder
 from diffusion.train import sharding
 
-LONGEST = 120  # seconds of a case, after which it hangs
+LONGEST = 120  # seconds after which a case counts as hanging
 TINY = {"data.size": 8, "data.channels": 1, "network.channels": 8, "network.multipliers": (1,), "network.blocks": 1,
         "network.groups": 4, "network.attention_resolutions": (), "network.middle": "none", "train.batch_size": 4,
         "train.duration": "4 steps", "optimizer.warmup": "1 steps", "ema.half_life": "16 images", "sample.steps": 3,
         "sample.batch_size": 2, "likelihood.steps": 3, "process.steps": 20}
 OTHERS = {"optimizer.decay": ["constant", "cosine", "linear"], "train.nonfinite": ["stop", "skip"],
           "loss.space": ["eps", "x0", "v", "score", "velocity", "mean", "edm", "edm_vp", "x0_and_eps"]}
-# Of the machine and of other programs, not of what a step or a chain computes.
+# Keys of the machine and of other programs, which do not affect a step or a chain.
 LEFT_ALONE = ("data.", "evaluate.", "mesh.", "train.", "sample.guidance.guide", "network.channels", "network.blocks",
               "network.depth")
 NUMBERS = [0.0, 1.0, -1.0, 0.5, 2.0, 1e-3, 0.1, 3.0, 7.0, 20.0, 80.0]
@@ -60,7 +59,7 @@ class Hang(Exception):
 
 
 def drawn_config(rng: random.Random) -> dict[str, object]:
-    """One to three members, and up to three of their numbers and switches; now and then a key of another member."""
+    """Draws one to three members and up to three of their numbers and switches; sometimes a key of another member."""
     selectors = [family for family in FAMILIES if family.name not in ("data", "optimizer")]
     changes = {family.selector: rng.choice(sorted(family.members())) for family in
                rng.sample(selectors, rng.randint(1, 3))}
@@ -68,7 +67,7 @@ def drawn_config(rng: random.Random) -> dict[str, object]:
         changes |= {"network.num_classes": rng.choice([1, 3]), "network.label_dropout": rng.choice([0.0, 0.1])}
     try:
         known = config_lib.keys_of(config_lib.override(config_lib.base(), changes))
-    except DiffusionError:  # members that leave no place for one another: to be refused by `try_config` too
+    except DiffusionError:  # members that exclude one another: `try_config` must refuse them, too
         return changes
     known = config_lib.known() if rng.random() < 0.1 else known
     others = [key for key in known if key not in BY_SELECTOR and not key.startswith(LEFT_ALONE)]
@@ -90,7 +89,7 @@ def drawn_value(rng: random.Random, key: Key) -> object:
 
 
 def tiny_config(changes: dict[str, object]) -> ConfigDict:
-    """A small config with these keys; those of TINY that its members do not have are left out."""
+    """A small config with these keys, without keys of TINY that its members do not have."""
     members = {key: value for key, value in changes.items() if key in BY_SELECTOR}
     known = config_lib.keys_of(config_lib.override(config_lib.base(), members))
     return config_lib.override(config_lib.base(), {key: value for key, value in TINY.items() if key in known} | changes)
@@ -121,7 +120,7 @@ def try_config(number: int) -> str:
 
 
 def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
-    """Small files of each kind that the programs read, and what reads them."""
+    """Small files of each kind that the programs read, and their readers."""
     config = tiny_config({"network.multipliers": (1, 1)})
     model = build.model(config)
     state = build.training_step(config, model, 64).create_state()
@@ -157,7 +156,7 @@ def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
 
 
 def damage(path: Path, rng: random.Random) -> str:
-    """Changes the file, and says how."""
+    """Changes the file, and describes the change."""
     data = path.read_bytes()
     ways = ["cut", "flip", "empty", "longer", "folder"]
     if path.suffix == ".json":
@@ -199,7 +198,7 @@ def _places(tree, prefix: tuple = ()) -> Iterator[tuple]:
 
 
 class Files:
-    """One set of whole files, of which each case damages one."""
+    """One set of whole files; each case damages one."""
 
     def __init__(self, folder: Path):
         self.files = readers(folder)
@@ -230,7 +229,7 @@ def within_time(run: Callable[[int], str], number: int) -> str | BaseException:
     signal.alarm(LONGEST)
     try:
         return run(number)
-    except Exception as error:  # what is looked for
+    except Exception as error:  # a finding
         traceback.print_exc(limit=-6)
         return error
     finally:
@@ -239,8 +238,8 @@ def within_time(run: Callable[[int], str], number: int) -> str | BaseException:
 
 
 def fuzz(seconds: float, first: int = 0, cases: Sequence[str] = ()) -> tuple[Counter, dict[str, BaseException]]:
-    """How often each outcome was, and what was found by case: `cases`, and then from `first` on until the time is up,
-    ten files to a config."""
+    """The number of each outcome, and the findings by case: `cases`, then from `first` on until time is up, ten files
+    per config."""
     counts, found, started = Counter(), {}, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         files = Files(Path(folder))
@@ -270,7 +269,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600.0, help="how long")
     parser.add_argument("--first", type=int, default=0, help="the number of the first case")
-    parser.add_argument("--case", action="append", help="only this one, config:N or file:N; may be repeated")
+    parser.add_argument("--case", action="append", help="run only this case, config:N or file:N; may be repeated")
     args = parser.parse_args()
     counts, found = fuzz(0 if args.case else args.seconds, args.first, args.case or ())
     print("\n" + ", ".join(f"{name}: {count}" for name, count in sorted(counts.items())))

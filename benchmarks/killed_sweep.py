@@ -1,11 +1,11 @@
-"""A sweep of real trainings that is killed at random moments, against an undisturbed one: do they end with one table?
+"""Tests that a sweep of real trainings, killed at random moments, ends with the same table as an undisturbed sweep.
 
     python -m benchmarks.killed_sweep --kills=5 --out=killed_sweep.json
 
-Two rows of two seeds on the digits are trained and evaluated by `experiments.run --jobs=2`. In turns the sweep's own
-program is killed alone, so that what it started lives on, and with all of that, as when a machine goes down. The same
-command then goes on. Moments are drawn from --seed. At the end each value of the table and each row of each log must be
-equal, bit for bit.
+Two rows of two seeds on the digits are trained and evaluated by `experiments.run --jobs=2`. The kills alternate
+between only the sweep's own program, whose child programs live on, and all programs, as when a machine fails. The same
+command then resumes. Moments are drawn from --seed. At the end each value of the table and each row of each log must
+be equal, bit for bit.
 """
 import argparse
 import json
@@ -40,7 +40,7 @@ def start(folder: Path) -> subprocess.Popen:
 
 
 def programs(folder: Path) -> list[int]:
-    """The processes that work for the sweep in the folder."""
+    """The processes of the sweep in the folder."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -53,7 +53,7 @@ def programs(folder: Path) -> list[int]:
 
 
 def kill(process: subprocess.Popen, folder: Path, everything: bool) -> int:
-    """Returns how many programs were killed."""
+    """Kills the sweep; returns the number of killed programs."""
     targets = [process.pid, *(programs(folder) if everything else [])]
     for pid in targets:
         try:
@@ -71,14 +71,14 @@ def found_in(folder: Path) -> tuple[Sweep, Report]:
 
 
 def differences(quiet: Path, killed: Path) -> list[str]:
-    """A line for each value or log that is not equal, or not there."""
+    """One line per value or log that differs or is missing."""
     (one, a), (other, b) = found_in(quiet), found_in(killed)
     lines = []
     for row, same in zip(a.rows, b.rows):
         ours = [[values.values for values in r.ours.values()] for r in (row, same)]
         if ours[0] != ours[1] or not all(ours[0]):
             lines.append(f"{row.name}: {ours[0]} | {ours[1]}")
-    costs = len(report.head(a)) - 2  # hours and FLOP differ: of more attempts
+    costs = len(report.head(a)) - 2  # hours and FLOP differ, from more attempts
     if [row[:costs] for row in report.body(a)] != [row[:costs] for row in report.body(b)]:
         lines.append("the tables differ")
     for member in one.members:
@@ -91,8 +91,8 @@ def differences(quiet: Path, killed: Path) -> list[str]:
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--kills", type=int, default=5, help="(%(default)s)")
-    p.add_argument("--seed", type=int, default=0, help="of the moments (%(default)s)")
-    p.add_argument("--folder", type=Path, help="kept; default: a temporary one")
+    p.add_argument("--seed", type=int, default=0, help="seed of the moments (%(default)s)")
+    p.add_argument("--folder", type=Path, help="a folder to keep; default: a temporary one")
     p.add_argument("--out", type=Path, help="the results as JSON")
     args = p.parse_args()
     top = (args.folder or Path(tempfile.mkdtemp(prefix="killed_sweep_"))).resolve()

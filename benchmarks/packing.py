@@ -1,9 +1,9 @@
-"""Training steps of several models: dispatched one after the other, compiled into one, and mapped over a leading axis.
+"""Times training steps of several models: dispatched one by one, compiled into one, and mapped over a leading axis.
 
     python -m benchmarks.packing --config=configs/digits.py --models=3
 
-The three alternate in one process; the ratio of each round is taken, and its median over the rounds is the figure. The
-models differ in their seeds; mapped, all have the first one's, since a seed is a constant of the step.
+The three alternate in one process; the result is the median ratio over the rounds. The models differ in their seeds;
+when mapped, all have the first seed, since a seed is a constant of the step.
 """
 import argparse
 import time

@@ -1,11 +1,11 @@
-"""Seconds an image of DiffusionPipeline beside diffusers' DDIMPipeline, with the same weights in the same process.
+"""Times DiffusionPipeline against diffusers' DDIMPipeline in seconds per image, with the same weights in one process.
 
     pip install -e . -r requirements-parity.txt -c constraints.txt
     python -m benchmarks.pipeline --batch_sizes=1,16 --steps=50 --rounds=3
 
-A call is timed whole, from the loaded model to PIL images. The two take turns, so that what else the machine does meets
-both. Ours compiles in its first call for each batch size, which is reported apart. The weights are random, of the
-CIFAR-10 network of Ho et al. (2020), 35.7M parameters, or of --model, a folder in diffusers' layout.
+The time is that of a whole call, from the loaded model to PIL images. The two alternate, so that other load of the
+machine affects both. Ours compiles in its first call for each batch size, which is reported separately. The weights are
+random, for the CIFAR-10 network of Ho et al. (2020), 35.7M parameters, or from --model, a folder in diffusers' layout.
 """
 import argparse
 import os
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--model", help="a folder in diffusers' layout. Default: random weights")
     parser.add_argument("--batch_sizes", default="1,16")
     parser.add_argument("--steps", type=int, default=50, help="DDIM steps of a chain")
-    parser.add_argument("--rounds", type=int, default=3, help="calls of each, by turns; the medians are printed")
+    parser.add_argument("--rounds", type=int, default=3, help="calls of each, alternating; the medians are printed")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if args.model is None:
@@ -69,7 +69,7 @@ def main() -> None:
         ratio = [t / o for t, o in zip(times["theirs"], times["ours"])]
         print(f"{batch:>5} {first:>9.1f} s {mid['ours']:>8.3f} s {mid['bar']:>8.3f} s {mid['theirs']:>8.3f} s "
               f"{np.median(ratio):>8.2f} ({min(ratio):.2f}..{max(ratio):.2f})", flush=True)
-    print("seconds an image; the first call is of the whole batch, with the compiler")
+    print("seconds per image; the first call is for the whole batch, with compilation")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How step time, communication and memory go with the size of a TPU pod, as the planner sees it.
+"""Plans step time, communication and memory against the size of a TPU pod.
 
     python -m benchmarks.plan_scaling --out=docs/planning.json --plot=docs/planning.png      # needs .[tpu], and no TPU
 
-Each point compiles the training step (minutes each, on 2 cores); what --out already has is not compiled again. Weak
-scaling: the same images for each chip; strong scaling: the same batch for all.
+Each point compiles the training step (minutes each, on 2 cores); points already in --out are not compiled again. Weak
+scaling: the same number of images per chip; strong scaling: the same batch for all sizes.
 """
 import argparse
 import importlib
@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", default=",".join(BASE))
     parser.add_argument("--topologies", default="v5e:4x4,v5e:16x16,v5p:2x2x4")
-    parser.add_argument("--out", type=Path, required=True, help="JSON; kept after each point")
+    parser.add_argument("--out", type=Path, required=True, help="JSON; saved after each point")
     parser.add_argument("--plot", type=Path, default=None, help="PNG")
     args = parser.parse_args()
     rows = json.loads(args.out.read_text()) if args.out.exists() else []

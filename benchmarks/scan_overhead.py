@@ -1,9 +1,9 @@
-"""What the sampling loop costs beside the network: a chain of one dispatch against bare calls of the network.
+"""Times the overhead of the sampling loop: a chain in one dispatch against bare calls of the network.
 
     python -m benchmarks.scan_overhead --solver=ddim --steps=50
 
-Matrix products of about --milliseconds stand for the network. Chains and bare calls alternate in one process; the ratio
-of each pair is taken, and its median over the rounds is the figure.
+Matrix products of about --milliseconds stand for the network. Chains and bare calls alternate in one process; the
+result is the median ratio over the rounds.
 """
 import argparse
 import time
@@ -22,7 +22,7 @@ SHAPE = (16, 32, 32, 3)
 
 
 def network_of(milliseconds: float):
-    """x -> x of the shape by matrix products, whose width is found by timing it, and its parameters."""
+    """A network of matrix products x -> x, whose width is chosen by timing, and its parameters."""
     def apply(params, x, c_noise, cond, keys):
         h = x.reshape(len(x), -1) @ params["into"]
         for _ in range(4):
@@ -51,7 +51,7 @@ def main() -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--solver", default="ddim", help="a name of config.sample.solver")
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--milliseconds", type=float, default=5.0, help="of one call of the network, at least")
+    parser.add_argument("--milliseconds", type=float, default=5.0, help="least time of one call of the network")
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     config = config_lib.override(config_lib.base(), {"sample.solver": args.solver, "sample.steps": args.steps})

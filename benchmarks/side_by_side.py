@@ -1,10 +1,10 @@
-"""Images of one model by this project and by diffusers, in one picture: left ours, right theirs.
+"""Shows images of one model by this project (left) and by diffusers (right) in one picture.
 
     pip install -e . -r requirements-parity.txt -c constraints.txt
     python -m benchmarks.side_by_side runs/digits grids.png --steps=250
 
-The model is written in diffusers' layout, and diffusers loads that. Each draws its own noise: the pictures are to look
-alike, not to be equal (with the same noise they are equal, see tests/interop/test_parity_pipeline.py).
+The model is written in diffusers' layout, from which diffusers loads it. Each side draws its own noise: the pictures
+should look alike, not be equal (with the same noise they are equal, see tests/interop/test_parity_pipeline.py).
 """
 import argparse
 import tempfile

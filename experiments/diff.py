@@ -15,16 +15,16 @@ from experiments.gather import log
 from experiments.results import read_record
 from experiments.run import command
 
-_SAME_EVERYWHERE = ("seconds", "images_per_second")  # of a row of the log: of the machine, and no result
+_SAME_EVERYWHERE = ("seconds", "images_per_second")  # of a row of the log: they depend on the machine
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Two logs, row by row at the same steps."""
-    rows: int                  # steps that both have
-    first: int | None          # the first step at which a number differs; None: none does
-    loss: float | None         # the largest relative difference of the loss; None: no row of both has one
-    only: tuple[int, int]      # rows that only one has
+    """The comparison of two logs, row by row at the same steps."""
+    rows: int                  # steps in both logs
+    first: int | None          # the first step with a different number; None: no difference
+    loss: float | None         # the largest relative difference of the loss; None: no row of both has a loss
+    only: tuple[int, int]      # rows in only the one or the other log
 
 
 def flat(values: dict, prefix: str = "") -> dict[str, object]:
@@ -35,7 +35,7 @@ def flat(values: dict, prefix: str = "") -> dict[str, object]:
 
 
 def unlike(a: dict, b: dict) -> list[str]:
-    """A line for each key whose value differs."""
+    """One line per key with different values."""
     a, b = flat(a), flat(b)
     return [f"{key}: {a.get(key, 'not there')} | {b.get(key, 'not there')}" for key in sorted({*a, *b})
             if a.get(key, "not there") != b.get(key, "not there")]
@@ -62,7 +62,7 @@ def in_words(found: Curves) -> str:
 
 
 def environment(run: Path) -> dict:
-    """Of its last start."""
+    """The environment of a run's last start."""
     starts = read_starts(run)
     if not starts:
         raise DataError(f"{run}/environment.json has no entries.")
@@ -76,7 +76,7 @@ def check_run(path: Path) -> Path:
 
 
 def metrics(a: Path, b: Path) -> list[str]:
-    """The newest record of each, if they were measured alike."""
+    """The differences between the newest records of both runs, if their protocols agree."""
     records = [read_record(max(files, key=lambda f: f.stat().st_mtime)) for run in (a, b)
                if (files := list((run / "evaluations").glob("*.json")))]
     if len(records) < 2 or None in records:
@@ -87,7 +87,7 @@ def metrics(a: Path, b: Path) -> list[str]:
 
 
 def part(start: dict, name: str) -> dict:
-    """Of the entry of a start; empty where it has none."""
+    """A part of a start's entry; empty if missing."""
     return found if isinstance(found := start.get(name), dict) else {}
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a report, as PNG bytes: the paper's numbers and ours side by side, never on one axis."""
+"""Draws the plots of a report as PNG bytes: the paper's numbers next to ours, never on one axis."""
 import io
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _MOST_CURVES = 12
 
 
 def png(draw: Callable[[Figure], None], height: float) -> bytes:
-    """As wide as a phone, so that letters are legible there."""
+    """The PNG of a figure as wide as a phone, for legible letters."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         FigureCanvasAgg(figure)
@@ -34,13 +34,13 @@ def colours(number: int) -> list:
 
 
 def has_paper(report: Report, column: Ours) -> bool:
-    """Whether the paper has numbers to compare, two or more, in the rows that are here."""
+    """Whether the paper has two or more numbers to compare in the rows shown here."""
     cells = [row.paper[column.column.name] for row in report.rows]
     return sum(cell is not None and cell.value is not None for cell in cells) > 1
 
 
 def quality(report: Report, column: Ours) -> bytes | None:
-    """Of one column of ours, with the paper's beside it; None while nothing is measured."""
+    """The plot of one of our columns next to the paper's; None while nothing is measured."""
     if not any(row.ours[column].values for row in report.rows):
         return None
     return against_x(report, column) if report.sweep.table.x else by_row(report, column)
@@ -75,7 +75,7 @@ def by_row(report: Report, column: Ours) -> bytes:
 
 
 def readable_log(axes, values: list[float]) -> None:
-    """A logarithmic axis of x, with numbers on it, where one row's values would press the others together."""
+    """Makes the x axis logarithmic, with plain numbers, if one row's values would compress the others."""
     if values and min(values) > 0 and max(values) > 3 * min(values):
         axes.set_xscale("log")
         ticks = [m * 10.0**e for e in range(-3, 6) for m in (1, 2, 5)]
@@ -85,7 +85,7 @@ def readable_log(axes, values: list[float]) -> None:
 
 
 def series(report: Report) -> dict[str, list[tuple[float, RowReport]]]:
-    """Rows that differ in table.x alone, by the name that they share. A row that has no x yet is left out."""
+    """Rows that differ only in table.x, by their common name. A row without an x yet is left out."""
     table, found = report.sweep.table, {}
     key = "sample.steps" if table.x == "evaluations" else table.x
     for row in report.rows:
@@ -140,8 +140,8 @@ def against_x(report: Report, column: Ours) -> bytes:
 
 
 def losses(report: Report) -> bytes | None:
-    """The training loss of each row, its mean over the seeds and a band that holds them; None where there
-    are too many different ones, or none. Rows of other objectives are not on one scale."""
+    """The plot of each row's training loss, its mean over the seeds and their range; None for too many different
+    losses, or none. Rows of different objectives have different scales."""
     trained: dict[str, tuple[str, list]] = {}
     for member in report.sweep.members:
         name, runs = trained.setdefault(member.training.rsplit("_s", 1)[0], (member.row.name, []))

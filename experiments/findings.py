@@ -1,4 +1,4 @@
-"""Whether what a paper concludes from a table is seen in ours: pair by pair, and by rank."""
+"""Tests whether a paper's conclusions from a table hold in ours: pair by pair, and by rank."""
 import statistics
 import warnings
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from experiments.results import Values
 from experiments.table import Column, Finding, Table
 
-SURE = 0.05  # the p below which a difference is more than the noise between seeds
+SURE = 0.05  # a difference with a smaller p exceeds the noise between seeds
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Verdict:
 
 
 def judge(better: Values, worse: Values, lower: bool, paired: bool = False) -> tuple[str, str]:
-    """(word, numbers) for two rows of which the paper has the first better, by a two-sided test of Student's.
+    """(verdict, numbers) for two rows, the first better in the paper, by a two-sided test of Student's.
 
-    paired: the rows measure the same trained models, so that the differences are taken seed by seed; else the test is
-    Welch's, of means whose spreads may differ.
+    paired: the rows measure the same trained models, so the differences are taken seed by seed; else Welch's test,
+    for means with different spreads.
     """
     if better.mean is None or worse.mean is None:
         return "not measured", ""
@@ -36,9 +36,9 @@ def judge(better: Values, worse: Values, lower: bool, paired: bool = False) -> t
 
 
 def p_value(a: Values, b: Values, paired: bool) -> float:
-    """Of a difference as large between rows that do not differ. NaN where nothing varies."""
+    """The p-value of the difference, if the rows did not differ. NaN if nothing varies."""
     from scipy import stats
-    with warnings.catch_warnings(action="ignore"):  # of no variance
+    with warnings.catch_warnings(action="ignore"):  # about zero variance
         found = (stats.ttest_rel(a.values, b.values) if paired and a.seeds == b.seeds
                  else stats.ttest_ind(a.values, b.values, equal_var=False))
     return float(found.pvalue)
@@ -52,7 +52,7 @@ def verdicts(finding: Finding, column: Column, of: Callable[[str], Values],
 
 
 def summary(found: list[Verdict]) -> str:
-    """One word where all pairs agree, else how many there are of each."""
+    """One verdict if all pairs agree, else the number of each."""
     words = [v.word for v in found]
     if not words:
         return "not tested by pairs"
@@ -62,7 +62,7 @@ def summary(found: list[Verdict]) -> str:
 
 
 def noise(rows: list[Values]) -> str:
-    """In words: how much a row's number varies over the seeds, and from which difference on two rows are told apart."""
+    """A sentence on the variation of a row's number over the seeds, and the smallest difference that is significant."""
     from scipy import stats
     spreads = [statistics.stdev(v.values) / abs(v.mean) for v in rows if len(v.values) > 1 and v.mean]
     if not spreads:
@@ -77,14 +77,14 @@ def noise(rows: list[Values]) -> str:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Kendall's tau between the paper's numbers and ours, over the rows that have both."""
+    """Kendall's tau between the paper's numbers and ours, over the rows with both."""
     rows: int
     tau: float
-    p: float   # of a |tau| as large if the orders had nothing to do with each other
+    p: float   # of a |tau| as large for unrelated orders
 
 
 def ranks(table: Table, column: Column, of: Callable[[str], Values], rows: list[str]) -> Ranks | None:
-    """None for fewer than three rows."""
+    """The rank correlation of a column; None for fewer than three rows."""
     pairs = [(cell.value, of(name).mean) for name in rows
              if (cell := table.row(name).cell(column.name)) and cell.value is not None and of(name).mean is not None]
     if len(pairs) < 3:

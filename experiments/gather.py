@@ -1,4 +1,4 @@
-"""All that a report says of a sweep, as plain data: rows with the paper's cells and ours, findings, costs, pictures."""
+"""Gathers a sweep's report as plain data: rows with the paper's cells and ours, findings, costs, pictures."""
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ class Ours:
     """A column of ours: one metric under one protocol."""
     column: Column
     called: str
-    protocol: str   # its JSON; "" where nothing says
+    protocol: str   # its JSON; "" if unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +24,11 @@ class RowReport:
     name: str
     paper: dict[str, Cell | None]      # by Column.name
     ours: dict[Ours, Values]
-    hours: float                       # of a device: the row's own measurements, and its share of the training
-    train_flops: float | None          # of all seeds
-    failed: str                        # the last error, where something of it is missing
-    grid: Path | None                  # samples of its first seed: those that were measured, or the last of training
-    evaluations: float | None          # network calls for a sample
+    hours: float                       # device hours: the row's own measurements, and its share of the training
+    train_flops: float | None          # over all seeds
+    failed: str                        # the last error, if results are missing
+    grid: Path | None                  # samples of its first seed: the measured ones, or the last of training
+    evaluations: float | None          # network calls per sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def gather(sweep: Sweep) -> Report:
     def of(column: Ours):
         return lambda name: by_name[name].ours[column] if name in by_name else Values()
 
-    first = {c.column.name: c for c in reversed(columns)}  # the first protocol that was met
+    first = {c.column.name: c for c in reversed(columns)}  # the first protocol found
     models = {name: {member.training for member in sweep.of(name)} for name in by_name}
 
     def paired(a: str, b: str) -> bool:
@@ -67,7 +67,7 @@ def gather(sweep: Sweep) -> Report:
 
 
 def ours_columns(sweep: Sweep) -> list[Ours]:
-    """One for each metric and protocol that is there: unlike ones never share a column."""
+    """One column per metric and protocol found: different protocols never share a column."""
     found: dict[Ours, None] = {}
     for column in sweep.table.columns:
         met = dict.fromkeys(c for member in sweep.members if (c := column_of(sweep, member, column)))
@@ -110,7 +110,7 @@ def row_report(sweep: Sweep, name: str, columns: list[Ours], states: dict[str, S
 
 
 def train_flops(sweep: Sweep, members: list[Member]) -> float | None:
-    """By XLA's count of a step."""
+    """The training FLOP of the members, by XLA's count for a step."""
     plan = results.read(sweep.folder / "plan" / f"{members[0].training}.json") or {}
     flops = step.get("flops") if isinstance(step := plan.get("train"), dict) else None
     if not isinstance(flops, (int, float)):
@@ -124,6 +124,6 @@ def steps_of(run: Path) -> int:
 
 
 def log(run: Path) -> list[dict]:
-    """The rows of metrics.jsonl; one that is being written is left out. Raises CheckpointError for other lines that are
-    none."""
+    """The rows of metrics.jsonl, without a row that is being written. Raises CheckpointError for any other line that is
+    not a row."""
     return read_rows(run / "metrics.jsonl")

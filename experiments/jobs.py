@@ -1,4 +1,4 @@
-"""Runs the jobs of a sweep on this machine: so many at a time, trainings before what needs them."""
+"""Runs the jobs of a sweep on this machine, several at a time, each training before the jobs that need it."""
 import contextlib
 import os
 import queue
@@ -14,17 +14,17 @@ from experiments.ledger import Ledger, State
 from experiments.sweep import Job, Sweep
 from experiments.table import ROOT
 
-SAVED = (75, 130)   # exit codes of a training that was stopped and has saved
-_TAIL = 4_000       # bytes of a log in which the error is looked for
+SAVED = (75, 130)   # exit codes of a training that stopped after saving
+_TAIL = 4_000       # bytes at the end of a log to search for the error
 
 
 class Stopped(Exception):
-    """The sweep was asked to stop."""
+    """The sweep received a request to stop."""
 
 
 class Runner:
-    """Of one sweep, of which `workers` programs run at a time, and each trains up to `pack` models together. `states`
-    and `running` are there to be shown while it runs."""
+    """Runs one sweep with `workers` programs at a time, each of which trains up to `pack` models together. `states` and
+    `running` are for display."""
 
     def __init__(self, sweep: Sweep, *, workers: int = 1, retries: int = 1, pack: int = 1,
                  python: str = sys.executable):
@@ -33,7 +33,7 @@ class Runner:
         self.ledger = Ledger(sweep.folder / "ledger.jsonl")
         self.states = self.ledger.states()
         self.running: dict[str, tuple[Job, float]] = {}
-        self.blocked: set[str] = set()          # jobs whose training failed
+        self.blocked: set[str] = set()          # jobs with a failed training
         self._cores: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
         for share in shares(workers):
             self._cores.put(share)
@@ -48,7 +48,7 @@ class Runner:
         return self.state(job).done and job.output_exists()
 
     def run(self, report: Callable[[str], None] = lambda line: None) -> bool:
-        """All that is not done. Returns whether everything is done now. report: told of each end of a job."""
+        """Runs all jobs that are not done, and returns whether everything is done. report: called at each job's end."""
         waiting = {job.key: job for job in self.sweep.jobs if not self.is_done(job)}
         trainings = [job for job in waiting.values() if job.mode == "train"]
         awaited = {job.id for job in trainings}
@@ -78,20 +78,20 @@ class Runner:
         return all(self.is_done(job) for job in self.sweep.jobs)
 
     def stop(self) -> None:
-        """Asks the programs to save and leave."""
+        """Asks the programs to save and exit."""
         self._stop.set()
         with self._lock:
             for child in self._children:
                 child.terminate()
 
     def join(self) -> None:
-        """Waits for the programs that were asked to stop."""
+        """Waits for the programs after `stop`."""
         for child in list(self._children):
             child.wait()
 
     def complete(self, jobs: list[Job]) -> list[bool]:
-        """Runs the jobs, trainings together if there are several, until each is there or has failed too often. Returns
-        which are there."""
+        """Runs the jobs, several trainings together, until each is done or has failed too often. Returns which are
+        done."""
         for job in jobs:
             self.wait_for_another(job)
         if len(jobs) > 1 and not self._stop.is_set():
@@ -108,7 +108,7 @@ class Runner:
         return False
 
     def once(self, jobs: list[Job]) -> int:
-        """One program, for one job or several trainings; its exit code."""
+        """Runs one program for one job or several trainings; returns its exit code."""
         words = [word for job in jobs for word in ("--", *job.flags)][1:]
         log = self.log(jobs[0])
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ class Runner:
                                           *words], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT,
                                          stdin=subprocess.DEVNULL, start_new_session=True)
                 if cores:
-                    os.sched_setaffinity(child.pid, cores)  # before it has threads, which take it over
+                    os.sched_setaffinity(child.pid, cores)  # before it starts threads, which inherit it
                 self._children.add(child)
             for job in jobs:
                 self.ledger.add(job.key, "started", pid=child.pid, what=job.what)
@@ -134,7 +134,7 @@ class Runner:
             self.running.pop(job.key, None)
             if code == 0 and job.output_exists():
                 self.ledger.add(job.key, "done", seconds=seconds, commit=commit())
-            elif code in SAVED or self._stop.is_set() or len(jobs) > 1:  # of several, each goes on alone
+            elif code in SAVED or self._stop.is_set() or len(jobs) > 1:  # of several, each continues separately
                 self.ledger.add(job.key, "stopped", seconds=seconds)
             else:
                 self.ledger.add(job.key, "failed", seconds=seconds, error=last_error(log, code))
@@ -143,7 +143,7 @@ class Runner:
 
     @contextlib.contextmanager
     def cores(self):
-        """Those of a worker that is idle."""
+        """Lends the cores of an idle worker."""
         share = self._cores.get()
         try:
             yield share
@@ -154,15 +154,15 @@ class Runner:
         return self.sweep.folder / "logs" / f"{job.id}_{job.mode}.log"
 
     def wait_for_another(self, job: Job) -> None:
-        """If a sweep that was killed has left this job's program behind, lets it finish: two would share a folder."""
+        """Waits for this job's program if a killed sweep left it running: two programs would share a folder."""
         pid = self.state(job).pid
         while pid is not None and not self._stop.is_set() and runs(pid, job):
             time.sleep(0.5)
 
 
 def shares(workers: int) -> list[set[int]]:
-    """The cores of each worker: equal parts, so that programs do not wait for each other's threads, and their sums are
-    rounded alike whatever runs beside them. Empty sets, all cores, where there is nothing to part."""
+    """The cores of each worker: equal parts, so that programs do not wait for each other's threads, and their sums
+    have the same rounding with any others running. Empty sets mean all cores, if there is nothing to divide."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     each = len(cores) // workers if workers > 1 else 0
     return [set(cores[i * each:(i + 1) * each]) for i in range(workers)]
@@ -178,7 +178,7 @@ def runs(pid: int, job: Job) -> bool:
 
 
 def last_error(log: Path, code: int) -> str:
-    """The program's message, or the last line of what it said."""
+    """The program's error message, or the last line of its output."""
     with open(log, "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
         lines = file.read().decode(errors="replace").replace("\r", "\n").splitlines()
@@ -188,7 +188,7 @@ def last_error(log: Path, code: int) -> str:
 
 
 def commit() -> str:
-    """Of the code here; "+" where it was changed since; "" outside a repository."""
+    """The code's commit, with "+" if it was changed since; "" outside a repository."""
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 

@@ -1,4 +1,4 @@
-"""What happened in a sweep, a line each: appended and never changed, so that a kill loses nothing."""
+"""The ledger of a sweep: one line per event, appended and never changed, so that a kill loses nothing."""
 import datetime
 import json
 import os
@@ -13,13 +13,13 @@ NEEDS = {"started": {"pid": int}, "done": {"commit": str, "seconds": (int, float
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """Of a job, by its lines."""
+    """The state of a job, from its lines."""
     done: bool = False
-    attempts: int = 0         # that failed since it was last done
-    error: str = ""           # of the last one
-    seconds: float = 0.0      # of all attempts
-    commit: str = ""          # of the code that did it
-    pid: int | None = None    # of the program that was started last, if it has not ended
+    attempts: int = 0         # failed since it was last done
+    error: str = ""           # of the last failed attempt
+    seconds: float = 0.0      # over all attempts
+    commit: str = ""          # of the code of the finished job
+    pid: int | None = None    # of the program started last, if it has not ended
 
 
 class Ledger:
@@ -27,19 +27,19 @@ class Ledger:
         self.file = file
 
     def add(self, key: str, event: str, **more) -> None:
-        """event: started (pid), done (seconds, commit), failed (seconds, error), stopped (seconds)."""
+        """Appends an event: started (pid), done (seconds, commit), failed (seconds, error), stopped (seconds)."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         line = json.dumps({"time": now, "job": key, "event": event, **more}) + "\n"
         self.file.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:  # in one write: several programs may append, of an array of jobs
+        try:  # in one write: several programs of an array of jobs may append
             os.write(file, line.encode())
             os.fsync(file)
         finally:
             os.close(file)
 
     def rows(self) -> list[dict]:
-        """A line that a kill cut off is left out."""
+        """The rows, without a line that a kill cut off."""
         if not self.file.exists():
             return []
         found = []
@@ -71,9 +71,9 @@ class Ledger:
 
 
 def checked(row: dict) -> dict:
-    """The row of a ledger. Raises ValueError for what is none."""
+    """The row of a ledger. Raises ValueError if it is not valid."""
     needs = NEEDS.get(str(row.get("event")))
     if needs is None or not isinstance(row.get("job"), str) or not all(
             isinstance(row.get(name), kind) for name, kind in needs.items()):
-        raise ValueError("no row of a ledger")
+        raise ValueError("not a row of a ledger")
     return row

@@ -1,4 +1,4 @@
-"""One live picture of a sweep: how much is done, how far what runs is, when it will end, and the best row so far."""
+"""A live display of a sweep: finished jobs, progress of running jobs, time left, and the best row so far."""
 import json
 import os
 import sys
@@ -9,11 +9,11 @@ from diffusion.io.progress import duration
 from experiments.jobs import Runner
 from experiments.results import best_row
 
-_LAST_ROW = 64 * 2**10  # bytes of a log that hold its last row
+_LAST_ROW = 64 * 2**10  # bytes at the end of a log, enough for its last row
 
 
 def training_progress(run: Path, total: str) -> str:
-    """Of the run's log: the step of its last row, which alone is read: this is asked every two seconds."""
+    """The step in the last row of the run's log. Reads only this row, since the display asks every two seconds."""
     try:
         with open(run / "metrics.jsonl", "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_ROW))
@@ -24,14 +24,14 @@ def training_progress(run: Path, total: str) -> str:
 
 
 def lines(runner: Runner, began: float, at_start: int) -> list[str]:
-    """The picture. at_start: jobs that were done when the sweep was started."""
+    """The lines of the display. at_start: jobs done before the sweep was started."""
     jobs = runner.sweep.jobs
     done = sum(runner.is_done(job) for job in jobs)
     failed = [job for job in jobs if not runner.is_done(job) and runner.state(job).attempts > runner.retries]
     took = time.time() - began
     left = took / (done - at_start) * (len(jobs) - done) if done > at_start else None
     head = f"{done} of {len(jobs)} done" + (f", {len(failed)} failed" if failed else "") + (
-        f", {len(runner.blocked)} not begun for it" if runner.blocked else "")
+        f", {len(runner.blocked)} blocked by it" if runner.blocked else "")
     head += f", {duration(took)} so far" + (f", about {duration(left)} left" if left is not None else "")
     found = [head]
     for job, since in list(runner.running.values()):
@@ -44,7 +44,7 @@ def lines(runner: Runner, began: float, at_start: int) -> list[str]:
 
 
 class Screen:
-    """Draws over itself on a terminal; elsewhere, prints only what ended."""
+    """Redraws in place on a terminal; elsewhere, prints only finished jobs."""
 
     def __init__(self, stream=sys.stderr):
         self.stream, self.live, self.height = stream, stream.isatty(), 0

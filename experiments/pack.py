@@ -1,10 +1,10 @@
-"""Several trainings in one program, whose steps are compiled together; the results are those of separate programs.
+"""Runs several trainings in one program with jointly compiled steps; the results equal those of separate programs.
 
   python -m experiments.pack FLAGS OF ONE -- FLAGS OF ANOTHER ...
 
 The flags are those of diffusion.main --mode=train (--config, --workdir, --config.KEY=VALUE); `experiments.run --pack=N`
-calls it. Each training is a part of its own in one compiled step, so that anything may differ between them, and nothing
-is summed in another order than alone; one that fails leaves the others.
+calls it. Each training is a separate part of one compiled step, so that anything may differ between them, and sums have
+the same order as in separate programs; if one fails, the others continue.
 """
 import contextlib
 import contextvars
@@ -21,7 +21,7 @@ from pathlib import Path  # noqa: E402
 import jax  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
-from diffusion import config_flags, runtime  # noqa: E402  (after the begin of the program)
+from diffusion import config_flags, runtime  # noqa: E402  (after program.begin)
 from diffusion.errors import ConfigError, DiffusionError, Interrupted, shown  # noqa: E402
 from diffusion.io import run_folder  # noqa: E402
 from diffusion.programs.train import training  # noqa: E402
@@ -29,7 +29,7 @@ from diffusion.train.interrupts import Interrupts  # noqa: E402
 
 
 def parsed(words: list[str]) -> tuple[ConfigDict, Path]:
-    """(config, workdir) of a training's flags. Raises ConfigError for what is wrong with them."""
+    """(config, workdir) from a training's flags. Raises ConfigError for wrong flags."""
     source, given, rest = config_flags.split(words)
     workdir = [word.removeprefix("--workdir=") for word in rest if word.startswith("--workdir=")]
     if strange := [word for word in rest if word != "--mode=train" and not word.startswith("--workdir=")]:
@@ -40,7 +40,7 @@ def parsed(words: list[str]) -> tuple[ConfigDict, Path]:
 
 
 class Member:
-    """A training that is advanced from step to step. `error`: what ended it before its end."""
+    """A training that is advanced step by step. `error`: the error that ended it early."""
 
     def __init__(self, words: list[str], interrupts: Interrupts):
         config, workdir = parsed(words)
@@ -49,7 +49,7 @@ class Member:
         self.workdir, self.training = workdir, training(config, workdir, program.STARTED, interrupts)
 
     def next(self):
-        """The step that it asks for; None: it has ended."""
+        """The step that it requests; None: it has ended."""
         try:
             return self.context.run(self.training.send, self.reply)
         except StopIteration:
@@ -60,7 +60,7 @@ class Member:
 
 
 def run_jointly(members: list[Member]) -> None:
-    """Runs them to their ends; those that go on make each step in one dispatch."""
+    """Runs the members to their ends; all unfinished members make each step in one dispatch."""
     compiled = {}
     with contextlib.ExitStack() as stack:
         for member in members:
@@ -81,7 +81,7 @@ def run_jointly(members: list[Member]) -> None:
 
 
 def joint(functions):
-    """One step of each: (states, batches, datasets) -> [(state, metrics)]."""
+    """A function that makes one step of each: (states, batches, datasets) -> [(state, metrics)]."""
     return lambda *arguments: [function(*one) for function, one in zip(functions, zip(*arguments))]
 
 

@@ -1,4 +1,4 @@
-"""The sizes at which tables are run when not as in the paper: what each is, and how far it can be trusted."""
+"""Sizes for running tables smaller than in the paper: the contents and the limits of each."""
 from collections.abc import Mapping
 
 from experiments.table import Scale
@@ -28,6 +28,6 @@ def small(overrides: Mapping[str, object] = {}, *, about: str = "", **more) -> S
 
 def paper(overrides: Mapping[str, object] = {}, *, config: str = "configs/cifar10.py", about: str = "As in the paper.",
           **more) -> Scale:
-    """FID needs the weights of Inception: evaluate.weights among the overrides."""
+    """The scale of the paper. FID needs the weights of Inception: give evaluate.weights in the overrides."""
     return Scale(config, {"evaluate.extractor": "inception", "evaluate.metrics": ("fd", "is"), **overrides}, about,
                  **more)

@@ -1,11 +1,11 @@
-"""Makes a report of a sweep: the paper's numbers beside ours, with errors, protocol and cost, as Markdown and HTML.
+"""Makes a report of a sweep: the paper's numbers next to ours, with errors, protocol and cost, as Markdown and HTML.
 
   python -m experiments.report ddim_table1 --scale=mini --seeds=3
   python -m experiments.report ddim_table1 --scale=mini --seeds=3 --out=docs/results/ddim_table1
   python -m experiments.report --folder=sweeps/ddim_table1-mini
 
-OUT.md with its pictures OUT-*.png, and OUT.html, one file that holds all. Default: report in the sweep's folder. What
-is not done yet, or failed, is said; the flags are those of experiments.run.
+Writes OUT.md with its pictures OUT-*.png, and OUT.html, one file with all. Default: report in the sweep's folder. It
+lists unfinished and failed jobs; the flags are those of experiments.run.
 """
 import base64
 import datetime
@@ -54,7 +54,7 @@ def amount(number: float | None) -> str:
 
 
 def papers(report: Report) -> list[str]:
-    """The paper's columns that have any cells."""
+    """The paper's columns with any cells."""
     return [c.name for c in report.sweep.table.columns if any(row.paper[c.name] for row in report.rows)]
 
 
@@ -70,7 +70,7 @@ def body(report: Report) -> list[list[str]]:
 
 
 def facts(report: Report) -> list[str]:
-    """Lines above the table: what this is, how it was measured, and what is missing."""
+    """The lines above the table: source, protocol, and missing results."""
     sweep, table = report.sweep, report.sweep.table
     scale = table.scale(sweep.scale)
     hours = sum(row.hours for row in report.rows)
@@ -102,7 +102,7 @@ def protocol_text(protocol: dict, prefix: str = "") -> str:
 
 
 def conclusions(report: Report) -> list[tuple[str, str, list[str]]]:
-    """(what the paper says, our verdict, the pairs)."""
+    """(the paper's conclusion, our verdict, the pairs)."""
     found = [(f.text, findings.summary(v), [f"{x.better} against {x.worse}: {x.text or x.word}"
                                             + (f": {x.word}" if x.text else "") for x in v])
              for f, v in report.findings]
@@ -204,7 +204,7 @@ def page(report: Report) -> str:
 
 def main(argv: list[str]) -> int:
     p = parser("report", __doc__)
-    p.add_argument("--out", type=expanded, help="without its ending; default: report in the sweep's folder")
+    p.add_argument("--out", type=expanded, help="the path without its ending; default: report in the sweep's folder")
     args, flags = parse(p, argv)
     if not args.table and not flags and not args.folder:
         print(f"Tables:\n{listed()}")

@@ -1,4 +1,4 @@
-"""What the jobs of a sweep have found, gathered: values by row and seed, with how each was measured."""
+"""Reads the results of a sweep's jobs: values by row and seed, each with its protocol."""
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,10 @@ _PREFIXES = {"fd": ("fid", "fd_"), "sfd": ("sfid", "sfd_"), "score": ("inception
 
 @dataclass(frozen=True, kw_only=True)
 class Values:
-    """Of one column for one row."""
-    called: str = ""            # what our metric is called: its extractor is part of it
-    values: tuple[float, ...] = ()  # by seed, of those that are there ...
-    seeds: tuple[int, ...] = ()     # ... which are these
+    """The values of one column for one row."""
+    called: str = ""            # our metric's name, which includes its extractor
+    values: tuple[float, ...] = ()  # by seed, for the finished seeds ...
+    seeds: tuple[int, ...] = ()     # ... listed here
 
     @property
     def mean(self) -> float | None:
@@ -31,13 +31,13 @@ class Values:
 
 
 def record(sweep: Sweep, member: Member) -> dict | None:
-    """The metric record of an evaluation."""
+    """The metric record of a member's evaluation."""
     files = sorted((sweep.folder / "evaluate" / member.measurement).glob("*.json"))
     return read_record(files[-1]) if files else None
 
 
 def read_record(file: Path) -> dict | None:
-    """A metric record; None where it is not there, or not whole."""
+    """A metric record; None if missing or incomplete."""
     try:
         return metric_record.read_record(file)
     except DataError:
@@ -51,15 +51,15 @@ def likelihood(sweep: Sweep, member: Member) -> dict | None:
 
 
 def read(file: Path) -> dict | None:
-    """Its JSON; None where it is not there, or not whole."""
+    """The JSON of a file; None if missing or incomplete."""
     try:
         return read_json(file)
-    except CheckpointError:  # being written, or damaged: its job will make it again
+    except CheckpointError:  # being written, or damaged: its job will write it again
         return None
 
 
 def value(sweep: Sweep, member: Member, column: Column) -> tuple[str, float] | None:
-    """(what it is called, the number) of the column, if it has been measured."""
+    """(name, number) of the column, if it has been measured."""
     if column.ours == "bits_per_dim":
         found = likelihood(sweep, member)
         return (f"bits_per_dim ({found['estimator'].get('estimator')})", found["bits_per_dim"]) if found else None
@@ -82,7 +82,7 @@ def rows(sweep: Sweep) -> list[str]:
 
 
 def best_row(sweep: Sweep) -> str:
-    """"row: number" of the first column; "" while there is none."""
+    """"row: number" for the best row by the first column; "" while there is none."""
     column = sweep.table.columns[0]
     found = [(v.mean, name, v.called) for name in rows(sweep) if (v := values(sweep, name, column)).values]
     if not found:

@@ -1,14 +1,14 @@
-"""Runs a table of a paper, or a sweep of your own.
+"""Runs a table of a paper, or your own sweep.
 
-  python -m experiments.run                                      # the tables that are there
+  python -m experiments.run                                      # lists the tables
   python -m experiments.run ddim_table1 --scale=mini --seeds=3
   python -m experiments.run ddim_table1 --rows="eta 0, 10 steps;eta 1, 10 steps" --launcher=print
   python -m experiments.run mysweep.py                           # a file with TABLE = Table(...)
   python -m experiments.run --config=configs/digits.py --sweep.optimizer.learning_rate=1e-3,3e-3 \\
       --sweep.process.name=linear,cosine --config.train.duration="600 steps"
 
-The same command goes on where it was stopped, skips what is done, and tries again what failed. Ctrl-C saves and leaves.
-What is found goes to sweeps/TABLE-SCALE; python -m experiments.report TABLE --scale=SCALE makes a page of it.
+The same command resumes a stopped sweep, skips finished jobs, and retries failed ones. Ctrl-C saves and exits. Results
+go to sweeps/TABLE-SCALE; python -m experiments.report TABLE --scale=SCALE makes a report of them.
 """
 import argparse
 import fcntl
@@ -34,13 +34,13 @@ MOST = 1_000  # seeds, jobs at a time, ...
 
 
 def parser(program: str, description: str) -> argparse.ArgumentParser:
-    """With what run and report share."""
+    """The argument parser with the arguments that run and report share."""
     p = argparse.ArgumentParser(prog=f"python -m experiments.{program}", description=description, allow_abbrev=False,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("table", nargs="?", help="its name, or a file")
     p.add_argument("--scale", default="mini", help="paper, small or mini (%(default)s)")
-    p.add_argument("--seeds", type=int, help="how many, from 0 on (default: as the sweep had before, else 1)")
-    p.add_argument("--rows", default="", help="only these, between semicolons")
+    p.add_argument("--seeds", type=int, help="the number of seeds, from 0 (default: the sweep's last number, else 1)")
+    p.add_argument("--rows", default="", help="run only these rows, separated by semicolons")
     p.add_argument("--folder", type=expanded, help="default: sweeps/TABLE-SCALE")
     return p
 
@@ -51,13 +51,13 @@ def listed() -> str:
 
 
 def parse(p: argparse.ArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The arguments, and the flags of a sweep of the user's own."""
-    own = [word for word in argv if word.startswith(USER_FLAGS)]  # argparse takes one with a space for a table
+    """The arguments, and the flags of the user's own sweep."""
+    own = [word for word in argv if word.startswith(USER_FLAGS)]  # argparse would read a flag with a space as a table
     return p.parse_args([word for word in argv if word not in own]), own
 
 
 def sweep_of(args: argparse.Namespace, flags: list[str]) -> Sweep:
-    """Of the command line; of --folder alone, the sweep that is there. Raises ConfigError for what is wrong with it."""
+    """The sweep of the command line; for only --folder, the existing sweep. Raises ConfigError for wrong arguments."""
     if args.seeds is not None and not 1 <= args.seeds <= MOST:
         raise ConfigError(f"--seeds={args.seeds} must be 1 or more, and {MOST:,} at most.")
     if args.table and flags:
@@ -67,9 +67,9 @@ def sweep_of(args: argparse.Namespace, flags: list[str]) -> Sweep:
         last = read_history(args.folder / "sweep.json")[-1]
         named_by, scale = last["named_by"], last["scale"]
         if not named_by:
-            raise ConfigError(f"{args.folder}/sweep.json does not say what it is a sweep of: name the table.")
+            raise ConfigError(f"{args.folder}/sweep.json does not name the sweep's table: name it here.")
     table = table_of_flags(named_by) if named_by[0].startswith("--") else find(named_by[0])
-    if scale not in table.scales and len(table.scales) == 1 and "paper" not in table.scales:  # that has to be asked for
+    if scale not in table.scales and len(table.scales) == 1 and "paper" not in table.scales:  # must be requested
         (scale,) = table.scales
     folder = args.folder or Path("sweeps") / f"{table.name}-{scale}"
     only = [name.strip() for name in args.rows.split(";") if name]
@@ -79,7 +79,7 @@ def sweep_of(args: argparse.Namespace, flags: list[str]) -> Sweep:
 
 
 def lock(sweep: Sweep):
-    """An open file that no other sweep can lock. Raises ConfigError if one has."""
+    """An open file that no other sweep can lock. Raises ConfigError if it is locked."""
     sweep.folder.mkdir(parents=True, exist_ok=True)
     file = open(sweep.folder / ".lock", "w")
     try:
@@ -90,13 +90,13 @@ def lock(sweep: Sweep):
 
 
 def local(runner: Runner) -> bool:
-    """With the live picture; returns whether all is done. Raises Stopped."""
+    """Runs the sweep with the live display; returns whether all is done. Raises Stopped."""
     screen, began, over = overview.Screen(), time.time(), threading.Event()
     at_start = sum(runner.is_done(job) for job in runner.sweep.jobs)
     screen.print_once(f"{len(runner.sweep.jobs)} jobs, {at_start} done before; logs in {runner.sweep.folder / 'logs'}")
 
     def stop(*_):
-        screen.print_once("stopping: what trains saves first")
+        screen.print_once("stopping: running trainings save first")
         runner.stop()
 
     def watch():
@@ -117,12 +117,12 @@ def local(runner: Runner) -> bool:
 def main(argv: list[str]) -> int:
     p = parser("run", __doc__)
     p.add_argument("--launcher", choices=("local", "slurm", "print"), default="local",
-                   help="where (%(default)s); print: the commands, and nothing is done")
+                   help="the place to run (%(default)s); print: only print the commands")
     p.add_argument("--jobs", type=int, default=1, help="programs, or Slurm jobs, at a time (%(default)s)")
     p.add_argument("--pack", type=int, default=1, help="local: trainings in one program, their steps compiled "
                    "together; the results are the same (1)")
     p.add_argument("--slurm", default="", help="slurm: options of sbatch, such as 'partition=gpu gpus=1 time=60'")
-    p.add_argument("--retries", type=int, default=1, help="of a job that fails (%(default)s)")
+    p.add_argument("--retries", type=int, default=1, help="retries of a failed job (%(default)s)")
     args, flags = parse(p, argv)
     if not args.table and not flags and not args.folder:
         print(f"Tables:\n{listed()}\n\npython -m experiments.run TABLE --scale=mini; see --help.")
@@ -132,7 +132,7 @@ def main(argv: list[str]) -> int:
     if not 0 <= args.retries <= MOST:
         raise ConfigError(f"--retries={args.retries} must be 0 or more, and {MOST:,} at most.")
     if args.pack > 1 and args.launcher != "local":
-        raise ConfigError("--pack is for --launcher=local: others make a job, or a command, of each training.")
+        raise ConfigError("--pack is for --launcher=local: other launchers run each training separately.")
     sweep = sweep_of(args, flags)
     if args.launcher == "print":
         for job in sweep.jobs:
@@ -140,7 +140,7 @@ def main(argv: list[str]) -> int:
         return 0
     held = lock(sweep)
     for change in write_down(sweep):
-        print(f"note: changed since the sweep was started; what was found before is kept. {change}", file=sys.stderr)
+        print(f"note: changed since the sweep was started; earlier results are kept. {change}", file=sys.stderr)
     if args.launcher == "slurm":
         from experiments.slurm_array import submit
         submit(Runner(sweep, retries=args.retries), args.slurm, jobs=args.jobs)
@@ -149,7 +149,7 @@ def main(argv: list[str]) -> int:
     try:
         done = local(runner)
     except Stopped:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("stopped; the same command resumes it", file=sys.stderr)
         return 75
     finally:
         held.close()
@@ -162,7 +162,7 @@ def main(argv: list[str]) -> int:
 
 
 def command(main) -> None:
-    """Runs a main with the command line; what a user can mend is one message and exit code 1."""
+    """Runs a main with the command line; an error that a user can correct gives one message and exit code 1."""
     program.begin()
     program.interruptible()
     program.run(lambda: main(sys.argv[1:]))

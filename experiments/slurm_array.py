@@ -1,4 +1,4 @@
-"""A sweep as an array of Slurm jobs, through submitit: each trains once and takes all measurements of that training."""
+"""Runs a sweep as an array of Slurm jobs, through submitit: each trains once and makes all measurements of it."""
 import dataclasses
 import shlex
 
@@ -8,7 +8,7 @@ from experiments.table import ROOT
 
 
 class Chain:
-    """What one element of the array does. Slurm may end it at any time: it saves, and goes on in the queue."""
+    """One element of the array. Slurm may end it at any time: it saves, and resumes from the queue."""
 
     def __init__(self, runner: Runner, training: str):
         jobs = tuple(job for job in runner.sweep.jobs if training in (job.id, job.after))
@@ -30,7 +30,7 @@ class Chain:
 
 
 def options_of(text: str) -> dict[str, object]:
-    """"partition=gpu gpus=1 time=60" -> submitit's parameters. Raises ConfigError for what is no key=value."""
+    """"partition=gpu gpus=1 time=60" -> submitit's parameters. Raises ConfigError for anything but key=value."""
     found: dict[str, object] = {}
     for word in text.split():
         key, equals, value = word.partition("=")
@@ -42,8 +42,8 @@ def options_of(text: str) -> dict[str, object]:
 
 
 def submit(runner: Runner, options: str, *, jobs: int) -> list:
-    """Hands in all that is not done and returns submitit's jobs, of which `jobs` run at a time. Raises ConfigError
-    without submitit, or where no Slurm answers."""
+    """Submits all unfinished work and returns submitit's jobs, of which `jobs` run at a time. Raises ConfigError
+    without submitit, or if Slurm does not answer."""
     try:
         import submitit
     except ImportError as error:
@@ -61,6 +61,6 @@ def submit(runner: Runner, options: str, *, jobs: int) -> list:
         with executor.batch():
             found = [executor.submit(Chain(runner, training)) for training in trainings]
     except (RuntimeError, TypeError, submitit.core.utils.FailedJobError) as error:
-        raise ConfigError(f"Slurm did not take the sweep: {error}") from error
+        raise ConfigError(f"Slurm did not accept the sweep: {error}") from error
     print(f"{len(found)} jobs, {found[0].job_id} to {found[-1].job_id}; their output is in {sweep.folder / 'slurm'}")
     return found

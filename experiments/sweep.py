@@ -1,14 +1,13 @@
-"""A table at a scale, with its seeds, as jobs: trainings, shared by the rows that can, and each row's measurements.
+"""Expands a table at a scale, with seeds, into jobs: trainings, shared between rows, and each row's measurements.
 
-    FOLDER/sweep.json           the rows as they were resolved, each time they changed
-    FOLDER/ledger.jsonl         what was started, finished and failed (ledger.py)
+    FOLDER/sweep.json           the resolved rows, each time they changed
+    FOLDER/ledger.jsonl         the starts, ends and failures of jobs (ledger.py)
     FOLDER/runs/ID              the run folder of a training
     FOLDER/evaluate/ID/         the metric record of a row and seed
     FOLDER/likelihood/ID.json   its bits per dimension
-    FOLDER/plan/ID.json         what a step of a training, and of its sampling, costs
+    FOLDER/plan/ID.json         the costs of a training step and a sampling step
 
-An ID is the digest of the resolved config, as far as it matters there: what was done under another config stays, under
-its own ID.
+An ID is the digest of the relevant part of the resolved config: results under another config keep their own ID.
 """
 import hashlib
 import json
@@ -30,7 +29,7 @@ _OF_THE_MACHINE = ("mesh.", "data.dir", "data.workers", "data.on_device", "train
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A program to run. Its results are in `out`, and there when it has ended well."""
+    """A program to run. Its results are in `out`, which exists after a successful end."""
     id: str                   # of the training or of the measurement
     mode: str                 # of diffusion/main.py: train, evaluate, likelihood, plan
     flags: tuple[str, ...]    # of diffusion/main.py
@@ -64,15 +63,15 @@ class Sweep:
     seeds: int
     folder: Path
     members: tuple[Member, ...]
-    jobs: tuple[Job, ...]     # trainings before what needs them
-    named_by: tuple[str, ...] = ()  # the arguments that name its table: one word, or the flags of a user's own
+    jobs: tuple[Job, ...]     # each training before the jobs that need it
+    named_by: tuple[str, ...] = ()  # the arguments that name its table: one name, or the flags of a user's own table
 
     def of(self, row: str) -> list[Member]:
         return [member for member in self.members if member.row.name == row]
 
 
 def expand(table: Table, scale: str, seeds: int, folder: Path, *, only: Sequence[str] = ()) -> Sweep:
-    """All jobs. only: names of rows. Raises ConfigError for overrides that are wrong, or rows that are the same."""
+    """The sweep with all its jobs. only: names of rows. Raises ConfigError for wrong overrides, or equal rows."""
     rows = [table.row(name) for name in only] or [row for row in table.rows
                                                   if row.name not in table.scale(scale).leaves_out]
     members, jobs, same = [], {}, {}
@@ -127,24 +126,24 @@ def jobs_of(table: Table, scale: str, member: Member, folder: Path) -> list[Job]
 
 
 def of_training(values: dict) -> dict:
-    """Without the keys that do not change what is trained, so that rows which differ in those share a run."""
+    """The config without the keys that do not affect training, so that rows that differ only in these share a run."""
     return {key: value for key, value in values.items() if not key.startswith(_OF_MEASUREMENTS)}
 
 
 def digest(values: dict) -> str:
-    """Of the keys of a config but the seed and those of the machine."""
+    """The digest of a config's keys, except the seed and the keys of the machine."""
     kept = {key: value for key, value in values.items() if key != "seed" and not key.startswith(_OF_THE_MACHINE)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=list).encode()).hexdigest()[:10]
 
 
 def config_flags(overrides: dict) -> list[str]:
-    """As the command line has them."""
+    """The overrides as flags of the command line."""
     return [f"--config.{key}={value!r}" if isinstance(value, (tuple, list)) else f"--config.{key}={value}"
             for key, value in overrides.items()]
 
 
 def resolved(sweep: Sweep) -> dict[str, dict]:
-    """Row -> the keys of its config that are not the base's."""
+    """Row -> the keys of its config that differ from the base."""
     def of_row(config: ConfigDict) -> dict:
         defaults = config_lib.keys_of(config)
         return {key: value for key, value in config_lib.keys(config).items() if value != defaults[key].default}
@@ -153,7 +152,7 @@ def resolved(sweep: Sweep) -> dict[str, dict]:
 
 
 def write_down(sweep: Sweep) -> list[str]:
-    """Keeps the rows in sweep.json; returns what has changed in rows that were there before, a line each."""
+    """Writes the rows to sweep.json; returns the changes of earlier rows, one line each."""
     file = sweep.folder / "sweep.json"
     now = json.loads(json.dumps(resolved(sweep)))
     history = read_history(file) if file.exists() else []
@@ -163,7 +162,7 @@ def write_down(sweep: Sweep) -> list[str]:
         if name in before and (keys := [k for k in {**before[name], **row} if before[name].get(k) != row.get(k)]):
             changed.append(f"{name}: " + ", ".join(f"{k} was {before[name].get(k, 'the default')}, is "
                                                    f"{row.get(k, 'the default')}" for k in keys))
-    had = history[-1].get("seeds", 1) if history else 0  # the first sweeps did not say
+    had = history[-1].get("seeds", 1) if history else 0  # the first sweeps did not store it
     seeds = max(sweep.seeds, had)
     if {**before, **now} != before or seeds > had:
         entry = {"named_by": sweep.named_by, "scale": sweep.scale, "seeds": seeds, "rows": now}

@@ -1,4 +1,4 @@
-"""A table of a paper: rows as overrides of a config, its cells, what they are said to show, and the sizes to run it.
+"""A table of a paper: rows as overrides of a config, the paper's cells and conclusions, and the scales to run it at.
 
 A table is a file of experiments/tables/ (or one of your own) that ends in `TABLE = Table(...)`.
 """
@@ -22,7 +22,7 @@ TABLES = Path(__file__).parent / "tables"
 @dataclass(frozen=True)
 class Cell:
     """A published number."""
-    value: float | None       # None: the paper has none there, and the note says why
+    value: float | None       # None: the paper has none, for the reason in the note
     error: float | None = None
     note: str = ""            # such as "diverges"
     doubt: str = ""           # empty: checked against the paper. Else shown with it: recalled, second hand (as others
@@ -31,8 +31,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """What the paper measures, and which of our metrics stands beside it, never in the same column."""
-    name: str                 # as the paper has it
+    """A measurement of the paper, and the metric of ours to show next to it, never in the same column."""
+    name: str                 # the paper's name for it
     ours: str                 # fd, score, kd, precision ...: of an evaluation (Extractor.called); bits_per_dim
     lower_is_better: bool = True
 
@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the paper concludes: in each pair, the first row's number of the column is better than the second's."""
+    """A conclusion of the paper: in each pair, the first row's number of the column is better than the second's."""
     text: str
     column: str
     better: Sequence[tuple[str, str]]
@@ -60,10 +60,10 @@ class Finding:
 class Scale:
     config: str                     # the file, or a path
     overrides: Mapping[str, object]
-    about: str                      # what it can show, and what it cannot
-    examples: int | None = None     # images whose likelihood is taken, of config.data with split `likelihood_split`
+    about: str                      # its contents and limits
+    examples: int | None = None     # images for the likelihood, from config.data with split `likelihood_split`
     likelihood_split: str = "test"
-    leaves_out: Sequence[str] = ()  # rows that take too long here
+    leaves_out: Sequence[str] = ()  # rows that take too long at this scale
     of_rows: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # overrides of single rows, here only
 
 
@@ -75,7 +75,7 @@ class Table:
     rows: Sequence[Row]
     scales: Mapping[str, Scale]     # paper, small, mini
     findings: Sequence[Finding] = ()
-    x: str = ""                     # what quality is drawn against: evaluations (network calls for a sample), or a key
+    x: str = ""                     # the x axis for quality: evaluations (network calls per sample), or a key
                                     # such as sample.guidance.scale; "": rows side by side
     name: str = ""                  # of the file
 
@@ -100,12 +100,12 @@ class Table:
         return self.scales[name]
 
     def overrides(self, scale: str, row: Row) -> dict[str, object]:
-        """Of the scale's config."""
+        """All overrides of the scale's config for a row."""
         s = self.scale(scale)
         return {**s.overrides, **row.overrides, **s.of_rows.get(row.name, {})}
 
     def config(self, scale: str, row: Row) -> ConfigDict:
-        """The resolved config of a row. Raises ConfigError for an override that names no key, or of another type."""
+        """The resolved config of a row. Raises ConfigError for an override of an unknown key or a wrong type."""
         s = self.scale(scale)
         try:
             return config_lib.override(load_config(s.config), self.overrides(scale, row))
@@ -118,7 +118,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Table:
-    """The table of that name, or of a file. Raises ConfigError where there is none, or it contradicts itself."""
+    """The table of a name or a file. Raises ConfigError if it does not exist or contradicts itself."""
     path = Path(name) if name.endswith(".py") else TABLES / f"{name}.py"
     if not os.path.isfile(path):
         raise ConfigError(f"There is no table {shown(name)}.{nearest(name, names())} Tables: "
@@ -126,14 +126,14 @@ def find(name: str) -> Table:
     module = user_file.run(path, "table")
     table = getattr(module, "TABLE", None)
     if not isinstance(table, Table):
-        raise ConfigError(f"{path} is not a table: it must end in TABLE = Table(...), and its TABLE is {shown(table)}.")
+        raise ConfigError(f"{path} is not a table: it must end in TABLE = Table(...), but its TABLE is {shown(table)}.")
     table = Table(**{**vars(table), "name": path.stem})
     user_file.call(path, "table", check, table)
     return table
 
 
 def check_kinds(table: Table) -> None:
-    """Raises ConfigError where a part of the table, of its rows or its scales is of another kind than it must be."""
+    """Raises ConfigError if a part of the table, of its rows or of its scales has a wrong type."""
     wanted = [("columns", table.columns, Column), ("rows", table.rows, Row), ("findings", table.findings, Finding),
               ("scales", table.scales.values() if isinstance(table.scales, Mapping) else None, Scale)]
     for name, members, kind in wanted:
@@ -141,7 +141,7 @@ def check_kinds(table: Table) -> None:
             raise ConfigError(f"{table.name}: its {name} must each be a {kind.__name__}; got "
                               f"{shown(getattr(table, name))}.")
     if not table.columns or not table.rows or not table.scales:
-        raise ConfigError(f"{table.name} needs columns, rows and scales: one of each at least.")
+        raise ConfigError(f"{table.name} needs at least one column, row and scale.")
     parts = [("", table, "title source x", ""), *((", a column", part, "name ours", "") for part in table.columns),
              *((f", row {part.name!r}", part, "name", "overrides paper") for part in table.rows),
              *((f", scale {name!r}", part, "config about", "overrides of_rows") for name, part in table.scales.items()),
@@ -154,8 +154,8 @@ def check_kinds(table: Table) -> None:
 
 
 def check(table: Table) -> None:
-    """Raises ConfigError for parts of the wrong kind, rows of one name, cells of no column, or findings about rows that
-    are not there."""
+    """Raises ConfigError for parts of the wrong type, rows of equal name, cells without a column, or findings about
+    missing rows."""
     check_kinds(table)
     seen: set[str] = set()
     columns = {column.name for column in table.columns}
@@ -164,7 +164,7 @@ def check(table: Table) -> None:
             raise ConfigError(f"{table.name} has two rows {row.name!r}.")
         seen.add(row.name)
         if strange := set(row.paper) - columns:
-            raise ConfigError(f"{table.name}, row {row.name!r} has a cell of {strange.pop()!r}, which is no column: "
+            raise ConfigError(f"{table.name}, row {row.name!r} has a cell of {strange.pop()!r}, which is not a column: "
                               f"{', '.join(sorted(columns))}.")
         if strange := [cell for cell in row.paper.values()
                        if not isinstance(getattr(cell, "value", cell), int | float | None)]:
@@ -182,8 +182,8 @@ def check(table: Table) -> None:
 
 
 def load_config(file: str) -> ConfigDict:
-    """The config of a file, its path from the root of the repository, which is run once until it changes, whatever the
-    number of rows. Raises ConfigError where it cannot be read."""
+    """The config of a file, by its path from the root of the repository. Runs the file once until it changes, for any
+    number of rows. Raises ConfigError if it cannot be read."""
     path = file if Path(file).is_absolute() else str(ROOT / file)
     return _load(path, os.stat(path).st_mtime_ns if os.path.isfile(path) else 0)
 

@@ -1,4 +1,4 @@
-"""A table made of flags: --config=FILE --sweep.KEY=VALUE,VALUE ... --config.KEY=VALUE ..."""
+"""Makes a table from flags: --config=FILE --sweep.KEY=VALUE,VALUE ... --config.KEY=VALUE ..."""
 import itertools
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ COLUMNS = {"fd": Column("Frechet distance", "fd"), "is": Column("score", "score"
 
 
 def table_of_flags(flags: list[str]) -> Table:
-    """The grid of all values of all --sweep.KEY. Raises ConfigError for flags that are wrong."""
+    """The grid of all values of all --sweep.KEY. Raises ConfigError for wrong flags."""
     given = {}
     for flag in flags:
         key, equals, value = flag.partition("=")
@@ -23,7 +23,7 @@ def table_of_flags(flags: list[str]) -> Table:
                               "--config.KEY=VALUE and --metrics=fd,likelihood.")
         given[key.removeprefix("--")] = value
     if "config" not in given:
-        raise ConfigError("--config=FILE is missing: what the sweep is of, such as --config=configs/digits.py.")
+        raise ConfigError("--config=FILE is missing: name the config to sweep, such as --config=configs/digits.py.")
     base = load_config(given["config"])
     grid, fixed = {}, {}
     for flag, text in given.items():
@@ -38,14 +38,14 @@ def table_of_flags(flags: list[str]) -> Table:
     if not grid:
         raise ConfigError("Nothing is swept: give --sweep.KEY=VALUE,VALUE, such as --sweep.process.name=linear,cosine.")
     if (count := math.prod(map(len, grid.values()))) > LARGEST:
-        raise ConfigError(f"This sweep has {count:,} rows; the most are {LARGEST:,}.")
+        raise ConfigError(f"This sweep has {count:,} rows; at most {LARGEST:,} are allowed.")
     config_lib.override(base, fixed, "the command line")
     metrics = [name for name in given.get("metrics", "fd").split(",") if name]
     if (strange := [name for name in metrics if name not in COLUMNS]) or not metrics:
         raise ConfigError(f"There is no metric {shown(strange[0] if strange else '')} of a sweep. Choose of: "
                           f"{', '.join(COLUMNS)}.")
-    if "seed" in grid:  # each row has the same ones
-        raise ConfigError(f"--sweep.seed: seeds are no rows. Leave it out, and give --seeds={len(grid['seed'])}.")
+    if "seed" in grid:  # each row has the same seeds
+        raise ConfigError(f"--sweep.seed: seeds are not rows. Leave it out, and give --seeds={len(grid['seed'])}.")
     short = {key: key.removesuffix(".name").split(".")[-1] for key in grid}  # process.name is "process"
     rows = [Row(", ".join(f"{short[key]} {value}" for key, value in zip(grid, values)), dict(zip(grid, values)))
             for values in itertools.product(*grid.values())]
@@ -57,7 +57,7 @@ def table_of_flags(flags: list[str]) -> Table:
 
 
 def split(text: str) -> list[str]:
-    """At the commas that are outside brackets and quotes."""
+    """Splits text at the commas outside brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for c in text:
         if quote or c in "'\"":

@@ -1,4 +1,5 @@
-"""Commands for clusters, made of the engines' own: sbatch and srun, gcloud, xpk. --dry_run prints them all."""
+"""Launches training on clusters through the engines' own commands: sbatch and srun, gcloud, xpk. --dry_run prints
+them."""
 import re
 import shlex
 import shutil
@@ -12,11 +13,11 @@ Command = list[str]
 
 
 class LaunchError(Exception):
-    """What a user can mend; printed as one message."""
+    """An error that a user can correct; printed as one message."""
 
 
 def training(config: str, flags: list[str], python: str = "python") -> str:
-    """The shell command of a training. Raises LaunchError for a config that is none, or is named twice."""
+    """The shell command of a training. Raises LaunchError for a config that is not a config file, or is named twice."""
     if not re.search(r"\.(json|py(:.*)?)$", config):  # such as the value of a flag before it
         raise LaunchError(f"{config!r} is no config file, such as configs/cifar10.py. Flags are written --name=value.")
     if again := [flag for flag in flags if re.match(r"--?config(=|$)", flag)]:
@@ -25,9 +26,9 @@ def training(config: str, flags: list[str], python: str = "python") -> str:
 
 
 def run(commands: list[Command], dry_run: bool, install: str) -> None:
-    """Runs them one after the other, each printed before, or only prints them. install: how to get the program.
+    """Prints and runs the commands one after the other, or only prints them. install: how to get the program.
 
-    Raises LaunchError at the first that fails or is not there.
+    Raises LaunchError at the first command that fails or is not installed.
     """
     for command in commands:
         print(shlex.join(command), flush=True)
@@ -48,27 +49,27 @@ def whole(text: str) -> int:
 
 
 def number(text: str) -> int:
-    """The same, or 0."""
+    """A whole number from 0, as a `type` of argparse."""
     return 0 if text == "0" else whole(text)
 
 
 def name(text: str) -> str:
-    """A name that all of them take (RFC 1035): what argparse needs for its `type`."""
+    """A name valid on all engines (RFC 1035), as a `type` of argparse."""
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", text):
         raise ValueError
     return text
 
 
 def main(program) -> None:
-    """Runs a launcher's main with the command line; an error is one message and exit code 1."""
+    """Runs a launcher's main with the command line; an error gives one message and exit code 1."""
     try:
         for word in sys.argv[1:]:
-            if not word.isprintable():  # it would be a line of its own in a script, or no script at all
-                raise LaunchError(f"{word!r} has a line break or another control character in it. Leave it out.")
+            if not word.isprintable():  # it would begin a new line of a script, or break it
+                raise LaunchError(f"{word!r} contains a line break or another control character. Leave it out.")
         program(sys.argv[1:])
     except LaunchError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {error.filename or ''}: {error.strerror or error}")
-    except KeyboardInterrupt:  # which is how the logs are left
+    except KeyboardInterrupt:  # the way to leave the logs
         sys.exit(130)

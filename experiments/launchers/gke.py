@@ -4,9 +4,9 @@
   ./launch.sh gke list --cluster=C --zone=us-central1-a
   ./launch.sh gke delete NAME --cluster=C --zone=us-central1-a
 
---workdir must be on a disk that all pods mount, such as a storage that `xpk storage attach` gave the cluster. A pod
-that leaves with code 75 was preempted and has saved: it is started again, as often as --restarts says. --dry_run prints
-the commands.
+--workdir must be on a disk that all pods mount, such as storage attached by `xpk storage attach`. A pod
+that exits with code 75 was preempted and has saved: it is restarted, at most --restarts times. --dry_run prints the
+commands.
 """
 import argparse
 
@@ -20,16 +20,16 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="./launch.sh gke", description=__doc__, allow_abbrev=False,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("action", choices=["run", "list", "delete"])
-    p.add_argument("name", type=name, nargs="?", help="of the workload: lower case letters, digits and hyphens")
+    p.add_argument("name", type=name, nargs="?", help="the workload's name: lower case letters, digits and hyphens")
     p.add_argument("config", nargs="?", default="configs/digits.py", help="run: the config file (%(default)s)")
     p.add_argument("--cluster", required=True)
     p.add_argument("--zone", required=True)
     p.add_argument("--project", default="", help="default: gcloud's own")
     p.add_argument("--type", default="v5litepod-16", help="run: the accelerator type of a slice (%(default)s)")
-    p.add_argument("--slices", type=whole, default=1, help="run: how many (%(default)s)")
-    p.add_argument("--image", default="python:3.12", help="run: the image under this checkout (%(default)s)")
-    p.add_argument("--restarts", type=whole, default=100, help="run: after a preemption (%(default)s)")
-    p.add_argument("--dry_run", action="store_true", help="print the commands, and do nothing")
+    p.add_argument("--slices", type=whole, default=1, help="run: the number of slices (%(default)s)")
+    p.add_argument("--image", default="python:3.12", help="run: the base image for this checkout (%(default)s)")
+    p.add_argument("--restarts", type=whole, default=100, help="run: most restarts after preemptions (%(default)s)")
+    p.add_argument("--dry_run", action="store_true", help="only print the commands")
     return p
 
 

@@ -1,15 +1,15 @@
 """Trains on the VMs of a TPU slice, by gcloud: create or queue it, copy this checkout, install, run, follow, delete.
 
   ./launch.sh tpu create NAME --zone=us-central1-a --type=v5litepod-16 [--queue] [--spot]
-  ./launch.sh tpu copy NAME --zone=us-central1-a              # what is committed, to all workers
+  ./launch.sh tpu copy NAME --zone=us-central1-a              # the committed files, to all workers
   ./launch.sh tpu install NAME --zone=us-central1-a
   ./launch.sh tpu run NAME configs/cifar10.py --zone=us-central1-a --bucket=my-bucket --config.train.batch_size=512
   ./launch.sh tpu logs NAME --zone=us-central1-a
   ./launch.sh tpu status NAME --zone=us-central1-a
   ./launch.sh tpu delete NAME --zone=us-central1-a [--queue]
 
-All workers write checkpoints into one folder: --bucket mounts a Cloud Storage bucket (by gcsfuse) at ~/bucket, and the
-run goes to ~/bucket/NAME of the config. --dry_run prints the commands of each.
+All workers write checkpoints to one folder: --bucket mounts a Cloud Storage bucket (by gcsfuse) at ~/bucket, and the
+run folder is ~/bucket/NAME of the config. --dry_run prints the commands of each step.
 """
 import argparse
 import shlex
@@ -27,16 +27,16 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="./launch.sh tpu", description=__doc__, allow_abbrev=False,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("action", choices=["create", "copy", "install", "run", "logs", "status", "delete"])
-    p.add_argument("name", type=name, help="of the TPU: lower case letters, digits and hyphens")
+    p.add_argument("name", type=name, help="the TPU's name: lower case letters, digits and hyphens")
     p.add_argument("config", nargs="?", default="configs/digits.py", help="run: the config file (%(default)s)")
     p.add_argument("--zone", required=True)
     p.add_argument("--project", default="", help="default: gcloud's own")
     p.add_argument("--type", default="v5litepod-16", help="create: the accelerator type (%(default)s)")
     p.add_argument("--version", default="", help="create: the runtime version (by the type)")
     p.add_argument("--queue", action="store_true", help="create, delete: as a queued resource")
-    p.add_argument("--spot", action="store_true", help="create: cheaper, and may be preempted")
-    p.add_argument("--bucket", default="", help="run: where the run folder is")
-    p.add_argument("--dry_run", action="store_true", help="print the commands, and do nothing")
+    p.add_argument("--spot", action="store_true", help="create: cheaper, but may be preempted")
+    p.add_argument("--bucket", default="", help="run: the bucket for the run folder")
+    p.add_argument("--dry_run", action="store_true", help="only print the commands")
     return p
 
 
@@ -65,13 +65,13 @@ def commands(args: argparse.Namespace, flags: list[str]) -> list[Command]:
         steps = []
         if args.bucket:
             if any(flag.startswith("--workdir") for flag in flags):
-                raise LaunchError("--bucket says where the run folder is: leave --workdir out.")
+                raise LaunchError("--bucket sets the run folder: leave --workdir out.")
             folder = Path(args.config).stem
             steps.append(everywhere("mkdir -p bucket && (mountpoint -q bucket || gcsfuse --implicit-dirs "
                                     f"{shlex.quote(args.bucket)} bucket)"))
             flags = [*flags, f"--workdir=../bucket/{folder}"]
         start = training(args.config, flags, ".venv/bin/python")
-        # Detached, so that it goes on when this connection ends; the same command resumes a run that was preempted.
+        # Detached, so that it survives the end of this connection; the same command resumes a preempted run.
         return [*steps, everywhere(f"cd diffusion && nohup {start} >{_LOG} 2>&1 </dev/null &")]
     if args.action == "logs":
         return [everywhere(f"tail -n 100 -f diffusion/{_LOG}", worker="0")]

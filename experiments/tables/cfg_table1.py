@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans 2022), Table 1: its strength w, on one model that hides 1 label in 10."""
+"""Classifier-free guidance (Ho & Salimans 2022), Table 1: its strength w, on one model that drops 1 label in 10."""
 from experiments.proxies import mini, paper, small
 from experiments.table import Cell, Column, Finding, Row, Table
 

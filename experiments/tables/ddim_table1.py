@@ -1,8 +1,8 @@
 """DDIM (Song, Meng & Ermon 2021), Table 1: steps and noise of the sampler, on one model. CIFAR-10.
 
-At the paper's scale times and clipping are the authors': CIFAR-10's times are quadratic (Appendix D.2), 0 .. 0.8 T
-there (ermongroup/ddim e8df66c, runners/diffusion.py, sample_image), and only the chain of the large variance clips
-(functions/denoising.py). Times that come twice there, steps that change nothing, come once here. 1,000 steps are all T.
+At the paper's scale times and clipping follow the authors: CIFAR-10's times are quadratic (Appendix D.2), 0 .. 0.8 T
+in their code (ermongroup/ddim e8df66c, runners/diffusion.py, sample_image), and only the chain of the large variance
+clips (functions/denoising.py). Repeated times, whose steps change nothing, occur only once here. 1,000 steps are all T.
 """
 import numpy as np
 
@@ -28,7 +28,7 @@ def sampler(name: str, steps: int) -> dict:
 
 
 def quadratic(steps: int, t_max: int = 1000) -> tuple[int, ...]:
-    """The falling times of CIFAR-10, which are theirs and one more."""
+    """The decreasing times of CIFAR-10: the authors' times and one more."""
     return tuple(1 + int(t) for t in np.unique((np.linspace(0, np.sqrt(0.8 * t_max), steps)**2).astype(int))[::-1])
 
 

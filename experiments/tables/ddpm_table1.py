@@ -1,4 +1,4 @@
-"""DDPM (Ho, Jain & Abbeel 2020), Table 1, its own rows: the bound against L_simple. Unconditional CIFAR-10."""
+"""DDPM (Ho, Jain & Abbeel 2020), Table 1, the paper's own rows: the bound against L_simple. Unconditional CIFAR-10."""
 from experiments.proxies import mini, paper, small
 from experiments.table import Cell, Column, Finding, Row, Table
 

@@ -1,7 +1,7 @@
-"""DDPM (Ho, Jain & Abbeel 2020), Table 2: what is predicted, and by which objective. Unconditional CIFAR-10.
+"""DDPM (Ho, Jain & Abbeel 2020), Table 2: predictions and objectives. Unconditional CIFAR-10.
 
-"learned variance" there is a diagonal that the network gives as it is; here it is the range of Nichol & Dhariwal
-(2021), between the two variances of the paper, which is the one that trains.
+The paper's "learned variance" is a diagonal that the network outputs directly; here it is the range of Nichol &
+Dhariwal (2021), between the two variances of the paper, which can be trained.
 """
 from experiments.proxies import mini, paper, small
 from experiments.table import Cell, Column, Finding, Row, Table

@@ -1,9 +1,9 @@
-"""EDM (Karras et al. 2022), the sampler's ablation of Fig. 2: solver, time steps, schedule and scaling on one model.
+"""EDM (Karras et al. 2022), the sampler ablation of Fig. 2: solver, time steps, schedule and scaling on one model.
 
-There curves of FID against network evaluations, of pre-trained VP, VE and ADM models; Table 3 has the VP model's FID
-with as few evaluations as come within 3 % of the best. Here one model, trained in EDM's way. Rows go from the VP
-sampler to EDM's, one change at a time. The paper makes the first two at once: it has no curve of Heun's method at the
-VP sampler's times, and no finding about it.
+The paper has curves of FID against network evaluations for pre-trained VP, VE and ADM models; Table 3 has the VP
+model's FID with the fewest evaluations within 3 % of the best. Here one model is trained in EDM's way. Rows go from the
+VP sampler to EDM's, one change at a time. The paper makes the first two at once: it has no curve of Heun's method at
+the VP sampler's times, and no finding about it.
 """
 from experiments.proxies import mini, small
 from experiments.table import Cell, Column, Finding, Row, Table
@@ -12,11 +12,11 @@ EDM = {"process.name": "edm", "process.sigma_min": 0.002, "process.sigma_max": 8
        "sigma_data": 0.5, "loss.space": "x0", "loss.weighting": "edm", "loss.density": "log_normal",
        "sample.spacing": "karras", "sample.solver": "heun", "sample.steps": 18, "sample.clip": False}
 ALONG_VP = {"sample.schedule": "vp", "sample.scaling": "vp"}
-# Its times end where VP's betas, 0.1 and 20, have their t = 1e-3; EDM's at the model's 0.002 (generate.py, sigma_min).
+# Its times end at t = 1e-3 of VP's betas, 0.1 and 20; EDM's end at the model's 0.002 (generate.py, sigma_min).
 VP = {**ALONG_VP, "sample.spacing": "vp", "sample.sigma_min": 0.010486}
 EULER, HEUN = {"sample.solver": "euler"}, {"sample.solver": "heun"}
 KARRAS = {"sample.spacing": "karras"}
-KINDS = {  # name -> what, and Table 3's evaluations and FID
+KINDS = {  # name -> overrides, and Table 3's evaluations and FID
     "VP sampler, Euler": ({**EULER, **VP}, (512, 2.79)),
     "VP sampler, Heun": ({**HEUN, **VP}, None),
     "Heun, EDM's time steps": ({**HEUN, **ALONG_VP, **KARRAS}, (255, 2.88)),
@@ -27,7 +27,7 @@ LONG = [f"{name}, {there[0]} evaluations" for name, (_, there) in KINDS.items() 
 
 
 def row(name: str, evaluations: int) -> Row:
-    """Heun's method takes two evaluations a step, and one for the last."""
+    """A row of a kind. Heun's method takes two evaluations per step, and one for the last."""
     overrides, there = KINDS[name]
     steps = evaluations if overrides["sample.solver"] == "euler" else (evaluations + 1) // 2
     cell = (Cell(None, note="not in the paper") if there is None else

@@ -1,7 +1,7 @@
-"""EDM (Karras et al. 2022), Fig. 4 and Table 4: what the parts of the stochastic sampler are worth, on one model.
+"""EDM (Karras et al. 2022), Fig. 4 and Table 4: an ablation of the stochastic sampler, on one model.
 
-There S_churn and the rest are searched for each row, model and number of steps; here all have those of Table 5 for
-CIFAR-10 and VP, as far as the row has them.
+The paper searches S_churn and the other parameters for each row, model and number of steps; here all rows use the
+values of Table 5 for CIFAR-10 and VP, for the parameters that they have.
 """
 from experiments.proxies import mini, small
 from experiments.table import Cell, Column, Finding, Row, Table
@@ -9,7 +9,7 @@ from experiments.tables.edm_samplers import EDM
 
 CHURN, LIMITS, NOISE = {"sample.churn": 30.0}, {"sample.churn_min": 0.01, "sample.churn_max": 1.0}, {
     "sample.churn_noise": 1.007}
-KINDS = {  # name -> what, evaluations, FID
+KINDS = {  # name -> overrides, evaluations, FID
     "deterministic": ({}, 35, 2.93),
     "churn at all noise levels, S_noise 1": (CHURN, 95, 2.69),
     "churn at all noise levels": ({**CHURN, **NOISE}, 127, 2.54),

@@ -1,9 +1,9 @@
 """EDM (Karras et al. 2022), Table 2, its rows C to E: preconditioning, and then the loss. Unconditional CIFAR-10.
 
-A and B are other hyperparameters, and F needs a network that is told of augmentation. VP and VE have networks of their
-own there; here they are only the process and preconditioning of the baseline, and E is the same for both. All are
-sampled by EDM's deterministic sampler, whose noise levels 0.002 .. 80 are kept within those of the model, as in their
-code: VE's begin at 0.02.
+A and B have other hyperparameters, and F needs a network conditioned on augmentation. In the paper VP and VE have
+different networks; here they are only the process and preconditioning of the baseline, and E is the same for both. All
+are sampled by EDM's deterministic sampler, whose noise levels 0.002 .. 80 are clipped to those of the model, as in
+their code: VE's begin at 0.02.
 """
 from experiments.proxies import mini, small
 from experiments.table import Cell, Column, Finding, Row, Table

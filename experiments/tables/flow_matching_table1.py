@@ -1,7 +1,7 @@
 """Flow matching (Lipman et al. 2023), Table 1: path and objective, by the probability flow. CIFAR-10.
 
-There sampled by an adaptive solver; the rows' evaluations are its own. At the scales below the paper's every row takes
-as many. The paper's network and training are those of its Table 3, second hand.
+The paper samples with an adaptive solver, which determines each row's evaluations. At smaller scales all rows take the
+same number. The network and training follow the paper's Table 3, second hand.
 """
 from experiments.proxies import mini, paper, small
 from experiments.table import Cell, Column, Finding, Row, Table

@@ -1,7 +1,7 @@
 """Improved DDPM (Nichol & Dhariwal 2021), Table 1: schedule, length and objective. Unconditional ImageNet 64.
 
-FID there is of 10,000 samples. The network is that of Appendix A: 128 channels times (1, 2, 3, 4), 120M parameters; its
-dropout is not stated, and none here.
+The paper's FID is of 10,000 samples. The network is that of Appendix A: 128 channels times (1, 2, 3, 4), 120M
+parameters; its dropout is not stated, and not used here.
 """
 from experiments.proxies import paper
 from experiments.table import Finding, Row, Table

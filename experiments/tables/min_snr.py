@@ -1,7 +1,7 @@
 """Min-SNR (Hang et al. 2023), its weightings for each prediction.
 
-Fig. 5 has curves, of a ViT on the latents of ImageNet 256; Table 1 has the U-Net's FID at 1M steps, of two weightings.
-They sample by EDM's Heun method; here it is DDIM.
+Fig. 5 has curves for a ViT on the latents of ImageNet 256; Table 1 has the U-Net's FID at 1M steps for two weightings.
+The paper samples with EDM's Heun method; here DDIM is used.
 """
 from experiments.proxies import mini, small
 from experiments.table import Cell, Column, Finding, Row, Table
@@ -16,7 +16,7 @@ BASE = {"process.name": "cosine", "loss.space": "eps", "sample.solver": "ddim", 
 
 
 def weighting(name: str) -> dict:
-    """All are on x_0 there, where the constant is 1 and SNR is L_simple on eps."""
+    """The overrides of a weighting. In the paper all weigh x_0, where constant is 1 and SNR is L_simple on eps."""
     return {"loss.space": "x0", "loss.weighting": "simple"} if name == "constant" else WEIGHTINGS[name]
 
 

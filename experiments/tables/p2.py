@@ -1,6 +1,6 @@
-"""P2 (Choi et al. 2022), baseline against P2 weighting. There one model for each of five data sets; FFHQ's is shown.
+"""P2 (Choi et al. 2022), baseline against P2 weighting. The paper has five data sets; FFHQ's is shown.
 
-FFHQ's gamma is 0.5, by the author (issue 4 of the code's repository), others' 1.
+FFHQ's gamma is 0.5, according to the author (issue 4 of the code's repository), the others' is 1.
 """
 from experiments.proxies import mini, small
 from experiments.table import Cell, Column, Finding, Row, Table

@@ -1,8 +1,8 @@
 """Progressive distillation (Salimans & Ho 2022), Table 1: prediction and weighting of the teacher. CIFAR-10.
 
-Each model is sampled by the ancestral chain ("stochastic") and by DDIM. eps with the truncated SNR diverges there. The
-paper's network, schedule and training are those of the authors' config/cifar_base.py (google-research,
-diffusion_distillation); at the scales below it the schedule is Improved DDPM's table of 1,000 steps.
+Each model is sampled by the ancestral chain ("stochastic") and by DDIM. In the paper eps with the truncated
+SNR diverges. The paper's network, schedule and training follow the authors' config/cifar_base.py (google-research,
+diffusion_distillation); at smaller scales the schedule is Improved DDPM's table of 1,000 steps.
 """
 from experiments.proxies import mini, paper, small
 from experiments.table import Cell, Column, Finding, Row, Table

@@ -1,7 +1,7 @@
 """Score SDE (Song et al. 2021), Table 1: predictor and corrector, for the VE and VP SDEs. CIFAR-10.
 
-There the network of Ho et al., trained at 1,000 noise levels by the discrete objectives; here in continuous time, VE
-with the Fourier embedding of the paper's own networks.
+The paper uses the network of Ho et al., trained at 1,000 noise levels by the discrete objectives; here training is in
+continuous time, for VE with the Fourier embedding of the paper's own networks.
 """
 from experiments.proxies import mini, small
 from experiments.table import Cell, Column, Finding, Row, Table
@@ -28,7 +28,7 @@ BUDGETS = ("P1000", "P2000", "PC1000")
 
 
 def rows(one: int) -> list[Row]:
-    """one: the steps that stand for 1,000."""
+    """The table's rows. one: the steps that stand for 1,000."""
     found = []
     for (sde, predictor), cells in CELLS.items():
         for budget, cell in zip(BUDGETS, cells):

@@ -226,12 +226,12 @@ def test_a_sweep_of_flags():
     (["--config=configs/digits.py", "--sweep.seed=1", "--metrics=fid"], "no metric 'fid'"),
     (["--config=configs/digits.py", "--sweep.seed=1", "--metrics="], "no metric '' of a sweep"),
     (["--config=configs/digits.py", "--sweep.seed="], "--sweep.seed is empty"),
-    (["--config=configs/digits.py", "--sweep.seed=1,2"], "seeds are no rows. Leave it out, and give --seeds=2"),
+    (["--config=configs/digits.py", "--sweep.seed=1,2"], "seeds are not rows. Leave it out, and give --seeds=2"),
     (["--config=configs/digits.py", "--sweep.seed=,"], "--sweep.seed is empty"),
     (["--config=configs/digits.py", "--sweep.seed=1,x"], "--sweep.seed: config.seed = 'x' is not a whole number"),
     (["--config=configs/digits.py", "--sweep.seed=1", "--config.data.flip=3"], "data.flip = .*not True or False"),
     (["--config=configs/digits.py", f"--sweep.seed={','.join(map(str, range(101)))}",
-      f"--sweep.sample.steps={','.join(map(str, range(1, 101)))}"], "10,100 rows; the most are 10,000"),
+      f"--sweep.sample.steps={','.join(map(str, range(1, 101)))}"], "10,100 rows; at most 10,000"),
     (["--config=configs/none.py", "--sweep.seed=1"], "config file .*configs/none.py' cannot be read"),
 ])
 def test_mistakes_in_a_sweep_of_flags(flags, words):
