@@ -15,6 +15,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {program.QUICK}"  # read at the first compilation
+    jax.config.update("jax_numpy_rank_promotion", "raise")  # shapes of unequal length never broadcast
     keep_compilations(config)
     if config.getoption("--costs") or hasattr(config, "workeroutput"):
         config.pluginmanager.register(costs.Costs())

@@ -59,7 +59,7 @@ def environment(devices: int = 1, optimize: bool = False) -> dict[str, str]:
     """
     flags = f"--xla_force_host_platform_device_count={devices} {'' if optimize else QUICK}"
     return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-            "XLA_FLAGS": flags}
+            "XLA_FLAGS": flags, "JAX_NUMPY_RANK_PROMOTION": "raise"}  # as in conftest.py
 
 
 # ---- Processes -------------------------------------------------------------------------------------------------------

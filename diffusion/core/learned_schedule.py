@@ -49,7 +49,8 @@ class LearnedSchedule:
             return t
 
         def rise(t):
-            units = jax.nn.sigmoid(jnp.abs(params["in"]) * (2 * t[..., None] - 1) + params["bias"])
+            weights, bias = (params[name].reshape((1,) * t.ndim + (-1,)) for name in ("in", "bias"))
+            units = jax.nn.sigmoid(jnp.abs(weights) * (2 * t[..., None] - 1) + bias)
             return jnp.abs(params["slope"]) * t + units @ jnp.abs(params["out"]) * (2 / self.hidden)
         ends = rise(jnp.array([0.0, 1.0], t.dtype))
         return (rise(t) - ends[0]) / (ends[1] - ends[0])

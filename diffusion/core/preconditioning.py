@@ -52,7 +52,8 @@ def iddpm(*, c_1: float = 0.001, c_2: float = 0.008, steps: int = 1000) -> Param
     table = iddpm_levels(c_1, c_2, steps)
 
     def nearest(level: Array) -> Array:
-        return jnp.argmin(jnp.abs(level[..., None] - jnp.asarray(table, level.dtype)), axis=-1)
+        levels = jnp.asarray(table, level.dtype).reshape((1,) * level.ndim + (-1,))
+        return jnp.argmin(jnp.abs(level[..., None] - levels), axis=-1)
     return _of_eps(lambda level: (steps - 1 - nearest(level)).astype(level.dtype))
 
 

@@ -23,7 +23,7 @@ class Uncertainty:
     def __call__(self, params: dict[str, Array], log_snr: Array) -> Array:
         """u [B] of lambda [B]."""
         random = np.random.default_rng(0)
-        frequencies, phases = (jnp.asarray(2 * np.pi * draw, float) for draw in (
+        frequencies, phases = (jnp.asarray(2 * np.pi * draw, float)[None] for draw in (
             random.standard_normal(self.channels), random.uniform(size=self.channels)))
         features = np.sqrt(2) * jnp.cos(-log_snr[:, None] / 8 * frequencies + phases)
         return features @ params["weight"] / np.sqrt(self.channels)

@@ -38,7 +38,7 @@ def make_dynamics(diffusion: Diffusion, probes: Array | None, cond: Cond) -> Dyn
             return v, jnp.mean(jax.lax.map(lambda e: per_example(e * derivative(e)), probes), 0)
 
         def diagonal(total: Array, i: Array) -> tuple[Array, None]:
-            e = jax.nn.one_hot(i, x[0].size, dtype=x.dtype).reshape(x.shape[1:])
+            e = jax.nn.one_hot(i, x[0].size, dtype=x.dtype).reshape(1, *x.shape[1:])
             return total + per_example(e * derivative(jnp.broadcast_to(e, x.shape))), None
 
         return v, jax.lax.scan(diagonal, jnp.zeros(x.shape[0], x.dtype), jnp.arange(x[0].size))[0]

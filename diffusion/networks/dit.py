@@ -58,7 +58,7 @@ class DiT(nn.Module):
 
         h = x.astype(self.dtype).reshape(b, rows, p, columns, p, -1).transpose(0, 1, 3, 2, 4, 5)
         h = dense(self.channels, name="patches")(h.reshape(b, rows * columns, -1))
-        h += positions(self.channels, rows, columns).astype(self.dtype)
+        h += positions(self.channels, rows, columns)[None].astype(self.dtype)
 
         emb = sinusoidal_embedding(c_noise, FREQUENCIES, freq_shift=0.0, cos_first=True).astype(self.dtype)
         emb = nn.swish(dense(self.channels, kernel_init=small, name="time1")(emb))

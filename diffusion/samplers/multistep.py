@@ -33,8 +33,8 @@ def weights(nodes: Array, valid: Array, density: Callable[[Array], Array]) -> Ar
     nodes = jnp.where(valid, nodes, 0)
     j, k = nodes[:, None, None], nodes[None, :, None]
     used = (valid[:, None] & valid[None] & ~np.eye(len(nodes), dtype=bool))[:, :, None]
-    basis = jnp.prod(jnp.where(used, (u - k) / jnp.where(used, j - k, 1), 1), axis=1)
-    return jnp.where(valid, jnp.sum(jnp.asarray(SHARES, nodes.dtype) * density(u) * basis, axis=1), 0)
+    basis = jnp.prod(jnp.where(used, (u[None, None] - k) / jnp.where(used, j - k, 1), 1), axis=1)
+    return jnp.where(valid, jnp.sum((jnp.asarray(SHARES, nodes.dtype) * density(u))[None] * basis, axis=1), 0)
 
 
 def combine(weights: Array, values: Array, origin: Image) -> Image:

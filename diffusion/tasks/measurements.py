@@ -14,7 +14,7 @@ Projection = Callable[[Image], Image]
 
 def pixel_projection(mask: Array) -> Projection:
     """The pixels where mask, [H, W, 1] or [B, H, W, 1], is 1: for inpainting."""
-    return lambda x: x * mask.astype(x.dtype)
+    return lambda x: x * mask.reshape(-1, *mask.shape[-3:]).astype(x.dtype)
 
 
 def grey_projection(x: Image) -> Image:

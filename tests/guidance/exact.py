@@ -17,15 +17,15 @@ def log_densities(process, x, t):
     """log p(x_t | class) [B, 2]."""
     alpha, sigma = (jnp.asarray(a, x.dtype) for a in (process.alpha(t), process.sigma(t)))
     alpha, sigma = (expand(jnp.broadcast_to(a, x.shape[:1]), jnp.zeros((1, 1, 1))) for a in (alpha, sigma))
-    variance = alpha**2 * STDS**2 + sigma**2
-    offset = x[:, None, None] - alpha[..., None] * CENTERS
-    each = jnp.log(WEIGHTS) - jnp.sum(offset**2, -1) / variance / 2 - jnp.log(2 * np.pi * variance)
+    variance = alpha**2 * STDS[None]**2 + sigma**2
+    offset = x[:, None, None] - alpha[..., None] * CENTERS[None]
+    each = jnp.log(WEIGHTS)[None] - jnp.sum(offset**2, -1) / variance / 2 - jnp.log(2 * np.pi * variance)
     return jax.nn.logsumexp(each, axis=-1)
 
 
 def log_joint(process, x, t):
     """log p(x_t, class) [B, 2]."""
-    return jnp.log(PRIOR) + log_densities(process, x, t)
+    return jnp.log(PRIOR)[None] + log_densities(process, x, t)
 
 
 def log_density(process, x, t, cond):

@@ -53,8 +53,8 @@ def draw(law, shape, seed=0):
 def diffusion(process, law):
     """The exact denoiser: x_0_hat = E[x_0 | x_t], coordinate by coordinate."""
     def denoise(x, t, cond=None):
-        weights, means, stds = (jnp.asarray(a, x.dtype) for a in law)
-        alpha, sigma = expand(process.alpha(t), x)[..., None], expand(process.sigma(t), x)[..., None]
+        weights, means, stds = (jnp.asarray(a, x.dtype).reshape((1,) * x.ndim + (-1,)) for a in law)
+        alpha, sigma = expand(process.alpha(t), x[..., None]), expand(process.sigma(t), x[..., None])
         variance = alpha**2 * stds**2 + sigma**2
         offset = x[..., None] - alpha * means
         share = jax.nn.softmax(jnp.log(weights) - 0.5 * offset**2 / variance - 0.5 * jnp.log(variance), axis=-1)

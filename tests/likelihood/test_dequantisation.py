@@ -44,7 +44,7 @@ def exact_density(law):
     """x / alpha has the law's own density, whatever the process: log p of x has the volume of alpha."""
     def log_density(keys, diffusion, x, cond=None):
         alpha = diffusion.process.alpha(jnp.asarray(diffusion.process.t_min))
-        weights, means, stds = law
+        weights, means, stds = (a.reshape((1,) * x.ndim + (-1,)) for a in law)
         z = (x / alpha)[..., None]
         log_p = jax.nn.logsumexp(jnp.log(weights / stds) - ((z - means) / stds) ** 2 / 2, axis=-1)
         log_p = log_p - 0.5 * jnp.log(2 * jnp.pi) - jnp.log(alpha)

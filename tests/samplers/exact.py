@@ -29,12 +29,14 @@ def mixture(process):
     """The exact denoiser of a mixture of two normals in each coordinate."""
     def denoise(x, t, cond=None):
         # JAX keeps a NumPy constant in the precision in which it first met it.
-        weights, centers, stds = (jnp.asarray(values, float) for values in (WEIGHTS, CENTERS, STDS))
+        shape = (1,) * x.ndim + (-1,)
+        weights, centers, stds = (jnp.asarray(values, float).reshape(shape) for values in (WEIGHTS, CENTERS, STDS))
         alpha, sigma = expand(process.alpha(t), x), expand(process.sigma(t), x)
-        variance = (alpha[..., None] * stds) ** 2 + sigma[..., None] ** 2
-        offset = x[..., None] - alpha[..., None] * centers
+        a, s = expand(alpha, x[..., None]), expand(sigma, x[..., None])
+        variance = (a * stds) ** 2 + s**2
+        offset = x[..., None] - a * centers
         share = jax.nn.softmax(jnp.log(weights) - offset**2 / 2 / variance - jnp.log(variance) / 2, axis=-1)
-        x0 = jnp.sum(share * (centers + alpha[..., None] * stds**2 / variance * offset), -1).astype(x.dtype)
+        x0 = jnp.sum(share * (centers + a * stds**2 / variance * offset), -1).astype(x.dtype)
         return Prediction(x0, (x - alpha * x0) / sigma)
     return Diffusion(process, denoise)
 
@@ -51,7 +53,7 @@ def counted(process):
     def denoise(x, t, cond):
         jax.debug.callback(lambda: CALLS.append(1))
         found, one = of_mixture(x, t), expand(cond, x) == 1
-        x0 = jnp.asarray(IMAGE, x.dtype)
+        x0 = jnp.asarray(IMAGE, x.dtype)[None]
         eps = (x - expand(process.alpha(t), x) * x0) / expand(process.sigma(t), x)
         return Prediction(jnp.where(one, x0, found.x0), jnp.where(one, eps, found.eps))
     return Diffusion(process, denoise)

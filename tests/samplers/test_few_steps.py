@@ -46,7 +46,7 @@ HIGHER = of_higher_order()
 
 def denoiser(process, centres):
     """Of an even mixture of normal distributions of the standard deviation STD."""
-    centres = jnp.asarray(centres)
+    centres = jnp.asarray(centres)[None, None]
 
     def denoise(x, t, cond=None):
         a, b = expand(process.alpha(t), x), expand(process.sigma(t), x)

@@ -35,6 +35,7 @@ def covariance(size, seed=0):
 def diffusion(process, mean, cov):
     """x_0 ~ N(mean, cov), of all pixels and channels of an image in one vector."""
     values, axes = np.linalg.eigh(cov)
+    mean, values = mean[None], values[None]
 
     def denoise(x, t, cond=None):
         flat = x.reshape(len(x), -1)

@@ -27,7 +27,7 @@ def exact(process, fraction=None, scale=1.0):
     """E[x_0 | x_t] of data N(0, STD^2) in every coordinate."""
     def denoise(x_t, t, cond):
         alpha, sigma = expand(process.alpha(t), x_t), expand(process.sigma(t), x_t)
-        eps = scale * sigma * x_t / (alpha**2 * jnp.asarray(STD, float) ** 2 + sigma**2)
+        eps = scale * sigma * x_t / (alpha**2 * jnp.asarray(STD[None], float) ** 2 + sigma**2)
         return Prediction((x_t - sigma * eps) / alpha, eps, None if fraction is None else fraction + 0 * x_t)
     return Diffusion(process, denoise)
 

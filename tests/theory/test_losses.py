@@ -29,8 +29,9 @@ def at(t, size=BATCH):
 def exact(shift=0.0, scale=1.0, process=PROCESS):
     """E[eps | x_t] of the Gaussian data, spoilt by a factor and a shift."""
     def denoise(x_t, t, cond):
-        alpha, sigma, mean = expand(process.alpha(t), x_t), expand(process.sigma(t), x_t), jnp.asarray(MEAN, float)
-        eps = scale * sigma * (x_t - alpha * mean) / (alpha**2 * jnp.asarray(STD, float) ** 2 + sigma**2) + shift
+        alpha, sigma = expand(process.alpha(t), x_t), expand(process.sigma(t), x_t)
+        mean, std = jnp.asarray(MEAN[None], float), jnp.asarray(STD[None], float)
+        eps = scale * sigma * (x_t - alpha * mean) / (alpha**2 * std**2 + sigma**2) + shift
         return Prediction((x_t - sigma * eps) / alpha, eps)
     return Diffusion(process, denoise)
 

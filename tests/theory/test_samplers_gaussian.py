@@ -39,7 +39,7 @@ def gaussian(process, mean=MEAN, variances=VARIANCES, axes=AXES):
     """x_0_hat = E[x_0 | x_t], by its gain alpha c / (alpha^2 c + sigma^2) along each principal axis."""
     def denoise(x, t, cond=None):
         alpha, sigma = expand(process.alpha(t), x), expand(process.sigma(t), x)
-        m, c, q = (jnp.asarray(a, float) for a in (mean, variances, axes))
+        m, c, q = (jnp.asarray(a, float) for a in (mean[None], variances[None], axes))
         gain = alpha * c / (alpha**2 * c + sigma**2)
         x0 = m + ((x - alpha * m) @ q * gain) @ q.T
         return Prediction(x0, (x - alpha * x0) / sigma)

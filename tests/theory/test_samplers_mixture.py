@@ -39,12 +39,13 @@ def linear(steps):
 
 def posterior_mean(x, alpha, sigma, weights, centers, stds, np=jnp):
     """E[x_0 | x_t] [B, D] of a mixture with modes N(centers[k], stds[k]^2 I)."""
+    weights, centers, stds = weights[None], centers[None], stds[None]
     variance = alpha**2 * stds**2 + sigma**2
     offset = x[:, None] - alpha * centers
     log_p = np.log(weights) - 0.5 * np.sum(offset**2, -1) / variance - 0.5 * x.shape[-1] * np.log(variance)
     share = np.exp(log_p - log_p.max(1, keepdims=True))
     share = share / share.sum(1, keepdims=True)
-    return np.sum(share[..., None] * (centers + (alpha * stds**2 / variance)[:, None] * offset), 1)
+    return np.sum(share[..., None] * (centers + (alpha * stds**2 / variance)[..., None] * offset), 1)
 
 
 def mixture(process, weights=WEIGHTS, centers=CENTERS, stds=STDS):

@@ -31,8 +31,9 @@ class Unit(nn.Module):
         inputs = 1 if self.depthwise else x.shape[-1]
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (*self.kernel, inputs, self.features))
         raw = (depthwise if self.depthwise else convolution)(x, kernel, self.stride, self.padding)
-        scale = self.param("scale", nn.initializers.ones, (self.features,))
-        return self.act(raw * scale + self.param("bias", nn.initializers.zeros, (self.features,))), raw
+        scale = self.param("scale", nn.initializers.ones, (self.features,))[None, None, None]
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))[None, None, None]
+        return self.act(raw * scale + bias), raw
 
 
 def convolution(x: Array, kernel: Array, stride: int, padding: str) -> Array:
@@ -50,7 +51,7 @@ def depthwise(x: Array, kernel: Array, stride: int, padding: str) -> Array:
     total = 0.0
     for i in range(height):
         for j in range(width):
-            total += kernel[i, j, 0] * jax.lax.slice(
+            total += kernel[i:i + 1, j:j + 1] * jax.lax.slice(
                 x, (0, i, j, 0), (x.shape[0], i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1, x.shape[3]),
                 (1, stride, stride, 1))
     return total
