@@ -6,6 +6,7 @@ that have a default are its config keys: name, type and default are read from th
 comment after it. Arguments without a default are supplied by `build`. Abilities are attributes of the member or of the
 object it makes.
 """
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -15,7 +16,7 @@ import pkgutil
 import tokenize
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,18 +118,13 @@ class Family:
         return self.member(name, key=key or self.selector)
 
 
-class naming_keys:
-    """A context that turns a part's FieldError into a ConfigError that names the key of `section`."""
-
-    def __init__(self, section: str):
-        self.section = section
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, traceback) -> None:
-        if isinstance(error, FieldError):
-            raise ConfigError(f"config.{self.section}{error.field} = {shown(error.value)}: {error.rule}") from error
+@contextlib.contextmanager
+def naming_keys(section: str) -> Iterator[None]:
+    """Turns the FieldError of a part into a ConfigError that names the key of `section`."""
+    try:
+        yield
+    except FieldError as error:
+        raise ConfigError(f"config.{section}{error.field} = {shown(error.value)}: {error.rule}") from error
 
 
 # In the order in which a config is made: a selector may be a key of an earlier family's member.

@@ -146,5 +146,5 @@ BUILD = (
              "make_vlb_loss(\"learned_range\" if learned_range else variance)", "make_vlb_loss(variance)",
              ("tests/theory/test_bound_losses.py",), "by_config"),
     Mutation("a-key-of-a-member-is-not-named", "lost term", "diffusion/families.py",
-             "config.{self.section}{error.field}", "config.{error.field}", ("tests/test_config.py",)),
+             "config.{section}{error.field}", "config.{error.field}", ("tests/test_config.py",)),
 )
