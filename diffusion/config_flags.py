@@ -124,6 +124,8 @@ def explained(error: BaseException) -> str | None:
     match = re.search(r"Key [\"'](\w+)[\"'] does not exist|Did you mean", str(error))
     if not isinstance(error, (AttributeError, KeyError)) or not match or not match[1]:
         return None
+    if renamed := [new for old, new in config_lib.RENAMED.items() if old.rpartition(".")[2] == match[1]]:
+        return f"the config key {match[1]!r} is called config.{renamed[0]} now."
     owners = [f"{family.selector} = {member.name}" for family in families.FAMILIES
               for member in family.members().values() if match[1] in member.keys]
     if not owners:
