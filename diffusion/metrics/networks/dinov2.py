@@ -22,9 +22,9 @@ class Block(nn.Module):
         h = nn.LayerNorm(**_NORM, name="norm1")(x)
         q, k, v = jnp.split(nn.Dense(3 * width, name="qkv")(h).reshape(*x.shape[:2], 3, self.heads, -1), 3, 2)
         h = nn.dot_product_attention(q[:, :, 0], k[:, :, 0], v[:, :, 0]).reshape(x.shape)
-        x = x + self.param("scale1", nn.initializers.ones, (width,)) * nn.Dense(width, name="proj")(h)
+        x = x + self.param("scale1", nn.initializers.ones, (width,))[None, None] * nn.Dense(width, name="proj")(h)
         h = nn.gelu(nn.Dense(4 * width, name="fc1")(nn.LayerNorm(**_NORM, name="norm2")(x)), approximate=False)
-        return x + self.param("scale2", nn.initializers.ones, (width,)) * nn.Dense(width, name="fc2")(h)
+        return x + self.param("scale2", nn.initializers.ones, (width,))[None, None] * nn.Dense(width, name="fc2")(h)
 
 
 class DINOv2(nn.Module):
