@@ -66,7 +66,7 @@ def test_it_samples_the_data_and_the_last_step_removes_all_noise(name):
     """With one image as the data the chain ends there, to rounding; any noise would stay."""
     process, one = PROCESSES[name], np.arange(200) % 20 == 0
     of_mixture = mixture(process).denoise
-    image = np.linspace(-1, 1, 64, dtype=np.float32)
+    image = np.linspace(-1, 1, 64, dtype=np.float32)[None]
 
     def denoise(x, t, cond):
         found, last = of_mixture(x, t), expand(cond, x)

@@ -113,7 +113,7 @@ LIMITS = {
 
 def network(xp, x, label, channels: int):
     """[B,H,W,3] and the label -> [B,H,W,channels], between -1.4 and 1.4, in NumPy or JAX."""
-    return 1.4 * xp.tanh(x @ MIX[:, :channels] + PATTERN[..., :channels] + xp.cos(label / 40))
+    return 1.4 * xp.tanh(x @ MIX[:, :channels] + PATTERN[None, ..., :channels] + xp.cos(label / 40))
 
 
 def make_process(zero_snr: bool) -> DiscreteProcess:
