@@ -64,7 +64,7 @@ def finished_steps(config: ConfigDict, workdir: Path) -> int | None:
     steps = checkpoint.Checkpoints(run.checkpoints, keep=None).steps()
     total = durations.to_steps(config.train.duration, key="train.duration", batch_size=config.train.batch_size,
                                epoch_size=None)
-    same = all(run.before[key] == value for key, value in run_folder.flat_json(config.to_dict()).items())
+    same = run.before == run_folder.flat_json(config.to_dict())
     done = same and steps and steps[-1] >= total and (run.path / "effective_weight.json").exists() and picture_of(
         run, steps[-1]).exists() and checkpoint.find_fault(run.checkpoints / str(steps[-1])) is None
     return steps[-1] if done else None
