@@ -6,7 +6,7 @@ are strings with a unit, "2000 steps", "10M images" or "5 epochs". `--keys=FAMIL
 main program print the members of a family and the keys of a member.
 """
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from types import ModuleType
 
 from ml_collections import ConfigDict
@@ -312,20 +312,22 @@ def from_dict(values: object, where: str) -> ConfigDict:
     return set_keys(config, {key: value for key, value in flat.items() if key not in families.BY_SELECTOR}, where)
 
 
-def adopted(values: object, where: str, trusted: Collection[str] = ()) -> ConfigDict:
+def adopted(values: object, where: str) -> ConfigDict:
     """The config saved by a run or given by sections of an outside format. In such sections, and in runs from before
     members had their own keys, keys of members that are not chosen are dropped. Raises ConfigError as `from_dict`, and
-    for a plugin that is neither loaded nor `trusted` by the user, since its code would run."""
+    for a module that the user has not named, too, since its code would run."""
     if not isinstance(values, Mapping):
         return from_dict(values, where)
     flat = {RENAMED.get(key, key): value for key, value in flattened(values).items()}
-    chosen = [str(flat.get(selector, "")) for selector in families.BY_SELECTOR]
-    named = {str(name) for name in flat.get("plugins", None) or ()} | {
-        name.partition(":")[0] for name in chosen if ":" in name}
-    if foreign := sorted(named - set(families.loaded_plugins()) - set(trusted)):
+    plugins = run_level_keys()["plugins"].fitted(flat.get("plugins", ()), where)
+    chosen = {key: str(flat[key]) for key in families.BY_SELECTOR if ":" in str(flat.get(key, ""))}
+    flag_of = dict.fromkeys(plugins, f"--config.plugins={','.join(plugins)}") | {
+        name.partition(":")[0]: f"--config.{key}={name}" for key, name in chosen.items()}
+    if foreign := families.foreign(flag_of):
         raise ConfigError(f"{where} names {', '.join(foreign)}, whose code would be run. If you trust it, name it too: "
-                          f"--config.plugins={','.join(foreign)}.")
-    return from_dict(migrate.config_values(flat, _defaults_of, known()), where)
+                          f"{' '.join(dict.fromkeys(flag_of[module] for module in foreign))}.")
+    defaults_of = functools.partial(_defaults_of, where=where)
+    return from_dict(migrate.config_values(flat, defaults_of, known()), where)
 
 
 def adopt_dict(values: object, where: str) -> dict:
@@ -333,10 +335,10 @@ def adopt_dict(values: object, where: str) -> dict:
     return adopted(values, where).to_dict()
 
 
-def _defaults_of(values: Mapping[str, object]) -> dict[str, object]:
-    """The default of each key of the members that `values` choose."""
+def _defaults_of(values: Mapping[str, object], where: str) -> dict[str, object]:
+    """The default of each key of the members that `values`, from `where`, choose."""
     chosen = {selector: values[selector] for selector in families.BY_SELECTOR if selector in values}
-    return {key: spec.default for key, spec in keys_of(_config(chosen, {}, "the config")).items()}
+    return {key: spec.default for key, spec in keys_of(_config(chosen, {}, where)).items()}
 
 
 def flattened(values: Mapping, prefix: str = "") -> dict[str, object]:

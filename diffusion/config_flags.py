@@ -105,8 +105,8 @@ def load(source: str, given: Mapping[str, str] = types.MappingProxyType({})) -> 
     cannot be read.
     """
     if source.endswith(".json"):
-        trusted = {text.partition(":")[0] for key, text in given.items() if key in families.BY_SELECTOR}
-        return config_lib.adopted(read_json(source), source, trusted)
+        families.trust(text.strip() for key, text in given.items() if key in families.BY_SELECTOR)
+        return config_lib.adopted(read_json(source), source)
     file, colon, argument = (source, "", "") if os.path.isfile(source) else source.partition(":")
     module = user_file.run(file, "config")
     get_config = getattr(module, "get_config", None)
@@ -121,8 +121,8 @@ def load(source: str, given: Mapping[str, str] = types.MappingProxyType({})) -> 
 
 def explained(error: BaseException) -> str | None:
     """A hint about a key that the config lacks, instead of ConfigDict's message; None for other errors."""
-    match = re.search(r"Key [\"'](\w+)[\"'] does not exist|Did you mean", str(error))
-    if not isinstance(error, (AttributeError, KeyError)) or not match or not match[1]:
+    match = re.search(r"Key [\"'](\w+)[\"'] does not exist", str(error))
+    if not isinstance(error, (AttributeError, KeyError)) or not match:
         return None
     if renamed := [new for old, new in config_lib.RENAMED.items() if old.rpartition(".")[2] == match[1]]:
         return f"the config key {match[1]!r} is called config.{renamed[0]} now."
@@ -140,10 +140,9 @@ def checked(config: object, where: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"get_config() of {where} returned {shown(config)} instead of a config. Start from "
                           "`config.base()`, change values, and return it, as the files in configs/ do.")
-    values, known = config_lib.keys(config), config_lib.known()
-    lacking = [key for key in config_lib.run_level_keys() if key not in values]
-    if strange := sorted([*lacking, *(key for key in values if key not in known and ":" not in str(values))]):
-        raise ConfigError(f"{where} does not have the keys of a config: {', '.join(strange[:10])}. Start from "
+    values = config_lib.keys(config)
+    if lacking := sorted(key for key in config_lib.run_level_keys() if key not in values):
+        raise ConfigError(f"{where} does not have the keys of a config: {', '.join(lacking[:10])}. Start from "
                           "`config.base()` and change values, as the files in configs/ do.")
     return config_lib.with_chosen(values, where)
 

@@ -24,6 +24,7 @@ from diffusion.config_values import Key, nearest
 from diffusion.errors import ConfigError, FieldError, shown
 
 _PLUGINS: dict[str, types.ModuleType] = {}  # loaded plugins by name
+_TRUSTED: set[str] = set()                  # modules that the user named: their code may be run
 _NOT_KEYS = {"parent", "name"}              # fields that Flax adds to a module
 
 
@@ -151,14 +152,19 @@ BY_NAME = {family.name: family for family in FAMILIES}
 BY_SELECTOR = {family.selector: family for family in FAMILIES}
 
 
-def loaded_plugins() -> tuple[str, ...]:
-    """The names of the loaded user modules."""
-    return tuple(_PLUGINS)
-
-
 def plugin_modules() -> tuple[types.ModuleType, ...]:
     """The loaded user modules."""
     return tuple(_PLUGINS.values())
+
+
+def trust(chosen: Iterable[object]) -> None:
+    """Notes that the user named these members; the module of MODULE:NAME may then be imported for a saved config."""
+    _TRUSTED.update(name.partition(":")[0] for name in chosen if isinstance(name, str) and ":" in name)
+
+
+def foreign(modules: Iterable[str]) -> list[str]:
+    """Those of the modules that the user has not named, in a flag, a config file or a call."""
+    return sorted(set(modules) - _TRUSTED)
 
 
 def load_plugins(names: Iterable[str]) -> None:
@@ -220,7 +226,7 @@ def _modules(places: tuple[str, ...]) -> list[types.ModuleType]:
 
 def _import(name: str, why: str) -> types.ModuleType:
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever the user's module raises
@@ -228,6 +234,8 @@ def _import(name: str, why: str) -> types.ModuleType:
         raise ConfigError(f"{why}, which does not import: {type(error).__name__}{': ' * bool(text)}{text}. It must be "
                           "the name of a module, such as my_package.parts, that `python -c \"import ...\"` "
                           "finds.") from error
+    _TRUSTED.add(name)
+    return module
 
 
 def _member_at(family: Family, place: str) -> Member:

@@ -11,8 +11,8 @@
   python -m diffusion.main --mode=train --init_from=google/ddpm-cifar10-32 --config.data.dir=data
   python -m diffusion.main --mode=sample --workdir=runs/digits       # uses the run's config
 
-Any config key can be set by --config.KEY=VALUE; diffusion/config.py explains all keys. Running a command again resumes
-it. A second run folder for the same config needs its own --workdir.
+Any config key can be set by --config.KEY=VALUE; --keys explains all keys. Running a command again resumes it. A
+second run folder for the same config needs its own --workdir.
 """
 import math
 import os
@@ -80,10 +80,11 @@ def main(argv: list[str]) -> None:
                           "the bucket, by gcsfuse or s3fs with your credentials, and give the mounted folder.")
     MODES[values.mode].prepare_process(values)
     try:  # after the flags: --help and wrong flags need no JAX
-        from diffusion import config_flags
+        import jax  # noqa: F401
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"JAX does not start: {error}. Its settings are environment variables whose names begin with "
                           "JAX_.") from error
+    from diffusion import config_flags
     config_flags.load_plugins(GIVEN)
     config, name, origin = read_config(values)
     with config_flags.naming(origin, config, GIVEN):

@@ -82,6 +82,7 @@ class DiffusionPipeline:
                               "{'sample.steps': 50}.")
         if isinstance(plugins := (overrides or {}).get("plugins"), tuple | list):
             families.load_plugins(map(str, plugins))  # a run with the user's own parts names plugins, too
+        families.trust(value for key, value in (overrides or {}).items() if key in families.BY_SELECTOR)
         loaded = pretrained.load(source, checkpoint=checkpoint, layout=layout, settings=settings, weights=weights)
         config = config_lib.override(loaded.config, overrides or {})
         guide = pretrained.load_guide(config)

@@ -66,6 +66,12 @@ def test_a_run_of_before_is_read_with_the_keys_of_its_members(tmp_path):
         config_lib.adopted({"plugins": (), "process": {"name": "cosine", "sigma_max": 80.0}}, "it")
     with pytest.raises(ConfigError, match="'process.sigmamax'"):
         config_lib.adopted({"process": {"name": "cosine", "sigmamax": 80.0}}, "it")
+    for plugins in (3, "abc", [3], None, {"a": 1}):
+        with pytest.raises(ConfigError, match="^it: .*plugins"):
+            config_lib.adopted({"plugins": plugins}, "it")
+    for name in (["cosine"], 3, {"a": 1}):
+        with pytest.raises(ConfigError, match="^it: .*process"):
+            config_lib.adopted({"process": {"name": name}}, "it")  # as an older run's
 
 
 def test_one_key_has_one_meaning_in_its_section():

@@ -1,4 +1,5 @@
 """examples/own_parts: a schedule, a weighting, a network and a solver of a user's package, selected by config."""
+import json
 import sys
 import types
 
@@ -8,7 +9,7 @@ import pytest
 
 from diffusion import DiffusionPipeline, build, config_flags, families
 from diffusion import config as config_lib
-from diffusion.errors import ConfigError
+from diffusion.errors import CheckpointError, ConfigError
 
 FOLDER = program.ROOT / "examples" / "own_parts"
 
@@ -18,6 +19,7 @@ def own_parts(monkeypatch):
     """Makes the package importable, and removes it after the test."""
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(families, "_PLUGINS", {})
+    monkeypatch.setattr(families, "_TRUSTED", set())
     yield
     for name in [name for name in sys.modules if name.partition(".")[0] in ("own_parts", "mine")]:
         del sys.modules[name]
@@ -50,6 +52,23 @@ def test_one_member_can_be_named_by_its_module(own_parts):
         build.solver(config_lib.override(config, {"sample.share": 2.0}).sample)
 
 
+def test_a_run_of_a_member_named_by_its_module_asks_before_it_runs_its_code(own_parts, tmp_path, monkeypatch):
+    name, file = "own_parts.solver:Midpoint", tmp_path / "config.json"
+    config = config_lib.override(config_lib.base(), {"sample.solver": name})
+    file.write_text(json.dumps(config.to_dict()))
+    (tmp_path / "environment.json").write_text("[]")
+    monkeypatch.setattr(families, "_TRUSTED", set())
+    with pytest.raises(ConfigError, match=f"names own_parts.solver, .*name it too: --config.sample.solver={name}"):
+        config_flags.load(str(file))
+    with pytest.raises(ConfigError, match="names own_parts.solver, whose code would be run"):
+        DiffusionPipeline.from_pretrained(tmp_path)
+    assert config_flags.load(str(file), {"sample.solver": name}) == config
+    assert config_lib.adopt_dict(config.to_dict(), "the run") == config.to_dict()  # as programs open the run's folder
+    monkeypatch.setattr(families, "_TRUSTED", set())
+    with pytest.raises(CheckpointError, match="no checkpoint"):  # the config was read
+        DiffusionPipeline.from_pretrained(tmp_path, overrides={"sample.solver": name})
+
+
 @pytest.mark.parametrize("members, words", [
     ({}, "declares no members"),
     ({"SOLVERS": {"ddim": lambda: None}}, "declares the solver 'ddim', a name that is taken"),
@@ -63,7 +82,7 @@ def test_a_plugin_that_cannot_be(own_parts, monkeypatch, members, words):
     monkeypatch.setitem(sys.modules, "mine", module)
     with pytest.raises(ConfigError, match=words):
         families.load_plugins(["mine"])
-    assert families.loaded_plugins() == ()
+    assert families.plugin_modules() == ()
 
 
 def test_a_member_without_what_its_family_needs(own_parts, monkeypatch):

@@ -12,6 +12,14 @@ def test_as_users_start_it(tmp_path):
     assert done.returncode == 1 and "Traceback" not in done.stderr and str(tmp_path / "none") in done.stderr
 
 
+def test_a_setting_that_jax_refuses_is_named_as_one():
+    """JAX reads its settings when it is imported, before the config file is read."""
+    done = subprocess.run(program.command("--config=configs/digits.py"), cwd=program.ROOT, text=True,
+                          env=program.environment() | {"JAX_ENABLE_X64": "maybe"}, capture_output=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "JAX does not start: invalid truth value 'maybe'" in done.stderr and "digits.py" not in done.stderr
+
+
 LATE = ["matplotlib", "tensorboardX", "sklearn", "scipy.stats", "tensorflow_datasets", "torch", "diffusers", "diffrax"]
 IMPORTS = f"""
 import sys

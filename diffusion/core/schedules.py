@@ -118,14 +118,14 @@ def chain(schedule: Callable[..., np.ndarray]) -> Callable[..., DiscreteProcess]
     """A member of the processes, made from a schedule (T, *, keys) -> beta_1 .. beta_T.
 
     The member's `schedule` takes the same keys and returns the betas before `zero_terminal_snr`. Both raise FieldError
-    for betas outside (0, 1].
+    for betas outside (0, 1), of which only the last may be 1.
     """
     def betas_of(*, steps: int, **keys) -> np.ndarray:
         require(steps >= 1, "steps", steps, "the number of noising steps T must be 1 or more (the papers: 1000).")
         betas = schedule(steps, **keys)
-        if not np.all((0 < betas) & (betas <= 1)):
-            raise FieldError("name", schedule.__name__, "its betas leave (0, 1] with these keys: they lie in "
-                             f"[{np.min(betas):g}, {np.max(betas):g}].")
+        if not (np.all((0 < betas) & (betas <= 1)) and np.all(betas[:-1] < 1)):
+            raise FieldError("name", schedule.__name__, "its betas must lie in (0, 1), and only the last may be 1, but "
+                             f"with these keys they lie in [{np.min(betas):g}, {np.max(betas):g}].")
         return betas
 
     def process(*,

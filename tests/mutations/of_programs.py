@@ -3,12 +3,12 @@ from mutations.mutation import Mutation
 
 PROGRAMS = (
     Mutation("keys-that-are-missing-pass", "skipped validation", "diffusion/config_flags.py",
-             "strange := sorted([*lacking, *(key", "strange := sorted([*(key", ("tests/test_config_flags.py",)),
+             "if lacking := sorted(", "if lacking := 0 and sorted(", ("tests/test_config_flags.py",)),
     Mutation("a-key-of-another-member-is-dropped", "skipped validation", "diffusion/config_flags.py",
              "        if key not in specs:", "        if key not in config_lib.known():",
              ("tests/test_config_flags.py",)),
     Mutation("a-run-starts-a-plugin", "skipped validation", "diffusion/config.py",
-             "- set(families.loaded_plugins()) - set(trusted)", "- named", ("tests/test_own_parts.py",)),
+             "if foreign := families.foreign(flag_of):", "if foreign := []:", ("tests/test_own_parts.py",)),
     Mutation("a-new-member-keeps-old-defaults", "lost condition", "diffusion/config.py",
              "key in old and values[key] != old[key].default)", "key in old)", ("tests/test_families.py",)),
     Mutation("old-runs-lose-their-variance", "lost term", "diffusion/io/migrate.py",
