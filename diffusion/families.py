@@ -52,6 +52,7 @@ class Family:
     places: tuple[str, ...]     # packages and modules that declare members
     needs: tuple[str, ...] = ()  # attributes that the object made by a member must have
     given: tuple[str, ...] = ()  # arguments that `build` supplies, even if they have a default
+    optional: bool = False      # a member may be None: the part is left out
 
     @property
     def section(self) -> str:
@@ -94,10 +95,14 @@ class Family:
                 if member.source.__module__.startswith("diffusion."):
                     raise
                 raise ConfigError(f"The {self.name} {member.name} cannot be made: {error}.") from error
-        if lacking := [name for name in self.needs if not hasattr(made, name)]:
-            raise ConfigError(f"The {self.name} {member.name} is incomplete: it has no {' and no '.join(lacking)}. "
-                              "docs/design.md, \"Adding a part\", shows a complete one.")
+        self.check_needs(member.name, made)
         return made
+
+    def check_needs(self, name: str, made: Any) -> None:
+        """Raises ConfigError if the object that the member `name` makes lacks an attribute that it needs."""
+        if lacking := [need for need in self.needs if not hasattr(made, need)]:
+            raise ConfigError(f"The {self.name} {name} is incomplete: it has no {' and no '.join(lacking)}. "
+                              "docs/design.md, \"Adding a part\", shows a complete one.")
 
     def bound(self, section: Mapping, **given: Any) -> Any:
         """The chosen member, a function, bound to the values of its keys and the arguments in `given` that it takes."""
@@ -128,23 +133,26 @@ def naming_keys(section: str) -> Iterator[None]:
         raise ConfigError(f"config.{section}{error.field} = {shown(error.value)}: {error.rule}") from error
 
 
+_OF_PROCESS = ("alpha", "sigma", "log_snr", "time_of_log_snr", "c_noise", "t_min", "t_max")
+_OF_SOLVER = ("init", "step", "evaluations")
+
 # In the order in which a config is made: a selector may be a key of an earlier family's member.
 FAMILIES = (
     Family("data", "data.name", "SOURCES", ("diffusion.data",)),
-    Family("process", "process.name", "PROCESSES", ("diffusion.core",),
-           ("alpha", "sigma", "log_snr", "time_of_log_snr", "c_noise", "t_min", "t_max")),
-    Family("table_of", "process.table_of", "TABULATED", ("diffusion.core",)),
-    Family("prediction", "prediction", "PREDICTIONS", ("diffusion.core",)),
-    Family("loss", "loss.name", "LOSSES", ("diffusion.core",)),
-    Family("weighting", "loss.weighting", "WEIGHTINGS", ("diffusion.core",), given=("sigma_data",)),
+    Family("process", "process.name", "PROCESSES", ("diffusion.core",), _OF_PROCESS),
+    Family("table_of", "process.table_of", "TABULATED", ("diffusion.core",), _OF_PROCESS),
+    Family("prediction", "prediction", "PREDICTIONS", ("diffusion.core",), ("coefficients", "c_in", "c_noise")),
+    Family("loss", "loss.name", "LOSSES", ("diffusion.core",), ("__call__",)),
+    Family("weighting", "loss.weighting", "WEIGHTINGS", ("diffusion.core",), ("__call__",), ("sigma_data",),
+           optional=True),
     Family("density", "loss.density", "DENSITIES", ("diffusion.core",), ("init", "draw", "update")),
     Family("network", "network.name", "NETWORKS", ("diffusion.networks",), ("init", "apply"),
            ("num_classes", "out_channels")),
-    Family("optimizer", "optimizer.name", "OPTIMIZERS", ("diffusion.train.optimizer",)),
-    Family("solver", "sample.solver", "SOLVERS", ("diffusion.samplers",), ("init", "step", "evaluations")),
-    Family("corrector", "sample.corrector", "CORRECTORS", ("diffusion.samplers",)),
-    Family("spacing", "sample.spacing", "SPACINGS", ("diffusion.core",)),
-    Family("schedule", "sample.schedule", "SCHEDULES", ("diffusion.core",)),
+    Family("optimizer", "optimizer.name", "OPTIMIZERS", ("diffusion.train.optimizer",), ("init", "update")),
+    Family("solver", "sample.solver", "SOLVERS", ("diffusion.samplers",), _OF_SOLVER),
+    Family("corrector", "sample.corrector", "CORRECTORS", ("diffusion.samplers",), _OF_SOLVER),
+    Family("spacing", "sample.spacing", "SPACINGS", ("diffusion.core",), ("__call__",)),
+    Family("schedule", "sample.schedule", "SCHEDULES", ("diffusion.core",), _OF_PROCESS, optional=True),
     Family("guidance", "sample.guidance.name", "GUIDANCES", ("diffusion.guidance",)),
     Family("estimator", "likelihood.estimator", "ESTIMATORS", ("diffusion.likelihood",)),
 )
@@ -248,14 +256,19 @@ def _member_at(family: Family, place: str) -> Member:
     return _member(family, place, getattr(module, name), place)
 
 
-@functools.cache
 def _member(family: Family, name: str, make: Any, where: str) -> Member:
     """A Member, read from the signature. Raises ConfigError for an object that cannot be a member of the family."""
     if not callable(make):
+        if make is not None or not family.optional:
+            family.check_needs(name, make)
         return Member(name, make, types.MappingProxyType({}), frozenset(), constant=True)
     keys, given = {}, set()
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except ValueError as error:  # some classes and functions in C
+        raise ConfigError(f"{where} has no signature to read its config keys from: wrap it in a function.") from error
     hints = _hints(make)
-    for parameter in inspect.signature(make).parameters.values():
+    for parameter in parameters:
         if parameter.name in _NOT_KEYS and isinstance(make, type) or parameter.kind in (
                 parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue

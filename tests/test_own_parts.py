@@ -74,6 +74,11 @@ def test_a_run_of_a_member_named_by_its_module_asks_before_it_runs_its_code(own_
     ({"SOLVERS": {"ddim": lambda: None}}, "declares the solver 'ddim', a name that is taken"),
     ({"NETWORKS": {"mine": lambda *, patch=0.5: None}},
      "network.dit and network.mine give config.network.patch two meanings"),
+    ({"SOLVERS": {"mine": 3}}, "The solver mine is incomplete: it has no init and no step and no evaluations"),
+    ({"SOLVERS": {"mine": None}}, "The solver mine is incomplete"),
+    ({"PREDICTIONS": {"mine": (1, 0)}}, "The prediction mine is incomplete: it has no coefficients"),
+    ({"SPACINGS": {"mine": [9, 5]}}, "The spacing mine is incomplete: it has no __call__"),
+    ({"OPTIMIZERS": {"mine": dict}}, r"mine.OPTIMIZERS\['mine'\] has no signature"),
     ({"SOLVERS": {"mine": lambda *, order=object(): None}}, "its argument order = .* cannot be a config key"),
 ])
 def test_a_plugin_that_cannot_be(own_parts, monkeypatch, members, words):

@@ -22,7 +22,7 @@ from diffusion.typing import Params
 
 
 class Guide(NamedTuple):
-    """A rule that combines two predictions; the chain may override its scale by given["scale"]."""
+    """A rule that combines two predictions; the chain may override its scale by chain_inputs["scale"]."""
     pair: Callable[[Diffusion, Params], Pair]
     rule: Callable[[ChainInputs], Rule]
     interval: Interval | None
@@ -91,9 +91,9 @@ def null_label(c: ConfigDict, model: Model) -> int | None:
     require_key(model.num_classes > 0, key, c.null_label, "is a label, and the model has none: network.num_classes = "
                 "0.")
     require_key(model.null_label in (None, c.null_label), key, c.null_label, f"is a class of this model. The label for "
-         f"no class is {model.null_label}: leave the key at -1.")
+                f"no class is {model.null_label}: leave the key at -1.")
     require_key(model.null_label is not None or c.null_label < model.num_classes, key, c.null_label, "is not a label "
-         f"of the model, which has 0 .. {model.num_classes - 1}.")
+                f"of the model, which has 0 .. {model.num_classes - 1}.")
     return c.null_label
 
 
@@ -121,11 +121,11 @@ def classes(config: ConfigDict, model: Model, chosen: Sequence[int] | None = Non
 def label_pair(c: ConfigDict, model: Model) -> Callable[[Diffusion, Any], Pair]:
     """The predictions with the label and without it."""
     require_key(model.num_classes > 0, "sample.guidance.name", c.name, "guides towards a label, but the model has "
-         "none: network.num_classes = 0.")
+                "none: network.num_classes = 0.")
     null = null_label(c, model)
     require_key(null is not None, "sample.guidance.name", c.name, "needs a model that was trained without labels too: "
-         "network.label_dropout (Ho & Salimans 2022: 0.1), or sample.guidance.null_label, the label for no class of a "
-         "pretrained model.")
+                "network.label_dropout (Ho & Salimans 2022: 0.1), or sample.guidance.null_label, the label for no "
+                "class of a pretrained model.")
     return lambda diffusion, params: guidance.label_pair(diffusion, null)
 
 
@@ -133,17 +133,18 @@ def model_pair(config: ConfigDict, model: Model) -> Callable[[Diffusion, Any], P
     """The predictions of the model and of the worse model with the parameters params["guide"]."""
     other, key = model.guide, "sample.guidance.guide"
     require_key(other is not None, "sample.guidance.name", "autoguidance", "guides away from a second, worse model of "
-         "the same data, smaller or less trained (Karras et al. 2024, \"Guiding ... with a Bad Version of Itself\"). "
-         f"Name it when sampling, by {key}: a run folder, or another source of --from_pretrained. Training's previews "
-         "have none.")
+                "the same data, smaller or less trained (Karras et al. 2024, \"Guiding ... with a Bad Version of "
+                f"Itself\"). Name it when sampling, by {key}: a run folder, or another source of --from_pretrained. "
+                "Training's previews have none.")
     source = config.sample.guidance.guide
     require_key(other.shape == model.shape, key, source, f"draws images of {other.shape}, but this model of "
                 f"{model.shape}.")
     require_key(other.num_classes in (0, model.num_classes), key, source, f"knows {other.num_classes} classes, and "
-         f"this model {model.num_classes}.")
+                f"this model {model.num_classes}.")
     same = other.process is model.process and config.sample.schedule == "model"
     require_key(same or not other.process.discrete or config.sample.between_times, key, source, "has another "
-         "process, of whole times, and would be evaluated between them: set sample.between_times=True to allow this.")
+                "process, of whole times, and would be evaluated between them: set sample.between_times=True to allow "
+                "this.")
 
     def pair(diffusion: Diffusion, params: Params) -> Pair:
         worse = other.denoiser(params["guide"])

@@ -101,7 +101,7 @@ def sharding_rules(c: ConfigDict, net: Any, params: Any) -> tuple[sharding.Rule,
     for text in c.mesh.rules:
         pattern, colon, axes = text.rpartition(":")
         require_key(colon and pattern and axes.strip(), "mesh.rules", text, "is not a rule: write \"REGEX: AXES\", "
-             "such as \"attention.*/[qkv]/kernel: fsdp, tensor\".")
+                    "such as \"attention.*/[qkv]/kernel: fsdp, tensor\".")
         given.append((pattern, tuple(None if axis.strip() == "-" else axis.strip() for axis in axes.split(","))))
     sharding.check_rules(given, params, "config.mesh.rules")
     return (*given, *getattr(net, "sharding", ()))

@@ -115,9 +115,9 @@ def grid(c: ConfigDict, proc: processes.Process) -> np.ndarray:
     proc, spacing = sampling_process(c, proc), _SPACING.member(c.spacing).make
     found = _SOLVER.make(c, steps=max(c.steps, 1))
     if getattr(spacing, "of_chain", False):
+        others = [name for name, other in _SPACING.members().items() if not getattr(other.make, "of_chain", False)]
         require_key(proc.discrete, "sample.spacing", c.spacing, "counts the whole times of a discrete chain, but the "
-                    "model's process is in continuous time. Use one of: uniform, quadratic, log_snr, karras, vp, "
-                    "iddpm, times, noise_levels.")
+                    f"model's process is in continuous time. Use one of: {', '.join(others)}.")
         return chain_grid(c, proc, found)
     times = continuous_times(c, proc, found)
     whole = np.issubdtype(times.dtype, np.integer)
@@ -132,7 +132,7 @@ def grid(c: ConfigDict, proc: processes.Process) -> np.ndarray:
 
 def chain_grid(c: ConfigDict, proc: processes.Process, found: Solver) -> np.ndarray:
     """The steps [S, 2] of a grid of the chain's whole times."""
-    most = proc.t_max - c.spacing.startswith("open_")
+    most = proc.t_max - getattr(_SPACING.member(c.spacing).make, "leaves_one_out", False)
     require_key(1 <= c.steps <= most, "sample.steps", c.steps, f"must lie in 1 .. {most}: the model has the "
                 f"{proc.t_max} times of config.process.steps"
                 f"{', and an open grid leaves one out' if most < proc.t_max else ''}.")
@@ -195,6 +195,7 @@ def generate(config: ConfigDict, model: Model, chosen: Sequence[int] | None = No
 
 
 def check_sample_batch(c: ConfigDict, model: Model) -> None:
+    """Raises ConfigError unless the devices can share config.sample.batch_size."""
     shards = sharding.batch_shards(model.mesh)
     require_key(c.batch_size >= 1 and c.batch_size % shards == 0, "sample.batch_size", c.batch_size,
-         f"must be a positive multiple of {shards}, the devices that share it (mesh.data x mesh.fsdp).")
+                f"must be a positive multiple of {shards}, the devices that share it (mesh.data x mesh.fsdp).")

@@ -96,7 +96,8 @@ def of_noise_levels(process: Process, levels: np.ndarray) -> np.ndarray:
 
 
 # Members of sample.spacing. One that is `of_chain` takes (T, steps), the others (process, steps, t_min), where t_min is
-# a key and -1 means the process's default. One that is `of_levels` needs a finite noise level at t_max.
+# a key and -1 means the process's default. One that is `of_levels` needs a finite noise level at t_max. One that
+# `leaves_one_out` has at most T - 1 steps.
 def open_linspace(t_max: int, steps: int) -> np.ndarray:
     """`linspace` with one more time, of which the least noisy is dropped, as in diffusers' multistep solvers."""
     return linspace(t_max, steps + 1)[:-1]
@@ -175,5 +176,7 @@ SPACINGS = {
     "noise_levels": custom_noise_levels}
 for spacing in (linspace, leading, trailing, open_linspace, open_leading):
     spacing.of_chain = True
+for spacing in (open_linspace, open_leading):
+    spacing.leaves_one_out = True
 for spacing in (uniform_log_snr, karras, vp_levels, iddpm_levels):
     spacing.of_levels = True

@@ -110,7 +110,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
         weights = source.params(pretrained.shared(config, source.config, model.abstract_params))
     extractor = evaluation.load_extractor(config) if parts.plan.evaluate_every else None
     run = run_folder.open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS,
-                               adopt=config_lib.adopt_dict)
+                              adopt=config_lib.adopt_dict)
     plan = parts.plan
     with Checkpoints(run.checkpoints, **parts.retention, log=print_once) as checkpoints:
         if (restored := checkpoints.restore_newest(parts.abstract_state, parts.data)) is not None:
