@@ -21,7 +21,7 @@ from diffusion.io.plots import BLUE, STYLE
 from diffusion.metrics import extractors, values
 from diffusion.metrics.features import collect
 from diffusion.metrics.reference import Reference
-from diffusion.train.sharding import make_mesh
+from diffusion.parallel.sharding import make_mesh
 
 LEVELS = {  # degradation -> its levels, from none
     "noise": (0, 4, 8, 16, 32),

@@ -21,7 +21,7 @@ import numpy as np
 from diffusion.metrics import extractors
 from diffusion.metrics.features import ROWS, collect
 from diffusion.metrics.images import open_images
-from diffusion.train.sharding import make_mesh
+from diffusion.parallel.sharding import make_mesh
 
 
 def inception():

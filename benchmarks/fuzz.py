@@ -38,7 +38,7 @@ from diffusion.data import sources
 from diffusion.errors import DiffusionError
 from diffusion.families import BY_SELECTOR, FAMILIES
 from diffusion.io import pictures, run_folder
-from diffusion.train import sharding
+from diffusion.parallel import sharding
 
 LONGEST = 120  # seconds after which a case counts as hanging
 TINY = {"data.size": 8, "data.channels": 1, "network.channels": 8, "network.multipliers": (1,), "network.blocks": 1,

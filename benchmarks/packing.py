@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import build
-from diffusion.train import sharding
+from diffusion.parallel import sharding
 from experiments.pack import joint
 from experiments.table import load_config
 

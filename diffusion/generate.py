@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 
 from diffusion.core.parameterization import Diffusion
 from diffusion.core.streams import example_keys
+from diffusion.parallel import sharding
 from diffusion.samplers import base
-from diffusion.train import sharding
 from diffusion.typing import Array, Params
 
 ROWS = 1024  # step tables are padded to a multiple of this, so that one program serves any number of steps

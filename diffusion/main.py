@@ -93,7 +93,8 @@ def main(argv: list[str]) -> None:
 
 def start(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> None:
     """Starts the process with its devices and the other processes of the run, and runs the program of --mode."""
-    from diffusion import hosts, runtime
+    from diffusion import runtime
+    from diffusion.parallel import hosts
     runtime.check_flags()
     hosts.join(values.coordinator, values.num_processes, values.process_id, seconds=values.connect_seconds,
                heartbeat=values.heartbeat_seconds)

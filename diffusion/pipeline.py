@@ -29,7 +29,7 @@ from diffusion.generate import labels_of
 from diffusion.interop import folder, scheduler, unet2d
 from diffusion.io.images import picture, to_uint8
 from diffusion.io.progress import Progress
-from diffusion.train import sharding
+from diffusion.parallel import sharding
 
 # Keys of config.sample that only define the time grid or are arguments of the chain: one compiled sampler serves all.
 NOT_COMPILED = {"steps", "spacing", "offset", "constant_stride", "end", "rho", "custom_times", "t_min", "between_times",

@@ -10,11 +10,11 @@ import sklearn.datasets  # noqa: F401
 import tensorboardX  # noqa: F401
 
 import diffusion.build  # noqa: F401
-import diffusion.hosts  # noqa: F401
 import diffusion.io.evaluation_plots  # noqa: F401
 import diffusion.io.likelihood_plots  # noqa: F401
 import diffusion.io.plots  # noqa: F401
 import diffusion.io.solver_plots  # noqa: F401
+import diffusion.parallel.hosts  # noqa: F401
 import diffusion.pretrained  # noqa: F401
 import diffusion.programs.evaluation  # noqa: F401
 import diffusion.programs.metrics  # noqa: F401

@@ -18,13 +18,12 @@ MODULES = sorted(FILES)
 BASE = ["diffusion.typing", "diffusion.errors", "diffusion.core.numerics"]
 READING = ["diffusion.io.reading", "diffusion.io.npz", "diffusion.io.pictures"]  # of files that a user gives
 MAY_IMPORT = {  # the most specific row counts; a family may import itself
-    "diffusion.main": ["diffusion.hosts", "diffusion.runtime", "diffusion.programs", "diffusion.pretrained",
+    "diffusion.main": ["diffusion.parallel.hosts", "diffusion.runtime", "diffusion.programs", "diffusion.pretrained",
                        "diffusion.command_words", "diffusion.config_flags", "diffusion.config_help",
                        "diffusion.program", "diffusion.errors"],
     "diffusion.command_words": ["diffusion.errors", "diffusion.io.reading"],
     "diffusion.programs": ["diffusion"],
     "diffusion.planning": BASE,
-    "diffusion.hosts": ["diffusion.errors"],
     "diffusion.runtime": ["diffusion.errors"],
     "diffusion.program": ["diffusion.errors"],
     "diffusion.user_file": ["diffusion.errors"],
@@ -36,9 +35,9 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
                              "diffusion.interop", "diffusion.io"],
     "diffusion.guidance": [*BASE, "diffusion.core", "diffusion.samplers.base"],  # of a solver around a solver
     "diffusion.tasks": [*BASE, "diffusion.core", "diffusion.samplers.base"],
-    "diffusion.likelihood": [*BASE, "diffusion.core", "diffusion.train.sharding"],
+    "diffusion.likelihood": [*BASE, "diffusion.core", "diffusion.parallel.sharding"],
     "diffusion.metrics": [*BASE, "diffusion.interop.tensor_files", "diffusion.io.download", *READING,
-                          "diffusion.train.sharding"],
+                          "diffusion.parallel.sharding"],
     "diffusion.metrics.__main__": ["diffusion.program", "diffusion.programs.metrics"],
     "diffusion.interop": [*BASE, "diffusion.io.files"],
     "diffusion.interop.convert": ["diffusion.program", "diffusion.programs.convert"],
@@ -49,8 +48,9 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.families": ["diffusion.config_values", "diffusion.errors"],  # members' modules are found by name
     "diffusion.typing": [],
     "diffusion.errors": [],
-    "diffusion.generate": [*BASE, "diffusion.core", "diffusion.samplers", "diffusion.train.sharding"],
-    "diffusion.train": [*BASE, "diffusion.core", "diffusion.data.augment"],
+    "diffusion.generate": [*BASE, "diffusion.core", "diffusion.samplers", "diffusion.parallel.sharding"],
+    "diffusion.parallel": ["diffusion.errors"],
+    "diffusion.train": [*BASE, "diffusion.core", "diffusion.data.augment", "diffusion.parallel"],
     "diffusion.samplers": [*BASE, "diffusion.core"],
     "diffusion.core": ["diffusion.typing", "diffusion.errors"],
     "diffusion.networks": BASE,

@@ -346,8 +346,8 @@ def test_the_error_of_a_sampler_is_its_root_mean_square_distance(tmp_path, monke
     from diffusion import pretrained
     from diffusion.core.continuous import VP
     from diffusion.io import solver_plots
+    from diffusion.parallel.sharding import make_mesh
     from diffusion.programs import compare
-    from diffusion.train.sharding import make_mesh
 
     def build_cell(config, model, solver, counts):
         images = np.zeros((4, 8, 8, 1))

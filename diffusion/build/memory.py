@@ -13,7 +13,7 @@ from diffusion.build.models import Model
 from diffusion.build.rules import require_key
 from diffusion.errors import ConfigError
 from diffusion.io.reading import memory_limit
-from diffusion.train import sharding
+from diffusion.parallel import sharding
 
 
 def check_memory(config: ConfigDict, model: Model, kept: Any, *, rows: int, key: str) -> None:

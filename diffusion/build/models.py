@@ -15,7 +15,7 @@ from diffusion.build.processes import process
 from diffusion.build.rules import require_key
 from diffusion.core import parameterization, processes
 from diffusion.core.uncertainty import Uncertainty
-from diffusion.train import sharding
+from diffusion.parallel import sharding
 
 
 @dataclass(frozen=True, kw_only=True)

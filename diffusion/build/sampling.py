@@ -12,8 +12,8 @@ from diffusion.build.rules import require_key
 from diffusion.core import grids, parameterization, processes
 from diffusion.families import BY_NAME, naming_keys
 from diffusion.generate import Generate, Sampler, make_generate, make_sampler
+from diffusion.parallel import sharding
 from diffusion.samplers.base import Solver
-from diffusion.train import sharding
 from diffusion.typing import Params
 
 _SOLVER, _CORRECTOR, _SPACING, _SCHEDULE = (BY_NAME[name] for name in ("solver", "corrector", "spacing", "schedule"))

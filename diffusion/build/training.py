@@ -15,7 +15,8 @@ from diffusion.build.objective import objective
 from diffusion.build.rules import lookup, require_key
 from diffusion.data import pipeline, sources
 from diffusion.families import BY_NAME
-from diffusion.train import durations, ema, optimizer, sharding, step
+from diffusion.parallel import sharding
+from diffusion.train import durations, ema, optimizer, step
 from diffusion.train.loop import Clock, Durations
 from diffusion.train.state import State, init_state
 

@@ -12,7 +12,7 @@ from diffusion.core.parameterization import Denoiser
 from diffusion.core.streams import example_keys
 from diffusion.errors import DivergedError
 from diffusion.likelihood.base import Estimator
-from diffusion.train import sharding
+from diffusion.parallel import sharding
 from diffusion.typing import Array, Params
 
 

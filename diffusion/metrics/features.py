@@ -18,7 +18,7 @@ from diffusion.metrics import moments
 from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.frechet import Statistics
 from diffusion.metrics.inception_score import Score
-from diffusion.train import sharding
+from diffusion.parallel import sharding
 
 ROWS = 32     # images per device at a time; 8 is a fifth faster on a CPU, but sums then depend on the number of devices
 GROUPS = 10   # parts of the set with separate sums, for error bars

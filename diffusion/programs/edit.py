@@ -95,7 +95,7 @@ def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settin
     from diffusion.data.augment import to_float
     from diffusion.io import images
     from diffusion.io.progress import Progress
-    from diffusion.train import sharding
+    from diffusion.parallel import sharding
     if jax.process_count() > 1:
         raise ConfigError("--task runs in one process: leave --coordinator out.")
     if settings.task in INVERTED:

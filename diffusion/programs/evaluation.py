@@ -24,7 +24,7 @@ from diffusion.metrics import extractors, record, values
 from diffusion.metrics.features import ROWS, collect, digest_of, outputs
 from diffusion.metrics.images import BATCH, ahead
 from diffusion.metrics.reference import Reference
-from diffusion.train import sharding
+from diffusion.parallel import sharding
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from diffusion.metrics import extractors, features, record, values
 from diffusion.metrics import images as image_sets
 from diffusion.metrics.reference import Reference
 from diffusion.metrics.resize import MODES
-from diffusion.train.sharding import make_mesh
+from diffusion.parallel.sharding import make_mesh
 
 USUAL = ("fd", "is", "kid", "prdc", "duplicates")
 

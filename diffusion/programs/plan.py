@@ -118,7 +118,7 @@ def train_costs(config: ConfigDict, model: "build.Model", parts) -> tuple[roofli
     import jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from diffusion.train import sharding
+    from diffusion.parallel import sharding
     k, b = parts.plan.steps_per_dispatch, config.train.batch_size
     placed = NamedSharding(model.mesh, PartitionSpec(None, *sharding.over_batch(model.mesh).spec))
     batch = {name: jax.ShapeDtypeStruct((k, b, *shape), dtype, sharding=placed) for name, shape, dtype in (
@@ -134,7 +134,7 @@ def sample_costs(config: ConfigDict, model: "build.Model") -> tuple[roofline.Cos
     import jax.numpy as jnp
 
     from diffusion import build
-    from diffusion.train import sharding
+    from diffusion.parallel import sharding
     sampler, steps = build.sampler(config, model), build.grid(config.sample, model.process)
     rows = sharding.fill(config.sample.batch_size, model.mesh)
     everywhere, over = sharding.replicated(model.mesh), sharding.over_batch(model.mesh)

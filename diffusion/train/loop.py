@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion.errors import CheckpointError, DivergedError
-from diffusion.train import sharding
+from diffusion.parallel import sharding
 from diffusion.train.interrupts import Interrupts
 from diffusion.train.state import State
 from diffusion.train.step import BAD, StepMetrics

@@ -14,7 +14,8 @@ from diffusion.core.losses import Loss, LossAux
 from diffusion.core.parameterization import Denoiser
 from diffusion.core.streams import example_keys, step_key
 from diffusion.data.augment import random_flip, to_float
-from diffusion.train import ema, sharding
+from diffusion.parallel import sharding
+from diffusion.train import ema
 from diffusion.train.optimizer import with_schedule_of
 from diffusion.train.state import State
 from diffusion.typing import Array

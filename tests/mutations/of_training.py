@@ -61,7 +61,7 @@ TRAIN = (
              "jnp.where(skipped, o, n)", "jnp.where(skipped, n, o)", ("tests/train/test_step.py",)),
     Mutation("steps-rounded-down", "off by one", "diffusion/train/durations.py",
              "return math.ceil(", "return math.floor(", ("tests/train/test_durations.py",)),
-    Mutation("leading-axis-cut", "wrong sharding axis", "diffusion/train/sharding.py",
+    Mutation("leading-axis-cut", "wrong sharding axis", "diffusion/parallel/sharding.py",
              "P(*(None,) * axis, *_BATCH)", "P(*_BATCH)",
              ("tests/train/test_step.py", "tests/multidevice/test_same_curve.py"), "eight or devices"),
     Mutation("a-stall-reported-again-and-again", "lost condition", "diffusion/train/watchdog.py",

@@ -6,7 +6,7 @@ from samplers.exact import MEAN, VARIANCE, for_many_samples, mixture
 from diffusion import build
 from diffusion import config as config_lib
 from diffusion.families import BY_NAME
-from diffusion.train.sharding import make_mesh
+from diffusion.parallel.sharding import make_mesh
 
 COUNT, STEPS = 200, 50
 SOLVERS = {name: build.solver(config_lib.base(solver=name).sample) for name in BY_NAME["solver"].members()}

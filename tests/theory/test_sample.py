@@ -141,7 +141,7 @@ def test_image_i_is_of_class_i_and_the_last_batch_is_cut():
     from types import SimpleNamespace
 
     from diffusion.generate import make_generate
-    from diffusion.train.sharding import make_mesh
+    from diffusion.parallel.sharding import make_mesh
     asked = []
 
     class Sampler:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.train import loop, sharding
+from diffusion.parallel import sharding
+from diffusion.train import loop
 from diffusion.train.step import BAD, StepMetrics
 from diffusion.train.watchdog import Watchdog
 

@@ -15,7 +15,8 @@ import pytest
 from diffusion.core import losses, parameterization, processes, schedules, streams, time_densities, weightings
 from diffusion.core.parameterization import EPS
 from diffusion.networks.unet import UNet
-from diffusion.train import ema, sharding, step
+from diffusion.parallel import sharding
+from diffusion.train import ema, step
 from diffusion.train.state import init_state
 
 SIZE, BATCH = 8, 8
@@ -282,7 +283,8 @@ import json, sys
 import jax, numpy as np
 sys.path.insert(0, sys.argv[1])
 import test_step as t
-from diffusion.train import sharding, step
+from diffusion.parallel import sharding
+from diffusion.train import step
 mesh = sharding.make_mesh(-1, 1)
 create, abstract = step.create_state(lambda key: t.init_state(jax.tree.map(jax.numpy.asarray, t.TINY), t.OPTIMIZER,
                                                                 t.IMPORTANCE.init()),
