@@ -24,7 +24,9 @@ def evaluator(config: ConfigDict, model: Model, seed: int) -> Evaluator:
     # The bound is that of the sampler's own chain; an ODE must have no kinks.
     clip = config.sample.clip and getattr(_FAMILY.member(c.estimator).make, "of_chain", None)
     transform = (lambda d: parameterization.clip_x0(d, config.sample.clip_range)) if clip else (lambda d: d)
-    return make_evaluator(found, model.denoiser, mesh=model.mesh, seed=seed, to_float=to_float,
+    needs_jvp = getattr(_FAMILY.member(c.estimator).make, "needs_jvp", False)
+    denoiser = model.denoiser_with_jvp if needs_jvp else model.denoiser
+    return make_evaluator(found, denoiser, mesh=model.mesh, seed=seed, to_float=to_float,
                           batch_size=c.batch_size, conditional=model.num_classes > 0, transform=transform)
 
 

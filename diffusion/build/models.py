@@ -15,7 +15,9 @@ from diffusion.build.processes import process
 from diffusion.build.rules import require_key
 from diffusion.core import parameterization, processes
 from diffusion.core.uncertainty import Uncertainty
+from diffusion.networks import backend
 from diffusion.parallel import sharding
+from diffusion.typing import NetworkApply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,7 @@ class Model:
     process: processes.Process        # of the initial parameters
     process_of: Callable[[Any], processes.Process]  # parameters -> the process, which depends on them if learned
     denoiser: parameterization.Denoiser
+    denoiser_with_jvp: parameterization.Denoiser  # for jax.jvp and jax.linearize, which fast layers do not allow
     init: Callable[[jax.Array], Any]  # key -> parameters: {"params": of the network, and other learned parts}
     abstract_params: Any              # shapes with shardings
     shape: tuple[int, int, int]       # of an image: H, W, C
@@ -42,10 +45,11 @@ def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence
     parts = check_model(c)
     proc, net, schedule = parts.process, parts.network, parts.process.trained_schedule
     process_of = (lambda params: schedule.process(params["schedule"])) if schedule else (lambda params: proc)
-    denoiser = parameterization.make_denoiser(
-        process_of, parts.prediction, lambda params, *args: net.apply({"params": params["params"]}, *args),
-        learned_range=c.learned_range)
     mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor, devices)
+
+    def denoiser(jvp: bool) -> parameterization.Denoiser:
+        return parameterization.make_denoiser(process_of, parts.prediction, applying(net, mesh, jvp),
+                                              learned_range=c.learned_range)
 
     uncertainty = c.loss.get("uncertainty", False)
     init = functools.partial(init_params, net=net, shape=shape, schedule=schedule, uncertainty=uncertainty)
@@ -53,10 +57,19 @@ def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence
     rules = sharding_rules(c, net, shapes)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
                             sharding.of_state(shapes, mesh, rules))
-    return Model(mesh=mesh, network=net, process=proc, process_of=process_of, denoiser=denoiser, init=init,
+    return Model(mesh=mesh, network=net, process=proc, process_of=process_of, denoiser=denoiser(jvp=False),
+                 denoiser_with_jvp=denoiser(jvp=True), init=init,
                  abstract_params=abstract, shape=shape, num_classes=c.network.num_classes,
                  null_label=c.network.num_classes if c.network.label_dropout else None, rules=rules,
                  guide=guide and build_guide(guide, c, proc))
+
+
+def applying(net: Any, mesh: Mesh, jvp: bool) -> NetworkApply:
+    """The network as a function of its parameters, in the layers' forms for the mesh's devices."""
+    def apply(params, *args):
+        with backend.compiling_for(sharding.platform(mesh), jvp=jvp):
+            return net.apply({"params": params["params"]}, *args)
+    return apply
 
 
 class Parts(NamedTuple):

@@ -101,7 +101,7 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
     edges = np.linspace(*(np.clip(float(model.process.log_snr(t)), -20.0, 20.0)
                           for t in (model.process.t_max, model.process.t_min)), LOG_SNR_BINS + 1)
     create, abstract = step.create_state(
-        lambda key: init_state(model.init(key), optim, density.init(), c.ema.dtype),
+        model.init, lambda params: init_state(params, optim, density.init(), c.ema.dtype),
         mesh=model.mesh, rules=model.rules, seed=c.seed)
 
     def train_step(images_before: int = 0):

@@ -162,3 +162,4 @@ def ode(*, steps: int = 1000,
 
 ESTIMATORS = {"ode": ode}
 ode.between_times = True
+ode.needs_jvp = True

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.errors import require
+from diffusion.networks.attention import attend
 from diffusion.networks.layers import check_channels, rematerialised, sinusoidal_embedding
 from diffusion.typing import Array, Cond, Image, Keys
 
@@ -96,10 +97,7 @@ class Block(nn.Module):
         h = modulated(normalised(x, self.dtype, "norm1"), shift1, scale1)
         q, k, v = (dense(c, kernel_init=of_three, name=name)(h).reshape(b, tokens, self.heads, c // self.heads)
                    for name in "qkv")
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
-        weights = nn.softmax(logits / np.sqrt(c // self.heads), axis=-1).astype(v.dtype)
-        h = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, tokens, c)
-        x = x + gate1 * dense(c, name="out")(h)
+        x = x + gate1 * dense(c, name="out")(attend(q, k, v).reshape(b, tokens, c))
 
         h = modulated(normalised(x, self.dtype, "norm2"), shift2, scale2)
         h = nn.gelu(dense(round(c * self.mlp_ratio), name="mlp1")(h), approximate=True)

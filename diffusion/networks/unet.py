@@ -179,7 +179,7 @@ class UNet(nn.Module):
                 else:
                     h = Upsample(style, name=f"up{level}_upsample")(h)
 
-        h = nn.swish(style.group_norm("norm_out")(h))
+        h = style.group_norm("norm_out")(h, nn.swish)
         h = style.conv(self.out_channels, "conv_out", scale=0.0)(h)
         h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
         return h / c_noise[:, None, None, None] if self.embedding == "fourier" else h

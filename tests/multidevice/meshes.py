@@ -1,4 +1,5 @@
 """A program for test_meshes.py: the training step of a network on meshes of 8 devices, beside one device."""
+import functools
 import json
 import math
 import sys
@@ -49,10 +50,9 @@ def pieces(network, mesh, optimizer):
         num_classes=config.network.num_classes, label_dropout=config.network.label_dropout, accumulate=1,
         log_snr_edges=np.linspace(-10, 10, 6))
 
-    def make_state(key):  # no zeros: every parameter then has a gradient
-        params = model.init(key)
-        return init_state(jax.tree.map(lambda x: x + 0.02 * jax.random.normal(key, x.shape), params), optimizer)
-    return model, train_step, make_state
+    def init(key):  # no zeros: every parameter then has a gradient
+        return jax.tree.map(lambda x: x + 0.02 * jax.random.normal(key, x.shape), model.init(key))
+    return model, train_step, init
 
 
 def batch():
@@ -76,12 +76,13 @@ def main():
     # Steps so long that the rounding of the parameters does not count; and short where a gradient is zero but for it.
     report, optimizer = {}, optax.adam(1.0, eps=0.03)
     for network in sys.argv[2:]:
-        _, train_step, make_state = pieces(network, (-1, 1, 1), optimizer)
-        start = jax.device_get(jax.jit(make_state)(jax.random.key(0)))
+        _, train_step, init = pieces(network, (-1, 1, 1), optimizer)
+        make_state = functools.partial(init_state, optimizer=optimizer)
+        start = jax.device_get(jax.jit(lambda key: make_state(init(key)))(jax.random.key(0)))
         alone, told = jax.device_get(jax.jit(train_step)(start, batch()))
         for name, mesh in MESHES.items():
-            model, train_step, make_state = pieces(network, mesh, optimizer)
-            abstract = step.create_state(make_state, mesh=model.mesh, seed=0, rules=model.rules)[1]
+            model, train_step, init = pieces(network, mesh, optimizer)
+            abstract = step.create_state(init, make_state, mesh=model.mesh, seed=0, rules=model.rules)[1]
             shardings = jax.tree.map(lambda x: x.sharding, abstract)
             parts = [(part, sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
                                 for x in jax.tree.leaves(part)))

@@ -175,8 +175,8 @@ def test_the_rate_is_the_steps_also_after_a_step_that_was_skipped():
 
 def test_several_steps_in_one_dispatch_equal_single_ones():
     mesh = sharding.make_mesh(-1, 1)
-    create, abstract = step.create_state(lambda key: init_state(jax.tree.map(jnp.asarray, TINY), OPTIMIZER), mesh=mesh,
-                                         seed=0)
+    create, abstract = step.create_state(lambda key: jax.tree.map(jnp.asarray, TINY),
+                                         lambda params: init_state(params, OPTIMIZER), mesh=mesh, seed=0)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     stacked = jax.tree.map(lambda *b: np.stack(b), batch(0), batch(1))
     compiled = {k: step.compile_train_step(make(network=tiny), mesh=mesh, state_shardings=shardings, steps=k)
@@ -286,8 +286,8 @@ import test_step as t
 from diffusion.parallel import sharding
 from diffusion.train import step
 mesh = sharding.make_mesh(-1, 1)
-create, abstract = step.create_state(lambda key: t.init_state(jax.tree.map(jax.numpy.asarray, t.TINY), t.OPTIMIZER,
-                                                                t.IMPORTANCE.init()),
+create, abstract = step.create_state(lambda key: jax.tree.map(jax.numpy.asarray, t.TINY),
+                                     lambda params: t.init_state(params, t.OPTIMIZER, t.IMPORTANCE.init()),
                                      mesh=mesh, seed=0)
 shardings = jax.tree.map(lambda x: x.sharding, abstract)
 run = step.compile_train_step(t.make(network=t.tiny, density=t.IMPORTANCE, stratified=True, process=t.SHORT),
