@@ -2,8 +2,12 @@
 from mutations.mutation import Mutation
 
 NETWORKS = (
-    Mutation("attention-scaled-by-all-channels", "wrong constant", "diffusion/networks/layers.py",
-             "logits / math.sqrt(size)", "logits / math.sqrt(c)", ("tests/networks/test_layers.py",)),
+    Mutation("attention-scaled-by-all-channels", "wrong constant", "diffusion/networks/attention.py",
+             "logits / math.sqrt(q.shape[-1])", "logits / math.sqrt(q.shape[-1] * q.shape[-2])",
+             ("tests/networks/test_layers.py",)),
+    Mutation("one-pass-norm-without-its-shift", "lost term", "diffusion/networks/norms.py",
+             "second = (second + (shift - mean) * first) * inverse", "second = (second - mean * first) * inverse",
+             ("tests/networks/test_gpu_forms.py",)),
     Mutation("layers-share-a-dropout-mask", "missing key fold", "diffusion/networks/layers.py",
              "jax.random.bernoulli(jax.random.fold_in(key, layer), keep, x.shape[1:])",
              "jax.random.bernoulli(key, keep, x.shape[1:])",
@@ -21,7 +25,7 @@ NETWORKS = (
              "np.concatenate([of(column), of(row)], axis=1)", "np.concatenate([of(row), of(column)], axis=1)",
              ("tests/networks/test_dit.py",)),
     Mutation("attention-without-its-gate", "lost term", "diffusion/networks/dit.py",
-             "x = x + gate1 * dense(c, name=\"out\")(h)", "x = x + dense(c, name=\"out\")(h)",
+             "x = x + gate1 * dense(c, name=\"out\")", "x = x + dense(c, name=\"out\")",
              ("tests/networks/test_dit.py",)),
 )
 
