@@ -4,12 +4,14 @@
     python -m benchmarks.accelerator --pack=wheels       # where the machine has no network: what must travel to it
 
 A part that fails or runs out of its time costs itself alone, and nothing is compiled twice. Each part writes
-OUT/PART.json and OUT/PART.log, and OUT/report.json has what is known so far; --before=OLD/report.json says what changed.
+OUT/PART.json and OUT/PART.log, and OUT/report.json has what is known so far. --before=OLD/report.json says what
+changed.
 benchmarks/accelerator.md describes the parts, and how to run them on a machine without network.
 """
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -73,7 +75,7 @@ def run(name: str, out: Path, seconds: float, tiny: bool) -> dict:
     began, found = time.monotonic(), out / f"{name}.json"
     found.unlink(missing_ok=True)
     with open(out / f"{name}.log", "w") as log:
-        process = subprocess.Popen(command.split(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        process = subprocess.Popen(shlex.split(command), stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                                    env={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ)
         try:
             ended = process.wait(timeout=seconds)
