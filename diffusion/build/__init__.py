@@ -10,6 +10,7 @@ from diffusion.build.models import Model, model
 from diffusion.build.networks import network
 from diffusion.build.objective import prediction
 from diffusion.build.processes import betas, process
+from diffusion.build.rules import sides
 from diffusion.build.sampling import (
     Sampler,
     check_sample_batch,
@@ -24,5 +25,5 @@ from diffusion.build.training import RESUMABLE_KEYS, Training, training, trainin
 
 __all__ = ["RESUMABLE_KEYS", "Model", "Sampler", "Training", "betas", "check", "check_memory", "check_sample_batch",
            "classes", "evaluator", "generate", "grid", "grid_of", "likelihood_chain", "model", "network", "prediction",
-           "process", "sampler", "sampling_process", "solver", "training", "training_images", "training_step",
+           "process", "sampler", "sampling_process", "sides", "solver", "training", "training_images", "training_step",
            "with_scale"]

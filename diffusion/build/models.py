@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from diffusion.build.networks import network
 from diffusion.build.objective import check_prediction
 from diffusion.build.processes import process
-from diffusion.build.rules import require_key
+from diffusion.build.rules import require_key, sides
 from diffusion.core import parameterization, processes
 from diffusion.core.uncertainty import Uncertainty
 from diffusion.networks import backend
@@ -41,7 +41,7 @@ class Model:
 def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence | None = None) -> Model:
     """The model that the config describes, with its guide if one is given. Raises ConfigError before anything is
     compiled."""
-    c, shape = config, (config.data.size, config.data.size, config.data.channels)
+    c, shape = config, (*sides(config.data.size), config.data.channels)
     parts = check_model(c)
     proc, net, schedule = parts.process, parts.network, parts.process.trained_schedule
     process_of = (lambda params: schedule.process(params["schedule"])) if schedule else (lambda params: proc)
@@ -81,8 +81,8 @@ class Parts(NamedTuple):
 
 def check_model(c: ConfigDict) -> Parts:
     """The parts of the model, built to check its keys. Raises ConfigError."""
-    require_key(c.data.size >= 1 and c.data.channels >= 1, "data.size", c.data.size, "and data.channels must be "
-                "positive.")
+    sides(c.data.size)
+    require_key(c.data.channels >= 1, "data.channels", c.data.channels, "must be positive.")
     proc = process(c.process)
     prediction = check_prediction(c, proc)
     net = network(c.network, c.data.size, c.data.channels * (1 + prediction.both + c.learned_range))

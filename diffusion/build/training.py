@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from diffusion.build.models import Model
 from diffusion.build.networks import check_times
 from diffusion.build.objective import objective
-from diffusion.build.rules import lookup, require_key
+from diffusion.build.rules import lookup, require_key, sides
 from diffusion.data import pipeline, sources
 from diffusion.families import BY_NAME
 from diffusion.parallel import sharding
@@ -154,7 +154,7 @@ def training_images(config: ConfigDict):
     it is missing or does not match the config."""
     c, classes = config.data, config.network.num_classes
     source = BY_NAME["data"].make(c, split=c.split)
-    sources.check_images(source, c.size, c.size, c.channels)
+    sources.check_images(source, *sides(c.size), c.channels)
     require_key(classes == 0 or source.num_classes <= classes, "network.num_classes", classes,
          f"the data has labels of {source.num_classes} classes; it is that, or 0 for an unconditional model.")
     return source if classes else sources.without_labels(source)

@@ -106,11 +106,10 @@ def check_images(source: Source, height: int, width: int, channels: int) -> None
     if image.shape == (height, width, channels):
         return
     h, w, c = image.shape
-    advice = (f"Set --config.data.size={h} --config.data.channels={c}" if h == w else
-              "Images must be square: crop or resize them, prepare the data set again,")
+    size = h if h == w else f"{h},{w}"
     raise DataError(f"The data set's images are {by(image.shape)} (height x width x channels), but the config asks for "
-                    f"{height}x{width}x{channels} (config.data.size, config.data.channels). {advice} or choose another "
-                    "data set.")
+                    f"{height}x{width}x{channels} (config.data.size, config.data.channels). Set "
+                    f"--config.data.size={size} --config.data.channels={c} or choose another data set.")
 
 
 def digits(split: str) -> ArraySource:

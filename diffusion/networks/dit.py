@@ -38,16 +38,17 @@ class DiT(nn.Module):
     remat: Literal["none", "light", "full"] = "none"
     sharding = SHARDING
 
-    def check(self, height: int) -> None:
-        """Raises FieldError for fields that do not fit images of this height, or each other."""
+    def check(self, size: tuple[int, int]) -> None:
+        """Raises FieldError for fields that do not fit images of this height and width, or each other."""
         check_channels(self.channels)
         require(self.channels % 4 == 0, "channels", self.channels, "must be a multiple of 4: a position is sines and "
                 "cosines of its row and column.")
         require(self.depth >= 1, "depth", self.depth, "must be 1 or more.")
         require(self.heads >= 1 and self.channels % self.heads == 0, "heads", self.heads,
                 f"must divide network.channels = {self.channels}.")
-        require(self.patch >= 1 and height % self.patch == 0, "patch", self.patch,
-                f"must divide the {height} pixels of an image's side (config.data.size).")
+        for side in size:
+            require(self.patch >= 1 and side % self.patch == 0, "patch", self.patch,
+                    f"must divide the {side} pixels of an image's side (config.data.size).")
         require(self.mlp_ratio > 0, "mlp_ratio", self.mlp_ratio, "must be positive (Peebles & Xie 2023: 4).")
 
     @nn.compact

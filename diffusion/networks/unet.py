@@ -74,8 +74,8 @@ class UNet(nn.Module):
                                                 # all but convolutions and matrix products; full, whole blocks
     sharding = SHARDING
 
-    def check(self, height: int) -> None:
-        """Raises FieldError for fields that do not fit images of this height, or each other."""
+    def check(self, size: tuple[int, int]) -> None:
+        """Raises FieldError for fields that do not fit images of this height and width, or each other."""
         check_channels(self.channels)
         require(self.blocks >= 1, "blocks", self.blocks, "each level needs at least one residual block.")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "is a probability below 1.")
@@ -87,9 +87,9 @@ class UNet(nn.Module):
                 "for the others.")
         require(self.freq_shift < self.channels // 2, "freq_shift", self.freq_shift, "must be below half of "
                 "network.channels.")
-        self.check_levels(height)
+        self.check_levels(*size)
 
-    def check_levels(self, height: int) -> None:
+    def check_levels(self, height: int, width: int) -> None:
         """The part of `check` about levels, their widths and their attention."""
         channels, multipliers, levels = self.channels, self.multipliers, len(self.multipliers)
         require(levels >= 1, "multipliers", multipliers, "needs a number for each level, at least one.")
@@ -101,9 +101,10 @@ class UNet(nn.Module):
             require(len(kinds) in (1, levels), key, kinds, f"needs one kind, or one for each of {levels} levels.")
             for kind in kinds:
                 require(kind in RESAMPLERS, key, kind, f"is not known. It can be one of: {', '.join(RESAMPLERS)}.")
-        require(height % 2**(levels - 1) == 0, "multipliers", multipliers, f"{levels} levels halve the image "
-                f"{levels - 1} times, which {height} pixels (config.data.size) do not allow. Use fewer levels or "
-                "another size.")
+        for side in (height, width):
+            require(side % 2**(levels - 1) == 0, "multipliers", multipliers, f"{levels} levels halve the image "
+                    f"{levels - 1} times, which {side} pixels (config.data.size) do not allow. Use fewer levels or "
+                    "another size.")
         heights, attended = [height // 2**i for i in range(levels)], set()
         for key in ("attention_resolutions", "up_attention_resolutions"):
             chosen = getattr(self, key) or ()

@@ -83,7 +83,7 @@ def compare(pipe: DiffusionPipeline, folder: str) -> float | str:
     except Exception as error:  # from packages that do not fit each other, such as torch and torchvision
         return f"it cannot be imported ({(str(error).strip() or type(error).__name__).splitlines()[-1]})"
     c = pipe.config
-    x = np.asarray(jax.random.normal(jax.random.key(0), (len(TIMES), c.data.size, c.data.size, c.data.channels)))
+    x = np.asarray(jax.random.normal(jax.random.key(0), (len(TIMES), *build.sides(c.data.size), c.data.channels)))
     labels = np.arange(len(TIMES)) % c.network.num_classes if c.network.num_classes else None
     network = build.network(c.network, c.data.size, c.data.channels * (1 + c.learned_range))
     learned = c.network.embedding == "learned"

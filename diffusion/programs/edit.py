@@ -37,7 +37,7 @@ def declare_flags(values: flags.FlagValues) -> None:
                               values)
     shared_flags.declare_path("mask", "inpaint: a picture, white where it is drawn anew. Default: the middle.", values)
     flags.DEFINE_integer("label", None, "For a task: the class of the pictures in --image.", flag_values=values)
-    flags.DEFINE_integer("factor", 4, "upscale: the factor of the width.", lower_bound=1, upper_bound=2**10,
+    flags.DEFINE_integer("factor", 4, "upscale: the factor of height and width.", lower_bound=1, upper_bound=2**10,
                          flag_values=values)
     flags.DEFINE_integer("jump", 10, "inpaint, colorise, upscale: RePaint's steps back up ...", lower_bound=1,
                          upper_bound=10**4, flag_values=values)
@@ -72,8 +72,8 @@ class Settings:
     task: str
     image: Path | None = None  # pictures, for `io.pictures.read_picture`; None: the first of config.data
     label: int | None = None   # of the pictures, for a model with classes
-    mask: Path | None = None   # inpaint: white is drawn anew; None: the square in the middle, of half the width
-    factor: int = 4            # upscale: the factor of the width
+    mask: Path | None = None   # inpaint: white is drawn anew; None: the middle, of half the height and width
+    factor: int = 4            # upscale: the factor of height and width
     jump: int = 10             # inpaint, colorise, upscale: RePaint's steps up (Lugmayr et al. 2022) ...
     repeats: int = 1           # ... and the passes over each step (in the paper 10); 1: only replacement
     strength: float = 0.5      # vary: the share of the steps to take (Meng et al. 2022)
@@ -202,8 +202,9 @@ def check(settings: Settings, shape: tuple[int, int, int]) -> None:
         (s.mask is None or s.task == "inpaint", "mask", s.mask, "is for --task=inpaint."),
         (s.task != "colorise" or shape[-1] == 3, "task", s.task, f"needs a model of colours, this one has {shape[-1]} "
          "channels."),
-        (s.task != "upscale" or s.factor > 1 and shape[0] % s.factor == 0, "factor", s.factor, "must be above 1 and "
-         f"divide the model's width, {shape[0]}: the means of such squares are known."),
+        (s.task != "upscale" or s.factor > 1 and not (shape[0] % s.factor or shape[1] % s.factor), "factor",
+         s.factor, f"must be above 1 and divide the model's height and width, {shape[0]} and {shape[1]}: the means of "
+         "such squares are known."),
         (s.jump >= 1 and s.repeats >= 1, "repeats", s.repeats, "and --jump must be 1 or more (Lugmayr et al. 2022: "
          "both 10)."),
         (s.repeats == 1 or s.task in MEASURED, "repeats", s.repeats, f"is for {', '.join(MEASURED)}."),

@@ -13,7 +13,7 @@ class PlainNet(nn.Module):
     num_classes: int = 0
     out_channels: int = 3
 
-    def check(self, height: int) -> None:
+    def check(self, size: tuple[int, int]) -> None:
         """Called before anything is built. Raises FieldError, which names the field."""
         require(self.layers >= 1, "layers", self.layers, "must be 1 or more.")
 
