@@ -73,6 +73,8 @@ def run_level() -> ConfigDict:
     c.train = t = ConfigDict()
     t.batch_size = 128                 # images a step, over all devices
     t.duration = "800k steps"          # length of the whole run
+    t.condition_dropout = ()           # "NAME: RATE", the probabilities with which training hides other conditions than
+                                       # the label (network.label_dropout)
     t.accumulate = 1                   # micro-batches a step: less memory, same result
     t.steps_per_dispatch = 1           # steps per device call; must divide the intervals below
     t.log_every = "100 steps"          # interval of rows in metrics.jsonl, with means since the previous row

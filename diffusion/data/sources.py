@@ -23,7 +23,8 @@ from diffusion.io.reading import check_room, expanded, ordinary, reading
 
 
 class Source(Protocol):
-    """N images with integer labels. `source[i]` -> {"image": uint8 [H, W, C], "label": integer}, for 0 <= i < N.
+    """N images with integer labels. `source[i]` -> {"image": uint8 [H, W, C], "label": integer}, for 0 <= i < N. Other
+    entries, arrays of one shape each, are conditions for networks that declare them.
 
     A source that reads many examples faster than one by one may have `__getitems__(indices)` -> list of examples.
     """
@@ -63,7 +64,8 @@ class ArraySource:
 
 
 def gather_examples(source: Source, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-    """The examples at `indices` [b], in that order: {"image": uint8 [b, H, W, C], "label": int32 [b]}.
+    """The examples at `indices` [b], in that order: {"image": uint8 [b, H, W, C], "label": int32 [b]}, and arrays
+    [b, ...] of the other entries that a source's examples have.
 
     Raises DataError if their images are not uint8 and all of one shape, or a label is not in 0 .. num_classes - 1.
     """
@@ -83,8 +85,8 @@ def gather_examples(source: Source, indices: Sequence[int] | np.ndarray) -> dict
             raise DataError(f"The label of example {i} is {label}, but the data set's classes are 0 .. "
                             f"{source.num_classes - 1}. Correct its label; an unconditional model "
                             "(config.network.num_classes=0) needs none.")
-    return {"image": np.stack([e["image"] for e in examples]),
-            "label": np.array([e["label"] for e in examples], np.int32)}
+    return {name: np.array([e["label"] for e in examples], np.int32) if name == "label" else
+            np.stack([e[name] for e in examples]) for name in examples[0]}
 
 
 def without_labels(source: Source) -> Source:

@@ -4,6 +4,7 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
+from diffusion.core.conditions import Declared, labels
 from diffusion.errors import require
 from diffusion.networks.layers import (
     Attention,
@@ -18,7 +19,7 @@ from diffusion.networks.layers import (
     sinusoidal_embedding,
     upsample_2x,
 )
-from diffusion.typing import Array, Cond, Image, Keys
+from diffusion.typing import NO_COND, Array, Cond, Image, Keys
 
 # How parameters are cut over a mesh, by their paths: in a pair of layers the first is cut over its outputs and the
 # second over its inputs, so that one sum over the tensor axis serves both (Shoeybi et al. 2019, "Megatron-LM").
@@ -67,12 +68,17 @@ class UNet(nn.Module):
     freq_shift: float = 1.0                     # positional: see `sinusoidal_embedding`
     cos_first: bool = False                     # cosines before sines
     center_input: bool = False                  # x -> 2x - 1
-    num_classes: int = 0                        # 0: unconditional; else cond is [B] int32 labels below it
+    num_classes: int = 0                        # 0: unconditional; else cond["label"] is int32 [B] below it
     out_channels: int = 3
     dtype: Literal["float32", "bfloat16"] = "float32"  # computation precision; parameters are float32
     remat: Literal["none", "light", "full"] = "none"  # activations recomputed in the gradient instead of stored: light,
                                                 # all but convolutions and matrix products; full, whole blocks
     sharding = SHARDING
+
+    @property
+    def cond(self) -> Declared:
+        """The label, if there are classes."""
+        return labels(self.num_classes)
 
     def check(self, size: tuple[int, int]) -> None:
         """Raises FieldError for fields that do not fit images of this height and width, or each other."""
@@ -132,7 +138,7 @@ class UNet(nn.Module):
                 "betas of no more steps, without process.rescale_times and sample.between_times.")
 
     @nn.compact
-    def __call__(self, x: Image, c_noise: Array, cond: Cond = None, keys: Keys | None = None) -> Array:
+    def __call__(self, x: Image, c_noise: Array, cond: Cond = NO_COND, keys: Keys | None = None) -> Array:
         style = BlockConfig(self.dtype, self.groups, self.norm_epsilon, self.activation, self.dropout, self.scale_shift)
         widths = [round(self.channels * m) for m in self.multipliers]
         levels = len(widths)
@@ -186,7 +192,7 @@ class UNet(nn.Module):
         return h / c_noise[:, None, None, None] if self.embedding == "fourier" else h
 
     def embed(self, c_noise: Array, cond: Cond, style: BlockConfig) -> Array:
-        """[B] c_noise and labels -> [B, embedding_channels]."""
+        """[B] c_noise and conditions -> [B, embedding_channels]."""
         channels = self.embedding_channels or 4 * self.channels
         if self.embedding == "fourier":
             emb = FourierEmbedding(self.channels, self.cos_first, name="fourier")(c_noise)
@@ -197,7 +203,7 @@ class UNet(nn.Module):
         emb = nn.swish(style.dense(channels, "emb1")(emb.astype(self.dtype)))
         emb = style.dense(channels, "emb2")(emb)
         if self.num_classes:
-            emb += nn.Embed(self.num_classes, channels, dtype=self.dtype, name="labels")(cond)
+            emb += nn.Embed(self.num_classes, channels, dtype=self.dtype, name="labels")(cond["label"])
         return emb
 
 
