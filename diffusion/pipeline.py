@@ -222,12 +222,13 @@ class DiffusionPipeline:
             if value.shape[:1] != (count,):
                 raise ConfigError(f"The condition {name!r} must be [{count}, ...] (batch_size), got "
                                   f"{list(value.shape)}.")
+        given = {name: np.resize(value, (rows, *value.shape[1:])) for name, value in given.items()}
+        if of_records := set(build.needs_records(model.conditions)) - set(given):
+            given = build.conditions(config, model)(np.arange(rows, dtype=np.int32)) | given
         found = DiffusionPipeline._labels(labels, count, config, model)
-        cond = {} if found is None else {"label": found[np.arange(rows) % len(found)]}
-        cond |= {name: np.resize(value, (rows, *value.shape[1:])) for name, value in given.items()}
-        if set(build.needs_records(model.conditions)) - set(cond):
-            cond = build.conditions(config, model)(np.arange(rows, dtype=np.int32)) | cond
-        return cond
+        if found is not None and not (of_records and labels is None):
+            given |= {"label": found[np.arange(rows) % len(found)]}
+        return given
 
     @staticmethod
     def _labels(labels: Any, count: int, config: ConfigDict, model: build.Model) -> np.ndarray | None:

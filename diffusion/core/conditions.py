@@ -92,7 +92,7 @@ def nulls(declared: Declared) -> dict[str, Any]:
 
 def with_null(cond: Cond, values: Mapping[str, Any]) -> dict[str, Array]:
     """The conditions with those of `values` replaced, for every example."""
-    return {name: jnp.broadcast_to(jnp.asarray(values[name], x.dtype), x.shape) if name in values else x
+    return {name: jnp.broadcast_to(jnp.asarray(values[name], jnp.result_type(x)), x.shape) if name in values else x
             for name, x in cond.items()}
 
 

@@ -94,6 +94,8 @@ DATA = (
     Mutation("idx-labels-count-from-one", "shifted label", "diffusion/data/sources.py",
              "return ArraySource(images[..., None], labels.astype(np.int32))",
              "return ArraySource(images[..., None], labels.astype(np.int32) + 1)", ("tests/data/test_sources.py",)),
+    Mutation("evaluated-images-are-flipped", "lost condition", "diffusion/kinds/image.py",
+             "if self.flip and keys is not None:", "if self.flip or keys is not None:", ("tests/train/test_step.py",)),
     Mutation("labels-beyond-the-classes-pass", "skipped validation", "diffusion/data/sources.py",
              "if not 0 <= (label := int(example[\"label\"])) < source.num_classes:",
              "if (label := int(example[\"label\"])) < 0:", ("tests/data/test_sources.py",)),
