@@ -9,13 +9,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from diffusion.build.conditions import declared, dropout_rates
+from diffusion.build.kinds import spec
 from diffusion.build.networks import network
 from diffusion.build.objective import check_prediction
 from diffusion.build.processes import process
 from diffusion.build.rules import require_key
 from diffusion.core import parameterization, processes
+from diffusion.core.conditions import Condition
 from diffusion.core.uncertainty import Uncertainty
+from diffusion.kinds.base import Spec
 from diffusion.networks import backend
+from diffusion.networks.base import ModuleNetwork
 from diffusion.parallel import sharding
 from diffusion.typing import NetworkApply
 
@@ -24,32 +29,39 @@ from diffusion.typing import NetworkApply
 class Model:
     """The parts that training and sampling share."""
     mesh: Mesh
-    network: Any                      # the Flax module
+    network: Any                      # the Flax module, whose functions the denoiser calls
+    spec: Spec                        # the kind of data
+    conditions: dict[str, Condition]  # those that the network takes
     process: processes.Process        # of the initial parameters
     process_of: Callable[[Any], processes.Process]  # parameters -> the process, which depends on them if learned
     denoiser: parameterization.Denoiser
     denoiser_with_jvp: parameterization.Denoiser  # for jax.jvp and jax.linearize, which fast layers do not allow
     init: Callable[[jax.Array], Any]  # key -> parameters: {"params": of the network, and other learned parts}
     abstract_params: Any              # shapes with shardings
-    shape: tuple[int, int, int]       # of an image: H, W, C
     num_classes: int                  # 0: unconditional
     null_label: int | None            # the label for "no class" in training, if it hid labels
     rules: tuple[sharding.Rule, ...] = ()  # for the sharding of parameters
     guide: "Model | None" = None      # the worse model of autoguidance, with parameters params["guide"]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one x0; for images [H, W, C]."""
+        return self.spec.shape
+
 
 def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence | None = None) -> Model:
     """The model that the config describes, with its guide if one is given. Raises ConfigError before anything is
     compiled."""
-    c, shape = config, (config.data.size, config.data.size, config.data.channels)
-    parts = check_model(c)
+    c, parts = config, check_model(config)
+    shape = parts.spec.shape
     proc, net, schedule = parts.process, parts.network, parts.process.trained_schedule
     process_of = (lambda params: schedule.process(params["schedule"])) if schedule else (lambda params: proc)
+    heads = (("f", shape[-1] * (1 + parts.prediction.both)), *((("variance", shape[-1]),) if c.learned_range else ()))
+    whole = ModuleNetwork(module=net, shape=shape, cond=parts.conditions, heads=heads)
     mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor, devices)
 
     def denoiser(jvp: bool) -> parameterization.Denoiser:
-        return parameterization.make_denoiser(process_of, parts.prediction, applying(net, mesh, jvp),
-                                              learned_range=c.learned_range)
+        return parameterization.make_denoiser(process_of, parts.prediction, applying(whole, mesh, jvp))
 
     uncertainty = c.loss.get("uncertainty", False)
     init = functools.partial(init_params, net=net, shape=shape, schedule=schedule, uncertainty=uncertainty)
@@ -58,17 +70,17 @@ def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
                             sharding.of_state(shapes, mesh, rules))
     return Model(mesh=mesh, network=net, process=proc, process_of=process_of, denoiser=denoiser(jvp=False),
-                 denoiser_with_jvp=denoiser(jvp=True), init=init,
-                 abstract_params=abstract, shape=shape, num_classes=c.network.num_classes,
+                 denoiser_with_jvp=denoiser(jvp=True), init=init, abstract_params=abstract, spec=parts.spec,
+                 conditions=parts.conditions, num_classes=c.network.num_classes,
                  null_label=c.network.num_classes if c.network.label_dropout else None, rules=rules,
                  guide=guide and build_guide(guide, c, proc))
 
 
-def applying(net: Any, mesh: Mesh, jvp: bool) -> NetworkApply:
+def applying(net: ModuleNetwork, mesh: Mesh, jvp: bool) -> NetworkApply:
     """The network as a function of its parameters, in the layers' forms for the mesh's devices."""
     def apply(params, *args):
         with backend.compiling_for(sharding.platform(mesh), jvp=jvp):
-            return net.apply({"params": params["params"]}, *args)
+            return net.apply(params["params"], *args)
     return apply
 
 
@@ -77,22 +89,23 @@ class Parts(NamedTuple):
     process: processes.Process
     prediction: parameterization.Parameterization
     network: Any
+    spec: Spec
+    conditions: dict[str, Condition]
 
 
 def check_model(c: ConfigDict) -> Parts:
     """The parts of the model, built to check its keys. Raises ConfigError."""
-    require_key(c.data.size >= 1 and c.data.channels >= 1, "data.size", c.data.size, "and data.channels must be "
-                "positive.")
-    proc = process(c.process)
+    kind, proc = spec(c), process(c.process)
     prediction = check_prediction(c, proc)
     net = network(c.network, c.data.size, c.data.channels * (1 + prediction.both + c.learned_range))
-    return Parts(proc, prediction, net)
+    conditions = declared(c, net)
+    dropout_rates(c, conditions)
+    return Parts(proc, prediction, net, kind, conditions)
 
 
-def init_params(key: jax.Array, *, net: Any, shape: tuple[int, int, int], schedule: Any, uncertainty: bool) -> Any:
+def init_params(key: jax.Array, *, net: Any, shape: tuple[int, ...], schedule: Any, uncertainty: bool) -> Any:
     """The parameters of the network, and of the other learned parts."""
-    cond = jnp.zeros((1,), jnp.int32) if net.num_classes else None
-    params = dict(net.init(key, jnp.zeros((1, *shape)), jnp.zeros((1,)), cond))
+    params = {"params": ModuleNetwork(module=net, shape=shape, cond=getattr(net, "cond", {})).init(key)}
     if schedule:
         params["schedule"] = schedule.init(jax.random.fold_in(key, 1))
     if uncertainty:
@@ -101,7 +114,7 @@ def init_params(key: jax.Array, *, net: Any, shape: tuple[int, int, int], schedu
 
 
 @functools.lru_cache(maxsize=64)
-def init_shapes(net: Any, shape: tuple[int, int, int], schedule: Any, uncertainty: bool, dtype: Any) -> Any:
+def init_shapes(net: Any, shape: tuple[int, ...], schedule: Any, uncertainty: bool, dtype: Any) -> Any:
     """The shapes of `init_params` with floats of `dtype`. Cached, since tracing a network takes a quarter of a second
     or more, and a sweep builds one for each row and check."""
     return jax.eval_shape(functools.partial(init_params, net=net, shape=shape, schedule=schedule,

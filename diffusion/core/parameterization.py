@@ -4,7 +4,7 @@ Every parameterization predicts F = a x_0 + b eps, with functions a and b of t. 
 x_t determine x_0 and eps. Errors transform by the same formula, so a loss may be measured in any parameterization's
 space.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from diffusion.core.numerics import expand
 from diffusion.core.processes import Process
-from diffusion.typing import Array, Cond, Image, Keys, NetworkApply, Params, Time
+from diffusion.typing import NO_COND, Array, Cond, Image, Keys, NetworkApply, Params, Time
 
 
 class Prediction(NamedTuple):
@@ -106,24 +106,25 @@ class Denoiser(Protocol):
     def __call__(self, params: Params, keys: Keys | None = None) -> Diffusion: ...
 
 
-def make_denoiser(process_of: Callable[[Params], Process], parameterization: Parameterization, network: NetworkApply, *,
-                  learned_range: bool = False) -> Denoiser:
+def make_denoiser(process_of: Callable[[Params], Process], parameterization: Parameterization,
+                  network: NetworkApply) -> Denoiser:
     """A Denoiser from a process and a network; losses, samplers and guidance use only the Diffusion that it returns.
 
-    process_of: params -> the process, which depends on them only if it is learned. The network outputs C channels, 2C
-    if the parameterization has `both`. learned_range: C more channels follow, 2v - 1 (Nichol & Dhariwal 2021, Eq. 15).
+    process_of: params -> the process, which depends on them only if it is learned. The network returns heads by name:
+    "f", the prediction F, of C channels, or 2C if the parameterization has `both`; and "variance" if it has such a
+    head: 2v - 1 (Nichol & Dhariwal 2021, Eq. 15), of C channels. A network of one head may return F itself.
     """
     def bind(params: Params, keys: Keys | None = None) -> Diffusion:
         process = process_of(params)
 
-        def denoise(x_t: Image, t: Time, cond: Cond = None) -> Prediction:
+        def denoise(x_t: Image, t: Time, cond: Cond = NO_COND) -> Prediction:
             t = jnp.broadcast_to(t, x_t.shape[:1])
-            f = network(params, expand(parameterization.c_in(process, t), x_t) * x_t,
-                        parameterization.c_noise(process, t), cond, keys)
-            f, head = (f[..., :-x_t.shape[-1]], f[..., -x_t.shape[-1]:]) if learned_range else (f, None)
+            heads = network(params, expand(parameterization.c_in(process, t), x_t) * x_t,
+                            parameterization.c_noise(process, t), cond, keys)
+            heads = heads if isinstance(heads, Mapping) else {"f": heads}
             predict = x0_and_eps if parameterization.both else parameterization.predict
-            prediction = predict(process, f, x_t, t)
-            return prediction if head is None else prediction._replace(variance_fraction=(head + 1) / 2)
+            prediction, variance = predict(process, heads["f"], x_t, t), heads.get("variance")
+            return prediction if variance is None else prediction._replace(variance_fraction=(variance + 1) / 2)
         return Diffusion(process, denoise)
     return bind
 
@@ -135,7 +136,7 @@ def on_process(diffusion: Diffusion, target: Process) -> Diffusion:
     """
     source, denoise = diffusion
 
-    def denoise_there(x_t: Image, t: Time, cond: Cond = None) -> Prediction:
+    def denoise_there(x_t: Image, t: Time, cond: Cond = NO_COND) -> Prediction:
         here = source.time_of_log_snr(target.log_snr(t))
         return denoise(expand(source.alpha(here) / target.alpha(t), x_t) * x_t, here, cond)
     return Diffusion(target, denoise_there)
@@ -143,7 +144,7 @@ def on_process(diffusion: Diffusion, target: Process) -> Diffusion:
 
 def map_x0(diffusion: Diffusion, change: Callable[[Image], Image], *, rederive_eps: bool) -> Diffusion:
     """Applies `change` to x_0; eps is recomputed from x_0 and x_t if `rederive_eps`, else kept as predicted."""
-    def changed(x_t: Image, t: Time, cond: Cond = None) -> Prediction:
+    def changed(x_t: Image, t: Time, cond: Cond = NO_COND) -> Prediction:
         prediction = diffusion.denoise(x_t, t, cond)
         x0, eps = change(prediction.x0), prediction.eps
         if rederive_eps:

@@ -1,7 +1,7 @@
 """One optimizer step as a pure function, and its compilation over a mesh."""
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,6 @@ from diffusion.core import time_densities
 from diffusion.core.losses import Loss, LossAux
 from diffusion.core.parameterization import Denoiser
 from diffusion.core.streams import example_keys, step_key
-from diffusion.data.augment import random_flip, to_float
 from diffusion.parallel import sharding
 from diffusion.train import ema
 from diffusion.train.optimizer import with_schedule_of
@@ -38,19 +37,17 @@ class StepMetrics(NamedTuple):
 
 def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.TimeDensity, stratified: bool,
                     optimizer: optax.GradientTransformation, learning_rate: optax.Schedule,
-                    ema_share: Callable[[Array], Array], seed: int, flip: bool, num_classes: int,
-                    label_dropout: float = 0.0, accumulate: int, log_snr_edges: np.ndarray,
-                    skip_nonfinite: bool = False, unroll: bool = False):
+                    ema_share: Callable[[Array], Array], seed: int, prepare: Callable[..., Any], accumulate: int,
+                    log_snr_edges: np.ndarray, skip_nonfinite: bool = False, unroll: bool = False):
     """train_step(state, batch, dataset) -> (state, StepMetrics); pure, to be compiled by `compile_train_step`.
 
-    batch: image uint8 [B,H,W,C], label int32 [B], position int32 [B]; or index int32 [B] and position, to be looked up
-    in `dataset`, which is then dict(image [N,H,W,C], label [N]). The gradient is the mean over the batch, in
-    `accumulate` micro-batches. `ema_share(step)` is the weight of the new parameters in the average. All draws are
-    keyed by (seed, stream, step, position).
+    batch: a record of arrays [B, ...] by name, such as image uint8 [B,H,W,C] and label int32 [B], with position int32
+    [B]; or index int32 [B] and position, to be looked up in `dataset`, the record of all N examples. prepare(record,
+    keys of a stream) -> (x0, cond), with augmentation and dropout of conditions (`kinds.base.preparation`). The
+    gradient is the mean over the batch, in `accumulate` micro-batches. `ema_share(step)` is the weight of the new
+    parameters in the average. All draws are keyed by (seed, stream, step, position).
 
     density: of the times t, drawn independently per example or, if `stratified`, evenly over the whole batch.
-    num_classes: 0 for an unconditional model. label_dropout: the probability that an example's label becomes
-    num_classes, which means no label (Ho & Salimans 2022, "Classifier-Free Guidance", Algorithm 1).
     skip_nonfinite: a step whose loss or gradient is not finite changes nothing but `step` and the schedules' count.
     unroll: micro-batches in unrolled code instead of a loop, see `sharding.on_cpu`.
     """
@@ -61,13 +58,7 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
 
     def micro_loss(params, state, batch, size):
         keys = lambda stream: example_keys(jax.random.key(seed), stream, state.step, batch["position"])  # noqa: E731
-        x0 = to_float(batch["image"])
-        if flip:
-            x0 = random_flip(keys("flip"), x0)
-        cond = batch["label"] if num_classes else None
-        if num_classes and label_dropout:
-            dropped = jax.vmap(lambda key: jax.random.bernoulli(key, label_dropout))(keys("label_dropout"))
-            cond = jnp.where(dropped, num_classes, cond)
+        x0, cond = prepare({name: value for name, value in batch.items() if name != "position"}, keys)
         diffusion = denoiser(params, keys("dropout"))
         times = density.draw(draw_u(state.step, batch["position"], size), diffusion.process, state.density)
         per_example, aux = loss(params, diffusion, x0, cond, jax.lax.stop_gradient(times), keys("loss"))
@@ -101,8 +92,7 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
 
     def train_step(state: State, batch: dict[str, Array], dataset: dict[str, Array] | None = None):
         if dataset is not None:
-            rows = batch["index"]
-            batch = {"image": dataset["image"][rows], "label": dataset["label"][rows], "position": batch["position"]}
+            batch = {name: x[batch["index"]] for name, x in dataset.items()} | {"position": batch["position"]}
         size = batch["position"].shape[0]
         grad, (per_example, aux) = (accumulated if accumulate > 1 else gradient)(state, batch, size)
         grad = jax.tree.map(lambda g: g / size, grad)

@@ -13,7 +13,10 @@ import program
 import pytest
 
 from diffusion.core import losses, parameterization, processes, schedules, streams, time_densities, weightings
+from diffusion.core.conditions import Condition
 from diffusion.core.parameterization import EPS
+from diffusion.kinds.base import preparation
+from diffusion.kinds.image import ImageSpec
 from diffusion.networks.unet import UNet
 from diffusion.parallel import sharding
 from diffusion.train import ema, step
@@ -36,12 +39,19 @@ SHORT = processes.DiscreteProcess(betas=schedules.linear(4, beta_start=0.01, bet
 
 
 def make(accumulate=1, flip=True, network=NETWORK.apply, seed=0, density=UNIFORM, stratified=False, process=PROCESS,
-         optim=OPTIMIZER, learning_rate=optax.constant_schedule(1e-3), **labels):
+         optim=OPTIMIZER, learning_rate=optax.constant_schedule(1e-3), num_classes=0, label_dropout=0.0, **others):
     return step.make_train_step(
         loss=LOSS, denoiser=parameterization.make_denoiser(lambda params: process, EPS, network), density=density,
         stratified=stratified, optimizer=optim, learning_rate=learning_rate,
         ema_share=lambda n: ema.new_share(n, batch_size=BATCH, half_life=100.0, warmup_ratio=0.0), seed=seed,
-        flip=flip, accumulate=accumulate, log_snr_edges=np.linspace(-10, 10, 6), **({"num_classes": 0} | labels))
+        prepare=preparing(flip, num_classes, label_dropout), accumulate=accumulate,
+        log_snr_edges=np.linspace(-10, 10, 6), **others)
+
+
+def preparing(flip=False, num_classes=0, label_dropout=0.0):
+    declared = {"label": Condition(dtype="int32", null=num_classes)} if num_classes else {}
+    return preparation(ImageSpec(shape=(SIZE, SIZE, 1), flip=flip), declared,
+                       {"label": label_dropout} if label_dropout else {})
 
 
 @functools.cache
@@ -240,9 +250,9 @@ def test_accumulation_and_the_order_of_rows_change_no_draw(density, stratified):
 
 def test_a_dropped_label_is_the_number_of_classes():
     b = np.arange(BATCH)
-    assert drawn(b)["cond"] is None
-    np.testing.assert_array_equal(drawn(b, num_classes=3)["cond"], np.zeros(BATCH))
-    np.testing.assert_array_equal(drawn(b, num_classes=3, label_dropout=1.0)["cond"], np.full(BATCH, 3))
+    assert drawn(b)["cond"] == {}
+    np.testing.assert_array_equal(drawn(b, num_classes=3)["cond"]["label"], np.zeros(BATCH))
+    np.testing.assert_array_equal(drawn(b, num_classes=3, label_dropout=1.0)["cond"]["label"], np.full(BATCH, 3))
 
 
 def test_labels_are_dropped_as_often_as_told_and_by_the_position():
@@ -250,14 +260,15 @@ def test_labels_are_dropped_as_often_as_told_and_by_the_position():
     positions = np.random.default_rng(0).permutation(2000).astype(np.int32)
 
     def told(params, diffusion, x0, cond, times, keys):
-        per_example = jnp.asarray(cond, float) * params["w"]
-        return per_example, losses.LossAux(times.t, jnp.asarray(cond, float) + 0.5, per_example, per_example)
+        label = jnp.asarray(cond["label"], float)
+        per_example = label * params["w"]
+        return per_example, losses.LossAux(times.t, label + 0.5, per_example, per_example)
 
     train_step = jax.jit(step.make_train_step(
         loss=told, denoiser=parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny), density=UNIFORM,
         stratified=False, optimizer=OPTIMIZER, learning_rate=optax.constant_schedule(1e-3),
-        ema_share=lambda n: jnp.float32(0.0), seed=0, flip=False, num_classes=10, label_dropout=0.1, accumulate=1,
-        log_snr_edges=np.arange(12.0)))
+        ema_share=lambda n: jnp.float32(0.0), seed=0, prepare=preparing(num_classes=10, label_dropout=0.1),
+        accumulate=1, log_snr_edges=np.arange(12.0)))
 
     def counts(positions):
         rows = {"image": np.zeros((2000, 2, 2, 1), np.uint8), "label": positions % 10, "position": positions}
@@ -327,7 +338,7 @@ def test_the_average_counts_the_step_that_is_made_and_the_log_has_its_learning_r
     train_step = jax.jit(step.make_train_step(
         loss=LOSS, denoiser=parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny), density=UNIFORM,
         stratified=False, optimizer=optax.sgd(rate), learning_rate=rate, ema_share=lambda n: 1 - n / 10, seed=0,
-        flip=False, num_classes=0, accumulate=1, log_snr_edges=np.linspace(-10, 10, 6)))
+        prepare=preparing(), accumulate=1, log_snr_edges=np.linspace(-10, 10, 6)))
     old = init_state(jax.tree.map(jnp.asarray, TINY), optax.sgd(rate))
     for n in (1, 2):
         new, metrics = train_step(old, batch())
