@@ -1,9 +1,10 @@
-"""Peak rates of accelerators, as stated by their makers, and the topologies of TPUs."""
+"""Peak rates of accelerators, as stated by their makers, and topologies to compile for."""
 import importlib.util
 import re
 from dataclasses import dataclass
 
 from diffusion.errors import ConfigError
+from diffusion.planning import gpus
 
 
 @dataclass(frozen=True)
@@ -13,20 +14,25 @@ class Chip:
     flops: float      # per second, bfloat16 matrix products
     memory: float     # bytes
     bandwidth: float  # bytes per second, of this memory
-    link: float       # bytes per second, one way, of one link to a neighbour
+    link: float       # bytes per second, one way, of one of its two links to neighbours in a ring
     source: str
 
 
-_CLOUD = "docs.cloud.google.com/tpu/docs/"
+_CLOUD, _NVIDIA = "docs.cloud.google.com/tpu/docs/", "nvidia.com/en-us/data-center/"
 # Two of a chip's links lie along one axis of the torus, one each way. Topologies list both cores of a v4 chip.
 CHIPS = {
     "v4": Chip("TPU v4 core", 275e12 / 2, 32e9 / 2, 1228e9 / 2, 50e9 / 2, _CLOUD + "v4"),
     "v5e": Chip("TPU v5e", 197e12, 16e9, 819e9, 50e9, _CLOUD + "v5e"),
     "v5p": Chip("TPU v5p", 459e12, 95e9, 2765e9, 100e9, _CLOUD + "v5p"),
     "v6e": Chip("TPU v6e", 918e12, 32e9, 1640e9, 100e9, _CLOUD + "v6e"),
+    # All of a GPU's NVLinks send round a ring, half of them to each side; the network between hosts is slower.
+    "a100": Chip("NVIDIA A100", 312e12, 85.1e9, 2039e9, 150e9, _NVIDIA + "a100"),
+    "h100": Chip("NVIDIA H100", 989e12, 84.9e9, 3352e9, 225e9, _NVIDIA + "h100"),
+    "h200": Chip("NVIDIA H200", 989e12, 151.4e9, 4800e9, 225e9, _NVIDIA + "h200"),
+    "b200": Chip("NVIDIA B200", 2250e12, 191.5e9, 7672e9, 450e9, _NVIDIA + "dgx-b200"),
 }
 KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p",
-         "TPU v6 lite": "v6e", "TPU v6e": "v6e"}
+         "TPU v6 lite": "v6e", "TPU v6e": "v6e"} | {gpu.name: name for name, gpu in gpus.GPUS.items()}
 FORMS = {"v4": "v4:2x2x2, v4:2x2x4, v4:4x4x4 ...", "v5e": "v5e:2x2, v5e:2x4, v5e:4x4, v5e:4x8 ... v5e:16x16",
          "v5p": "v5p:2x2x1, v5p:2x2x2, v5p:2x2x4, v5p:4x4x4 ...", "v6e": "v6e:2x2, v6e:2x4, v6e:4x4 ... v6e:16x16"}
 
@@ -37,10 +43,13 @@ def chip_of(kind: str) -> Chip | None:
 
 
 def devices_of(topology: str):
-    """The devices of a TPU slice to compile for, which need not exist. Raises ConfigError for an unknown topology."""
-    known = "; ".join(FORMS.values()) + "; or local, this machine's devices"
+    """The devices of a TPU slice or of hosts with GPUs to compile for, which need not exist. Raises ConfigError for an
+    unknown topology, or without the compiler."""
+    if gpus.is_gpu(topology):
+        return gpus.devices_of(topology)
+    known = "; ".join(FORMS.values()) + f"; {gpus.FORMS}; or local, this machine's devices"
     name, _, size = topology.partition(":")
-    if name not in CHIPS or not re.fullmatch(r"\d+x\d+(x\d+)?", size):
+    if name not in FORMS or not re.fullmatch(r"\d+x\d+(x\d+)?", size):
         raise ConfigError(f"--topology={topology} is not known. It can be one of: {known}.")
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError("Planning for a TPU needs its compiler, not a TPU: pip install -e .[tpu]")

@@ -1,6 +1,7 @@
 """Plans for the devices of a --topology: a config's memory and time on each, by compiling its training and sampling.
 
-Nothing runs and no data is read, so the topology need not exist: libtpu compiles for TPUs on any machine.
+Nothing runs and no data is read, so the topology need not exist: libtpu compiles for TPUs and JAX's CUDA wheels for
+NVIDIA GPUs on any machine.
 """
 import json
 import math
@@ -16,9 +17,11 @@ from ml_collections import ConfigDict
 
 from diffusion.errors import ConfigError
 from diffusion.io.files import atomic_write, check_can_be_written
-from diffusion.planning import roofline
+from diffusion.planning import gpus, roofline
 from diffusion.planning.chips import Chip, chip_of, devices_of
 from diffusion.planning.collectives import collectives
+from diffusion.planning.flops import matrix_flops
+from diffusion.planning.kernels import account, kernels
 from diffusion.programs import shared_flags
 
 if TYPE_CHECKING:
@@ -33,13 +36,15 @@ _TRIES = 6  # most settings to compile in the search for one that fits
 
 def declare_flags(values: flags.FlagValues) -> None:
     shared_flags.declare_source(values)
-    flags.DEFINE_string("topology", "local", "The devices to compile for, such as v5e:4x4 or v5p:2x2x4; local: those "
-                        "at hand.", flag_values=values)
+    flags.DEFINE_string("topology", "local", "The devices to compile for, such as v5e:4x4, v5p:2x2x4, h100:8 or, 4 "
+                        "hosts of 8, h100:4x8; local: those at hand.", flag_values=values)
     shared_flags.declare_path("out", "The JSON file to write. Default: none.", values)
 
 
 def prepare_process(values: flags.FlagValues) -> None:
-    if values.topology != "local":
+    if gpus.is_gpu(values.topology):
+        gpus.prepare()
+    elif values.topology != "local":
         for name, value in LIBTPU.items():
             os.environ.setdefault(name, value)
 
@@ -85,6 +90,9 @@ def plan(config: ConfigDict, topology: str, out: Path | None) -> dict:
 def measure(config: ConfigDict, devices: Sequence, chip: Chip | None, sample: bool = True) -> dict:
     """Costs of the train and the sample step on one device, lower bounds on their times, and whether they fit."""
     from diffusion import build
+    from diffusion import config as config_lib
+    if devices[0].platform in ("gpu", "cuda"):  # whose programs are counted from their text, with all iterations
+        config = config_lib.override(config, {"train.steps_per_dispatch": 1})
     model = build.model(config, devices=devices)
     parts = build.training_step(config, model, None)
     state = parts.abstract_state
@@ -125,9 +133,8 @@ def train_costs(config: ConfigDict, model: "build.Model", parts) -> tuple[roofli
     record |= {name: (one.shape, one.dtype) for name, one in model.conditions.items()}
     batch = {name: jax.ShapeDtypeStruct((k, b, *shape), dtype, sharding=placed)
              for name, (shape, dtype) in record.items()}
-    compiled = compile_for(parts.train_step, parts.abstract_state, batch, None)
     loops = 1 if sharding.on_cpu(model.mesh) else config.train.accumulate
-    return roofline.costs(compiled, collectives(compiled.as_text()), repeats=loops), b, 1
+    return costs_of(model, loops, parts.train_step, parts.abstract_state, batch, None), b, 1
 
 
 def sample_costs(config: ConfigDict, model: "build.Model") -> tuple[roofline.Costs, int, int]:
@@ -146,9 +153,21 @@ def sample_costs(config: ConfigDict, model: "build.Model") -> tuple[roofline.Cos
     cond = {name: shape((rows, *one.shape), one.dtype, over) for name, one in model.conditions.items()}
     times = shape((1024, 2), np.asarray(steps).dtype, everywhere)
     carry = jax.eval_shape(sampler.begin, model.abstract_params, {}, x)
-    compiled = compile_for(sampler.advance, model.abstract_params, {}, seed, indices, cond, times, number, number,
-                           carry, x)
-    return roofline.costs(compiled, collectives(compiled.as_text())), rows, len(steps)
+    found = costs_of(model, 1, sampler.advance, model.abstract_params, {}, seed, indices, cond, times, number,
+                     number, carry, x)
+    return found, rows, len(steps)
+
+
+def costs_of(model: "build.Model", loops: int, function, *arguments) -> roofline.Costs:
+    """The costs of the function, compiled for the model's devices. loops: iterations of its loop, of which XLA counts
+    one."""
+    from diffusion.parallel import sharding
+    compiled = compile_for(function, *arguments)
+    text = compiled.as_text()
+    if sharding.platform(model.mesh) not in ("gpu", "cuda"):
+        return roofline.costs(compiled, collectives(text), repeats=loops)
+    return roofline.costs(compiled, collectives(text), flops=matrix_flops(function, *arguments) / model.mesh.size,
+                          kernels=account(kernels(text)))
 
 
 def compile_for(function, *arguments):
@@ -224,18 +243,21 @@ def table(report: dict) -> str:
             lines.append(f"{title} the compiler runs out of device memory ({row['too_large']})")
             continue
         of = f" of {amount(chip['memory'])}B ({row['memory'] / chip['memory']:.0%})" if chip else ""
+        counted = f"; {row['kernels']:,} kernels, {amount(row['outside'])}B outside of products"
         lines += [title,
                   f"    memory        {amount(row['memory'])}B{of}: arguments {amount(row['arguments'])}B, activations "
                   f"and other temporaries {amount(row['temporaries'])}B",
-                  f"    work          {amount(row['flops'])}FLOP, {amount(row['bytes'])}B read and written"]
+                  f"    work          {amount(row['flops'])}FLOP, {amount(row['bytes'])}B read and written"
+                  + counted * (row["kernels"] > 0)]
         for kind, found in row["collectives"].items():
             lines.append(f"    {kind:<19} {found['count']}, of {amount(found['bytes'])}B; {amount(found['moved'])}B "
                          "sent")
         if chip:
-            t = row["seconds"]
-            lines.append(f"    time at least {t['step'] * 1e3:.3g} ms = max(compute {t['compute'] * 1e3:.3g}, memory "
-                         f"{t['memory'] * 1e3:.3g}) + links {t['links'] * 1e3:.3g}; {t['communication']:.1%} "
-                         "communication")
+            t = {name: f"{1e3 * value:.3g}" for name, value in row["seconds"].items()}
+            parts = (f"compute {t['compute']} + memory {t['memory']} + launches {t['launches']}" if "launches" in t else
+                     f"max(compute {t['compute']}, memory {t['memory']})")
+            lines.append(f"    time at least {t['step']} ms = {parts} + links {t['links']}; "
+                         f"{row['seconds']['communication']:.1%} communication")
             days = f", {row['days']:.3g} days for the config's duration" if "days" in row else ""
             lines.append(f"    at most       {row['images_per_second']:,.4g} images/s, MFU {row['mfu_bound']:.0%}"
                          f"{days}")
