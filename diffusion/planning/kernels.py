@@ -94,7 +94,7 @@ def account(found: Iterable[Kernel], largest: int = 12) -> Account:
 def part_of(source: str) -> str:
     """The part of the network of a path, numbers left out and the gradient's marked:
     "jit(step)/transpose(jvp(UNet))/up0_block2/norm1/mul" -> "gradient: up_block/norm"."""
-    if not (path := [part for part in source.split("/") if not part.startswith("jit(")]):
+    if not (path := [part for part in source.split("/") if part and not part.startswith("jit(")]):
         return "by the compiler"
     back = any(part.startswith("transpose(") for part in path)
     names = [re.sub(r"\d+", "", part) for part in path if re.fullmatch(r"[A-Za-z_][\w.]*", part)]
