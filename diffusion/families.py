@@ -139,6 +139,7 @@ _OF_SOLVER = ("init", "step", "evaluations")
 # In the order in which a config is made: a selector may be a key of an earlier family's member.
 FAMILIES = (
     Family("data", "data.name", "SOURCES", ("diffusion.data",)),
+    Family("kind", "data.kind", "KINDS", ("diffusion.kinds",), ("shape", "bounds", "levels", "prepare", "finish")),
     Family("process", "process.name", "PROCESSES", ("diffusion.core",), _OF_PROCESS),
     Family("table_of", "process.table_of", "TABULATED", ("diffusion.core",), _OF_PROCESS),
     Family("prediction", "prediction", "PREDICTIONS", ("diffusion.core",), ("coefficients", "c_in", "c_noise")),
@@ -154,7 +155,9 @@ FAMILIES = (
     Family("spacing", "sample.spacing", "SPACINGS", ("diffusion.core",), ("__call__",)),
     Family("schedule", "sample.schedule", "SCHEDULES", ("diffusion.core",), _OF_PROCESS, optional=True),
     Family("guidance", "sample.guidance.name", "GUIDANCES", ("diffusion.guidance",)),
-    Family("estimator", "likelihood.estimator", "ESTIMATORS", ("diffusion.likelihood",)),
+    Family("extractor", "evaluate.extractor", "EXTRACTORS", ("diffusion.metrics.extractors",),
+           ("network", "takes", "channels", "limits")),
+    Family("estimator", "likelihood.estimator", "ESTIMATORS", ("diffusion.likelihood",), (), ("levels",)),
 )
 BY_NAME = {family.name: family for family in FAMILIES}
 BY_SELECTOR = {family.selector: family for family in FAMILIES}

@@ -38,7 +38,11 @@ class Samples(NamedTuple):
     @property
     def images(self) -> np.ndarray:
         """x cut to [-1, 1]."""
-        return np.clip(self.x, -1.0, 1.0)
+        return self.within((-1.0, 1.0))
+
+    def within(self, bounds: tuple[float, float] | None) -> np.ndarray:
+        """x cut to the bounds, if there are any."""
+        return self.x if bounds is None else np.clip(self.x, *bounds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,15 +115,16 @@ def make_sampler(chain: ChainBuilder, shape: tuple[int, ...], mesh: Mesh, evalua
 
 
 def make_generate(sampler: Sampler, steps_of: Callable[[Params], np.ndarray], *,
-                  conditions: Callable[[np.ndarray], Cond], batch_size: int) -> Generate:
-    """A generator of any number of images, `batch_size` at a time, with the conditions of their indices. The last batch
-    is padded and cut, so that nothing compiles twice."""
+                  conditions: Callable[[np.ndarray], Cond], batch_size: int,
+                  bounds: tuple[float, float] | None = (-1.0, 1.0)) -> Generate:
+    """A generator of any number of images, or other arrays within `bounds`, `batch_size` at a time, with the conditions
+    of their indices. The last batch is padded and cut, so that nothing compiles twice."""
     def generate(params: Params, seed: int, first: int, count: int,
                  report: Callable[[int], None] | None = None) -> Iterator[np.ndarray]:
         rows = min(batch_size, sharding.fill(count, sampler.mesh))
         for start in range(first, first + count, rows):
             indices = np.arange(start, start + rows, dtype=np.int32)
             drawn = sampler(params, steps_of(params), seed, indices, cond=conditions(indices), report=report)
-            yield drawn.images[:first + count - start]
+            yield drawn.within(bounds)[:first + count - start]
 
     return generate

@@ -26,7 +26,7 @@ from diffusion import config as config_lib
 from diffusion.config_values import nearest
 from diffusion.errors import CheckpointError, ConfigError, shown
 from diffusion.interop import folder, scheduler, unet2d
-from diffusion.io.images import picture, to_uint8
+from diffusion.io.images import picture
 from diffusion.io.progress import Progress
 from diffusion.parallel import sharding
 
@@ -37,7 +37,7 @@ NOT_COMPILED = {"steps", "spacing", "offset", "constant_stride", "end", "rho", "
 
 @dataclass(frozen=True)
 class PipelineOutput:
-    """`images`: a list of B PIL images, or float32 [B, H, W, C] in [0, 1]."""
+    """`images`: a list of B PIL images, or float32 [B, H, W, C] in [0, 1]; of other kinds of data their arrays."""
     images: list[Image.Image] | np.ndarray
 
 
@@ -136,6 +136,8 @@ class DiffusionPipeline:
         if guidance_scale is not None:
             config = build.with_scale(config, guidance_scale)
         model = self._model(config)
+        if output_type == "pil" and model.spec.called != "image":
+            raise ConfigError(f"Samples of data.kind = {config.data.kind!r} are not pictures: use output_type='np'.")
         if output_type == "pil" and model.shape[-1] not in (1, 3):
             raise ConfigError(f"Images of {model.shape[-1]} channels are not pictures: use output_type='np'.")
         run = self._sampler(config, model)
@@ -153,8 +155,10 @@ class DiffusionPipeline:
                             report=progress.update)
         else:
             drawn = run(self.params, steps, seed, indices, cond=cond, noise=noise, chain_inputs=given)
-        x = drawn.images
-        pixels = to_uint8(x[:batch_size])  # also checks for NaN
+        x = drawn.within(model.spec.bounds)
+        pixels = model.spec.finish(x[:batch_size])  # also checks for NaN
+        if model.spec.called != "image":
+            return PipelineOutput(pixels)
         return PipelineOutput([picture(image) for image in pixels] if output_type == "pil"
                               else (x[:batch_size] + 1) / 2)
 
@@ -165,6 +169,10 @@ class DiffusionPipeline:
         cannot express a setting, which the message names, or the folder cannot be written.
         """
         c, target = self.config.to_dict(), folder.as_path(directory, "directory")
+        if (called := build.spec(self.config).called) != "image":
+            raise CheckpointError(f"diffusers' pipelines draw images, but data.kind = {self.config.data.kind!r} is of "
+                                  f"{called}s.")
+        c["sample"]["clip"] = build.clips(self.config)
         classes = c["network"]["num_classes"] + (c["network"]["label_dropout"] > 0)  # the last label means no class
         unet = unet2d.write_settings(c["network"] | {"num_classes": classes}, size=c["data"]["size"],
                                      channels=c["data"]["channels"], learned_range=c["learned_range"])
@@ -309,7 +317,8 @@ def chain(config: ConfigDict, process: Any) -> dict[str, Any]:
     """The sampler's settings by key of config.sample, without arguments of diffusers' pipeline calls (eta) and intended
     differences (rederive_eps, docs/interop.md)."""
     s = config.sample
-    levels = (True, 1.0) if s.dynamic_threshold and s.threshold_max == 1 else (s.clip, s.clip and s.clip_range)
+    clip = build.clips(config)
+    levels = (True, 1.0) if s.dynamic_threshold and s.threshold_max == 1 else (clip, clip and s.clip_range)
     if s.dynamic_threshold and s.threshold_max != 1:
         levels = (s.dynamic_threshold, s.threshold_max)
     solver = config_lib.override(config, {"sample.eta": 0.0} if s.solver == "ddim" else {}).sample

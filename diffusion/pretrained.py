@@ -34,7 +34,9 @@ LAYOUTS = {
     "guided-diffusion": (partial(openai.read_settings, codebase="guided-diffusion"), read_tensors, openai.read_params),
     "score_sde": (score_sde.read_settings, score_sde.read_checkpoint, score_sde.read_params),
 }
-NETWORK = ("network", "data.size", "data.channels", "learned_range")  # the keys that define the function of the weights
+# The keys that define the function of the weights.
+NETWORK = ("network", "data.kind", "data.size", "data.channels", "data.shape", "data.mean", "data.deviation",
+           "learned_range")
 FREE_KEYS = {"network.dropout", "network.dtype", "network.remat"}  # may differ from training
 
 

@@ -54,7 +54,7 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.samplers": [*BASE, "diffusion.core"],
     "diffusion.core": ["diffusion.typing", "diffusion.errors"],
     "diffusion.networks": [*BASE, "diffusion.core.conditions"],
-    "diffusion.kinds": [*BASE, "diffusion.core.conditions", "diffusion.data.augment"],
+    "diffusion.kinds": [*BASE, "diffusion.core.conditions", "diffusion.data", "diffusion.io"],
     "diffusion.data": [*BASE, *READING],
     "diffusion.data.prepare": [*BASE, *READING, "diffusion.data", "diffusion.io.download", "diffusion.program"],
     "diffusion.io": BASE,

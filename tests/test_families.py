@@ -98,7 +98,8 @@ def test_a_member_says_what_it_is_and_what_its_keys_mean(family, name):
 
 
 def test_the_help_of_keys():
-    assert "data.flip = False" in config_help.describe("") and "--keys=FAMILY" in config_help.describe("")
+    assert "data.flip = False" in config_help.describe("kind.image")
+    assert "sample.clip = None" in config_help.describe("") and "--keys=FAMILY" in config_help.describe("")
     assert "  process.steps = 1000 " in config_help.describe("process.cosine")
     assert " T\n" in config_help.describe("process.cosine")
     with pytest.raises(ConfigError, match="no family 'slver'. Did you mean 'solver'"):

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from diffusion import config as config_lib
+from diffusion.build.kinds import clips, spec
 from diffusion.build.processes import process
-from diffusion.build.rules import sides
 from diffusion.build.training import RATE_KEYS
 from diffusion.core.grids import noise_levels
 
@@ -14,7 +14,7 @@ def of_training(config: ConfigDict) -> list[str]:
     """For --mode=train."""
     v = _Values(config)
     loss, process, prediction = v["loss.name"], v["process.name"], v["prediction"]
-    patch, width = v["data.channels"] * (v["network.patch"] or 1) ** 2, v["network.channels"]
+    patch, width = spec(config).shape[-1] * (v["network.patch"] or 1) ** 2, v["network.channels"]
     if loss == "denoising" and v["loss.space"] == "x0" and prediction == "eps" and v["loss.weighting"] == "simple":
         v.note("loss.space", "weighs an error in eps by 1 / SNR, without bound towards noise (Salimans & Ho 2022, "
                "Section 4): predict x0 or v, or measure in eps.")
@@ -41,7 +41,7 @@ def of_training(config: ConfigDict) -> list[str]:
     if prediction == "edm" and loss == "denoising" and v["loss.space"] != "edm" and v["loss.weighting"] != "edm":
         v.note("loss.weighting", "lets the gradient's size vary with the noise level, which the preconditioning is "
                "made to avoid (Karras et al. 2022, Eq. 8): loss.weighting=edm.")
-    if max(sides(v["data.size"])) >= 128 and v["process.shift"] == 1:
+    if v["data.size"] and max(spec(config).shape[:2]) >= 128 and v["process.shift"] == 1:
         v.note("process.shift", f"leaves images of {v['data.size']} pixels too clean for most of the time: shift "
                "towards noise (Hoogeboom et al. 2023, \"simple diffusion\": 64 / size; Esser et al. 2024: 3).")
     return v.notes
@@ -68,7 +68,7 @@ def of_sampling(config: ConfigDict) -> list[str]:
     if guided and not v["sample.dynamic_threshold"]:
         v.note("sample.guidance.scale", "saturates images (Saharia et al. 2022, Section 2.3): "
                "sample.dynamic_threshold=0.995, guidance apg, or an interval.")
-    if solver == "adaptive_ode" and v["sample.clip"]:
+    if solver == "adaptive_ode" and clips(config):
         v.note("sample.clip", "has kinks, at which an adaptive solver of order 5 takes many small steps: "
                "sample.clip=False.")
     if max(v["sample.sigma_min"] or 0, v["sample.sigma_max"] or 0) > 0:

@@ -3,6 +3,7 @@ from functools import partial
 
 from ml_collections import ConfigDict
 
+from diffusion.build.evaluation import extractor
 from diffusion.build.likelihood import estimator
 from diffusion.build.models import check_model
 from diffusion.build.networks import check_times
@@ -15,7 +16,8 @@ from diffusion.train import durations
 
 def check(config: ConfigDict, mode: str = "train", *, epoch_size: int = 50_000) -> None:
     """Raises ConfigError for keys that contradict each other in this mode of the main program. Model and sampler are
-    always checked; objective, optimizer and durations for "train"; the estimator for "likelihood".
+    always checked; objective, optimizer and durations for "train"; the estimator for "likelihood", the
+    extractor for "evaluate".
 
     epoch_size: the number of examples in an epoch, used for durations given in epochs.
     """
@@ -25,6 +27,8 @@ def check(config: ConfigDict, mode: str = "train", *, epoch_size: int = 50_000) 
     grid(c.sample, parts.process)
     if mode == "likelihood":
         estimator(c, parts.process)
+    if mode == "evaluate":
+        extractor(c)
     if mode == "train":
         check_training(c, parts.process, epoch_size)
 

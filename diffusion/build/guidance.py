@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from diffusion import guidance
 from diffusion.build.conditions import check_classes
+from diffusion.build.kinds import clips
 from diffusion.build.models import Model
 from diffusion.build.objective import prediction
 from diffusion.build.rules import require_key
@@ -62,8 +63,9 @@ def check_guidance(config: ConfigDict) -> Guidance | None:
         return None
     require_key(found.only_solver in (None, s.solver), key, name, "is a rule for DDIM's step (Chung et al. 2024, "
                 f"Algorithm 2): use sample.solver={found.only_solver}.")
-    require_key(not found.keeps_eps or not (s.rederive_eps and (s.clip or s.dynamic_threshold)), key, name, "keeps an "
-                "eps that does not match its x_0, which rederive_eps would undo: set sample.rederive_eps=False.")
+    limited = clips(config) or s.dynamic_threshold
+    require_key(not found.keeps_eps or not (s.rederive_eps and limited), key, name, "keeps an eps that does not match "
+                "its x_0, which rederive_eps would undo: set sample.rederive_eps=False.")
     require_key(not found.keeps_eps or s.corrector == "none", "sample.corrector", s.corrector, "needs a score, and the "
                 f"eps of guidance {name} does not match its x_0: no density has both (Chung et al. 2024).")
     solver = BY_NAME["solver"].make(s, steps=max(s.steps, 1))

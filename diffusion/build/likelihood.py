@@ -2,6 +2,7 @@
 import numpy as np
 from ml_collections import ConfigDict
 
+from diffusion.build.kinds import clips, spec
 from diffusion.build.models import Model
 from diffusion.build.networks import check_times
 from diffusion.build.rules import require_key
@@ -22,12 +23,13 @@ def evaluator(config: ConfigDict, model: Model, seed: int) -> Evaluator:
     check_times(model.network, model.process, between_times=config.sample.between_times)
     found = estimator(config, model.process)
     # The bound is that of the sampler's own chain; an ODE must have no kinks.
-    clip = config.sample.clip and getattr(_FAMILY.member(c.estimator).make, "of_chain", None)
+    clip = clips(config) and getattr(_FAMILY.member(c.estimator).make, "of_chain", None)
     transform = (lambda d: parameterization.clip_x0(d, config.sample.clip_range)) if clip else (lambda d: d)
     needs_jvp = getattr(_FAMILY.member(c.estimator).make, "needs_jvp", False)
     denoiser = model.denoiser_with_jvp if needs_jvp else model.denoiser
     return make_evaluator(found, denoiser, mesh=model.mesh, seed=seed, batch_size=c.batch_size,
-                          prepare=preparation(model.spec, model.conditions), transform=transform)
+                          prepare=preparation(model.spec, model.conditions), transform=transform,
+                          log_volume=getattr(model.spec, "log_volume", lambda mask: 0.0))
 
 
 def likelihood_chain(config: ConfigDict, model: Model) -> np.ndarray:
@@ -47,7 +49,11 @@ def estimator(config: ConfigDict, process: Process) -> Estimator:
     require_key(not getattr(make, "between_times", False) or not process.discrete or config.sample.between_times,
                 "likelihood.estimator", c.estimator, "is in continuous time, and evaluates this model between the "
                 f"{process.t_max} whole times that it was trained at: set sample.between_times=True to allow this.")
+    levels = spec(config).levels
+    require_key(levels is not None or getattr(make, "of_densities", False), "likelihood.estimator", c.estimator, "is a "
+                f"bound on the probability of levels of a byte, but data.kind = {config.data.kind!r} is of real "
+                "numbers, which have a density: use ode.")
     variance = c.get("variance")
     require_key(variance != "learned_range" or config.learned_range, "likelihood.variance", variance,
                 "needs a network with a head for the variance: config.learned_range.")
-    return _FAMILY.make(c, process=process)
+    return _FAMILY.make(c, process=process, levels=levels)

@@ -28,9 +28,8 @@ def check_memory(config: ConfigDict, model: Model, kept: Any, *, rows: int, key:
         raise ConfigError(f"This model takes {in_gib(size)} of memory without a single image, but a device has "
                           f"{in_gib(room)}: make config.network smaller, or shard it over more devices "
                           "(config.mesh.fsdp).")
-    c, (height, width, _) = config.network, model.shape
-    patch = c.get("patch", 1)
-    each = math.ceil(height / patch) * math.ceil(width / patch) * c.get("channels", 1) * (
+    c, patch = config.network, config.network.get("patch", 1)
+    each = math.prod(math.ceil(side / patch) for side in model.shape[:-1]) * c.get("channels", 1) * (
         2 if c.get("dtype") == "bfloat16" else 4)
     size = here * each * math.ceil(rows / sharding.batch_shards(model.mesh))
     require_key(size <= room, key, rows, f"needs {in_gib(size)} for only one feature map of the network, but a "

@@ -1,14 +1,15 @@
 """Builds the network of config.network."""
 from ml_collections import ConfigDict
 
-from diffusion.build.rules import require_key, sides
+from diffusion.build.rules import require_key
 from diffusion.core.processes import Process
 from diffusion.families import BY_NAME, naming_keys
 
 
-def network(c: ConfigDict, size: int | tuple[int, int], out_channels: int):
-    """The network for images of `size` pixels: the side of a square, or (height, width). Raises ConfigError for
-    impossible keys."""
+def network(c: ConfigDict, size: int | tuple[int, ...], out_channels: int):
+    """The network for arrays of this shape without the channels, such as (height, width); a number is the side of a
+    square. Raises ConfigError for impossible keys."""
+    size = (size, size) if isinstance(size, int) else tuple(size)
     require_key(c.num_classes >= 0, "network.num_classes", c.num_classes, "is 0 (unconditional) or the number of "
                 "labels.")
     require_key(0 <= c.label_dropout < 1, "network.label_dropout", c.label_dropout, "is a probability below 1 (Ho & "
@@ -16,9 +17,12 @@ def network(c: ConfigDict, size: int | tuple[int, int], out_channels: int):
     require_key(c.num_classes > 0 or not c.label_dropout, "network.label_dropout", c.label_dropout, "hides labels, but "
                 "the network has none: set network.num_classes.")
     found = BY_NAME["network"].make(c, num_classes=c.num_classes + (c.label_dropout > 0), out_channels=out_channels)
+    spatial = getattr(found, "spatial", None)
+    require_key(spatial in (None, len(size)), "network.name", c.name, f"takes arrays of {spatial} axes and channels, "
+                f"such as images, but the data have {len(size)} axes and channels: use another network, such as mlp.")
     if hasattr(found, "check"):
         with naming_keys("network."):
-            found.check(sides(size))
+            found.check(size)
     return found
 
 

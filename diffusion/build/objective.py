@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from diffusion.build.kinds import spec
 from diffusion.build.rules import require_finite, require_key
 from diffusion.core import losses, time_densities, weightings
 from diffusion.core.parameterization import EPS, Parameterization
@@ -60,6 +61,9 @@ def check_loss(config: ConfigDict, process: Process) -> None:
     require_key(not getattr(loss, "needs_variance", False) or config.learned_range, "loss.name", c.name, "adds L_vlb "
                 "to learn the variance (Nichol & Dhariwal 2021, Eq. 16), but learned_range is off: L_vlb's part would "
                 "change nothing.")
+    require_key(spec(config).levels is not None or not getattr(loss, "of_levels", False), "loss.name", c.name, "has "
+                f"the probability of a level of a byte in it, but data.kind = {config.data.kind!r} is of real numbers: "
+                "use denoising.")
     of_chain = getattr(loss, "of_chain", None)
     require_key(of_chain is not True or process.discrete, "loss.name", c.name, "is the sum over the T steps of a "
                 f"discrete chain, but process.name = {name!r} is in continuous time: use continuous_vlb.")

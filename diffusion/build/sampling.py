@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from diffusion.build.conditions import ConditionsOf, complete_for, needs_records
 from diffusion.build.guidance import check_guidance, classes, guide
+from diffusion.build.kinds import clips
 from diffusion.build.models import Model
 from diffusion.build.networks import check_times
 from diffusion.build.rules import require_key
@@ -32,8 +33,8 @@ def solver(c: ConfigDict) -> Solver:
     require_key(found.correctable, "sample.corrector", c.corrector, "moves x off the path that sample.solver = "
                 f"{c.solver!r} follows: correct a solver without memory, such as ancestral, ddim or reverse_diffusion "
                 "(Song et al. 2021, Algorithms 2-3).")
-    require_key(c.rederive_eps or not (c.clip or c.dynamic_threshold), "sample.corrector", c.corrector, "needs a "
-                "score, and with rederive_eps=False the eps does not match the clipped x_0.")
+    require_key(c.rederive_eps or c.clip is False and not c.dynamic_threshold, "sample.corrector", c.corrector, "needs "
+                "a score, and with rederive_eps=False the eps does not match the clipped x_0.")
     return corrected
 
 
@@ -71,6 +72,7 @@ def check_sampling(config: ConfigDict) -> Solver:
     c, key = config.sample, "sample.variance"
     require_key(c.get("variance", "") != "learned_range" or config.learned_range, key, c.get("variance"),
                 "needs a network with a head for the variance: config.learned_range.")
+    clips(config)
     require_key(c.clip_range > 0, "sample.clip_range", c.clip_range, "must be positive: data lie in [-1, 1].")
     require_key(0 <= c.dynamic_threshold < 1, "sample.dynamic_threshold", c.dynamic_threshold,
                 "is a quantile in (0, 1), or 0 for none (Saharia et al. 2022: 0.995).")
@@ -86,7 +88,7 @@ def sampler(config: ConfigDict, model: Model, wrap: Callable | None = None) -> S
     `wrap(solver, chain_inputs)` puts a task's solver around the config's. chain_inputs["scale"] replaces the scale of
     guidance.
     """
-    c = config.sample
+    c, clip = config.sample, clips(config)
     check_times(model.network, model.process, between_times=c.between_times)
     one_step, guided = check_sampling(config), guide(config, model)
     target = sampling_process(c, model.process)
@@ -95,7 +97,7 @@ def sampler(config: ConfigDict, model: Model, wrap: Callable | None = None) -> S
         if c.dynamic_threshold:
             return parameterization.dynamic_threshold(diffusion, c.dynamic_threshold, c.threshold_max,
                                                       rederive_eps=c.rederive_eps)
-        return parameterization.clip_x0(diffusion, c.clip_range, rederive_eps=c.rederive_eps) if c.clip else diffusion
+        return parameterization.clip_x0(diffusion, c.clip_range, rederive_eps=c.rederive_eps) if clip else diffusion
 
     def chain(params, chain_inputs):
         inner, diffusion = one_step, model.denoiser(params)
@@ -195,7 +197,7 @@ def generate(config: ConfigDict, model: Model, chosen: Sequence[int] | None = No
     c = config.sample
     check_sample_batch(c, model)
     return make_generate(sampler(config, model), grid_of(config, model), batch_size=c.batch_size,
-                         conditions=conditions(config, model, chosen))
+                         bounds=model.spec.bounds, conditions=conditions(config, model, chosen))
 
 
 def conditions(config: ConfigDict, model: Model, chosen: Sequence[int] | None = None) -> ConditionsOf:

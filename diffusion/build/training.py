@@ -10,10 +10,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion.build.conditions import dropout_rates
+from diffusion.build.kinds import source as open_source
+from diffusion.build.kinds import spec
 from diffusion.build.models import Model
 from diffusion.build.networks import check_times
 from diffusion.build.objective import objective
-from diffusion.build.rules import lookup, require_key, sides
+from diffusion.build.rules import lookup, require_key
 from diffusion.core.conditions import check_record
 from diffusion.data import pipeline, sources
 from diffusion.families import BY_NAME
@@ -157,8 +159,8 @@ def training_images(config: ConfigDict):
     """The data source of config.data, without labels if the model has no classes. Raises ConfigError or DataError if
     it is missing or does not match the config."""
     c, classes = config.data, config.network.num_classes
-    source = BY_NAME["data"].make(c, split=c.split)
-    sources.check_images(source, *sides(c.size), c.channels)
+    source = open_source(config)
+    spec(config).check(source, f"config.data ({c.name})")
     require_key(classes == 0 or source.num_classes <= classes, "network.num_classes", classes,
          f"the data has labels of {source.num_classes} classes; it is that, or 0 for an unconditional model.")
     return source if classes else sources.without_labels(source)

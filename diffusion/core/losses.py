@@ -1,5 +1,5 @@
-"""Training losses: loss(params, diffusion, x0, cond, times, keys) -> (per_example [B], aux), never reduced over the
-batch."""
+"""Training losses: loss(params, diffusion, x0, cond, times, keys, mask=None) -> (per_example [B], aux), never reduced
+over the batch; means over an example are over its valid entries (`numerics.mean_over`)."""
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -28,8 +28,9 @@ class LossAux(NamedTuple):
     term: Array    # the loss without importance weight
 
 
-# params: all parameters (the diffusion binds those of network and process already); keys [B] for the noise.
-Loss = Callable[[Params, Diffusion, Image, Cond, Times, Keys], tuple[Array, LossAux]]
+# params: all parameters (the diffusion binds those of network and process already); keys [B] for the noise; a mask of
+# the valid entries may follow.
+Loss = Callable[..., tuple[Array, LossAux]]
 
 
 class Sample(NamedTuple):
@@ -53,12 +54,13 @@ def make_denoising_loss(weight: Weight, space: Parameterization = EPS,
     Algorithm 1). The network may predict another F, since the loss compares the denoiser's x_0 and eps. uncertainty:
     (params["uncertainty"], lambda) -> u [B], which turns the loss L into L e^-u + u (`Uncertainty`).
     """
-    def loss(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys):
+    def loss(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys,
+             mask: Array | None = None):
         process, t = diffusion.process, times.t
         eps, _, prediction = draw(diffusion, x0, cond, t, keys)
         error = space.target(process, x0 - prediction.x0, eps - prediction.eps, t)
         w, log_snr = weight(process, times), process.log_snr(t)
-        term = w * numerics.mean_flat(error**2)
+        term = w * numerics.mean_over(error**2, mask)
         on_eps = weightings.on_eps(w, space, process, t) * times.importance
         if uncertainty is not None:
             u = uncertainty(params["uncertainty"], log_snr)
@@ -85,10 +87,12 @@ def make_vlb_loss(variance: variational.Variance) -> Loss:
     For the integer times of a DiscreteProcess: E_p[L_t / p(t)], the sum over t for any density. variance: of p(x_{t-1}
     | x_t), as in `variational.reverse_log_variance`.
     """
-    def loss(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys):
+    def loss(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys,
+             mask: Array | None = None):
         process = diffusion.process
         _, x_t, prediction = draw(diffusion, x0, cond, times.t, keys)
-        term = variational.vlb_of_prediction(process, prediction, x0, x_t, times.t, variance) / times.p
+        term = variational.vlb_of_prediction(process, prediction, x0, x_t, times.t, variance, mask=mask)
+        term = term / times.p
         return times.importance * term, _bound_aux(process, times, term)
     return loss
 
@@ -102,11 +106,12 @@ def make_hybrid_loss(variance: variational.Variance, weight: Weight, space: Para
     """
     denoising, bound = make_denoising_loss(weight, space), make_vlb_loss(variance)
 
-    def loss(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys):
+    def loss(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys,
+             mask: Array | None = None):
         _, _, prediction = draw(diffusion, x0, cond, times.t, keys)  # one call of the network serves both
         held = jax.lax.stop_gradient(prediction)._replace(variance_fraction=prediction.variance_fraction)
-        simple, aux = denoising(params, _answering(diffusion, prediction), x0, cond, times, keys)
-        vlb, vlb_aux = bound(params, _answering(diffusion, held), x0, cond, times, keys)
+        simple, aux = denoising(params, _answering(diffusion, prediction), x0, cond, times, keys, mask)
+        vlb, vlb_aux = bound(params, _answering(diffusion, held), x0, cond, times, keys, mask)
         return simple + scale * vlb, aux._replace(term=aux.term + scale * vlb_aux.term)
     return loss
 
@@ -127,14 +132,15 @@ def make_continuous_vlb_loss(*, learned: bool = False) -> Loss:
     = -lambda held fixed, -L^2 log p(gamma) has the gradient of E[L^2], where L is the diffusion term of an example.
     This needs no second network evaluation and adds a gradient but no value to the loss.
     """
-    def loss(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys):
+    def loss(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys,
+             mask: Array | None = None):
         process, t = diffusion.process, times.t
         eps, _, prediction = draw(diffusion, x0, cond, t, numerics.fold_in(keys, 0))
-        error = numerics.mean_flat((eps - prediction.eps) ** 2)
+        error = numerics.mean_over((eps - prediction.eps) ** 2, mask)
         diffusion_term = -process.log_rates(t)[1] / (2 * times.p) * error * NATS
         plain = numerics.normal(numerics.fold_in(keys, 1), x0.shape[1:], x0.dtype)
-        term = (diffusion_term + variational.prior_term(process, x0)
-                + variational.reconstruction_term(process, x0, plain))
+        term = (diffusion_term + variational.prior_term(process, x0, mask)
+                + variational.reconstruction_term(process, x0, plain, mask))
         per_example = times.importance * term
         if learned:
             surrogate = -jax.lax.stop_gradient(diffusion_term**2) * process.log_density(t)
@@ -190,8 +196,10 @@ def continuous_vlb(*, process: Process) -> Loss:
 
 
 LOSSES = {"denoising": denoising, "vlb": vlb, "hybrid": hybrid, "continuous_vlb": continuous_vlb}
-# Abilities: of_chain, for discrete chains or continuous time; teaches_variance, needs_variance: the second head.
+# Abilities: of_chain, for discrete chains or continuous time; teaches_variance, needs_variance: the second head;
+# of_levels: only for data on the levels of a byte.
 vlb.of_chain = hybrid.of_chain = True
 continuous_vlb.of_chain = False
 vlb.teaches_variance = hybrid.teaches_variance = hybrid.needs_variance = True
 continuous_vlb.of_trained_schedule = True
+vlb.of_levels = hybrid.of_levels = continuous_vlb.of_levels = True

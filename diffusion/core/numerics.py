@@ -16,6 +16,27 @@ def mean_flat(x: Array) -> Array:
     return jnp.mean(x, axis=tuple(range(1, x.ndim)))
 
 
+def mean_over(x: Array, mask: Array | None = None) -> Array:
+    """[B, ...] -> [B]: the mean over the entries of each example that are true in `mask`, which broadcasts to x; None:
+    over all (`mean_flat`). What x is elsewhere, NaN included, does not matter."""
+    if mask is None:
+        return mean_flat(x)
+    return sum_over(x, mask) / count_over(x, mask)
+
+
+def sum_over(x: Array, mask: Array | None = None) -> Array:
+    """[B, ...] -> [B]: the sum over the entries of each example that are true in `mask`; None: over all."""
+    x = x if mask is None else jnp.where(mask, x, 0)
+    return jnp.sum(x.reshape(x.shape[0], -1), 1)
+
+
+def count_over(x: Array, mask: Array | None = None) -> Array:
+    """The numbers over which `sum_over` adds: [B], or a scalar without a mask."""
+    if mask is None:
+        return jnp.asarray(x[0].size, x.dtype)
+    return sum_over(jnp.broadcast_to(mask, x.shape).astype(x.dtype))
+
+
 def fold_in(keys: Keys, data: Array | int) -> Keys:
     """`jax.random.fold_in` of one number into each of the keys [B]."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)

@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from diffusion.core.numerics import expand, mean_flat
+from diffusion.core.numerics import expand, mean_over
 from diffusion.core.parameterization import Diffusion, Prediction
 from diffusion.core.processes import Process
 from diffusion.core.time_densities import clean_end
@@ -91,25 +91,25 @@ def vlb_term(diffusion: Diffusion, x0: Image, x_t: Image, t: Time, cond: Cond, v
 
 
 def vlb_of_prediction(process: Process, prediction: Prediction, x0: Image, x_t: Image, t: Time, variance: Variance,
-                      s: Time | None = None, t_previous: Time | None = None) -> Array:
-    """`vlb_term` for a given prediction, which a loss may have changed."""
+                      s: Time | None = None, t_previous: Time | None = None, mask: Array | None = None) -> Array:
+    """`vlb_term` for a given prediction, which a loss may have changed. mask: as in `numerics.mean_over`."""
     s = t - 1 if s is None else s
     log_variance = reverse_log_variance(process, prediction, s, t, variance, t_previous)
     mean = process.posterior(x_t, prediction.x0, s, t).mean
     kl = normal_kl(process.posterior(x_t, x0, s, t).mean,
                    reverse_log_variance(process, prediction, s, t, "small", t_previous), mean, log_variance)
     nll = -discretized_gaussian_log_likelihood(x0, mean, log_variance / 2)
-    return jnp.where(s == 0, mean_flat(nll), mean_flat(kl)) / math.log(2)
+    return jnp.where(s == 0, mean_over(nll, mask), mean_over(kl, mask)) / math.log(2)
 
 
-def prior_term(process: Process, x0: Image) -> Array:
+def prior_term(process: Process, x0: Image, mask: Array | None = None) -> Array:
     """L_T = KL(q(x_T | x_0) || p(x_T)), in bits per dimension, [B]; nothing in it is learned (Ho et al., Eq. 5)."""
     t = jnp.asarray(process.t_max)
     kl = normal_kl(process.alpha(t) * x0, 2 * jnp.log(process.sigma(t)), 0.0, 2 * jnp.log(process.prior_std(t)))
-    return mean_flat(kl) / math.log(2)
+    return mean_over(kl, mask) / math.log(2)
 
 
-def reconstruction_term(process: Process, x0: Image, eps: Image) -> Array:
+def reconstruction_term(process: Process, x0: Image, eps: Image, mask: Array | None = None) -> Array:
     """-log p(x_0 | x_t) at t = t_min, x_t = alpha x_0 + sigma eps, in bits per dimension, [B].
 
     p is proportional to q(x_t | x_0) over the levels of a byte (VDM, Eq. 15 and Appendix E.4).
@@ -123,4 +123,4 @@ def reconstruction_term(process: Process, x0: Image, eps: Image) -> Array:
     # One level at a time, also in the gradient: all at once would take 256 times the images' memory.
     one = jax.checkpoint(lambda k, noisy, level, largest: jnp.exp(exponent(k, noisy, level) - largest))
     total = jax.lax.fori_loop(0, 256, lambda k, total: total + one(k, noisy, level, largest), jnp.zeros_like(x0))
-    return mean_flat(largest + jnp.log(total) + 0.5 * eps**2) / math.log(2)
+    return mean_over(largest + jnp.log(total) + 0.5 * eps**2, mask) / math.log(2)

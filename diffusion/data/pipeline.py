@@ -18,7 +18,7 @@ import grain
 import numpy as np
 from grain.experimental import ElasticIterator
 
-from diffusion.data.sources import ArraySource, Source, gather_examples
+from diffusion.data.sources import Source, gather_examples
 from diffusion.errors import ConfigError, DataError
 
 
@@ -26,13 +26,13 @@ def batches(source: Source, *, batch_size: int, seed: int, shard_index: int = 0,
             workers: int = 0) -> "Batches":
     """This host's rows of batches 0, 1, ...: {"image": uint8 [b, H, W, C], "label": int32 [b], "position": int32 [b]}.
 
-    workers: processes that read and decode; 0 reads ahead in one thread. This process reads an `ArraySource` itself, by
-    one gather per batch, without workers. Worker processes are spawned: absl flags must be parsed and the
+    workers: processes that read and decode; 0 reads ahead in one thread. This process reads a source in memory, with
+    `gather`, itself, without workers. Worker processes are spawned: absl flags must be parsed and the
     program's entry guarded by `if __name__ == "__main__"`, and the iterator should be closed (`it.close()`) at the end.
     Raises DataError if the set is empty, ConfigError if the shards do not divide batch_size.
     """
     rows = _rows(len(source), batch_size, seed, shard_index, shard_count)
-    in_memory = isinstance(source, ArraySource)
+    in_memory = hasattr(source, "gather")
     return Batches(functools.partial(_read, source, rows), batch_size, ahead=0 if in_memory else 4,
                    workers=0 if in_memory else workers)
 

@@ -26,7 +26,8 @@ class Source(Protocol):
     """N images with integer labels. `source[i]` -> {"image": uint8 [H, W, C], "label": integer}, for 0 <= i < N. Other
     entries, arrays of one shape each, are conditions for networks that declare them.
 
-    A source that reads many examples faster than one by one may have `__getitems__(indices)` -> list of examples.
+    A source that reads many examples faster than one by one may have `__getitems__(indices)` -> list of examples, or,
+    in memory, `gather(indices)` -> arrays [b, ...] by name.
     """
     num_classes: int  # labels are 0 .. num_classes - 1
 
@@ -62,6 +63,10 @@ class ArraySource:
     def __getitem__(self, i: int) -> dict[str, Any]:
         return {"image": self.images[i], "label": self.labels[i]}
 
+    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """The examples at `indices` [b]."""
+        return {"image": self.images[indices], "label": self.labels[indices]}
+
 
 def gather_examples(source: Source, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
     """The examples at `indices` [b], in that order: {"image": uint8 [b, H, W, C], "label": int32 [b]}, and arrays
@@ -69,8 +74,8 @@ def gather_examples(source: Source, indices: Sequence[int] | np.ndarray) -> dict
 
     Raises DataError if their images are not uint8 and all of one shape, or a label is not in 0 .. num_classes - 1.
     """
-    if isinstance(source, ArraySource):  # one gather instead of b reads
-        return {"image": source.images[indices], "label": source.labels[indices]}
+    if hasattr(source, "gather"):  # in memory: one gather instead of b reads
+        return source.gather(np.asarray(indices))
     indices = [int(i) for i in indices]
     examples = source.__getitems__(indices) if hasattr(source, "__getitems__") else [source[i] for i in indices]
     shapes = {e["image"].shape: i for i, e in zip(indices, examples, strict=True)}

@@ -1,12 +1,14 @@
 """The interface of kinds of data, and the examples that a training step or a likelihood takes from them."""
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
+import numpy as np
 
 from diffusion.core import conditions
 from diffusion.core.conditions import Declared
-from diffusion.errors import ConfigError
+from diffusion.errors import ConfigError, DataError
 from diffusion.typing import Array, Cond, Keys
 
 Record = Mapping[str, Array]  # one batch of stored examples: arrays [B, ...] by name
@@ -14,21 +16,39 @@ Record = Mapping[str, Array]  # one batch of stored examples: arrays [B, ...] by
 
 class Example(NamedTuple):
     """What a loss or a likelihood is computed of, for B examples."""
-    x0: Array         # float32 [B, ...]
-    cond: Cond        # all that the record holds besides x0
+    x0: Array                   # float32 [B, ...]
+    cond: Cond                  # all that the record holds besides x0 and mask
+    mask: Array | None = None   # bool [B, ...], broadcasts to x0: its valid entries; None: all
 
 
 class Spec(Protocol):
-    """One kind of data: its shape, and the way from stored records to x0."""
-    shape: tuple[int, ...]  # of one x0
+    """One kind of data: the way from stored records to x0, and from x0 to files."""
+    shape: tuple[int, ...]               # of one x0
+    bounds: tuple[float, float] | None   # x0 lies within them; None: nothing is clipped
+    levels: int | None                   # evenly spaced values within the bounds, on which all data lie; None: real
+                                         # numbers, so that likelihoods are densities, in nats
+    stored: Mapping[str, tuple[tuple[int, ...], Any]]  # shape and type of what a record must hold of each example
+    called: str                          # one example, in messages: "image"
+
+    def check(self, source: Sequence, where: str) -> None:
+        """Raises DataError if the examples of the source, which `where` names, are not of this kind and shape."""
 
     def prepare(self, record: Record, keys: Callable[[str], Keys] | None = None) -> Example:
         """The examples of a batch, under jit: scaled, and augmented by the keys [B] of each named stream; without
         `keys` not augmented."""
 
+    def finish(self, x0: np.ndarray) -> np.ndarray:
+        """[B, ...] of samples -> the values that are written. Raises DivergedError for NaN."""
+
+    def write(self, folder: Path, batches: Iterable[np.ndarray], count: int) -> str:
+        """Writes `count` finished samples into the new folder, and returns the names of its main files."""
+
+    def preview(self, path: Path, samples: np.ndarray) -> None:
+        """Writes a PNG that shows finished samples."""
+
 
 # (record, keys of each stream or None) -> Example, with the conditions that the network takes
-Prepare = Callable[[Record, Callable[[str], Keys] | None], Example]
+Prepare = Callable[..., Example]
 
 
 def preparation(spec: Spec, declared: Declared, rates: Mapping[str, float] | None = None) -> Prepare:
@@ -37,12 +57,21 @@ def preparation(spec: Spec, declared: Declared, rates: Mapping[str, float] | Non
     rates, nulls = rates or {}, conditions.nulls(declared)
 
     def prepare(record: Record, keys: Callable[[str], Keys] | None = None) -> Example:
-        x0, given = spec.prepare(record, keys)
+        example = spec.prepare(record, keys)
         cond: dict[str, Any] = {}
         for name, one in declared.items():
-            if name not in given and one.default is None:
+            if name not in example.cond and one.default is None:
                 raise ConfigError(f"The network needs the condition {name!r}, which has no default, and the data do "
-                                  f"not hold it. They hold: {', '.join(given) or 'none'}.")
-            cond[name] = given[name] if name in given else jnp.asarray(one.rows(one.default, len(x0)))
-        return Example(x0, cond if keys is None else conditions.dropped(cond, rates, nulls, keys))
+                                  f"not hold it. They hold: {', '.join(example.cond) or 'none'}.")
+            cond[name] = example.cond[name] if name in example.cond else jnp.asarray(
+                one.rows(one.default, len(example.x0)))
+        return example._replace(cond=cond if keys is None else conditions.dropped(cond, rates, nulls, keys))
     return prepare
+
+
+def check_stored(spec: Spec, record: Mapping[str, Any], kind: str, where: str) -> None:
+    """Raises DataError unless one record (without B) of the source `where` holds what this kind of data needs."""
+    for name in spec.stored:
+        if name not in record:
+            raise DataError(f"data.kind = {kind!r} takes records that hold {name!r}, but {where} gives "
+                            f"{', '.join(record)}. Choose the kind that fits the data, or another source.")

@@ -4,27 +4,27 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from diffusion.core.parameterization import Diffusion
 from diffusion.core.processes import Process
 from diffusion.core.time_densities import clean_end
 from diffusion.errors import require
-from diffusion.typing import Array, Cond, Image, Keys, Time
+from diffusion.typing import Array, Time
 
 HALF = 1 / 255  # half the distance between two levels of a byte, as numbers in [-1, 1]
 
 
 class Estimate(NamedTuple):
     """Per-example estimates. Averaging over the data set is up to the caller."""
-    bits_per_dim: Array           # [B]
+    bits_per_dim: Array | None    # [B], for data on levels; None for real numbers
     terms: dict[str, Array] = {}  # its parts and other values: [B], or [B, S] with one column per time
+    nats: Array | None = None     # [B], for real numbers: -log of the density of the whole example
 
 
-# (keys [B], diffusion, x0 [B,H,W,C] on the levels of a byte in [-1, 1], cond) -> Estimate. Row i depends only on
-# keys[i], x0[i] and cond[i].
-Estimator = Callable[[Keys, Diffusion, Image, Cond], Estimate]
+# (keys [B], diffusion, x0 [B,H,W,C] on the levels of a byte in [-1, 1], cond, mask=None) -> Estimate. Row i depends
+# only on keys[i], x0[i], cond[i] and mask[i], which is true where x0 is valid.
+Estimator = Callable[..., Estimate]
 
-# (keys [B], diffusion, x at t_min [B,H,W,C], cond) -> (log p(x) [B] in nats, evaluations of the denoiser [B])
-LogDensity = Callable[[Keys, Diffusion, Image, Cond], tuple[Array, Array]]
+# (keys [B], diffusion, x at t_min [B,H,W,C], cond, mask=None) -> (log p(x) [B] in nats, evaluations of the denoiser)
+LogDensity = Callable[..., tuple[Array, Array]]
 
 
 def ends(process: Process) -> tuple[Time, Time]:

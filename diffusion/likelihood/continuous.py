@@ -11,7 +11,7 @@ from diffusion.core.parameterization import Diffusion
 from diffusion.core.processes import Process
 from diffusion.core.variational import prior_term, reconstruction_term
 from diffusion.likelihood.base import Estimate, Estimator, check_steps, ends
-from diffusion.typing import NO_COND, Cond, Image, Keys
+from diffusion.typing import NO_COND, Array, Cond, Image, Keys
 
 
 def make_continuous_vlb(samples: int, *, uniform: Literal["log_snr", "time"] = "log_snr") -> Estimator:
@@ -23,7 +23,8 @@ def make_continuous_vlb(samples: int, *, uniform: Literal["log_snr", "time"] = "
     reconstruction [B], which add up to the bound, and eps_mse [B, samples], the mean square error of eps_hat in each
     stratum, from noise to data.
     """
-    def estimate(keys: Keys, diffusion: Diffusion, x0: Image, cond: Cond = NO_COND) -> Estimate:
+    def estimate(keys: Keys, diffusion: Diffusion, x0: Image, cond: Cond = NO_COND,
+                 mask: Array | None = None) -> Estimate:
         process, denoise = diffusion
         data, noise = ends(process)
         first, last = (process.log_snr(noise), process.log_snr(data)) if uniform == "log_snr" else (noise, data)
@@ -34,14 +35,14 @@ def make_continuous_vlb(samples: int, *, uniform: Literal["log_snr", "time"] = "
             value = first + (last - first) * (index + place) / samples
             t = process.time_of_log_snr(value) if uniform == "log_snr" else value
             eps = numerics.normal(numerics.fold_in(here, 1), x0.shape[1:], x0.dtype)
-            error = numerics.mean_flat((denoise(process.diffuse(x0, t, eps), t, cond).eps - eps) ** 2)
+            error = numerics.mean_over((denoise(process.diffuse(x0, t, eps), t, cond).eps - eps) ** 2, mask)
             weight = 1.0 if uniform == "log_snr" else process.log_rates(t)[1]
             return None, (error, weight * (last - first) * error)
 
         _, (eps_mse, integrand) = jax.lax.scan(stratum, None, jnp.arange(samples))
         eps = numerics.normal(numerics.fold_in(keys, samples), x0.shape[1:], x0.dtype)
-        terms = dict(prior=prior_term(process, x0), diffusion=jnp.mean(integrand, 0) / (2 * math.log(2)),
-                     reconstruction=reconstruction_term(process, x0, eps))
+        terms = dict(prior=prior_term(process, x0, mask), diffusion=jnp.mean(integrand, 0) / (2 * math.log(2)),
+                     reconstruction=reconstruction_term(process, x0, eps, mask))
         return Estimate(sum(terms.values()), terms | {"eps_mse": eps_mse.T})
     return estimate
 

@@ -47,7 +47,8 @@ def dequantized(log_density: LogDensity, dequantizer: Dequantizer, *, samples: i
     p is the density of x / alpha at t_min, on the data's scale, so that VP processes' shrinking cancels. Term:
     evaluations [B], denoiser calls for all samples.
     """
-    def estimate(keys: Keys, diffusion, x0: Image, cond: Cond = NO_COND) -> Estimate:
+    def estimate(keys: Keys, diffusion, x0: Image, cond: Cond = NO_COND, mask: Array | None = None) -> Estimate:
+        require_unmasked(mask)
         process, size = diffusion.process, x0[0].size
         alpha = process.alpha(ends(process)[0]).astype(x0.dtype)
 
@@ -60,6 +61,23 @@ def dequantized(log_density: LogDensity, dequantizer: Dequantizer, *, samples: i
         ratios, evaluations = jax.lax.map(draw, jnp.arange(samples))
         log_probability = jax.nn.logsumexp(ratios, axis=0) - math.log(samples)
         return Estimate(-log_probability / (size * math.log(2)), {"evaluations": jnp.sum(evaluations, 0)})
+    return estimate
+
+
+def require_unmasked(mask: Array | None) -> None:
+    """Raises ValueError for masked levels: the dequantisers' densities are of whole examples."""
+    if mask is not None:
+        raise ValueError("dequantisation has no mask")
+
+
+def density(log_density: LogDensity) -> Estimator:
+    """-log p(x_0) of real numbers, in nats, from a log-density of x at t_min. p is the density of x / alpha at t_min,
+    on the data's scale. Term: evaluations [B]."""
+    def estimate(keys: Keys, diffusion, x0: Image, cond: Cond = NO_COND, mask: Array | None = None) -> Estimate:
+        alpha = diffusion.process.alpha(ends(diffusion.process)[0]).astype(x0.dtype)
+        log_p, evaluations = log_density(numerics.fold_in(keys, 1), diffusion, alpha * x0, cond, mask)
+        return Estimate(None, {"evaluations": evaluations},
+                        -log_p - numerics.count_over(x0, mask) * jnp.log(alpha))
     return estimate
 
 

@@ -15,6 +15,8 @@ from diffusion.likelihood.base import Estimator
 from diffusion.parallel import sharding
 from diffusion.typing import Array, Params
 
+UNITS = {"bits_per_dim", "nats"}  # of data on levels, and of real numbers
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
@@ -26,7 +28,7 @@ class Evaluator:
     def __call__(self, params: Params, read: Callable[[np.ndarray], dict[str, np.ndarray]], count: int,
                  report: Callable[[int], None] | None = None) -> dict[str, Any]:
         """{"examples", "bits_per_dim", "standard_error", "terms": {name: {"mean", "standard_error"}}}, plain numbers,
-        of the examples 0 .. count - 1.
+        of the examples 0 .. count - 1; "nats" in place of "bits_per_dim" for data of real numbers.
 
         read(indices [b]) -> the record of these examples, arrays [b, ...] by name. A term with one number per time is a
         list. report: called after each batch with the number of its examples. Raises DivergedError where a value is not
@@ -34,9 +36,10 @@ class Evaluator:
         """
         moments = None
         for first, rows in self.batches(params, read, count):
-            number = len(rows["bits_per_dim"])
-            if not np.isfinite(rows["bits_per_dim"]).all():
-                worst = first + int(np.argmin(np.isfinite(rows["bits_per_dim"])))
+            unit = next(iter(UNITS & set(rows)))
+            number = len(rows[unit])
+            if not np.isfinite(rows[unit]).all():
+                worst = first + int(np.argmin(np.isfinite(rows[unit])))
                 raise DivergedError(f"The likelihood of example {worst} is not finite. Either the model is not finite "
                                     "there, or an adaptive ODE took more than its max_steps: raise that or rtol.")
             moments = merge(moments, Moments.from_rows(rows))
@@ -44,9 +47,8 @@ class Evaluator:
                 report(number)
         terms = {name: {"mean": _plain(mean), "standard_error": _plain(error)}
                  for name, (mean, error) in moments.summary().items()}
-        total = terms.pop("bits_per_dim")
-        return {"examples": count, "bits_per_dim": total["mean"], "standard_error": total["standard_error"],
-                "terms": terms}
+        total = terms.pop(unit)
+        return {"examples": count, unit: total["mean"], "standard_error": total["standard_error"], "terms": terms}
 
     def batches(self, params: Params, read: Callable[[np.ndarray], dict[str, np.ndarray]],
                 count: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
@@ -64,17 +66,21 @@ class Evaluator:
 
 def make_evaluator(estimator: Estimator, denoiser: Denoiser, *, mesh: Mesh, batch_size: int, seed: int,
                    prepare: Callable[[dict[str, Array]], Any],
+                   log_volume: Callable[[Array | None], Array | float] = lambda mask: 0.0,
                    transform: Callable = lambda diffusion: diffusion) -> Evaluator:
     """An evaluator of `denoiser`'s models, with `transform` (such as clip_x0) applied to each Diffusion.
 
-    Example i uses keys of (seed, i) only, whatever the batch size and the devices. prepare: record -> x0 and cond, such
-    as `kinds.base.preparation`. batch_size is rounded up to a multiple of the mesh's batch shards.
+    Example i uses keys of (seed, i) only, whatever the batch size and the devices. prepare: record -> x0, cond and
+    mask, such as `kinds.base.preparation`. log_volume: of the valid entries' own unit in units of x0, for densities in
+    nats. batch_size is rounded up to a multiple of the mesh's batch shards.
     """
     def run(params, record, index):
         keys = example_keys(jax.random.key(seed), "likelihood", 0, index)
-        x0, cond = prepare(record)
-        estimate = estimator(keys, transform(denoiser(params)), x0, cond)
-        values = {"bits_per_dim": estimate.bits_per_dim, **estimate.terms}
+        x0, cond, mask = prepare(record)
+        estimate = estimator(keys, transform(denoiser(params)), x0, cond, *([] if mask is None else [mask]))
+        values = ({"bits_per_dim": estimate.bits_per_dim} if estimate.nats is None else
+                  {"nats": estimate.nats + log_volume(mask)})
+        values |= estimate.terms
         return jax.tree.map(lambda x: jnp.asarray(x, float), values)
 
     return Evaluator(run=jax.jit(run, out_shardings=sharding.replicated(mesh)), mesh=mesh,

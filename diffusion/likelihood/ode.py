@@ -13,7 +13,7 @@ from diffusion.core import numerics
 from diffusion.core.parameterization import Diffusion
 from diffusion.errors import ConfigError, require
 from diffusion.likelihood.base import Estimator, LogDensity, check_steps, ends
-from diffusion.likelihood.dequantisation import dequantized, truncated_normal, uniform
+from diffusion.likelihood.dequantisation import density, dequantized, truncated_normal, uniform
 from diffusion.typing import NO_COND, Array, Cond, Image, Keys, Time
 
 # dynamics(t, x) -> (v, div v [B])
@@ -22,15 +22,17 @@ Dynamics = Callable[[Time, Image], tuple[Array, Array]]
 Probes = Literal["rademacher", "gaussian", "exact"]
 
 
-def make_dynamics(diffusion: Diffusion, probes: Array | None, cond: Cond) -> Dynamics:
+def make_dynamics(diffusion: Diffusion, probes: Array | None, cond: Cond, mask: Array | None = None) -> Dynamics:
     """The velocity and its divergence: the mean of e . (dv/dx) e over the probes e [K, B, H, W, C] (Hutchinson; Song et
-    al. 2021, Eq. 40) or, without probes, the exact trace, from one derivative per number in x."""
+    al. 2021, Eq. 40) or, without probes, the exact trace, from one derivative per number in x. Entries that are false
+    in `mask` stay where they are and have no part in the divergence."""
     process, denoise = diffusion
 
     def dynamics(t: Time, x: Image) -> tuple[Array, Array]:
         def velocity(x: Image) -> Array:
             prediction = denoise(x, t, cond)
-            return process.velocity(prediction.x0, prediction.eps, t)
+            v = process.velocity(prediction.x0, prediction.eps, t)
+            return v if mask is None else jnp.where(mask, v, 0)
 
         v, derivative = jax.linearize(velocity, x)
         per_example = lambda a: jnp.sum(a.reshape(a.shape[0], -1), 1)  # noqa: E731
@@ -54,11 +56,11 @@ def _draw_probes(keys: Keys, kind: Probes, count: int, x: Image) -> Array | None
                       for k in range(count)])
 
 
-def _log_prior(diffusion: Diffusion, x: Image) -> Array:
-    """log N(x; 0, prior_std^2), [B]."""
+def _log_prior(diffusion: Diffusion, x: Image, mask: Array | None = None) -> Array:
+    """log N(x; 0, prior_std^2) of the entries that are true in `mask`, [B]."""
     std = diffusion.process.prior_std(ends(diffusion.process)[1])
-    flat = x.reshape(x.shape[0], -1)
-    return -0.5 * jnp.sum((flat / std) ** 2, 1) - flat.shape[1] * (jnp.log(std) + 0.5 * math.log(2 * math.pi))
+    size = x[0].size if mask is None else numerics.count_over(x, mask)
+    return -0.5 * numerics.sum_over((x / std) ** 2, mask) - size * (jnp.log(std) + 0.5 * math.log(2 * math.pi))
 
 
 def make_fixed(steps: int, *, method: Literal["heun", "rk4"] = "rk4", uniform: Literal["log_snr", "time"] = "time",
@@ -66,8 +68,9 @@ def make_fixed(steps: int, *, method: Literal["heun", "rk4"] = "rk4", uniform: L
     """The log-density by `steps` steps of Heun's method (2 evaluations each) or the classical Runge-Kutta method (4),
     of equal width in t or in log-SNR; differentiable. The discretisation error is not estimated: double the steps to
     see it."""
-    def log_density(keys: Keys, diffusion: Diffusion, x: Image, cond: Cond = NO_COND) -> tuple[Array, Array]:
-        dynamics = make_dynamics(diffusion, _draw_probes(keys, probes, probe_count, x), cond)
+    def log_density(keys: Keys, diffusion: Diffusion, x: Image, cond: Cond = NO_COND,
+                    mask: Array | None = None) -> tuple[Array, Array]:
+        dynamics = make_dynamics(diffusion, _draw_probes(keys, probes, probe_count, x), cond, mask)
         process, (start, end) = diffusion.process, ends(diffusion.process)
         share = jnp.arange(steps + 1) / steps
         if uniform == "log_snr":
@@ -83,7 +86,7 @@ def make_fixed(steps: int, *, method: Literal["heun", "rk4"] = "rk4", uniform: L
         state = (x, jnp.zeros(x.shape[0], x.dtype))
         (x, change), _ = jax.lax.scan(step, state, (times[:-1], times[1:]))
         evaluations = steps * (2 if method == "heun" else 4)
-        return _log_prior(diffusion, x) + change, jnp.full(x.shape[0], evaluations)
+        return _log_prior(diffusion, x, mask) + change, jnp.full(x.shape[0], evaluations)
     return log_density
 
 
@@ -122,44 +125,52 @@ def make_adaptive(*, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 40
         raise ConfigError("The adaptive ODE needs diffrax, which is not installed. Install the extra: "
                           "pip install 'diffusion[ode]', or choose a number of fixed steps.") from None
 
-    def one(key: Array, diffusion: Diffusion, x: Array, cond: Cond) -> tuple[Array, Array]:
+    def one(key: Array, diffusion: Diffusion, x: Array, cond: Cond, mask: Array | None) -> tuple[Array, Array]:
         keys, x = key[None], x[None]
+        mask = None if mask is None else mask[None]
         dynamics = make_dynamics(diffusion, _draw_probes(keys, probes, probe_count, x),
-                                 jax.tree.map(lambda c: c[None], cond))
+                                 jax.tree.map(lambda c: c[None], cond), mask)
         start, end = ends(diffusion.process)
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda t, state, _: dynamics(t, state[0])), diffrax.Dopri5(), start, end, None,
             (x, jnp.zeros(1, x.dtype)), stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
             max_steps=max_steps, throw=False)
         x, change = (value[-1] for value in solution.ys)
-        log_p = jnp.where(solution.result == diffrax.RESULTS.successful, _log_prior(diffusion, x) + change, jnp.nan)
+        done = solution.result == diffrax.RESULTS.successful
+        log_p = jnp.where(done, _log_prior(diffusion, x, mask) + change, jnp.nan)
         # Six new stages per attempted step, the very first stage, and two more for the first step's size.
         return log_p[0], 6 * solution.stats["num_steps"] + 3
 
-    def log_density(keys: Keys, diffusion: Diffusion, x: Image, cond: Cond = NO_COND) -> tuple[Array, Array]:
-        solve = lambda key, x, cond: one(key, diffusion, x, cond)  # noqa: E731
-        return jax.vmap(solve)(keys, x, cond)
+    def log_density(keys: Keys, diffusion: Diffusion, x: Image, cond: Cond = NO_COND,
+                    mask: Array | None = None) -> tuple[Array, Array]:
+        solve = lambda key, x, cond, mask: one(key, diffusion, x, cond, mask)  # noqa: E731
+        return jax.vmap(solve)(keys, x, cond, mask)
     return log_density
 
 
-def ode(*, steps: int = 1000,
+def ode(*, levels: int | None = 256,
+        steps: int = 1000,
         tolerance: float = 0.0,  # error tolerance of adaptive steps (1e-5; needs the extra "ode"); 0: equal steps
         probes: Probes = "rademacher",  # estimate of the trace: rademacher, gaussian (Hutchinson), exact
         probe_count: int = 1,
         dequantisation: Literal["uniform", "truncated_normal"] = "uniform",
         samples: int = 1,        # K of the importance-weighted bound (Burda et al. 2016)
         ) -> Estimator:
-    """The density of the probability-flow ODE (Song et al. 2021)."""
+    """The density of the probability-flow ODE (Song et al. 2021): of levels, dequantised, in bits per dimension; of
+    real numbers (`levels` None) in nats."""
     check_steps(steps)
     require(samples >= 1, "samples", samples, "must be 1 or more.")
     require(probe_count >= 1, "probe_count", probe_count, "must be 1 or more.")
     require(tolerance >= 0, "tolerance", tolerance, "must be positive, or 0 for likelihood.steps equal steps.")
-    density = (make_adaptive(rtol=tolerance, atol=tolerance, probes=probes, probe_count=probe_count) if tolerance else
-               make_fixed(steps, probes=probes, probe_count=probe_count))
-    return dequantized(density, {"uniform": uniform, "truncated_normal": truncated_normal}[dequantisation],
+    log_density = (make_adaptive(rtol=tolerance, atol=tolerance, probes=probes, probe_count=probe_count)
+                   if tolerance else make_fixed(steps, probes=probes, probe_count=probe_count))
+    if levels is None:
+        return density(log_density)
+    return dequantized(log_density, {"uniform": uniform, "truncated_normal": truncated_normal}[dequantisation],
                        samples=samples)
 
 
 ESTIMATORS = {"ode": ode}
 ode.between_times = True
 ode.needs_jvp = True
+ode.of_densities = True

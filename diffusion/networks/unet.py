@@ -74,6 +74,7 @@ class UNet(nn.Module):
     remat: Literal["none", "light", "full"] = "none"  # activations recomputed in the gradient instead of stored: light,
                                                 # all but convolutions and matrix products; full, whole blocks
     sharding = SHARDING
+    spatial = 2
 
     @property
     def cond(self) -> Declared:

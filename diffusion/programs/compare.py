@@ -83,6 +83,7 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
     from diffusion.io.processes import is_primary
     from diffusion.io.progress import Progress, of_chains
     from diffusion.parallel import sharding
+    build.require_images(config, "--mode=compare")
     if scales is None:
         scales = [config.sample.guidance.scale if config.sample.guidance.name != "none" else 1.0]
     elif config.sample.guidance.name == "none" and (others := [scale for scale in scales if scale != 1]):

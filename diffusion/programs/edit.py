@@ -90,12 +90,13 @@ def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settin
     """
     import jax
 
+    from diffusion import build, pretrained
     from diffusion import config as config_lib
-    from diffusion import pretrained
     from diffusion.data.augment import to_float
     from diffusion.io import images
     from diffusion.io.progress import Progress
     from diffusion.parallel import sharding
+    build.require_images(config, "--task")
     if jax.process_count() > 1:
         raise ConfigError("--task runs in one process: leave --coordinator out.")
     if settings.task in INVERTED:

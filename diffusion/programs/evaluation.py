@@ -93,14 +93,14 @@ class SampleStream:
 
 def load_extractor(config: ConfigDict) -> extractors.Extractor:
     """The extractor of config.evaluate. Raises ConfigError for any wrong key of that section."""
-    c = config.evaluate
+    c, kind = config.evaluate, build.extractor(config)
     require_key(c.images >= values.MINIMUM, "evaluate.images", c.images, f"must be {values.MINIMUM} or more; papers "
          "take 50,000.")
     require_key(c.reference_images >= 0, "evaluate.reference_images", c.reference_images, "must not be negative; 0: "
                 "all.")
     require_key(c.keep >= values.MINIMUM_KEPT, "evaluate.keep", c.keep, f"must be {values.MINIMUM_KEPT} or more.")
     values.check_names(c.metrics)
-    extractor = extractors.load(c.extractor, c.weights, mode=c.resize, other_weights=c.other_weights)
+    extractor = extractors.load(c.extractor, c.weights, mode=c.resize, other_weights=c.other_weights, kind=kind)
     found = outputs(extractor)
     values.check_possible(values.lacking(c.metrics, found, spatial="spatial" in found, kept=True,
                                          held_out=bool(c.held_out)))

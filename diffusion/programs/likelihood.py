@@ -39,6 +39,7 @@ def likelihood(config: ConfigDict, workdir: Path, source: str | None = None, *, 
     from diffusion.io.processes import is_primary, print_once
     from diffusion.io.progress import Progress
     from diffusion.likelihood.vlb import rate_distortion
+    config = build.measured(config)
     model, read = pretrained.open_model(config, source or workdir, checkpoint=step)
     evaluator = build.evaluator(config, model, seed)
     check_can_be_written(out)
@@ -49,7 +50,7 @@ def likelihood(config: ConfigDict, workdir: Path, source: str | None = None, *, 
     with Progress(count, unit="image") as progress:
         found = evaluator(params, lambda indices: gather_examples(images_of, indices), count, progress.update)
     found = {**found, "estimator": config.likelihood.to_dict(), "data": config.data.to_dict(), "seed": seed,
-             "clip": config.sample.clip}
+             "clip": build.clips(config)}
     if config.likelihood.estimator == "vlb":
         prior, vlb, x0_mse = (np.array(found["terms"][name]["mean"], float) for name in ("prior", "vlb", "x0_mse"))
         rate, distortion = rate_distortion(prior, vlb, x0_mse)
@@ -61,5 +62,6 @@ def likelihood(config: ConfigDict, workdir: Path, source: str | None = None, *, 
             from diffusion.io import likelihood_plots  # imports matplotlib
             likelihood_plots.plot_terms(times, vlb, rate, distortion, out.with_suffix(".png"))
     error = "?" if count == 1 else f"{found['standard_error']:.4f}"
-    print_once(f"{found['bits_per_dim']:.4f} +- {error} bits/dim over {count:,} images of "
-        f"{config.data.split} (standard error), by {config.likelihood.estimator}; its terms are in {out}")
+    value, unit = (found["nats"], "nats") if "nats" in found else (found["bits_per_dim"], "bits/dim")
+    print_once(f"{value:.4f} +- {error} {unit} over {count:,} {model.spec.called}s of {config.data.split} (standard "
+               f"error), by {config.likelihood.estimator}; its terms are in {out}")

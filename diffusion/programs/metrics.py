@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
                                 formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     p.add_argument("samples", type=expanded, help="a folder or an npz; with --compare a record")
     p.add_argument("reference", type=expanded, help="a folder, an npz or statistics; with --compare a record")
-    p.add_argument("--extractor", default="inception", help=f"{', '.join(extractors.KINDS)} (%(default)s)")
+    p.add_argument("--extractor", default="inception", help=f"{', '.join(extractors.EXTRACTORS)} (%(default)s)")
     p.add_argument("--weights", default="", help="the weights' file or URL; default: an installed package's file")
     p.add_argument("--other_weights", action="store_true", help="allow weights that are not the published ones")
     p.add_argument("--resize", default="", help=f"{', '.join(MODES)}; default: the extractor's own")

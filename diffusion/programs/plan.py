@@ -93,6 +93,7 @@ def measure(config: ConfigDict, devices: Sequence, chip: Chip | None, sample: bo
     from diffusion import config as config_lib
     if devices[0].platform in ("gpu", "cuda"):  # whose programs are counted from their text, with all iterations
         config = config_lib.override(config, {"train.steps_per_dispatch": 1})
+    config = build.measured(config, assume=True)
     model = build.model(config, devices=devices)
     parts = build.training_step(config, model, None)
     state = parts.abstract_state
@@ -129,7 +130,7 @@ def train_costs(config: ConfigDict, model: "build.Model", parts) -> tuple[roofli
     from diffusion.parallel import sharding
     k, b = parts.plan.steps_per_dispatch, config.train.batch_size
     placed = NamedSharding(model.mesh, PartitionSpec(None, *sharding.over_batch(model.mesh).spec))
-    record = {"image": (model.shape, jnp.uint8), "label": ((), jnp.int32), "position": ((), jnp.int32)}
+    record = {**model.spec.stored, "position": ((), jnp.int32)}
     record |= {name: (one.shape, one.dtype) for name, one in model.conditions.items()}
     batch = {name: jax.ShapeDtypeStruct((k, b, *shape), dtype, sharding=placed)
              for name, (shape, dtype) in record.items()}

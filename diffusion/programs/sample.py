@@ -53,6 +53,7 @@ def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_
     from diffusion.io.processes import is_primary, print_once
     from diffusion.io.progress import of_chains
     from diffusion.io.run_folder import open_run
+    config = build.measured(config)
     if source is None:
         open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, read_only=True,
                  adopt=config_lib.adopt_dict)
@@ -65,9 +66,9 @@ def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_
     progress, report = of_chains(num_samples, batch=config.sample.batch_size,
                                  steps=len(build.grid_of(config, model)(params)))
     with progress:
-        batches = map(images.to_uint8, generate(params, seed, 0, num_samples, report))
+        batches, written = map(model.spec.finish, generate(params, seed, 0, num_samples, report)), ""
         if is_primary():
-            images.save_samples(out, batches, count=num_samples)
+            written = model.spec.write(out, batches, num_samples)
         else:  # every process computes its share
             collections.deque(batches, maxlen=0)
-    print_once(f"{num_samples:,} images, grid.png and samples.npz are in {out}")
+    print_once(f"{num_samples:,} {model.spec.called}s, {written} are in {out}")

@@ -36,9 +36,11 @@ def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> 
 
 def train(config: ConfigDict, workdir: Path, started: float, init_from: str | None = None) -> None:
     """Trains into `workdir`, or resumes the run of the same config there. Drives `training` to its end."""
+    from diffusion import build
     from diffusion.io.processes import print_once
     from diffusion.train import loop
     from diffusion.train.interrupts import Interrupts
+    config = build.measured(config)
     if (steps := finished_steps(config, workdir)) is not None:
         print_once(finished_message(config, workdir, steps))
         return
@@ -86,7 +88,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
     from diffusion import build, pretrained
     from diffusion import config as config_lib
     from diffusion.build import advice
-    from diffusion.io import images, run_folder
+    from diffusion.io import run_folder
     from diffusion.io.checkpoint import Checkpoints
     from diffusion.io.processes import is_primary, primary_says, print_once
     from diffusion.io.progress import Progress, duration
@@ -95,7 +97,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
     from diffusion.train import loop
     from diffusion.train.state import average_of, in_dtype
     from diffusion.train.watchdog import Watchdog
-    source = None
+    source, config = None, build.measured(config)
     if init_from is not None and not run_folder.is_run(workdir):
         source = pretrained.load(init_from)
         pretrained.check_same(config, source.config, init_from, pretrained.NETWORK)
@@ -136,7 +138,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
         def draw_samples(step: int, state) -> None:
             x = np.concatenate(list(generate(in_dtype(state.ema, "float32"), config.seed, 0, config.sample.preview)))
             if is_primary():
-                images.save_png(picture_of(run, step), images.grid(images.to_uint8(x)))
+                model.spec.preview(picture_of(run, step), model.spec.finish(x))
 
         finished = clock.step >= plan.total
         due = restored is not None and (finished or clock.step % plan.sample_every == 0)

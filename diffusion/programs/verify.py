@@ -59,6 +59,7 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
     from diffusion.io.processes import is_primary, print_once
     from diffusion.io.progress import Progress
     from diffusion.train import loop
+    config = build.measured(config)
     model = build.model(config)
     parts = build.training(config, model)
     k = parts.plan.steps_per_dispatch

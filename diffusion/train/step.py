@@ -43,7 +43,7 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
 
     batch: a record of arrays [B, ...] by name, such as image uint8 [B,H,W,C] and label int32 [B], with position int32
     [B]; or index int32 [B] and position, to be looked up in `dataset`, the record of all N examples. prepare(record,
-    keys of a stream) -> (x0, cond), with augmentation and dropout of conditions (`kinds.base.preparation`). The
+    keys of a stream) -> (x0, cond, mask), with augmentation and dropout of conditions (`kinds.base.preparation`). The
     gradient is the mean over the batch, in `accumulate` micro-batches. `ema_share(step)` is the weight of the new
     parameters in the average. All draws are keyed by (seed, stream, step, position).
 
@@ -58,10 +58,11 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
 
     def micro_loss(params, state, batch, size):
         keys = lambda stream: example_keys(jax.random.key(seed), stream, state.step, batch["position"])  # noqa: E731
-        x0, cond = prepare({name: value for name, value in batch.items() if name != "position"}, keys)
+        x0, cond, mask = prepare({name: value for name, value in batch.items() if name != "position"}, keys)
         diffusion = denoiser(params, keys("dropout"))
         times = density.draw(draw_u(state.step, batch["position"], size), diffusion.process, state.density)
-        per_example, aux = loss(params, diffusion, x0, cond, jax.lax.stop_gradient(times), keys("loss"))
+        per_example, aux = loss(params, diffusion, x0, cond, jax.lax.stop_gradient(times), keys("loss"),
+                                *([] if mask is None else [mask]))
         return jnp.sum(per_example), (per_example, aux)
 
     def gradient(state, batch, size):

@@ -165,14 +165,14 @@ def abstract_of(sections: dict) -> dict:
 
 @functools.cache
 def _abstract(network: UNet, size: int, channels: int) -> dict:
-    labels = jnp.zeros((1,), jnp.int32) if network.num_classes else None
+    cond = {"label": jnp.zeros((1,), jnp.int32)} if network.num_classes else {}
     return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, size, size, channels)), jnp.ones((1,)),
-                          labels)["params"]
+                          cond)["params"]
 
 
 def output_of(sections: dict, params: dict, c_noise: tuple[float, ...]) -> np.ndarray:
     network, data = network_of(sections), sections["data"]
-    labels = np.asarray(LABELS, np.int32) if network.num_classes else None
+    cond = {"label": np.asarray(LABELS, np.int32)} if network.num_classes else {}
     run = jax.jit(network.apply)
     return np.asarray(run({"params": params}, images(data["size"], data["channels"]), np.asarray(c_noise, np.float32),
-                          labels))
+                          cond))

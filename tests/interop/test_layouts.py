@@ -38,10 +38,10 @@ def test_a_model_of_guided_diffusion_is_loaded_by_its_flags_and_converted(openai
     back = DiffusionPipeline.from_pretrained(tmp_path / "out")
     jax.tree.map(np.testing.assert_array_equal, pipe.params, back.params)
     x = others.images(pipe.config.data.size, 3)
-    labels = np.arange(4) if pipe.config.network.num_classes else None
+    cond = {"label": np.arange(4)} if pipe.config.network.num_classes else {}
     networks = [build.network(p.config.network, p.config.data.size, 3 * (1 + p.config.learned_range))
                 for p in (pipe, back)]
-    one, two = (jax.jit(network.apply)(pipe.params, x, np.arange(4.0), labels)
+    one, two = (jax.jit(network.apply)(pipe.params, x, np.arange(4.0), cond)
                 for network in networks)
     np.testing.assert_allclose(one, two, rtol=0, atol=1e-6)
     image = pipe(1, 2, output_type="np", progress_bar=False).images

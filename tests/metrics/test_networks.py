@@ -30,7 +30,7 @@ def tensors() -> dict[str, np.ndarray]:
 def features():
     params = inception.from_torch(tensors(), "golden")
     extractor = extractors.Extractor(name="inception", weights="", resize="tensorflow", published=False,
-                                     kind=extractors.KINDS["inception"], params=params)
+                                     kind=extractors.EXTRACTORS["inception"], params=params)
     return lambda images: jax.jit(extractor.features)(params, images)
 
 
@@ -49,7 +49,7 @@ def test_dinov2_equals_its_authors(size):
     given = {str(name): case.dino_tensor(str(name), tuple(map(int, str(shape).split())))
              for name, shape in zip(GOLDEN["dino_names"], GOLDEN["dino_shapes"])}
     network = dinov2.DINOv2(**case.DINO)
-    kind = dataclasses.replace(extractors.KINDS["dinov2"], network=network)
+    kind = dataclasses.replace(extractors.EXTRACTORS["dinov2"], network=network)
     extractor = extractors.Extractor(name="dinov2", weights="", resize="bicubic", published=True, kind=kind,
                                      params=dinov2.from_torch(given, "golden", network))
     found = jax.jit(extractor.features)(extractor.params, case.images(size))["pool"]
@@ -109,7 +109,7 @@ def test_weights_by_url_are_checked_and_fetched_once(tmp_path, monkeypatch):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        url, kind = f"http://127.0.0.1:{server.server_port}/w.safetensors", extractors.KINDS["inception"]
+        url, kind = f"http://127.0.0.1:{server.server_port}/w.safetensors", extractors.EXTRACTORS["inception"]
         with pytest.raises(DataError, match="has the sha256 .*, not 6726825d"):
             extractors.load("inception", url)
         known = dataclasses.replace(kind, sha256=hashlib.sha256(b"weights").hexdigest())
@@ -134,13 +134,13 @@ def test_mistakes(arguments, words):
 def test_only_the_published_inception_resized_as_tensorflow_gives_fid():
     def called(**changes):
         values = dict(name="inception", weights="", resize="tensorflow", published=True,
-                      kind=extractors.KINDS["inception"], params=None) | changes
+                      kind=extractors.EXTRACTORS["inception"], params=None) | changes
         return extractors.Extractor(**values).called("fd")
 
     assert called() == "fid"
     assert called(resize="clean") == "fd_inception_clean"
     assert called(published=False) == "fd_inception_other_weights"
-    efficientnet = dict(name="efficientnet_lite0", kind=extractors.KINDS["efficientnet_lite0"])
+    efficientnet = dict(name="efficientnet_lite0", kind=extractors.EXTRACTORS["efficientnet_lite0"])
     assert called(**efficientnet, resize="clean") == "fd_efficientnet_lite0"
     assert called(**efficientnet, resize="bilinear") == "fd_efficientnet_lite0_bilinear"
 

@@ -1,0 +1,104 @@
+"""Sources of arrays in memory: .npy and .npz files, and a mixture of Gaussians in the plane."""
+import dataclasses
+import io
+from collections.abc import Mapping
+
+import numpy as np
+
+from diffusion.errors import DataError, require
+from diffusion.io import npz
+from diffusion.io.reading import check_room, expanded, ordinary, reading
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records:
+    """Examples in memory: arrays [N, ...] by name. "x" or "image" is the data, "label" integers from 0, "mask" true
+    where x is valid; others are conditions for networks that declare them."""
+    arrays: Mapping[str, np.ndarray]
+    where: str = "the data"
+
+    def __post_init__(self):
+        counts = {name: len(array) if np.ndim(array) else None for name, array in self.arrays.items()}
+        if None in counts.values() or len(set(counts.values())) != 1:
+            raise DataError(f"The arrays of {self.where} must be [N, ...] with one N: "
+                            f"{', '.join(f'{name} {list(np.shape(a))}' for name, a in self.arrays.items()) or 'none'}.")
+        for name, array in self.arrays.items():
+            if np.issubdtype(array.dtype, np.floating):
+                self._check_finite(name, array)
+        if "label" in self.arrays:
+            label = self.arrays["label"]
+            if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer) or label.min(initial=0) < 0:
+                raise DataError(f"label in {self.where} must be integers [N] from 0, but it is {label.dtype} "
+                                f"{list(label.shape)} from {label.min(initial=0)}.")
+            object.__setattr__(self, "arrays", {**self.arrays, "label": label.astype(np.int32)})
+
+    def _check_finite(self, name: str, array: np.ndarray) -> None:
+        bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        if name == "x" and "mask" in self.arrays:  # what is masked may hold anything
+            mask = np.asarray(self.arrays["mask"], bool)
+            valid = mask.reshape(*mask.shape, *[1] * (array.ndim - mask.ndim))
+            bad = (~np.isfinite(array) & valid).reshape(len(array), -1).any(axis=1)
+        if bad.any():
+            first = int(np.argmax(bad))
+            raise DataError(f"{name} of example {first} in {self.where} is NaN or infinite"
+                            + (f", and so are {bad.sum() - 1} others" if bad.sum() > 1 else "")
+                            + ". Remove these examples, or replace the values.")
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.arrays["label"].max(initial=0)) + 1 if "label" in self.arrays else 1
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        return {name: array[i] for name, array in self.arrays.items()}
+
+    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """The examples at `indices` [b]."""
+        return {name: array[indices] for name, array in self.arrays.items()}
+
+
+def file(*, split: str,
+         path: str = "data/{split}.npz",  # .npz with the array x (or image), and label, mask, conditions; or .npy of x
+         ) -> Records:
+    """Arrays of a .npz or .npy file, held in memory."""
+    require("{split}" in path or split == "train", "split", split, "is another split than train, so that data.path "
+            "must contain {split}, which is replaced by it.")
+    found = expanded(path.replace("{split}", split))
+    if not found.is_file():
+        raise DataError(f"There is no file {str(found)!r} (config.data.path, config.data.split).")
+    if found.suffix == ".npy":
+        with reading(f"{found} cannot be read as a plain array", "Write it again, with numpy.save."):
+            content = ordinary(found).read_bytes()
+            check_room(2 * len(content), f"The content of {found}")
+            arrays = {"x": np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)}
+    else:
+        arrays = npz.read_npz(found)
+    if not {"x", "image"} & set(arrays):
+        raise DataError(f"{found} must hold an array named x, of floats, or image, of bytes. It holds: "
+                        f"{', '.join(arrays) or 'none'}.")
+    return Records(arrays, str(found))
+
+
+def mixture(*, split: str,
+            points: int = 20_000,   # number of points
+            modes: int = 8,         # Gaussians, evenly on a circle
+            radius: float = 4.0,    # of the circle
+            spread: float = 0.3,    # standard deviation of each Gaussian
+            ) -> Records:
+    """Points of the plane from a mixture of Gaussians on a circle, whose number is the label."""
+    require(points >= 1, "points", points, "must be positive.")
+    require(modes >= 1, "modes", modes, "must be positive.")
+    splits = ("train", "test")
+    if split not in splits:
+        raise DataError(f"The mixture has no split {split!r}. Choose one of: {', '.join(splits)}.")
+    rng = np.random.Generator(np.random.Philox(key=splits.index(split)))
+    label = (np.arange(points) % modes).astype(np.int32)
+    angle = 2 * np.pi * label / modes
+    centre = radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return Records({"x": (centre + spread * rng.standard_normal((points, 2))).astype(np.float32), "label": label},
+                   "the mixture")
+
+
+SOURCES = {"file": file, "mixture": mixture}
