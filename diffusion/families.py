@@ -148,6 +148,7 @@ FAMILIES = (
     Family("density", "loss.density", "DENSITIES", ("diffusion.core",), ("init", "draw", "update")),
     Family("network", "network.name", "NETWORKS", ("diffusion.networks",), ("init", "apply"),
            ("num_classes", "out_channels")),
+    Family("average", "ema.name", "AVERAGES", ("diffusion.train.averages",), ("update",)),
     Family("optimizer", "optimizer.name", "OPTIMIZERS", ("diffusion.train.optimizer",), ("init", "update")),
     Family("solver", "sample.solver", "SOLVERS", ("diffusion.samplers",), _OF_SOLVER),
     Family("corrector", "sample.corrector", "CORRECTORS", ("diffusion.samplers",), _OF_SOLVER),

@@ -89,7 +89,7 @@ def measure(config: ConfigDict, devices: Sequence, chip: Chip | None, sample: bo
     parts = build.training_step(config, model, None)
     state = parts.abstract_state
     report = {"mesh": dict(model.mesh.shape), "batch_size": config.train.batch_size, "sizes": {
-        "parameters": size_of(state.params), "optimizer": size_of(state.opt_state), "average": size_of(state.ema)}}
+        "parameters": size_of(state.params), "optimizer": size_of(state.opt_state), "average": size_of(state.averages)}}
     step = {"train": lambda: train_costs(config, model, parts)}
     if sample:
         step["sample"] = lambda: sample_costs(config, model)

@@ -93,7 +93,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
     from diffusion.io.writers import MetricsWriter
     from diffusion.programs import evaluation
     from diffusion.train import loop
-    from diffusion.train.state import average_of, in_dtype
+    from diffusion.train.state import ONLINE, averages_of, weights_of
     from diffusion.train.watchdog import Watchdog
     source = None
     if init_from is not None and not run_folder.is_run(workdir):
@@ -127,14 +127,15 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
         else:
             state, clock = parts.create_state(), loop.Clock()
             if source is not None:
-                params = state.params | weights
-                state = dataclasses.replace(state, params=params, ema=average_of(params, config.ema.dtype))
+                params = {ONLINE: state.params[ONLINE] | weights}
+                state = dataclasses.replace(state, params=params, averages=averages_of(params, parts.averages))
                 print_once(f"starting from the weights of {init_from}")
                 for key in pretrained.differences(config, source.config, ("process", "prediction")):
                     print_once(f"note: {key} differs from {init_from}: the network has to learn it anew")
 
         def draw_samples(step: int, state) -> None:
-            x = np.concatenate(list(generate(in_dtype(state.ema, "float32"), config.seed, 0, config.sample.preview)))
+            x = np.concatenate(list(generate(weights_of(state, config.sample.weights), config.seed, 0,
+                                        config.sample.preview)))
             if is_primary():
                 images.save_png(picture_of(run, step), images.grid(images.to_uint8(x)))
 
@@ -151,8 +152,8 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
         evaluator = extractor and evaluation.prepare(config, model, extractor, run.path / ".features")
 
         def evaluate(step: int, state) -> None:
-            evaluation.write(run.path / "evaluations", *evaluator(in_dtype(state.ema, "float32"), config.seed,
-                                                                  evaluation.sampling(config, workdir, step)))
+            evaluation.write(run.path / "evaluations", *evaluator(
+                weights_of(state, config.sample.weights), config.seed, evaluation.sampling(config, workdir, step)))
 
         with (MetricsWriter(run.metrics, run.tensorboard, from_step=clock.step) as writer,
               Progress(plan.total, unit="step", initial=clock.step, images_per_unit=plan.batch_size,

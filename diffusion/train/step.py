@@ -1,5 +1,5 @@
 """One optimizer step as a pure function, and its compilation over a mesh."""
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,9 +15,9 @@ from diffusion.core.parameterization import Denoiser
 from diffusion.core.streams import example_keys, step_key
 from diffusion.data.augment import random_flip, to_float
 from diffusion.parallel import sharding
-from diffusion.train import ema
+from diffusion.train.averages import Average
 from diffusion.train.optimizer import with_schedule_of
-from diffusion.train.state import State
+from diffusion.train.state import ONLINE, State
 from diffusion.typing import Array
 
 BAD = 8  # number of examples named in the report of a bad step
@@ -38,21 +38,20 @@ class StepMetrics(NamedTuple):
 
 def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.TimeDensity, stratified: bool,
                     optimizer: optax.GradientTransformation, learning_rate: optax.Schedule,
-                    ema_share: Callable[[Array], Array], seed: int, flip: bool, num_classes: int,
+                    averages: Mapping[str, Average], seed: int, flip: bool, num_classes: int,
                     label_dropout: float = 0.0, accumulate: int, log_snr_edges: np.ndarray,
-                    skip_nonfinite: bool = False, unroll: bool = False):
+                    skip_nonfinite: bool = False, unroll: bool = False, images_before: int = 0):
     """train_step(state, batch, dataset) -> (state, StepMetrics); pure, to be compiled by `compile_train_step`.
 
     batch: image uint8 [B,H,W,C], label int32 [B], position int32 [B]; or index int32 [B] and position, to be looked up
     in `dataset`, which is then dict(image [N,H,W,C], label [N]). The gradient is the mean over the batch, in
-    `accumulate` micro-batches. `ema_share(step)` is the weight of the new parameters in the average. All draws are
-    keyed by (seed, stream, step, position).
+    `accumulate` micro-batches. All draws are keyed by (seed, stream, step, position).
 
     density: of the times t, drawn independently per example or, if `stratified`, evenly over the whole batch.
     num_classes: 0 for an unconditional model. label_dropout: the probability that an example's label becomes
     num_classes, which means no label (Ho & Salimans 2022, "Classifier-Free Guidance", Algorithm 1).
     skip_nonfinite: a step whose loss or gradient is not finite changes nothing but `step` and the schedules' count.
-    unroll: micro-batches in unrolled code instead of a loop, see `sharding.on_cpu`.
+    unroll: micro-batches in unrolled code instead of a loop, see `sharding.on_cpu`. images_before: see `averages.Rule`.
     """
     def draw_u(step, positions, size):
         if stratified:
@@ -69,13 +68,13 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
             dropped = jax.vmap(lambda key: jax.random.bernoulli(key, label_dropout))(keys("label_dropout"))
             cond = jnp.where(dropped, num_classes, cond)
         diffusion = denoiser(params, keys("dropout"))
-        times = density.draw(draw_u(state.step, batch["position"], size), diffusion.process, state.density)
+        times = density.draw(draw_u(state.step, batch["position"], size), diffusion.process, state.statistics)
         per_example, aux = loss(params, diffusion, x0, cond, jax.lax.stop_gradient(times), keys("loss"))
         return jnp.sum(per_example), (per_example, aux)
 
     def gradient(state, batch, size):
         """The gradient, summed over the batch, and the [B] losses with their LossAux."""
-        (_, per_example), grad = jax.value_and_grad(micro_loss, has_aux=True)(state.params, state, batch, size)
+        (_, per_example), grad = jax.value_and_grad(micro_loss, has_aux=True)(state.params[ONLINE], state, batch, size)
         return grad, per_example
 
     def accumulated(state, batch, size):
@@ -86,7 +85,7 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
             grad, per_example = gradient(state, micro_batch, size)
             return jax.tree.map(jnp.add, total, grad), per_example
 
-        grad, per_example = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, state.params), split, unroll=unroll)
+        grad, per_example = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, state.params[ONLINE]), split, unroll=unroll)
         return grad, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1), per_example)
 
     def binned(per_example, aux: LossAux):
@@ -106,16 +105,17 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
         size = batch["position"].shape[0]
         grad, (per_example, aux) = (accumulated if accumulate > 1 else gradient)(state, batch, size)
         grad = jax.tree.map(lambda g: g / size, grad)
-        updates, opt_state = optimizer.update(grad, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        average = ema.update(state.ema, params, ema_share(state.step + 1),
-                             step_key(jax.random.key(seed), "ema", state.step))
-        learned = state.density
+        updates, opt_state = optimizer.update(grad, state.opt_state[ONLINE], state.params[ONLINE])
+        params, opt_state = {ONLINE: optax.apply_updates(state.params[ONLINE], updates)}, {ONLINE: opt_state}
+        followed = {name: average.rule.update(
+            state.averages[name], params[average.of], state.step + 1, batch_size=size, images_before=images_before,
+            key=step_key(jax.random.key(seed), _stream(name), state.step)) for name, average in averages.items()}
+        learned = state.statistics
         if jax.tree.leaves(learned):
             order = jnp.argsort(batch["position"])  # the kept losses must not depend on the row order
             learned = density.update(learned, aux.t[order], aux.term[order])
 
-        new = State(step=state.step + 1, params=params, ema=average, opt_state=opt_state, density=learned)
+        new = State(step=state.step + 1, params=params, averages=followed, opt_state=opt_state, statistics=learned)
         mean, norm = jnp.mean(per_example), optax.tree.norm(grad)
         skipped = ~jnp.isfinite(mean + norm) if skip_nonfinite else jnp.zeros((), bool)
         if skip_nonfinite:
@@ -131,6 +131,11 @@ def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.T
         return new, metrics
 
     return train_step
+
+
+def _stream(average: str) -> str:
+    """The stream of an average's rounding."""
+    return average if average == "ema" else f"average/{average}"
 
 
 def compile_train_step(train_step, *, mesh: Mesh, state_shardings, steps: int):

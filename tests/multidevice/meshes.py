@@ -14,6 +14,7 @@ from diffusion.core import losses, time_densities, weightings
 from diffusion.core.parameterization import EPS
 from diffusion.parallel import sharding
 from diffusion.train import step
+from diffusion.train.averages import Average, HalfLife
 from diffusion.train.state import init_state
 
 MESHES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (1, 1, 8), "data x fsdp": (2, 4, 1),
@@ -31,6 +32,7 @@ NETWORKS = {
 # Each axis cuts each network, alone or with others; test_same_curve.py trains on data and on data x fsdp.
 RUN = {"unet": ("all", "fsdp"), "unet of ADM": ("all", "data x tensor"), "dit": ("all", "tensor")}
 BATCH, SIZE = 16, 8
+AVERAGES = {"ema": Average(rule=HalfLife(half_life=100.0, warmup_ratio=0.0))}
 
 
 def config_of(network, mesh):
@@ -45,13 +47,14 @@ def pieces(network, mesh, optimizer):
     train_step = step.make_train_step(
         loss=losses.make_denoising_loss(weightings.in_space(None, EPS)), denoiser=model.denoiser,
         density=time_densities.UniformDiscrete(), stratified=False, optimizer=optimizer,
-        learning_rate=lambda n: jnp.float32(1e-3), ema_share=lambda n: 0.1, seed=0, flip=True,
+        learning_rate=lambda n: jnp.float32(1e-3), averages=AVERAGES, seed=0, flip=True,
         num_classes=config.network.num_classes, label_dropout=config.network.label_dropout, accumulate=1,
         log_snr_edges=np.linspace(-10, 10, 6))
 
     def make_state(key):  # no zeros: every parameter then has a gradient
         params = model.init(key)
-        return init_state(jax.tree.map(lambda x: x + 0.02 * jax.random.normal(key, x.shape), params), optimizer)
+        params = jax.tree.map(lambda x: x + 0.02 * jax.random.normal(key, x.shape), params)
+        return init_state({"online": params}, {"online": optimizer}, AVERAGES)
     return model, train_step, make_state
 
 
@@ -85,7 +88,7 @@ def main():
             shardings = jax.tree.map(lambda x: x.sharding, abstract)
             parts = [(part, sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
                                 for x in jax.tree.leaves(part)))
-                     for part in (abstract.params, abstract.ema, abstract.opt_state)]
+                     for part in (abstract.params, abstract.averages, abstract.opt_state)]
             report[f"{network}, {name}"] = row = {
                 "held": [held / sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(part)) for part, held in parts]}
             if name not in RUN[network]:
@@ -95,12 +98,13 @@ def main():
             state, metrics = compiled(jax.device_put(start, shardings), placed, None)
             assert [held for _, held in parts] == [
                 sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(part))
-                for part in (state.params, state.ema, state.opt_state)]
+                for part in (state.params, state.averages, state.opt_state)]
             state = jax.device_get(state)
             moved = [jax.tree.map(np.subtract, s.params, start.params) for s in (state, alone)]
             row |= {
                 "loss": abs(float(metrics.loss[0] / told.loss) - 1),
-                "gradient": largest(state.opt_state[0].mu, alone.opt_state[0].mu),  # 0.1 of it, after one step
+                # 0.1 of it, after one step
+                "gradient": largest(*(s.opt_state["online"][0].mu for s in (state, alone))),
                 "update": largest(*moved)}
     with open(sys.argv[1], "w") as file:
         json.dump(report, file, indent=1)

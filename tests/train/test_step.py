@@ -16,13 +16,20 @@ from diffusion.core import losses, parameterization, processes, schedules, strea
 from diffusion.core.parameterization import EPS
 from diffusion.networks.unet import UNet
 from diffusion.parallel import sharding
-from diffusion.train import ema, step
-from diffusion.train.state import init_state
+from diffusion.train import state as states
+from diffusion.train import step
+from diffusion.train.averages import Average, HalfLife, Rule
 
 SIZE, BATCH = 8, 8
 PROCESS = processes.DiscreteProcess(betas=schedules.cosine(100))
 NETWORK = UNet(channels=8, multipliers=(1,), blocks=1, attention_resolutions=(), groups=4, dropout=0.2, out_channels=1)
 OPTIMIZER = optax.adam(1e-3)
+AVERAGES = {"ema": Average(rule=HalfLife(half_life=100.0, warmup_ratio=0.0))}
+
+
+def init_state(params, optimizer, statistics=()):
+    """The first state of a plain training."""
+    return states.init_state({"online": params}, {"online": optimizer}, AVERAGES, statistics)
 
 
 def init(key):
@@ -40,7 +47,7 @@ def make(accumulate=1, flip=True, network=NETWORK.apply, seed=0, density=UNIFORM
     return step.make_train_step(
         loss=LOSS, denoiser=parameterization.make_denoiser(lambda params: process, EPS, network), density=density,
         stratified=stratified, optimizer=optim, learning_rate=learning_rate,
-        ema_share=lambda n: ema.new_share(n, batch_size=BATCH, half_life=100.0, warmup_ratio=0.0), seed=seed,
+        averages=AVERAGES, seed=seed,
         flip=flip, accumulate=accumulate, log_snr_edges=np.linspace(-10, 10, 6), **({"num_classes": 0} | labels))
 
 
@@ -83,7 +90,7 @@ def test_accumulation_changes_rounding_only(state):
     np.testing.assert_allclose(m4.grad_norm, m1.grad_norm, rtol=1e-5)
     np.testing.assert_allclose(m4.bin_loss, m1.bin_loss, rtol=1e-5)
     # Adam's first update is lr * sign(gradient): compare its first moment, which is linear in the gradient.
-    assert_close(four.opt_state[0].mu, one.opt_state[0].mu, 1e-6)
+    assert_close(four.opt_state["online"][0].mu, one.opt_state["online"][0].mu, 1e-6)
 
 
 def test_the_order_of_rows_does_not_matter_since_draws_follow_the_position(state):
@@ -119,13 +126,14 @@ def test_on_device_data_gives_the_same_step():
     host, m1 = train_step(state, batch(images=images[index]))
     device, m2 = train_step(state, {"index": index, "position": np.arange(BATCH, dtype=np.int32)}, dataset)
     assert m1.loss == m2.loss
-    jax.tree.map(np.testing.assert_array_equal, host.params, device.params)
+    jax.tree.map(np.testing.assert_array_equal, host.params["online"], device.params["online"])
 
 
 def test_ema_follows_the_parameters(state):
     new, _ = jitted()(state, batch())
     d = 0.5 ** (BATCH / 100)
-    assert_close(new.ema, jax.tree.map(lambda e, p: d * e + (1 - d) * p, state.ema, new.params), 1e-6)
+    assert_close(new.averages["ema"], jax.tree.map(
+        lambda e, p: d * e + (1 - d) * p, state.averages["ema"], new.params["online"]), 1e-6)
     assert int(new.step) == 1
 
 
@@ -154,9 +162,9 @@ def test_a_step_that_is_not_finite_is_skipped_if_asked():
         start = init_state(jax.tree.map(jnp.asarray, TINY | {"b": np.float32(b)}), OPTIMIZER)
         new, metrics = train_step(start, batch())
         assert metrics.skipped == skipped and new.step == 1
-        same = [np.array_equal(x, y) for x, y in zip(jax.tree.leaves(start.params), jax.tree.leaves(new.params))]
+        same = [np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (start.params, new.params)))]
         assert all(same) if skipped else not any(same)
-        assert new.opt_state[0].count == 1 - skipped
+        assert new.opt_state["online"][0].count == 1 - skipped
 
 
 def test_the_rate_is_the_steps_also_after_a_step_that_was_skipped():
@@ -167,10 +175,10 @@ def test_the_rate_is_the_steps_also_after_a_step_that_was_skipped():
     train_step = jax.jit(make(network=overflowing, optim=optim, skip_nonfinite=True, learning_rate=rate))
     state = init_state({"w": w(2.0)}, optim)
     state, metrics = train_step(state, batch())
-    assert metrics.skipped and metrics.learning_rate == pytest.approx(0.1) and state.params["w"] == 2
-    state, metrics = train_step(dataclasses.replace(state, params={"w": w(0.3)}), batch())
+    assert metrics.skipped and metrics.learning_rate == pytest.approx(0.1) and state.params["online"]["w"] == 2
+    state, metrics = train_step(dataclasses.replace(state, params={"online": {"w": w(0.3)}}), batch())
     assert not metrics.skipped and metrics.learning_rate == pytest.approx(0.5)
-    assert abs(state.params["w"] - 0.3) == pytest.approx(0.5, rel=1e-4)  # Adam's first step is the rate
+    assert abs(state.params["online"]["w"] - 0.3) == pytest.approx(0.5, rel=1e-4)  # Adam's first step is the rate
 
 
 def test_several_steps_in_one_dispatch_equal_single_ones():
@@ -187,7 +195,7 @@ def test_several_steps_in_one_dispatch_equal_single_ones():
         single, m1 = compiled[1](single, jax.tree.map(lambda x: x[i:i + 1], stacked), None)
         losses_.append(m1.loss[0])
     np.testing.assert_allclose(m.loss, losses_, rtol=1e-6)
-    assert_close(at_once.opt_state[0].mu, single.opt_state[0].mu, 1e-6)
+    assert_close(at_once.opt_state["online"][0].mu, single.opt_state["online"][0].mu, 1e-6)
 
 
 def drawn(positions, images=None, **settings):
@@ -228,7 +236,7 @@ def test_accumulation_and_the_order_of_rows_change_no_draw(density, stratified):
         for k in range(3):
             s, metrics = train_step(s, {name: v[order] for name, v in batch(k).items()})
             values.append(float(metrics.loss))
-        return values, s.density
+        return values, s.statistics
 
     straight = three_steps(1, np.arange(BATCH))
     for other in (three_steps(4, np.arange(BATCH)), three_steps(1, order), three_steps(4, order)):
@@ -256,7 +264,7 @@ def test_labels_are_dropped_as_often_as_told_and_by_the_position():
     train_step = jax.jit(step.make_train_step(
         loss=told, denoiser=parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny), density=UNIFORM,
         stratified=False, optimizer=OPTIMIZER, learning_rate=optax.constant_schedule(1e-3),
-        ema_share=lambda n: jnp.float32(0.0), seed=0, flip=False, num_classes=10, label_dropout=0.1, accumulate=1,
+        averages=AVERAGES, seed=0, flip=False, num_classes=10, label_dropout=0.1, accumulate=1,
         log_snr_edges=np.arange(12.0)))
 
     def counts(positions):
@@ -298,8 +306,8 @@ for k in range(3):
     state, m = run(state, b, None)
     seen.append(float(m.loss[0]))
 print(json.dumps({"devices": jax.device_count(), "losses": seen,
-                  "history": np.asarray(state.density["losses"]).tolist(),
-                  "counts": np.asarray(state.density["counts"]).tolist()}))
+                  "history": np.asarray(state.statistics["losses"]).tolist(),
+                  "counts": np.asarray(state.statistics["counts"]).tolist()}))
 """
     results = []
     for devices in (1, 8):
@@ -319,18 +327,25 @@ def test_the_gradient_is_that_of_the_mean_over_the_batch():
         return train_step(init_state({"w": jnp.float32(w), "b": jnp.float32(0.0)}, optax.sgd(1.0)), batch())
 
     slope = float(at(0.35)[1].loss - at(0.25)[1].loss) / 0.1
-    assert 0.3 - float(at(0.3)[0].params["w"]) == pytest.approx(slope, rel=1e-3)
+    assert 0.3 - float(at(0.3)[0].params["online"]["w"]) == pytest.approx(slope, rel=1e-3)
+
+
+class Tenths(Rule):
+    def share(self, step, **images):
+        return 1 - step / 10
 
 
 def test_the_average_counts_the_step_that_is_made_and_the_log_has_its_learning_rate():
     rate = lambda n: 0.1 * (n + 1)  # noqa: E731
     train_step = jax.jit(step.make_train_step(
         loss=LOSS, denoiser=parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny), density=UNIFORM,
-        stratified=False, optimizer=optax.sgd(rate), learning_rate=rate, ema_share=lambda n: 1 - n / 10, seed=0,
-        flip=False, num_classes=0, accumulate=1, log_snr_edges=np.linspace(-10, 10, 6)))
+        stratified=False, optimizer=optax.sgd(rate), learning_rate=rate, seed=0,
+        averages={"ema": Average(rule=Tenths())}, flip=False, num_classes=0, accumulate=1,
+        log_snr_edges=np.linspace(-10, 10, 6)))
     old = init_state(jax.tree.map(jnp.asarray, TINY), optax.sgd(rate))
     for n in (1, 2):
         new, metrics = train_step(old, batch())
-        assert_close(new.ema, jax.tree.map(lambda e, p: n / 10 * e + (1 - n / 10) * p, old.ema, new.params), 1e-6)
+        assert_close(new.averages["ema"], jax.tree.map(
+            lambda e, p: n / 10 * e + (1 - n / 10) * p, old.averages["ema"], new.params["online"]), 1e-6)
         assert metrics.learning_rate == pytest.approx(0.1 * n)
         old = new
