@@ -47,6 +47,7 @@ def run_level() -> ConfigDict:
     c.loss = o = ConfigDict()
     o.name = "denoising"               # the training loss
     o.density = "uniform"              # density of the training times
+    o.coupling = "independent"         # which noise meets which example of a batch
     o.stratified = False               # spread the times of a batch evenly (Kingma et al. 2021, Appendix I.1)
 
     c.network = n = ConfigDict()

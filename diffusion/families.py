@@ -145,6 +145,7 @@ FAMILIES = (
     Family("loss", "loss.name", "LOSSES", ("diffusion.core",), ("__call__",)),
     Family("weighting", "loss.weighting", "WEIGHTINGS", ("diffusion.core",), ("__call__",), ("sigma_data",),
            optional=True),
+    Family("coupling", "loss.coupling", "COUPLINGS", ("diffusion.train.couplings",), ("__call__",), optional=True),
     Family("density", "loss.density", "DENSITIES", ("diffusion.core",), ("init", "draw", "update")),
     Family("network", "network.name", "NETWORKS", ("diffusion.networks",), ("init", "apply"),
            ("num_classes", "out_channels")),

@@ -331,7 +331,7 @@ def test_a_resume_that_is_not_exact_is_said(tmp_path, monkeypatch, capsys):
         plan=loop.Durations(total=9, log_every=1, sample_every=1, checkpoint_every=1, batch_size=1), data=data,
         dataset=None,
         abstract_state=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), start),
-        create_state=lambda: start, train_step=None, examples_of=None)
+        create_state=lambda: start, program=None, examples_of=None)
     monkeypatch.setattr(build, "model", lambda config: SimpleNamespace(mesh=None))
     monkeypatch.setattr(build, "training", lambda config, model: parts)
     monkeypatch.setattr(loop, "training_steps", steps)

@@ -150,6 +150,6 @@ def model_pair(config: ConfigDict, model: Model) -> Callable[[Diffusion, Any], P
         worse = other.denoiser(params["guide"])
         if not other.num_classes:
             alone = worse.denoise
-            worse = worse._replace(denoise=lambda x_t, t, cond=None: alone(x_t, t))
+            worse = Diffusion(worse.process, lambda x_t, t, cond=None: alone(x_t, t))
         return guidance.model_pair(diffusion, worse if same else on_process(worse, diffusion.process))
     return pair

@@ -21,6 +21,7 @@ from diffusion.train import durations, optimizer, step
 from diffusion.train.averages import Average
 from diffusion.train.loop import Clock, Durations
 from diffusion.train.state import ONLINE, State, init_state
+from diffusion.train.updates import Update
 
 DECAYS = {"constant", "cosine", "linear"}
 NONFINITE = {"stop", "skip"}
@@ -39,8 +40,8 @@ UNROLLED = 256  # most steps x micro-batches of a dispatch that a CPU can compil
 class TrainingStep:
     """All parts of training except the data: the step, its optimizer and its schedule of events."""
     plan: Durations
-    train_step: Callable              # compiled at its first call
-    train_step_after: Callable[[Clock], Callable]  # the same for a run that had another batch size before
+    program: Callable[[int], Callable]  # step -> the compiled step of the updates that are due there
+    program_after: Callable[[Clock], Callable]  # the same for a run that had another batch size before
     create_state: Callable[[], State]
     abstract_state: State
     log_snr_edges: np.ndarray         # [LOG_SNR_BINS + 1]
@@ -104,22 +105,23 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
         lambda key: init_state({ONLINE: model.init(key)}, {ONLINE: optim}, kept, density.init()),
         mesh=model.mesh, rules=model.rules, seed=c.seed)
 
-    def train_step(images_before: int = 0):
-        """The train step, compiled at its first call. images_before: see `averages.Rule`."""
+    updates = [Update(loss=loss, optimizer=optim, learning_rate=rate)]
+
+    def program(images_before: int = 0):
+        """The programs of the training step, each compiled at its first call. images_before: see `averages.Rule`."""
         made = step.make_train_step(
-            loss=loss, denoiser=model.denoiser, density=density, stratified=c.loss.stratified, optimizer=optim,
-            learning_rate=rate, averages=kept, images_before=images_before,
+            updates=updates, denoisers={ONLINE: model.denoiser}, density=density, stratified=c.loss.stratified,
+            averages=kept, images_before=images_before, coupling=BY_NAME["coupling"].make(c.loss),
             seed=c.seed, flip=c.data.flip, num_classes=c.network.num_classes,
             label_dropout=c.network.label_dropout, accumulate=c.train.accumulate,
             log_snr_edges=edges, skip_nonfinite=c.train.nonfinite == "skip", unroll=sharding.on_cpu(model.mesh))
-        return step.compile_train_step(made, mesh=model.mesh, steps=plan.steps_per_dispatch,
+        return step.compile_train_step(made, mesh=model.mesh, steps=plan.steps_per_dispatch, updates=updates,
                                        state_shardings=jax.tree.map(lambda x: x.sharding, abstract))
 
     return TrainingStep(
         plan=plan, rate_of=partial(rate_of, epoch_size=epoch_size), create_state=create, abstract_state=abstract,
         log_snr_edges=edges, effective_weight=effective_weight, averages=kept, retention=retention(c.train, in_steps),
-        train_step=train_step(),
-        train_step_after=lambda clock: train_step(clock.images - clock.step * c.train.batch_size))
+        program=program(), program_after=lambda clock: program(clock.images - clock.step * c.train.batch_size))
 
 
 def check_optimizer(c: ConfigDict, epoch_size: int | None) -> Any:

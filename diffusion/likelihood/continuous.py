@@ -24,7 +24,7 @@ def make_continuous_vlb(samples: int, *, uniform: Literal["log_snr", "time"] = "
     stratum, from noise to data.
     """
     def estimate(keys: Keys, diffusion: Diffusion, x0: Image, cond: Cond = None) -> Estimate:
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
         data, noise = ends(process)
         first, last = (process.log_snr(noise), process.log_snr(data)) if uniform == "log_snr" else (noise, data)
 

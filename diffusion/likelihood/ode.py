@@ -25,7 +25,7 @@ Probes = Literal["rademacher", "gaussian", "exact"]
 def make_dynamics(diffusion: Diffusion, probes: Array | None, cond: Cond) -> Dynamics:
     """The velocity and its divergence: the mean of e . (dv/dx) e over the probes e [K, B, H, W, C] (Hutchinson; Song et
     al. 2021, Eq. 40) or, without probes, the exact trace, from one derivative per number in x."""
-    process, denoise = diffusion
+    process, denoise = diffusion.process, diffusion.denoise
 
     def dynamics(t: Time, x: Image) -> tuple[Array, Array]:
         def velocity(x: Image) -> Array:

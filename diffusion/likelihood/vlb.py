@@ -36,7 +36,7 @@ def make_vlb(steps: np.ndarray, *, variance: Variance) -> Estimator:
     rows = np.column_stack([steps, np.append(steps[:1, 0], steps[:-1, 0])])  # with the time before t
 
     def estimate(keys: Keys, diffusion: Diffusion, x0: Image, cond: Cond = None) -> Estimate:
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
 
         def term(_, row):
             index, (t, s, t_previous) = row

@@ -123,7 +123,7 @@ def train_costs(config: ConfigDict, model: "build.Model", parts) -> tuple[roofli
     placed = NamedSharding(model.mesh, PartitionSpec(None, *sharding.over_batch(model.mesh).spec))
     batch = {name: jax.ShapeDtypeStruct((k, b, *shape), dtype, sharding=placed) for name, shape, dtype in (
         ("image", model.shape, jnp.uint8), ("label", (), jnp.int32), ("position", (), jnp.int32))}
-    compiled = compile_for(parts.train_step, parts.abstract_state, batch, None)
+    compiled = compile_for(parts.program(0), parts.abstract_state, batch, None)
     loops = 1 if sharding.on_cpu(model.mesh) else config.train.accumulate
     return roofline.costs(compiled, collectives(compiled.as_text()), repeats=loops), b, 1
 

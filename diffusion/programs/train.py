@@ -118,7 +118,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
             clock = loop.restored_clock(clock, plan.batch_size)
             if clock.images != clock.step * plan.batch_size:
                 plan = plan.after(clock)
-                parts = dataclasses.replace(parts, train_step=parts.train_step_after(clock))
+                parts = dataclasses.replace(parts, program=parts.program_after(clock))
                 print_once("note: config.train.batch_size has changed. The images done so far, "
                            f"{clock.images:,}, still count; the schedules of the learning rate continue in steps.")
             print_once(f"resuming {run.path} at step {clock.step:,}")
@@ -161,7 +161,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
               Watchdog(config.train.stall_seconds) as watchdog):
             try:
                 yield from loop.training_steps(
-                    plan=plan, train_step=parts.train_step, state=state, clock=clock, data=parts.data,
+                    plan=plan, program=parts.program, state=state, clock=clock, data=parts.data,
                     dataset=parts.dataset, mesh=model.mesh, started=started, write_row=writer.write,
                     draw_samples=draw_samples, progress=progress, interrupts=interrupts, watchdog=watchdog,
                     examples_of=parts.examples_of, evaluate=evaluate,

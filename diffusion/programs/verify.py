@@ -74,7 +74,7 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
         if run.steps():
             state, clock = run.restore(parts.abstract_state, parts.data)
             clock = loop.restored_clock(clock, parts.plan.batch_size)
-            parts = dataclasses.replace(parts, train_step=parts.train_step_after(clock))
+            parts = dataclasses.replace(parts, program=parts.program_after(clock))
         else:
             state, clock = parts.create_state(), loop.Clock()
         start = clock.step
@@ -87,7 +87,7 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
             with (Progress(plan.total, unit="step", initial=clock.step, images_per_unit=plan.batch_size) as progress,
                   Watchdog(config.train.stall_seconds) as watchdog):
                 state = loop.run_training(loop.training_steps(
-                    plan=plan, train_step=parts.train_step, state=state, clock=clock, data=data, dataset=parts.dataset,
+                    plan=plan, program=parts.program, state=state, clock=clock, data=data, dataset=parts.dataset,
                     mesh=model.mesh, started=time.perf_counter(), examples_of=parts.examples_of, write_row=rows.append,
                     draw_samples=lambda step, state: None, progress=progress, interrupts=NoInterrupts(),
                     watchdog=watchdog, save=lambda step, state, clock: saved.save(

@@ -4,7 +4,6 @@ import math
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -16,6 +15,7 @@ from diffusion.parallel import sharding
 from diffusion.train import step
 from diffusion.train.averages import Average, HalfLife
 from diffusion.train.state import init_state
+from diffusion.train.updates import Update
 
 MESHES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (1, 1, 8), "data x fsdp": (2, 4, 1),
           "data x tensor": (4, 1, 2), "all": (2, 2, 2)}
@@ -45,9 +45,10 @@ def pieces(network, mesh, optimizer):
     config = config_of(network, mesh)
     model = build.model(config)
     train_step = step.make_train_step(
-        loss=losses.make_denoising_loss(weightings.in_space(None, EPS)), denoiser=model.denoiser,
-        density=time_densities.UniformDiscrete(), stratified=False, optimizer=optimizer,
-        learning_rate=lambda n: jnp.float32(1e-3), averages=AVERAGES, seed=0, flip=True,
+        updates=[Update(loss=losses.of_set(losses.make_denoising_loss(weightings.in_space(None, EPS))),
+                        optimizer=optimizer)],
+        denoisers={"online": model.denoiser}, density=time_densities.UniformDiscrete(), stratified=False,
+        averages=AVERAGES, seed=0, flip=True,
         num_classes=config.network.num_classes, label_dropout=config.network.label_dropout, accumulate=1,
         log_snr_edges=np.linspace(-10, 10, 6))
 
@@ -93,7 +94,7 @@ def main():
                 "held": [held / sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(part)) for part, held in parts]}
             if name not in RUN[network]:
                 continue
-            compiled = step.compile_train_step(train_step, mesh=model.mesh, steps=1, state_shardings=shardings)
+            compiled = step.compile_train_step(train_step, mesh=model.mesh, steps=1, state_shardings=shardings)(0)
             placed = sharding.place_batch(jax.tree.map(lambda x: x[None], batch()), model.mesh, leading=1)
             state, metrics = compiled(jax.device_put(start, shardings), placed, None)
             assert [held for _, held in parts] == [

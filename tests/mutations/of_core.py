@@ -64,7 +64,7 @@ CORE = (
              "(-process.sigma(t), process.alpha(t))", "(process.alpha(t), -process.sigma(t))",
              ("tests/theory/test_parameterization.py",)),
     Mutation("variance-head-not-mapped", "lost normalisation", "diffusion/core/parameterization.py",
-             "variance_fraction=(head + 1) / 2)", "variance_fraction=head)",
+             "variance_fraction=(found[\"variance\"] + 1) / 2)", "variance_fraction=found[\"variance\"])",
              ("tests/theory/test_parameterization.py",)),
     Mutation("other-process-scaled-inversely", "swapped arguments", "diffusion/core/parameterization.py",
              "expand(source.alpha(here) / target.alpha(t), x_t)", "expand(target.alpha(t) / source.alpha(here), x_t)",

@@ -19,6 +19,7 @@ from diffusion.parallel import sharding
 from diffusion.train import state as states
 from diffusion.train import step
 from diffusion.train.averages import Average, HalfLife, Rule
+from diffusion.train.updates import Update
 
 SIZE, BATCH = 8, 8
 PROCESS = processes.DiscreteProcess(betas=schedules.cosine(100))
@@ -36,18 +37,18 @@ def init(key):
     return NETWORK.init(key, jnp.zeros((1, SIZE, SIZE, 1)), jnp.zeros(1))
 
 
-LOSS = losses.make_denoising_loss(weightings.in_space(None, EPS))
+LOSS = losses.of_set(losses.make_denoising_loss(weightings.in_space(None, EPS)))
 UNIFORM = time_densities.UniformDiscrete()
 IMPORTANCE = time_densities.Importance(steps=4, history=2)
 SHORT = processes.DiscreteProcess(betas=schedules.linear(4, beta_start=0.01, beta_end=0.5))
 
 
 def make(accumulate=1, flip=True, network=NETWORK.apply, seed=0, density=UNIFORM, stratified=False, process=PROCESS,
-         optim=OPTIMIZER, learning_rate=optax.constant_schedule(1e-3), **labels):
+         optim=OPTIMIZER, learning_rate=None, **labels):
     return step.make_train_step(
-        loss=LOSS, denoiser=parameterization.make_denoiser(lambda params: process, EPS, network), density=density,
-        stratified=stratified, optimizer=optim, learning_rate=learning_rate,
-        averages=AVERAGES, seed=seed,
+        updates=[Update(loss=LOSS, optimizer=optim, learning_rate=learning_rate)], density=density,
+        denoisers={"online": parameterization.make_denoiser(lambda params: process, EPS, network)},
+        stratified=stratified, averages=AVERAGES, seed=seed,
         flip=flip, accumulate=accumulate, log_snr_edges=np.linspace(-10, 10, 6), **({"num_classes": 0} | labels))
 
 
@@ -189,10 +190,10 @@ def test_several_steps_in_one_dispatch_equal_single_ones():
     stacked = jax.tree.map(lambda *b: np.stack(b), batch(0), batch(1))
     compiled = {k: step.compile_train_step(make(network=tiny), mesh=mesh, state_shardings=shardings, steps=k)
                 for k in (1, 2)}
-    at_once, m = compiled[2](create(), stacked, None)
+    at_once, m = compiled[2](0)(create(), stacked, None)
     single, losses_ = create(), []
     for i in range(2):
-        single, m1 = compiled[1](single, jax.tree.map(lambda x: x[i:i + 1], stacked), None)
+        single, m1 = compiled[1](0)(single, jax.tree.map(lambda x: x[i:i + 1], stacked), None)
         losses_.append(m1.loss[0])
     np.testing.assert_allclose(m.loss, losses_, rtol=1e-6)
     assert_close(at_once.opt_state["online"][0].mu, single.opt_state["online"][0].mu, 1e-6)
@@ -257,13 +258,13 @@ def test_labels_are_dropped_as_often_as_told_and_by_the_position():
     """A batch of 2000 rows: each dropped with probability 0.1, in whatever order they come. The loss tells it."""
     positions = np.random.default_rng(0).permutation(2000).astype(np.int32)
 
-    def told(params, diffusion, x0, cond, times, keys):
+    def told(params, diffusion, x0, cond, times, keys, noise):
         per_example = jnp.asarray(cond, float) * params["w"]
         return per_example, losses.LossAux(times.t, jnp.asarray(cond, float) + 0.5, per_example, per_example)
 
     train_step = jax.jit(step.make_train_step(
-        loss=told, denoiser=parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny), density=UNIFORM,
-        stratified=False, optimizer=OPTIMIZER, learning_rate=optax.constant_schedule(1e-3),
+        updates=[Update(loss=losses.of_set(told), optimizer=OPTIMIZER)], density=UNIFORM, stratified=False,
+        denoisers={"online": parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny)},
         averages=AVERAGES, seed=0, flip=False, num_classes=10, label_dropout=0.1, accumulate=1,
         log_snr_edges=np.arange(12.0)))
 
@@ -299,7 +300,7 @@ create, abstract = step.create_state(lambda key: t.init_state(jax.tree.map(jax.n
                                      mesh=mesh, seed=0)
 shardings = jax.tree.map(lambda x: x.sharding, abstract)
 run = step.compile_train_step(t.make(network=t.tiny, density=t.IMPORTANCE, stratified=True, process=t.SHORT),
-                              mesh=mesh, state_shardings=shardings, steps=1)
+                              mesh=mesh, state_shardings=shardings, steps=1)(0)
 state, seen = create(), []
 for k in range(3):
     b = sharding.place_batch(jax.tree.map(lambda x: x[None], t.batch(k)), mesh, leading=1)
@@ -338,8 +339,8 @@ class Tenths(Rule):
 def test_the_average_counts_the_step_that_is_made_and_the_log_has_its_learning_rate():
     rate = lambda n: 0.1 * (n + 1)  # noqa: E731
     train_step = jax.jit(step.make_train_step(
-        loss=LOSS, denoiser=parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny), density=UNIFORM,
-        stratified=False, optimizer=optax.sgd(rate), learning_rate=rate, seed=0,
+        updates=[Update(loss=LOSS, optimizer=optax.sgd(rate), learning_rate=rate)], density=UNIFORM, stratified=False,
+        denoisers={"online": parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny)}, seed=0,
         averages={"ema": Average(rule=Tenths())}, flip=False, num_classes=0, accumulate=1,
         log_snr_edges=np.linspace(-10, 10, 6)))
     old = init_state(jax.tree.map(jnp.asarray, TINY), optax.sgd(rate))
