@@ -1,12 +1,8 @@
 """Builds the model, which training and sampling share: process, network and denoiser."""
-import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion.build.networks import network
@@ -14,49 +10,21 @@ from diffusion.build.objective import check_prediction
 from diffusion.build.processes import process
 from diffusion.build.rules import require_key
 from diffusion.core import parameterization, processes
-from diffusion.core.uncertainty import Uncertainty
+from diffusion.library.model import Model
 from diffusion.parallel import sharding
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """The parts that training and sampling share."""
-    mesh: Mesh
-    network: Any                      # the Flax module
-    process: processes.Process        # of the initial parameters
-    process_of: Callable[[Any], processes.Process]  # parameters -> the process, which depends on them if learned
-    denoiser: parameterization.Denoiser
-    init: Callable[[jax.Array], Any]  # key -> parameters: {"params": of the network, and other learned parts}
-    abstract_params: Any              # shapes with shardings
-    shape: tuple[int, int, int]       # of an image: H, W, C
-    num_classes: int                  # 0: unconditional
-    null_label: int | None            # the label for "no class" in training, if it hid labels
-    rules: tuple[sharding.Rule, ...] = ()  # for the sharding of parameters
-    guide: "Model | None" = None      # the worse model of autoguidance, with parameters params["guide"]
 
 
 def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence | None = None) -> Model:
     """The model that the config describes, with its guide if one is given. Raises ConfigError before anything is
     compiled."""
-    c, shape = config, (config.data.size, config.data.size, config.data.channels)
-    parts = check_model(c)
-    proc, net, schedule = parts.process, parts.network, parts.process.trained_schedule
-    process_of = (lambda params: schedule.process(params["schedule"])) if schedule else (lambda params: proc)
-    denoiser = parameterization.make_denoiser(
-        process_of, parts.prediction, lambda params, *args: net.apply({"params": params["params"]}, *args),
-        learned_range=c.learned_range)
-    mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor, devices)
-
-    uncertainty = c.loss.get("uncertainty", False)
-    init = functools.partial(init_params, net=net, shape=shape, schedule=schedule, uncertainty=uncertainty)
-    shapes = init_shapes(net, shape, schedule, uncertainty, jnp.result_type(float))
-    rules = sharding_rules(c, net, shapes)
-    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
-                            sharding.of_state(shapes, mesh, rules))
-    return Model(mesh=mesh, network=net, process=proc, process_of=process_of, denoiser=denoiser, init=init,
-                 abstract_params=abstract, shape=shape, num_classes=c.network.num_classes,
-                 null_label=c.network.num_classes if c.network.label_dropout else None, rules=rules,
-                 guide=guide and build_guide(guide, c, proc))
+    c, parts = config, check_model(config)
+    made = Model(network=parts.network, shape=(c.data.size, c.data.size, c.data.channels), process=parts.process,
+                 prediction=parts.prediction, num_classes=c.network.num_classes,
+                 null_label=c.network.num_classes if c.network.label_dropout else None, learned_range=c.learned_range,
+                 uncertainty=c.loss.get("uncertainty", False),
+                 mesh=sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor, devices),
+                 guide=guide and build_guide(guide, c, parts.process))
+    return replace(made, rules=sharding_rules(c, parts.network, made.shapes))
 
 
 class Parts(NamedTuple):
@@ -74,25 +42,6 @@ def check_model(c: ConfigDict) -> Parts:
     prediction = check_prediction(c, proc)
     net = network(c.network, c.data.size, c.data.channels * (1 + prediction.both + c.learned_range))
     return Parts(proc, prediction, net)
-
-
-def init_params(key: jax.Array, *, net: Any, shape: tuple[int, int, int], schedule: Any, uncertainty: bool) -> Any:
-    """The parameters of the network, and of the other learned parts."""
-    cond = jnp.zeros((1,), jnp.int32) if net.num_classes else None
-    params = dict(net.init(key, jnp.zeros((1, *shape)), jnp.zeros((1,)), cond))
-    if schedule:
-        params["schedule"] = schedule.init(jax.random.fold_in(key, 1))
-    if uncertainty:
-        params["uncertainty"] = Uncertainty().init()
-    return params
-
-
-@functools.lru_cache(maxsize=64)
-def init_shapes(net: Any, shape: tuple[int, int, int], schedule: Any, uncertainty: bool, dtype: Any) -> Any:
-    """The shapes of `init_params` with floats of `dtype`. Cached, since tracing a network takes a quarter of a second
-    or more, and a sweep builds one for each row and check."""
-    return jax.eval_shape(functools.partial(init_params, net=net, shape=shape, schedule=schedule,
-                                            uncertainty=uncertainty), jax.random.key(0))
 
 
 def sharding_rules(c: ConfigDict, net: Any, params: Any) -> tuple[sharding.Rule, ...]:

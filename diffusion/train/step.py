@@ -51,6 +51,7 @@ def make_train_step(*, updates: Sequence[Update], denoisers: Mapping[str, Denois
                     flip: bool, num_classes: int, label_dropout: float = 0.0, accumulate: int,
                     log_snr_edges: np.ndarray, skip_nonfinite: bool = False, unroll: bool = False,
                     images_before: int = 0, coupling: Coupling | None = None,
+                    scale: Callable[[Array], Array] = to_float,
                     project: Mapping[str, Callable[[Params], Params]] | None = None):
     """train_step(state, batch, dataset=None, frozen=None, made=None) -> (state, StepMetrics); pure, to be compiled by
     `compile_train_step`.
@@ -62,9 +63,10 @@ def make_train_step(*, updates: Sequence[Update], denoisers: Mapping[str, Denois
     train the online set have streams of their own, named STREAM/SET.
 
     denoisers: of each trained and each frozen set; an average has its set's. density: of the times t, drawn
-    independently per example or, if `stratified`, evenly over the whole batch. coupling: pairs data and noise over the
-    whole batch. num_classes: 0 for an unconditional model. label_dropout: the probability that an example's label
-    becomes num_classes, which means no label (Ho & Salimans 2022, "Classifier-Free Guidance", Algorithm 1).
+    independently per example or, if `stratified`, evenly over the whole batch. scale: the data as read -> x_0.
+    coupling: pairs data and noise over the whole batch. num_classes: 0 for an unconditional model. label_dropout: the
+    probability that an example's label becomes num_classes, which means no label (Ho & Salimans 2022, "Classifier-Free
+    Guidance", Algorithm 1).
     skip_nonfinite: a step whose losses or gradients are not finite changes nothing but `step` and the schedules' count.
     unroll: micro-batches in unrolled code instead of a loop, see `sharding.on_cpu`. images_before: see `averages.Rule`.
     project: by set, applied to its parameters at the end of a step that trained it.
@@ -82,7 +84,7 @@ def make_train_step(*, updates: Sequence[Update], denoisers: Mapping[str, Denois
         return lambda stream: example_keys(jax.random.key(seed), stream, step, positions)
 
     def prepare(keys, batch):
-        x0 = to_float(batch["image"])
+        x0 = scale(batch["image"])
         if flip:
             x0 = random_flip(keys("flip"), x0)
         cond = batch["label"] if num_classes else None
@@ -162,7 +164,7 @@ def make_train_step(*, updates: Sequence[Update], denoisers: Mapping[str, Denois
         size = batch["position"].shape[0]
         position, batch = batch["position"], batch if coupling is None else coupled(state, batch)
         params, opt_state, learned, told, first = dict(state.params), dict(state.opt_state), state.statistics, {}, ()
-        sums = jnp.zeros(size)  # not finite for an example whose loss is not, in any update
+        sums = None  # [B], not finite where the loss of an example is not, in any update
         for update in (u for u, now in zip(updates, made or (True,) * len(updates)) if now):
             name = update.trains
             grad, (per_example, aux) = (accumulated if accumulate > 1 else gradient)(update, state, frozen, batch, size)
@@ -171,7 +173,7 @@ def make_train_step(*, updates: Sequence[Update], denoisers: Mapping[str, Denois
             params[name] = optax.apply_updates(state.params[name], changes)
             told[name] = {"loss": jnp.mean(per_example), "grad_norm": optax.tree.norm(grad),
                           "learning_rate": rate_of(update, state.opt_state[name]), "counted": jnp.ones((), jnp.int32)}
-            first, sums = first or (per_example, aux), sums + per_example
+            first, sums = first or (per_example, aux), per_example if sums is None else sums + per_example
             if update is updates[0] and jax.tree.leaves(learned):
                 order = jnp.argsort(position)  # the kept losses must not depend on the row order
                 learned = density.update(learned, aux["t"][order], aux["term"][order])
