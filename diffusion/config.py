@@ -5,17 +5,21 @@ config holds plain values only. It is locked: an unknown key is an error, in a f
 are strings with a unit, "2000 steps", "10M images" or "5 epochs". `--keys=FAMILY` and `--keys=FAMILY.MEMBER` of the
 main program print the members of a family and the keys of a member.
 """
+import contextlib
 import functools
 from collections.abc import Mapping
 from types import ModuleType
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 from diffusion import families
 from diffusion.config_values import Key, nearest
 from diffusion.errors import ConfigError, shown
 from diffusion.io import migrate
+
+# Run-level keys whose type their default does not show.
+_TYPES = {"data.size": int | tuple[int, int]}
 
 # Former names of keys and their current names: both are accepted on the command line, in files and in run folders.
 RENAMED = {"sample.given": "sample.custom_times"}
@@ -31,7 +35,7 @@ def run_level() -> ConfigDict:
     c.data = d = ConfigDict()
     d.name = "tfds"                    # the data source
     d.split = "train"                  # the split to train on
-    d.size = 32                        # height and width of an image, pixels
+    d.size = 32                        # height and width of an image, pixels: one number, or two, (height, width)
     d.channels = 3                     # of an image
     d.flip = False                     # mirror each image with probability 1/2
     d.on_device = False                # hold the whole set on the device; same order, same loss curve
@@ -71,6 +75,8 @@ def run_level() -> ConfigDict:
     c.train = t = ConfigDict()
     t.batch_size = 128                 # images a step, over all devices
     t.duration = "800k steps"          # length of the whole run
+    t.condition_dropout = ()           # "NAME: RATE", the probabilities with which training hides other conditions than
+                                       # the label (network.label_dropout)
     t.accumulate = 1                   # micro-batches a step: less memory, same result
     t.steps_per_dispatch = 1           # steps per device call; must divide the intervals below
     t.log_every = "100 steps"          # interval of rows in metrics.jsonl, with means since the previous row
@@ -124,6 +130,10 @@ def run_level() -> ConfigDict:
     v.reference_images = 0             # images of config.data to compare with, from the first on; 0: all
     v.keep = 10_000                    # samples, and images of the data, for kid, prdc, duplicates, memorisation
     v.held_out = ""                    # memorisation: a split of the data that was not trained on
+    for key in _TYPES:  # a config file may set any of its types
+        *path, name = key.split(".")
+        section = functools.reduce(lambda section, part: section[part], path, c)
+        section[name] = FieldReference(section[name], field_type=object)
     return c
 
 
@@ -166,7 +176,8 @@ def set_keys(config: ConfigDict, values: Mapping[str, object], where: str) -> Co
         section = config
         for part in path:
             section = section[part]
-        section[name] = specs[key].fitted(value, where)
+        with section.ignore_type() if specs[key].pair else contextlib.nullcontext():
+            section[name] = specs[key].fitted(value, where)
     return config
 
 
@@ -251,7 +262,7 @@ def run_level_keys() -> dict[str, Key]:
             if isinstance(value, ConfigDict):
                 found |= gather(value, f"{prefix}{name}.")
             else:
-                entries = tuple[str, ...] if isinstance(value, tuple) else type(value)
+                entries = tuple[str, ...] if isinstance(value, tuple) else _TYPES.get(prefix + name, type(value))
                 found[prefix + name] = Key.from_argument(prefix + name, entries, value)
         return found
     return gather(run_level(), "")

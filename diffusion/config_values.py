@@ -35,6 +35,7 @@ class Key:
     default: object
     entry: type = float        # of a list: str or float, which stands for all numbers
     choices: tuple = ()        # the only values of a text
+    pair: bool = False         # two whole numbers, such as (96, 128), are allowed in place of one
 
     @classmethod
     def from_argument(cls, name: str, annotation: object, default: object) -> "Key | None":
@@ -42,7 +43,8 @@ class Key:
         parts = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else (
             annotation,)
         parts = [part for part in parts if part is not type(None)]
-        found = parts[0] if len(parts) == 1 else inspect.Parameter.empty
+        pair = set(parts) == {int, tuple[int, int]}
+        found = int if pair else parts[0] if len(parts) == 1 else inspect.Parameter.empty
         choices = typing.get_args(found) if typing.get_origin(found) is typing.Literal else ()
         kind = type(choices[0]) if choices else typing.get_origin(found) or found
         if kind not in (bool, int, float, str, tuple):
@@ -51,7 +53,7 @@ class Key:
             return None
         first = [*(type(x) for x in default or ()), *typing.get_args(found), float][0] if kind is tuple else float
         default = float(default) if kind is float and isinstance(default, int) else default
-        return cls(name, kind, default, str if first is str else float, choices)
+        return cls(name, kind, default, str if first is str else float, choices, pair)
 
     @property
     def takes(self) -> str:
@@ -60,7 +62,9 @@ class Key:
             return f"It can be one of: {', '.join(sorted(map(str, self.choices)))}."
         what = _NAMES[self.kind] + ("" if self.kind is not tuple else " of words" if self.entry is str else
                                     " of numbers")
-        return f"It takes {what}" + (" or None." if self.default is None else f", such as {self.default!r}.")
+        what += " or two, such as (96, 128)" if self.pair else ""
+        return f"It takes {what}" + (" or None." if self.default is None else f", such as {self.default!r}." if not
+                                     self.pair else ".")
 
     def fitted(self, value: object, where: str) -> object:
         """The value as the config holds it: a list becomes a tuple, and a whole number a float where one is needed.
@@ -71,6 +75,10 @@ class Key:
         if value is None and self.default is None:
             return None
         value = tuple(value) if isinstance(value, list) else value
+        if self.pair and isinstance(value, tuple) and len(value) == 2 and all(_is_a(int, x) for x in value):
+            for entry in value:
+                self._check_size(entry, where)
+            return value[0] if value[0] == value[1] else value
         if not _is_a(self.kind, value):
             raise ConfigError(f"{where}: config.{self.name} = {shown(value)} is not {_NAMES[self.kind]}. {self.takes}")
         if self.kind is float:
@@ -101,7 +109,7 @@ class Key:
             found = None
         elif self.kind is bool:
             found = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}.get(word.lower(), text)
-        elif self.kind is tuple:
+        elif self.kind is tuple or self.pair and ("," in word or word.startswith(("(", "["))):
             found = self._list(word)
         elif self.kind is not str:
             try:

@@ -11,7 +11,7 @@ from diffusion.core.parameterization import Diffusion
 from diffusion.core.streams import example_keys
 from diffusion.parallel import sharding
 from diffusion.samplers import base
-from diffusion.typing import Array, Params
+from diffusion.typing import NO_COND, Array, Cond, Params
 
 ROWS = 1024  # step tables are padded to a multiple of this, so that one program serves any number of steps
 
@@ -49,22 +49,25 @@ class Sampler:
     advance: Callable[..., tuple]       # (params, chain_inputs, seed, indices, cond, steps, first, last, carry, x)
     gather: Callable[[Any], Any]        # collects all rows, in all processes
     evaluations: Callable[..., float]   # (steps, carry) -> denoiser calls per image
+    complete: Callable[[Cond | None, int], Cond]  # checks conditions and adds defaults, for this number of images
     mesh: Mesh
 
     def __call__(self, params: Params, steps: np.ndarray, seed: int, indices: np.ndarray, *,
-                 cond: np.ndarray | None = None, noise: np.ndarray | None = None,
+                 cond: Cond = NO_COND, noise: np.ndarray | None = None,
                  chain_inputs: ChainInputs | None = None,
                  report: Callable[[int], None] | None = None) -> Samples:
         """Draws the images `indices` [B] int32 of the seed with the steps [S, 2].
 
-        B is a multiple of `sharding.batch_shards`. cond: labels int32 [B]. noise: x at the first time instead of the
-        drawn one. The chain is one device call, or up to CHUNKS calls with `report`, which gets the number of steps
-        done after each.
+        B is a multiple of `sharding.batch_shards`. cond: the network's conditions by name, each [B, ...]; those left
+        out have their defaults. noise: x at the first time instead of the drawn one. The chain is one device call, or
+        up to CHUNKS calls with `report`, which gets the number of steps done after each. Raises ConfigError for a
+        condition that the network does not declare, and one that is missing.
         """
         everywhere = lambda value: jax.device_put(value, sharding.replicated(self.mesh))  # noqa: E731
         seed = everywhere(np.uint32(seed))
         put = lambda x: None if x is None else sharding.put_rows(x, self.mesh)  # noqa: E731
-        indices, cond, noise = put(indices), put(cond), put(noise)
+        cond = {name: put(value) for name, value in self.complete(cond, len(indices)).items()}
+        indices, noise = put(indices), put(noise)
         chain_inputs = {name: put(x) if np.ndim(x) else everywhere(np.float32(x))
                         for name, x in (chain_inputs or {}).items()}
         x = self.prior(params, chain_inputs, seed, indices, everywhere(steps[0, 0])) if noise is None else noise
@@ -82,9 +85,10 @@ class Sampler:
         return Samples(np.asarray(x), self.evaluations(steps, jax.device_get(carry)))
 
 
-def make_sampler(chain: ChainBuilder, shape: tuple[int, int, int], mesh: Mesh,
-                 evaluations: Callable[..., float]) -> Sampler:
-    """A sampler of images of `shape` (H, W, C) over all devices of the mesh; `evaluations` is its solver's method."""
+def make_sampler(chain: ChainBuilder, shape: tuple[int, ...], mesh: Mesh, evaluations: Callable[..., float],
+                 complete: Callable[[Cond | None, int], Cond] = lambda cond, count: cond or NO_COND) -> Sampler:
+    """A sampler of arrays of `shape`, such as images (H, W, C), over all devices of the mesh; `evaluations` is its
+    solver's method. complete: such as `core.conditions.complete` of the network."""
     def keys(seed, indices):
         return example_keys(jax.random.key(seed), "sample", 0, indices)
 
@@ -100,26 +104,22 @@ def make_sampler(chain: ChainBuilder, shape: tuple[int, int, int], mesh: Mesh,
 
     over_batch = sharding.over_batch(mesh)
     return Sampler(
-        mesh=mesh, evaluations=evaluations, begin=jax.jit(begin), prior=jax.jit(prior, out_shardings=over_batch),
+        mesh=mesh, evaluations=evaluations, complete=complete, begin=jax.jit(begin),
+        prior=jax.jit(prior, out_shardings=over_batch),
         advance=jax.jit(advance, out_shardings=(None, over_batch), donate_argnames=("carry", "x")),
         gather=jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh)))
 
 
-def labels_of(classes: np.ndarray | None, indices: np.ndarray) -> np.ndarray | None:
-    """Labels of images by index, the classes in turn: image i has classes[i % K]; None without classes."""
-    return None if classes is None else classes[indices % len(classes)]
-
-
-def make_generate(sampler: Sampler, steps_of: Callable[[Params], np.ndarray], *, classes: np.ndarray | None,
-                  batch_size: int) -> Generate:
-    """A generator of any number of images, `batch_size` at a time, with the classes in turn (`labels_of`). The last
-    batch is padded and cut, so that nothing compiles twice."""
+def make_generate(sampler: Sampler, steps_of: Callable[[Params], np.ndarray], *,
+                  conditions: Callable[[np.ndarray], Cond], batch_size: int) -> Generate:
+    """A generator of any number of images, `batch_size` at a time, with the conditions of their indices. The last batch
+    is padded and cut, so that nothing compiles twice."""
     def generate(params: Params, seed: int, first: int, count: int,
                  report: Callable[[int], None] | None = None) -> Iterator[np.ndarray]:
         rows = min(batch_size, sharding.fill(count, sampler.mesh))
         for start in range(first, first + count, rows):
             indices = np.arange(start, start + rows, dtype=np.int32)
-            drawn = sampler(params, steps_of(params), seed, indices, cond=labels_of(classes, indices), report=report)
+            drawn = sampler(params, steps_of(params), seed, indices, cond=conditions(indices), report=report)
             yield drawn.images[:first + count - start]
 
     return generate

@@ -97,6 +97,7 @@ def start(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> None:
     """Starts the process with its devices and the other processes of the run, and runs the program of --mode."""
     from diffusion import runtime
     from diffusion.parallel import hosts
+    runtime.repeat_bits()
     runtime.check_flags()
     hosts.join(values.coordinator, values.num_processes, values.process_id, seconds=values.connect_seconds,
                heartbeat=values.heartbeat_seconds)

@@ -25,7 +25,6 @@ from diffusion import build, config_flags, families, pretrained
 from diffusion import config as config_lib
 from diffusion.config_values import nearest
 from diffusion.errors import CheckpointError, ConfigError, shown
-from diffusion.generate import labels_of
 from diffusion.interop import folder, scheduler, unet2d
 from diffusion.io.images import picture, to_uint8
 from diffusion.io.progress import Progress
@@ -96,7 +95,8 @@ class DiffusionPipeline:
 
     def __call__(self, batch_size: int = 1, num_inference_steps: int | None = None, seed: int = 0, *,
                  sampler: str | None = None, eta: float | None = None, initial_noise: np.ndarray | None = None,
-                 class_labels: Any = None, guidance_scale: float | None = None, unconditional_label: int | None = None,
+                 class_labels: Any = None, conditions: dict[str, Any] | None = None,
+                 guidance_scale: float | None = None, unconditional_label: int | None = None,
                  dtype: str | None = None, output_type: Literal["pil", "np"] = "pil",
                  progress_bar: bool = True, **unknown: Any) -> PipelineOutput:
         """Draws images. Image i depends only on the seed, i and the settings, not on the batch size.
@@ -108,7 +108,9 @@ class DiffusionPipeline:
           sampler: a name of config.sample.solver, such as "ancestral", "ddim" or "unipc". Default: the source's.
           eta: for ddim: 0 deterministic .. 1 like ancestral with the small variance. Default: the source's.
           initial_noise: float [B, H, W, C], x at the chain's start instead of drawn noise.
-          class_labels: for a conditional model: an int, or ints [B]. Default: the classes in turn.
+          class_labels: for a model with classes: an int, or ints [B]. Default: the classes in turn.
+          conditions: the network's other conditions by name, each [B, ...]. Default: the network's own, or, where it
+            has none, those of the data's records in order.
           guidance_scale: for the guidance that the source's `sample.guidance` names, or classifier-free guidance (Ho
             & Salimans 2022) if it names none; 1 turns it off. Default: the source's.
           unconditional_label: the label for "no class" in training, which is never drawn. Our models have it; for
@@ -141,8 +143,7 @@ class DiffusionPipeline:
         steps = build.grid_of(config, model)(self.params)
         # The chains are sharded over the devices; images that only fill the last shard are dropped.
         rows = sharding.fill(batch_size, model.mesh)
-        labels = self._labels(class_labels, batch_size, config, model)
-        cond = labels_of(labels, np.arange(rows))
+        cond = self._conditions(class_labels, conditions, batch_size, rows, config, model)
         noise = self._noise(initial_noise, (batch_size, *model.shape), rows)
         guidance = config.sample.guidance
         given = {} if guidance.name == "none" else {"scale": guidance.scale}
@@ -206,6 +207,29 @@ class DiffusionPipeline:
         if key not in self._samplers:
             self._samplers[key] = build.sampler(config, model)
         return self._samplers[key]
+
+    @staticmethod
+    def _conditions(labels: Any, others: Any, count: int, rows: int, config: ConfigDict,
+                    model: build.Model) -> dict[str, np.ndarray]:
+        """The conditions of `rows` images, of which `count` are wanted."""
+        if not isinstance(others, dict | None) or "label" in (others or {}):
+            raise ConfigError("conditions must be a dict of arrays [B, ...] by name, without the label, which is "
+                              f"class_labels; got {shown(others)}.")
+        try:
+            given = {name: np.asarray(value) for name, value in (others or {}).items()}
+        except ValueError as error:  # for rows of unequal length
+            raise ConfigError(f"conditions must be arrays [{count}, ...]: {error}.") from error
+        for name, value in given.items():
+            if value.shape[:1] != (count,):
+                raise ConfigError(f"The condition {name!r} must be [{count}, ...] (batch_size), got "
+                                  f"{list(value.shape)}.")
+        given = {name: np.resize(value, (rows, *value.shape[1:])) for name, value in given.items()}
+        if of_records := set(build.needs_records(model.conditions)) - set(given):
+            given = build.conditions(config, model)(np.arange(rows, dtype=np.int32)) | given
+        found = DiffusionPipeline._labels(labels, count, config, model)
+        if found is not None and not (of_records and labels is None):
+            given |= {"label": found[np.arange(rows) % len(found)]}
+        return given
 
     @staticmethod
     def _labels(labels: Any, count: int, config: ConfigDict, model: build.Model) -> np.ndarray | None:

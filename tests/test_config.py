@@ -271,7 +271,8 @@ def test_only_the_bound_of_a_chain_clips(monkeypatch):
     for name, estimator, clips in (("linear", "vlb", True), ("vp", "continuous_vlb", False), ("vp", "ode", False)):
         config = digits(process__name=name, likelihood__estimator=estimator, likelihood__steps=10, sample__clip=True)
         process = build.process(config.process)
-        model = SimpleNamespace(process=process, network=None, denoiser=None, mesh=None, num_classes=0)
+        model = SimpleNamespace(process=process, network=None, denoiser=None, denoiser_with_jvp=None, mesh=None,
+                                num_classes=0, spec=None, conditions={})
         likelihood.evaluator(config, model, 0)
         diffusion = Diffusion(process, lambda x_t, t, cond=None: None)
         assert (seen["transform"](diffusion) is not diffusion) == clips, estimator

@@ -126,7 +126,7 @@ def test_without_pictures_those_of_the_data_are_taken(grey, tmp_path):
 
 @pytest.mark.parametrize("options, message", [
     (dict(task="paint"), "--task=paint is not known. It can be one of: inpaint"),
-    (dict(task="upscale", factor=3), "--factor=3 must be above 1 and divide the model's width, 8"),
+    (dict(task="upscale", factor=3), "--factor=3 must be above 1 and divide the model's height and width, 8 and 8"),
     (dict(task="vary", strength=0.0), r"--strength=0.0 is the share of the steps, in \(0, 1\]"),
     (dict(task="vary", strength=0.01), "--strength=0.01 of 10 steps is not one step"),
     (dict(task="vary", repeats=3), "--repeats=3 is for inpaint, colorise, upscale"),

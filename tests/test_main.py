@@ -369,7 +369,7 @@ def test_the_error_of_a_sampler_is_its_root_mean_square_distance(tmp_path, monke
 
     sizes, seen = [], set()
 
-    model = SimpleNamespace(process=VP(), mesh=make_mesh(-1, 1), num_classes=0, null_label=None)
+    model = SimpleNamespace(process=VP(), mesh=make_mesh(-1, 1), num_classes=0, null_label=None, conditions={})
     monkeypatch.setattr(pretrained, "open_model", lambda *_, **__: (model, dict))
     monkeypatch.setattr(compare, "build_cell", build_cell)
     monkeypatch.setattr(compare, "data_statistics", lambda config: None)

@@ -127,8 +127,8 @@ def test_guidance_is_that_of_guidance_py(labelled):
     call = dict(sampler="ddim", num_inference_steps=1, class_labels=1, initial_noise=noise)
     out = draw(labelled, 2, guidance_scale=2.0, unconditional_label=3, **call)
     model = build.model(labelled.config)
-    guided = guidance.classifier_free(model.denoiser(labelled.params), 2.0, 3).denoise
-    x0 = jax.jit(guided)(noise, np.int32(20), np.full(2, 1, np.int32)).x0
+    guided = guidance.classifier_free(model.denoiser(labelled.params), 2.0, {"label": 3}).denoise
+    x0 = jax.jit(guided)(noise, np.int32(20), {"label": np.full(2, 1, np.int32)}).x0
     np.testing.assert_allclose(out, (np.clip(x0, -1, 1) + 1) / 2, atol=1e-4)
     assert np.abs(out - draw(labelled, 2, **call)).max() > 1e-2
 
@@ -187,7 +187,7 @@ def test_a_learned_variance_is_sampled():
     (dict(output_type="pt"), "output_type = 'pt' is not known"),
     (dict(initial_noise=np.zeros((1, 3, 8, 8))), r"\[1, 8, 8, 3\], got \[1, 3, 8, 8\]"),
     (dict(class_labels=1), "the model is unconditional"),
-    (dict(guidance_scale=2.0), "guides towards a label, but the model has none"),
+    (dict(guidance_scale=2.0), "guides towards a label or another condition, but the model has none"),
     (dict(unconditional_label=1), "is a label, and the model has none"),
 ])
 def test_arguments_that_cannot_be(pipe, arguments, message):

@@ -32,6 +32,17 @@ def test_freed_memory_is_kept():
     assert 4 * keep < leave, (keep, leave)
 
 
+@pytest.mark.parametrize("given, there, expected", [
+    ("", True, "--xla_gpu_exclude_nondeterministic_ops=true"), ("", False, ""),
+    ("--xla_a=1", True, "--xla_a=1 --xla_gpu_exclude_nondeterministic_ops=true"),
+    *((f"--{name}=false", True, f"--{name}=false") for name in runtime.REPEATABLE)])
+def test_gpus_repeat_their_bits_unless_told_otherwise(monkeypatch, given, there, expected):
+    monkeypatch.setenv("XLA_FLAGS", given)
+    monkeypatch.setattr(runtime, "with_cuda", lambda: there)
+    runtime.repeat_bits()
+    assert runtime.os.environ["XLA_FLAGS"] == expected
+
+
 def test_flags_of_xla_that_would_end_the_process(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
     runtime.check_flags()

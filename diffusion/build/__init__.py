@@ -3,6 +3,7 @@
 A member is defined in its family's folder, with its keys and abilities: see `diffusion/families.py`.
 """
 from diffusion.build.check import check
+from diffusion.build.conditions import needs_records
 from diffusion.build.guidance import classes, with_scale
 from diffusion.build.likelihood import evaluator, likelihood_chain
 from diffusion.build.memory import check_memory
@@ -10,9 +11,11 @@ from diffusion.build.models import Model, model
 from diffusion.build.networks import network
 from diffusion.build.objective import prediction
 from diffusion.build.processes import betas, process
+from diffusion.build.rules import sides
 from diffusion.build.sampling import (
     Sampler,
     check_sample_batch,
+    conditions,
     generate,
     grid,
     grid_of,
@@ -23,6 +26,6 @@ from diffusion.build.sampling import (
 from diffusion.build.training import RESUMABLE_KEYS, Training, training, training_images, training_step
 
 __all__ = ["RESUMABLE_KEYS", "Model", "Sampler", "Training", "betas", "check", "check_memory", "check_sample_batch",
-           "classes", "evaluator", "generate", "grid", "grid_of", "likelihood_chain", "model", "network", "prediction",
-           "process", "sampler", "sampling_process", "solver", "training", "training_images", "training_step",
-           "with_scale"]
+           "classes", "conditions", "evaluator", "generate", "grid", "grid_of", "likelihood_chain", "model",
+           "needs_records", "network", "prediction", "process", "sampler", "sampling_process", "sides", "solver",
+           "training", "training_images", "training_step", "with_scale"]

@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 
 from diffusion import config as config_lib
 from diffusion.build.processes import process
+from diffusion.build.rules import sides
 from diffusion.build.training import RATE_KEYS
 from diffusion.core.grids import noise_levels
 
@@ -40,7 +41,7 @@ def of_training(config: ConfigDict) -> list[str]:
     if prediction == "edm" and loss == "denoising" and v["loss.space"] != "edm" and v["loss.weighting"] != "edm":
         v.note("loss.weighting", "lets the gradient's size vary with the noise level, which the preconditioning is "
                "made to avoid (Karras et al. 2022, Eq. 8): loss.weighting=edm.")
-    if v["data.size"] >= 128 and v["process.shift"] == 1:
+    if max(sides(v["data.size"])) >= 128 and v["process.shift"] == 1:
         v.note("process.shift", f"leaves images of {v['data.size']} pixels too clean for most of the time: shift "
                "towards noise (Hoogeboom et al. 2023, \"simple diffusion\": 64 / size; Esser et al. 2024: 3).")
     return v.notes

@@ -6,10 +6,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion import guidance
+from diffusion.build.conditions import check_classes
 from diffusion.build.models import Model
 from diffusion.build.objective import prediction
 from diffusion.build.rules import require_key
 from diffusion.config import override
+from diffusion.core import conditions
 from diffusion.core.parameterization import Diffusion, on_process
 from diffusion.errors import ConfigError
 from diffusion.families import BY_NAME
@@ -18,7 +20,7 @@ from diffusion.guidance.members import Guidance
 from diffusion.guidance.pairs import Interval, Pair
 from diffusion.guidance.rules import Rule
 from diffusion.samplers.base import Solver
-from diffusion.typing import Params
+from diffusion.typing import NO_COND, Params
 
 
 class Guide(NamedTuple):
@@ -43,7 +45,7 @@ def guide(config: ConfigDict, model: Model) -> Guide | None:
     c, found = config.sample.guidance, check_guidance(config)
     if found is None:
         return None
-    pair = label_pair(c, model) if found.by_labels else model_pair(config, model)
+    pair = weak_by_conditions(c, model) if found.by_labels else model_pair(config, model)
     space = prediction(config)
 
     def rule_of(chain_inputs: ChainInputs) -> Rule:
@@ -110,23 +112,20 @@ def classes(config: ConfigDict, model: Model, chosen: Sequence[int] | None = Non
         require_key(proper, "sample.guidance.null_label", null, "is the only label of the model: there is no class to "
                     "draw.")
         return np.array(proper, np.int32)
-    allowed = {*proper, *(() if null is None else (null,))}
-    if not len(chosen) or (wrong := sorted({*chosen} - allowed)):
-        raise ConfigError(f"Classes must be labels of the model, 0 .. {max(proper, default=0)}"
-                          + ("" if null is None else f", or {null} for no class")
-                          + (f"; got {wrong[0]}." if len(chosen) else "; got none."))
-    return np.array(chosen, np.int32)
+    return check_classes(proper, null, chosen)
 
 
-def label_pair(c: ConfigDict, model: Model) -> Callable[[Diffusion, Any], Pair]:
-    """The predictions with the label and without it."""
-    require_key(model.num_classes > 0, "sample.guidance.name", c.name, "guides towards a label, but the model has "
-                "none: network.num_classes = 0.")
-    null = null_label(c, model)
-    require_key(null is not None, "sample.guidance.name", c.name, "needs a model that was trained without labels too: "
+def weak_by_conditions(c: ConfigDict, model: Model) -> Callable[[Diffusion, Any], Pair]:
+    """The predictions with the conditions and without those that can be hidden."""
+    require_key(model.conditions, "sample.guidance.name", c.name, "guides towards a label or another condition, but "
+                "the model has none: network.num_classes = 0.")
+    nulls, null = conditions.nulls(model.conditions), null_label(c, model)
+    if null is not None:
+        nulls["label"] = null
+    require_key(nulls, "sample.guidance.name", c.name, "needs a model that was trained without labels too: "
                 "network.label_dropout (Ho & Salimans 2022: 0.1), or sample.guidance.null_label, the label for no "
                 "class of a pretrained model.")
-    return lambda diffusion, params: guidance.label_pair(diffusion, null)
+    return lambda diffusion, params: guidance.condition_pair(diffusion, nulls)
 
 
 def model_pair(config: ConfigDict, model: Model) -> Callable[[Diffusion, Any], Pair]:
@@ -141,6 +140,8 @@ def model_pair(config: ConfigDict, model: Model) -> Callable[[Diffusion, Any], P
                 f"{model.shape}.")
     require_key(other.num_classes in (0, model.num_classes), key, source, f"knows {other.num_classes} classes, and "
                 f"this model {model.num_classes}.")
+    require_key(set(other.conditions) <= set(model.conditions), key, source, "takes the conditions "
+                f"{', '.join(other.conditions)}, and this model {', '.join(model.conditions) or 'none'}.")
     same = other.process is model.process and config.sample.schedule == "model"
     require_key(same or not other.process.discrete or config.sample.between_times, key, source, "has another "
                 "process, of whole times, and would be evaluated between them: set sample.between_times=True to allow "
@@ -148,8 +149,8 @@ def model_pair(config: ConfigDict, model: Model) -> Callable[[Diffusion, Any], P
 
     def pair(diffusion: Diffusion, params: Params) -> Pair:
         worse = other.denoiser(params["guide"])
-        if not other.num_classes:
-            alone = worse.denoise
-            worse = Diffusion(worse.process, lambda x_t, t, cond=None: alone(x_t, t))
+        alone = worse.denoise
+        worse = Diffusion(worse.process, lambda x_t, t, cond=NO_COND: alone(
+            x_t, t, {name: cond[name] for name in other.conditions}))
         return guidance.model_pair(diffusion, worse if same else on_process(worse, diffusion.process))
     return pair

@@ -7,8 +7,8 @@ from diffusion.build.networks import check_times
 from diffusion.build.rules import require_key
 from diffusion.core import parameterization
 from diffusion.core.processes import Process
-from diffusion.data.augment import to_float
 from diffusion.families import BY_NAME
+from diffusion.kinds.base import preparation
 from diffusion.likelihood.base import Estimator
 from diffusion.likelihood.evaluate import Evaluator, make_evaluator
 from diffusion.likelihood.vlb import chain_of
@@ -24,8 +24,10 @@ def evaluator(config: ConfigDict, model: Model, seed: int) -> Evaluator:
     # The bound is that of the sampler's own chain; an ODE must have no kinks.
     clip = config.sample.clip and getattr(_FAMILY.member(c.estimator).make, "of_chain", None)
     transform = (lambda d: parameterization.clip_x0(d, config.sample.clip_range)) if clip else (lambda d: d)
-    return make_evaluator(found, model.denoiser, mesh=model.mesh, seed=seed, to_float=to_float,
-                          batch_size=c.batch_size, conditional=model.num_classes > 0, transform=transform)
+    needs_jvp = getattr(_FAMILY.member(c.estimator).make, "needs_jvp", False)
+    denoiser = model.denoiser_with_jvp if needs_jvp else model.denoiser
+    return make_evaluator(found, denoiser, mesh=model.mesh, seed=seed, batch_size=c.batch_size,
+                          prepare=preparation(model.spec, model.conditions), transform=transform)
 
 
 def likelihood_chain(config: ConfigDict, model: Model) -> np.ndarray:

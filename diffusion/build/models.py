@@ -5,11 +5,15 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from diffusion.build.conditions import declared, dropout_rates
+from diffusion.build.kinds import spec
 from diffusion.build.networks import network
 from diffusion.build.objective import check_prediction
 from diffusion.build.processes import process
 from diffusion.build.rules import require_key
 from diffusion.core import parameterization, processes
+from diffusion.core.conditions import Condition
+from diffusion.kinds.base import Spec
 from diffusion.library.model import Model
 from diffusion.parallel import sharding
 
@@ -18,8 +22,8 @@ def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence
     """The model that the config describes, with its guide if one is given. Raises ConfigError before anything is
     compiled."""
     c, parts = config, check_model(config)
-    made = Model(network=parts.network, shape=(c.data.size, c.data.size, c.data.channels), process=parts.process,
-                 prediction=parts.prediction, num_classes=c.network.num_classes,
+    made = Model(network=parts.network, spec=parts.spec, process=parts.process, prediction=parts.prediction,
+                 conditions=parts.conditions, num_classes=c.network.num_classes,
                  null_label=c.network.num_classes if c.network.label_dropout else None, learned_range=c.learned_range,
                  uncertainty=c.loss.get("uncertainty", False),
                  mesh=sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor, devices),
@@ -32,16 +36,18 @@ class Parts(NamedTuple):
     process: processes.Process
     prediction: parameterization.Parameterization
     network: Any
+    spec: Spec
+    conditions: dict[str, Condition]
 
 
 def check_model(c: ConfigDict) -> Parts:
     """The parts of the model, built to check its keys. Raises ConfigError."""
-    require_key(c.data.size >= 1 and c.data.channels >= 1, "data.size", c.data.size, "and data.channels must be "
-                "positive.")
-    proc = process(c.process)
+    kind, proc = spec(c), process(c.process)
     prediction = check_prediction(c, proc)
     net = network(c.network, c.data.size, c.data.channels * (1 + prediction.both + c.learned_range))
-    return Parts(proc, prediction, net)
+    conditions = declared(c, net)
+    dropout_rates(c, conditions)
+    return Parts(proc, prediction, net, kind, conditions)
 
 
 def sharding_rules(c: ConfigDict, net: Any, params: Any) -> tuple[sharding.Rule, ...]:

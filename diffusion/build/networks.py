@@ -1,13 +1,14 @@
 """Builds the network of config.network."""
 from ml_collections import ConfigDict
 
-from diffusion.build.rules import require_key
+from diffusion.build.rules import require_key, sides
 from diffusion.core.processes import Process
 from diffusion.families import BY_NAME, naming_keys
 
 
-def network(c: ConfigDict, size: int, out_channels: int):
-    """The network for images of `size` pixels. Raises ConfigError for impossible keys."""
+def network(c: ConfigDict, size: int | tuple[int, int], out_channels: int):
+    """The network for images of `size` pixels: the side of a square, or (height, width). Raises ConfigError for
+    impossible keys."""
     require_key(c.num_classes >= 0, "network.num_classes", c.num_classes, "is 0 (unconditional) or the number of "
                 "labels.")
     require_key(0 <= c.label_dropout < 1, "network.label_dropout", c.label_dropout, "is a probability below 1 (Ho & "
@@ -17,7 +18,7 @@ def network(c: ConfigDict, size: int, out_channels: int):
     found = BY_NAME["network"].make(c, num_classes=c.num_classes + (c.label_dropout > 0), out_channels=out_channels)
     if hasattr(found, "check"):
         with naming_keys("network."):
-            found.check(size)
+            found.check(sides(size))
     return found
 
 

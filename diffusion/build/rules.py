@@ -20,6 +20,14 @@ def require_key(condition: bool, key: str, value, rule: str) -> None:
         raise ConfigError(f"config.{key} = {value!r}: {rule}")
 
 
+def sides(size: object) -> tuple[int, int]:
+    """Height and width of config.data.size: one number for both, or two. Raises ConfigError for anything else."""
+    found = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (tuple, list)) else ()
+    require_key(len(found) == 2 and all(isinstance(n, int) and n >= 1 for n in found), "data.size", size, "is one "
+                "positive whole number, or two: (height, width).")
+    return found
+
+
 def require_finite(section, name: str) -> None:
     """Raises ConfigError if a number of a section of the config is NaN or infinite."""
     for key, value in section.items():

@@ -5,16 +5,19 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from diffusion.build.conditions import ConditionsOf, complete_for, needs_records
 from diffusion.build.guidance import check_guidance, classes, guide
 from diffusion.build.models import Model
 from diffusion.build.networks import check_times
 from diffusion.build.rules import require_key
+from diffusion.build.training import training_images
 from diffusion.core import grids, parameterization, processes
+from diffusion.data.sources import gather_examples
 from diffusion.families import BY_NAME, naming_keys
 from diffusion.generate import Generate, Sampler, make_generate, make_sampler
 from diffusion.parallel import sharding
 from diffusion.samplers.base import Solver
-from diffusion.typing import Params
+from diffusion.typing import Cond, Params
 
 _SOLVER, _CORRECTOR, _SPACING, _SCHEDULE = (BY_NAME[name] for name in ("solver", "corrector", "spacing", "schedule"))
 
@@ -101,7 +104,8 @@ def sampler(config: ConfigDict, model: Model, wrap: Callable | None = None) -> S
             diffusion = clipped(diffusion)
         return wrap(inner, chain_inputs) if wrap else inner, diffusion
 
-    return make_sampler(chain, model.shape, model.mesh, (wrap(one_step, {}) if wrap else one_step).evaluations)
+    return make_sampler(chain, model.shape, model.mesh, (wrap(one_step, {}) if wrap else one_step).evaluations,
+                        complete_for(config, model.conditions))
 
 
 def grid(c: ConfigDict, proc: processes.Process) -> np.ndarray:
@@ -185,8 +189,25 @@ def generate(config: ConfigDict, model: Model, chosen: Sequence[int] | None = No
     """A function that draws with the sampler and grid of config.sample, of all classes or the `chosen` ones in turn."""
     c = config.sample
     check_sample_batch(c, model)
-    return make_generate(sampler(config, model), grid_of(config, model), classes=classes(config, model, chosen),
-                         batch_size=c.batch_size)
+    return make_generate(sampler(config, model), grid_of(config, model), batch_size=c.batch_size,
+                         conditions=conditions(config, model, chosen))
+
+
+def conditions(config: ConfigDict, model: Model, chosen: Sequence[int] | None = None) -> ConditionsOf:
+    """The conditions of samples, as a function of their indices [B], for every program that draws: all classes or the
+    `chosen` ones in turn; if the network takes other conditions without default, those of config.data's records in
+    order. Raises ConfigError for a class that the model does not have, and the errors of opening the data."""
+    found = classes(config, model, chosen)
+    if not (needed := needs_records(model.conditions)):
+        return lambda indices: {} if found is None else {"label": found[indices % len(found)]}
+    require_key(chosen is None, "network.name", config.network.name, "takes conditions of the data's records "
+                f"({', '.join(needed)}), so that classes cannot be chosen.")
+    source = training_images(config)
+
+    def of_records(indices: np.ndarray) -> Cond:
+        record = gather_examples(source, indices % len(source))
+        return {name: record[name] for name in model.conditions if name in record}
+    return of_records
 
 
 def check_sample_batch(c: ConfigDict, model: Model) -> None:

@@ -10,12 +10,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion.build import averages as averages_lib
+from diffusion.build.conditions import dropout_rates
 from diffusion.build.models import Model
 from diffusion.build.networks import check_times
 from diffusion.build.objective import objective
-from diffusion.build.rules import lookup, require_key
+from diffusion.build.rules import lookup, require_key, sides
+from diffusion.core.conditions import check_record
 from diffusion.data import pipeline, sources
 from diffusion.families import BY_NAME
+from diffusion.kinds.base import preparation
 from diffusion.parallel import sharding
 from diffusion.train import durations, optimizer, step
 from diffusion.train.averages import Average
@@ -70,6 +73,7 @@ def training(config: ConfigDict, model: Model) -> Training:
     size = len(source)
     require_key(c.network.num_classes in (0, source.num_classes), "network.num_classes", c.network.num_classes,
          f"the data has labels of {source.num_classes} classes; it is that, or 0 for an unconditional model.")
+    check_record(model.conditions, source[0], f"network.name = {c.network.name!r}", f"config.data ({c.data.name})")
     built = training_step(c, model, size)
     shards = dict(batch_size=c.train.batch_size, seed=c.seed, shard_index=jax.process_index(),
                   shard_count=jax.process_count())
@@ -98,11 +102,13 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
     averages_lib.check_lengths(c, kept, plan.total * c.train.batch_size)
     averages_lib.check_weights(c, c.sample.weights, "this training")
 
+    prepare = preparation(model.spec, model.conditions, dropout_rates(c, model.conditions))
     # Clipped where the ends are (nearly) infinite; values beyond fall into the first and last bins.
     edges = np.linspace(*(np.clip(float(model.process.log_snr(t)), -20.0, 20.0)
                           for t in (model.process.t_max, model.process.t_min)), LOG_SNR_BINS + 1)
     create, abstract = step.create_state(
-        lambda key: init_state({ONLINE: model.init(key)}, {ONLINE: optim}, kept, density.init()),
+        lambda key: {ONLINE: model.init(key)},
+        lambda params: init_state(params, {ONLINE: optim}, kept, density.init()),
         mesh=model.mesh, rules=model.rules, seed=c.seed)
 
     updates = [Update(loss=loss, optimizer=optim, learning_rate=rate)]
@@ -112,8 +118,7 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
         made = step.make_train_step(
             updates=updates, denoisers={ONLINE: model.denoiser}, density=density, stratified=c.loss.stratified,
             averages=kept, images_before=images_before, coupling=BY_NAME["coupling"].make(c.loss),
-            seed=c.seed, flip=c.data.flip, num_classes=c.network.num_classes,
-            label_dropout=c.network.label_dropout, accumulate=c.train.accumulate,
+            seed=c.seed, prepare=prepare, accumulate=c.train.accumulate,
             log_snr_edges=edges, skip_nonfinite=c.train.nonfinite == "skip", unroll=sharding.on_cpu(model.mesh))
         return step.compile_train_step(made, mesh=model.mesh, steps=plan.steps_per_dispatch, updates=updates,
                                        state_shardings=jax.tree.map(lambda x: x.sharding, abstract))
@@ -149,7 +154,7 @@ def training_images(config: ConfigDict):
     it is missing or does not match the config."""
     c, classes = config.data, config.network.num_classes
     source = BY_NAME["data"].make(c, split=c.split)
-    sources.check_images(source, c.size, c.size, c.channels)
+    sources.check_images(source, *sides(c.size), c.channels)
     require_key(classes == 0 or source.num_classes <= classes, "network.num_classes", classes,
          f"the data has labels of {source.num_classes} classes; it is that, or 0 for an unconditional model.")
     return source if classes else sources.without_labels(source)

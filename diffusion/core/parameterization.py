@@ -4,7 +4,7 @@ Every parameterization predicts F = a x_0 + b eps, with functions a and b of t. 
 x_t determine x_0 and eps. Errors transform by the same formula, so a loss may be measured in any parameterization's
 space.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from diffusion.core.numerics import expand
 from diffusion.core.processes import Process
-from diffusion.typing import Array, Cond, Image, Keys, NetworkApply, Params, Time
+from diffusion.typing import NO_COND, Array, Cond, Image, Keys, NetworkApply, Params, Time
 
 
 class Prediction(NamedTuple):
@@ -26,7 +26,7 @@ class Prediction(NamedTuple):
 # denoise(x_t [B,H,W,C], t scalar or [B], cond) -> Prediction
 Denoise = Callable[[Image, Time, Cond], Prediction]
 # network(x_t, t, cond, r=None) -> heads by name: "f", and "variance" where there is one
-Network = Callable[..., dict[str, Array]]
+Network = Callable[..., Mapping[str, Array]]
 # flow_map(x_t, t, r, cond) -> x_r
 FlowMap = Callable[[Image, Time, Time, Cond], Image]
 
@@ -117,12 +117,13 @@ class Denoiser(Protocol):
     def __call__(self, params: Params, keys: Keys | None = None) -> Diffusion: ...
 
 
-def make_denoiser(process_of: Callable[[Params], Process], parameterization: Parameterization, network: NetworkApply, *,
-                  learned_range: bool = False, two_times: bool = False) -> Denoiser:
+def make_denoiser(process_of: Callable[[Params], Process], parameterization: Parameterization,
+                  network: NetworkApply, *, two_times: bool = False) -> Denoiser:
     """A Denoiser from a process and a network; losses, samplers and guidance use only the Diffusion that it returns.
 
-    process_of: params -> the process, which depends on them only if it is learned. The network outputs C channels, 2C
-    if the parameterization has `both`. learned_range: C more channels follow, 2v - 1 (Nichol & Dhariwal 2021, Eq. 15).
+    process_of: params -> the process, which depends on them only if it is learned. The network returns heads by name:
+    "f", the prediction F, of C channels, or 2C if the parameterization has `both`; and "variance" if it has such a
+    head: 2v - 1 (Nichol & Dhariwal 2021, Eq. 15), of C channels. A network of one head may return F itself.
 
     two_times: the network's c_noise is [B, 2], of t and of a second time r <= t. Its prediction then describes the
     step to x_r, which is alpha(r) x_0 + sigma(r) eps: for the velocity it is the mean velocity over [r, t] (Geng et al.
@@ -132,7 +133,7 @@ def make_denoiser(process_of: Callable[[Params], Process], parameterization: Par
     def bind(params: Params, keys: Keys | None = None) -> Diffusion:
         process = process_of(params)
 
-        def heads(x_t: Image, t: Time, cond: Cond = None, r: Time | None = None) -> dict[str, Array]:
+        def heads(x_t: Image, t: Time, cond: Cond = NO_COND, r: Time | None = None) -> Mapping[str, Array]:
             t = jnp.broadcast_to(t, x_t.shape[:1])
             c_noise = parameterization.c_noise(process, t)
             if two_times:
@@ -140,22 +141,19 @@ def make_denoiser(process_of: Callable[[Params], Process], parameterization: Par
                 c_noise = jnp.stack([c_noise, parameterization.c_noise(process, r)], axis=1)
             elif r is not None:
                 raise ValueError("The network has one time: make its denoiser with two_times=True to give it r, too.")
-            f = network(params, expand(parameterization.c_in(process, t), x_t) * x_t, c_noise, cond, keys)
-            channels = x_t.shape[-1]
-            return {"f": f[..., :-channels], "variance": f[..., -channels:]} if learned_range else {"f": f}
+            found = network(params, expand(parameterization.c_in(process, t), x_t) * x_t, c_noise, cond, keys)
+            return found if isinstance(found, Mapping) else {"f": found}
 
         def predict(x_t: Image, t: Time, cond: Cond, r: Time | None = None) -> Prediction:
             found, t = heads(x_t, t, cond, r), jnp.broadcast_to(t, x_t.shape[:1])
-            prediction = (x0_and_eps if parameterization.both else parameterization.predict)(
-                process, found["f"], x_t, t)
-            if not learned_range:
-                return prediction
-            return prediction._replace(variance_fraction=(found["variance"] + 1) / 2)
+            of = x0_and_eps if parameterization.both else parameterization.predict
+            prediction, variance = of(process, found["f"], x_t, t), found.get("variance")
+            return prediction if variance is None else prediction._replace(variance_fraction=(variance + 1) / 2)
 
-        def denoise(x_t: Image, t: Time, cond: Cond = None) -> Prediction:
+        def denoise(x_t: Image, t: Time, cond: Cond = NO_COND) -> Prediction:
             return predict(x_t, t, cond)
 
-        def flow_map(x_t: Image, t: Time, r: Time, cond: Cond = None) -> Image:
+        def flow_map(x_t: Image, t: Time, r: Time, cond: Cond = NO_COND) -> Image:
             found = predict(x_t, t, cond, r)
             return process.diffuse(found.x0, r, found.eps)
         return Diffusion(process, denoise, heads, flow_map if two_times else None)
@@ -173,13 +171,13 @@ def on_process(diffusion: Diffusion, target: Process) -> Diffusion:
         here = source.time_of_log_snr(target.log_snr(t))
         return expand(source.alpha(here) / target.alpha(t), x_t) * x_t, here
 
-    def denoise_there(x_t: Image, t: Time, cond: Cond = None) -> Prediction:
+    def denoise_there(x_t: Image, t: Time, cond: Cond = NO_COND) -> Prediction:
         return denoise(*ours(x_t, t), cond)
 
-    def network_there(x_t: Image, t: Time, cond: Cond = None, r: Time | None = None) -> dict[str, Array]:
+    def network_there(x_t: Image, t: Time, cond: Cond = NO_COND, r: Time | None = None) -> Mapping[str, Array]:
         return network(*ours(x_t, t), cond, None if r is None else ours(x_t, r)[1])
 
-    def flow_map_there(x_t: Image, t: Time, r: Time, cond: Cond = None) -> Image:
+    def flow_map_there(x_t: Image, t: Time, r: Time, cond: Cond = NO_COND) -> Image:
         end = ours(x_t, r)[1]
         return expand(target.alpha(r) / source.alpha(end), x_t) * flow_map(*ours(x_t, t), end, cond)
     return Diffusion(target, denoise_there, network and network_there, flow_map and flow_map_there)
@@ -187,7 +185,7 @@ def on_process(diffusion: Diffusion, target: Process) -> Diffusion:
 
 def map_x0(diffusion: Diffusion, change: Callable[[Image], Image], *, rederive_eps: bool) -> Diffusion:
     """Applies `change` to x_0; eps is recomputed from x_0 and x_t if `rederive_eps`, else kept as predicted."""
-    def changed(x_t: Image, t: Time, cond: Cond = None) -> Prediction:
+    def changed(x_t: Image, t: Time, cond: Cond = NO_COND) -> Prediction:
         prediction = diffusion.denoise(x_t, t, cond)
         x0, eps = change(prediction.x0), prediction.eps
         if rederive_eps:

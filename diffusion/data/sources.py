@@ -23,7 +23,8 @@ from diffusion.io.reading import check_room, expanded, ordinary, reading
 
 
 class Source(Protocol):
-    """N images with integer labels. `source[i]` -> {"image": uint8 [H, W, C], "label": integer}, for 0 <= i < N.
+    """N images with integer labels. `source[i]` -> {"image": uint8 [H, W, C], "label": integer}, for 0 <= i < N. Other
+    entries, arrays of one shape each, are conditions for networks that declare them.
 
     A source that reads many examples faster than one by one may have `__getitems__(indices)` -> list of examples.
     """
@@ -63,7 +64,8 @@ class ArraySource:
 
 
 def gather_examples(source: Source, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-    """The examples at `indices` [b], in that order: {"image": uint8 [b, H, W, C], "label": int32 [b]}.
+    """The examples at `indices` [b], in that order: {"image": uint8 [b, H, W, C], "label": int32 [b]}, and arrays
+    [b, ...] of the other entries that a source's examples have.
 
     Raises DataError if their images are not uint8 and all of one shape, or a label is not in 0 .. num_classes - 1.
     """
@@ -83,8 +85,8 @@ def gather_examples(source: Source, indices: Sequence[int] | np.ndarray) -> dict
             raise DataError(f"The label of example {i} is {label}, but the data set's classes are 0 .. "
                             f"{source.num_classes - 1}. Correct its label; an unconditional model "
                             "(config.network.num_classes=0) needs none.")
-    return {"image": np.stack([e["image"] for e in examples]),
-            "label": np.array([e["label"] for e in examples], np.int32)}
+    return {name: np.array([e["label"] for e in examples], np.int32) if name == "label" else
+            np.stack([e[name] for e in examples]) for name in examples[0]}
 
 
 def without_labels(source: Source) -> Source:
@@ -106,11 +108,10 @@ def check_images(source: Source, height: int, width: int, channels: int) -> None
     if image.shape == (height, width, channels):
         return
     h, w, c = image.shape
-    advice = (f"Set --config.data.size={h} --config.data.channels={c}" if h == w else
-              "Images must be square: crop or resize them, prepare the data set again,")
+    size = h if h == w else f"{h},{w}"
     raise DataError(f"The data set's images are {by(image.shape)} (height x width x channels), but the config asks for "
-                    f"{height}x{width}x{channels} (config.data.size, config.data.channels). {advice} or choose another "
-                    "data set.")
+                    f"{height}x{width}x{channels} (config.data.size, config.data.channels). Set "
+                    f"--config.data.size={size} --config.data.channels={c} or choose another data set.")
 
 
 def digits(split: str) -> ArraySource:

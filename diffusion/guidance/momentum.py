@@ -10,7 +10,7 @@ from diffusion.core.parameterization import Diffusion
 from diffusion.guidance.pairs import Pair
 from diffusion.guidance.rules import Rule, shift_x0
 from diffusion.samplers.base import Carry, Solver
-from diffusion.typing import Array, Cond, Image, Keys, Time
+from diffusion.typing import NO_COND, Array, Cond, Image, Keys, Time
 
 
 class Remembered(NamedTuple):
@@ -41,8 +41,8 @@ class Momentum(Solver):
         average = strong.x0 - weak.x0 + self.momentum * carry.average
         weak = shift_x0(process, weak, strong.x0 - average - weak.x0, t)
         prediction = self.rule(process, strong, weak, x, t)
-        inner, x = self.solver.step(carry.solver, x, t, t_next,
-                                    self.finish(Diffusion(process, lambda x_t, t, cond=None: prediction)), keys, cond)
+        known = Diffusion(process, lambda x_t, t, cond=NO_COND: prediction)
+        inner, x = self.solver.step(carry.solver, x, t, t_next, self.finish(known), keys, cond)
         return Remembered(inner, average), x
 
     def evaluations(self, steps: np.ndarray, carry: Remembered) -> float:

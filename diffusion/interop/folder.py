@@ -176,11 +176,12 @@ def readme(unet: dict[str, Any], schedule: dict[str, Any], steps: int) -> str:
     """README.md of an exported model: a description, and how each side loads it; the settings cannot hold `steps`."""
     pipeline = scheduler.pipeline_of(schedule)
     size, channels = unet["sample_size"], unet["in_channels"]
+    height, width = (size, size) if isinstance(size, int) else size
     labels = f"""
 The network takes one of {unet["num_class_embeds"]} labels, which diffusers' pipelines do not pass on. With diffusers,
 call `pipe.unet(x, t, class_labels=labels)` in your own loop over `pipe.scheduler`.
 """ if unet["num_class_embeds"] else ""
-    return f"""# A diffusion model of {size}x{size}x{channels} images
+    return f"""# A diffusion model of {height}x{width}x{channels} images
 
 Trained with `diffusion` (JAX), written in the layout of diffusers: a `UNet2DModel` and a `{schedule["_class_name"]}`.
 

@@ -21,11 +21,18 @@ SCALE_SHIFT = {"default": False, "scale_shift": True}
 SKIP = "Skip blocks, of NCSN++, carry the image itself beside the features, which our U-Net does not."
 
 
-def square(value: Any) -> int:
-    """64 or [64, 64] -> 64."""
-    if isinstance(value, (list, tuple)) and len(value) == 2 and value[0] == value[1]:
-        value = value[0]
-    return fields.whole(None, 1, fields.SIDE).read(value)
+def sides(value: Any) -> int | tuple[int, int]:
+    """64 or [64, 64] -> 64, [96, 128] -> (96, 128): height and width."""
+    side = fields.whole(None, 1, fields.SIDE)
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        height, width = (side.read(one) for one in value)
+        return height if height == width else (height, width)
+    return side.read(value)
+
+
+def height_of(size: int | tuple[int, int]) -> int:
+    """The height of images of this `sides`."""
+    return size if isinstance(size, int) else size[0]
 
 
 _WIDTH = fields.whole(None, 1, fields.CHANNELS)
@@ -33,7 +40,8 @@ _KINDS = lambda *names: fields.several(names, fields.text(""), fields.LEVELS)  #
 
 # All settings of the class, with diffusers' defaults for settings missing in a file.
 FIELDS = {
-    "sample_size": fields.Field(None, square, f"the height = width of the images, in 1 .. {fields.SIDE} pixels"),
+    "sample_size": fields.Field(None, sides, f"the height = width of the images, or both, each in 1 .. {fields.SIDE} "
+                                 "pixels"),
     "in_channels": fields.whole(3, 1, fields.CHANNELS),
     "out_channels": fields.whole(3, 1, fields.CHANNELS),
     "center_input_sample": fields.flag(False),
@@ -76,7 +84,7 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, dict]:
                               "read.")
     s = fields.read_fields(fields.own(settings, FIELDS, where, "UNet2DModel"), FIELDS, where)
 
-    size, widths = s["sample_size"], s["block_out_channels"]
+    height, widths = height_of(s["sample_size"]), s["block_out_channels"]
     if not len(widths) == len(s["down_block_types"]) == len(s["up_block_types"]):
         raise CheckpointError(f"{where}: block_out_channels, down_block_types and up_block_types differ in length.")
     for key, table in (("down_block_types", DOWN), ("up_block_types", UP)):
@@ -95,7 +103,7 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, dict]:
     scale_shift = s["resnet_time_scale_shift"]
     downs = [DOWN[kind] for kind in s["down_block_types"]]
     ups = [UP[kind] for kind in reversed(s["up_block_types"])]  # by our levels, highest resolution first
-    attends = lambda kinds: tuple(size >> i for i, kind in enumerate(kinds) if kind == "attention")  # noqa: E731
+    attends = lambda kinds: tuple(height >> i for i, kind in enumerate(kinds) if kind == "attention")  # noqa: E731
     middle_groups = s["attn_norm_num_groups"]
     if middle_groups is None and scale_shift:
         middle_groups = 0
@@ -114,7 +122,7 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, dict]:
         embedding_rows=s["num_train_timesteps"] if learned else 0, freq_shift=s["freq_shift"],
         cos_first=s["flip_sin_to_cos"] and s["time_embedding_type"] == "positional",
         center_input=s["center_input_sample"], num_classes=s["num_class_embeds"] or 0)
-    return {"network": network, "data": dict(size=size, channels=s["in_channels"]),
+    return {"network": network, "data": dict(size=s["sample_size"], channels=s["in_channels"]),
             "learned_range": s["out_channels"] == 2 * s["in_channels"]}
 
 
@@ -134,7 +142,8 @@ def resampling(blocks: list[str], attention: str, unused: int) -> tuple[str, ...
     return tuple([others[0], *others] if unused == 0 else [*others, others[-1]])
 
 
-def write_settings(network: dict[str, Any], *, size: int, channels: int, learned_range: bool) -> dict[str, Any]:
+def write_settings(network: dict[str, Any], *, size: int | tuple[int, int], channels: int,
+                   learned_range: bool) -> dict[str, Any]:
     """Our config section "network" -> config.json of the UNet2DModel that computes the same function.
 
     Raises CheckpointError that names a setting that such a model cannot have.
@@ -148,7 +157,7 @@ def write_settings(network: dict[str, Any], *, size: int, channels: int, learned
     if widths[0] != n["channels"]:
         raise CheckpointError(f"diffusers' UNet2DModel sizes the first convolution and the time embedding by the first "
                               f"level: config.network.multipliers[0] must be 1, not {n['multipliers'][0]}.")
-    heights = [size >> level for level in range(levels)]
+    heights = [height_of(size) >> level for level in range(levels)]
     up_attends = n["attention_resolutions"] if n["up_attention_resolutions"] is None else n["up_attention_resolutions"]
 
     def kinds(attends, resample, table, last):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.core import grids
+from diffusion.core.conditions import complete
 from diffusion.core.parameterization import Diffusion
 from diffusion.core.processes import Process
 from diffusion.errors import DivergedError, require
@@ -15,7 +16,7 @@ from diffusion.library.model import Model
 from diffusion.library.parts import part
 from diffusion.parallel import sharding
 from diffusion.samplers.base import Solver
-from diffusion.typing import Array, Params
+from diffusion.typing import Array, Cond, Params
 
 
 def _unchanged(diffusion: Diffusion) -> Diffusion:
@@ -23,7 +24,7 @@ def _unchanged(diffusion: Diffusion) -> Diffusion:
 
 
 def draw(model: Model, params: Params, *, solver: Solver | str = "ddim", times: int | Array = 50, count: int,
-         seed: int = 0, cond: Array | None = None,
+         seed: int = 0, cond: Cond | None = None,
          transform: Callable[[Diffusion], Diffusion] = _unchanged) -> np.ndarray:
     """Draws `count` samples x_0, float32 [count, *model.shape].
 
@@ -32,8 +33,8 @@ def draw(model: Model, params: Params, *, solver: Solver | str = "ddim", times: 
       solver: a solver or the name of one, with its default settings.
       times: decreasing times [S], such as those of `grid`, or steps [S, 2]; or the number of steps, spread evenly over
         the whole times of a chain, over the log-SNR of other processes.
-      seed: sample i is a function of seed and i only. cond: labels int32 [count], for a model with classes; by default
-        the classes in turn.
+      seed: sample i is a function of seed and i only. cond: the conditions by name, each [count, ...]; by default the
+        classes in turn, and the others' defaults.
       transform: of the Diffusion, such as clipping or guidance: lambda d: clip_x0(d).
 
     Compiles once for a model, solver, transform and count. Raises FieldError for impossible arguments, DivergedError if
@@ -42,14 +43,12 @@ def draw(model: Model, params: Params, *, solver: Solver | str = "ddim", times: 
     require(count >= 1, "count", count, "must be 1 or more.")
     solver = part("solver", solver, steps=times if isinstance(times, int) else len(times))
     steps = steps_of(model.process_of(params), solver, times)
-    if model.num_classes and cond is None:
-        cond = np.arange(count) % model.num_classes
-    require(cond is None or model.num_classes > 0, "cond", cond, "gives labels, but the model has no classes.")
-    require(cond is None or np.shape(cond) == (count,), "cond", np.shape(cond), f"must be {count} labels.")
+    given = {"label": np.arange(count, dtype=np.int32) % model.num_classes} if model.num_classes else {}
+    given = complete(model.conditions, given | dict(cond or {}), count, "The model")
     rows = np.arange(sharding.fill(count, model.mesh), dtype=np.int32)
     sampler = _sampler(_Key(model, solver, transform))
-    cond = None if cond is None else np.resize(np.asarray(cond, np.int32), rows.shape)
-    x = sampler(params, steps, seed, rows, cond=cond).x[:count]
+    given = {name: np.resize(value, (len(rows), *value.shape[1:])) for name, value in given.items()}
+    x = sampler(params, steps, seed, rows, cond=given).x[:count]
     if not np.isfinite(x).all():
         raise DivergedError(f"{int((~np.isfinite(x)).any(axis=tuple(range(1, x.ndim))).sum())} of {count} samples are "
                             "not finite: were the parameters trained for this model?")

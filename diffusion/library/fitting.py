@@ -1,5 +1,6 @@
 """Training on data in memory, without a run folder."""
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -7,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from diffusion.core.conditions import complete
 from diffusion.core.losses import Loss
 from diffusion.data import pipeline
 from diffusion.errors import DataError, DivergedError, FieldError, require
+from diffusion.kinds.base import Example, Record, preparation
+from diffusion.kinds.image import ImageSpec
 from diffusion.library.model import Model
 from diffusion.library.objectives import Objective, objective
 from diffusion.parallel import sharding
@@ -17,7 +21,7 @@ from diffusion.train import step as step_lib
 from diffusion.train.averages import Average, Power
 from diffusion.train.state import ONLINE, State, init_state
 from diffusion.train.updates import Update, check_updates
-from diffusion.typing import Array, Params
+from diffusion.typing import Array, Keys, Params
 
 EMA = {"ema": Average(rule=Power.of_width(0.1))}  # forgets the start at once, and needs no length
 _EDGES = np.linspace(-20.0, 20.0, 11)  # log-SNR bins of the metrics
@@ -25,8 +29,9 @@ _EDGES = np.linspace(-20.0, 20.0, 11)  # log-SNR bins of the metrics
 
 def fit(model: Model | Mapping[str, Model], objective: Objective | Loss | Sequence[Update] | str = "denoising", *,
         data: Array | Mapping[str, Array], batch_size: int, steps: int,
-        optimizer: optax.GradientTransformation | None = None, seed: int = 0, flip: bool = False,
-        label_dropout: float = 0.0, accumulate: int = 1, averages: Mapping[str, Average] = EMA,
+        optimizer: optax.GradientTransformation | None = None, seed: int = 0,
+        condition_dropout: Mapping[str, float] | None = None, accumulate: int = 1,
+        averages: Mapping[str, Average] = EMA,
         params: Mapping[str, Params] | None = None, frozen: Mapping[str, Params] | None = None,
         state: State | None = None, learning_rate: optax.Schedule | None = None,
         report: Callable[[int, dict[str, Any]], None] | None = None) -> State:
@@ -35,11 +40,10 @@ def fit(model: Model | Mapping[str, Model], objective: Objective | Loss | Sequen
     Args:
       model: the model; or, for an objective with several sets, the model of each trained and each frozen set by name.
       objective: an `Objective`; or its loss, or the name of one, with uniform times; or a list of `Update`.
-      data: x_0 [N, ...] as floats, standardised by the caller, or as uint8 images, which are scaled to [-1, 1]. A
-        mapping with "x0" may also have "label", int32 [N]. Copied to every device.
+      data: x_0 [N, ...] as floats, standardised by the caller, or as uint8 images, which are scaled to [-1, 1]; or a
+        mapping with "x0" and the network's conditions by name, such as "label". Copied to every device.
       optimizer: of the online set, unless the objective is a list of updates, which have their own.
-      flip: mirrors each image with probability 1/2. label_dropout: the probability that a label is hidden, as
-        model.null_label.
+      condition_dropout: the probability, by name, that a condition is hidden, as its `null`, such as {"label": 0.1}.
       accumulate: micro-batches of a step. averages: kept besides the parameters, by name.
       params: the parameters at the start, by set, instead of drawn ones. frozen: parameters that are only read.
       state: of an earlier call, to go on from: `steps` counts from its step, and all draws are those of one long call.
@@ -61,27 +65,33 @@ def fit(model: Model | Mapping[str, Model], objective: Objective | Loss | Sequen
     pieces = sharding.batch_shards(mesh) * accumulate
     require(batch_size >= 1 and batch_size % pieces == 0, "batch_size", batch_size, f"must be a multiple of {pieces}: "
             "devices times accumulate.")
-    require(not label_dropout or main.null_label is not None, "label_dropout", label_dropout, "hides labels: give the "
-            "model null_label, the label that then means none.")
+    rates = dict(condition_dropout or {})
+    for name, rate in rates.items():
+        require(0 <= rate < 1, "condition_dropout", rates, "must be probabilities below 1.")
+        require(name in main.conditions and main.conditions[name].null is not None, "condition_dropout", name, "cannot "
+                "be hidden: the model declares no value for it not given (null_label, or the condition's `null`).")
+    spec = main.spec or (ImageSpec(shape=main.shape) if "image" in dataset else Arrays(shape=main.shape))
 
-    def make_state(key: Array) -> State:
+    def init(key: Array) -> dict[str, Params]:
         start = {name: models[name].init(jax.random.fold_in(key, i) if i else key) for i, name in enumerate(trained)}
-        start |= jax.tree.map(jnp.asarray, dict(params or {}))
+        return start | jax.tree.map(jnp.asarray, dict(params or {}))
+
+    def make_state(start: dict[str, Params]) -> State:
         return init_state(start, {update.trains: update.optimizer for update in found.loss}, averages,
                           found.density.init())
 
-    create, abstract = step_lib.create_state(make_state, mesh=mesh, seed=seed, rules=main.rules)
+    create, abstract = step_lib.create_state(init, make_state, mesh=mesh, seed=seed, rules=main.rules)
     made = step_lib.make_train_step(
         updates=found.loss, denoisers={name: one.denoiser for name, one in models.items()}, density=found.density,
-        stratified=found.stratified, averages=averages, seed=seed, flip=flip, num_classes=main.num_classes,
-        label_dropout=label_dropout, accumulate=accumulate, log_snr_edges=_EDGES, unroll=sharding.on_cpu(mesh),
-        coupling=found.coupling, **({} if dataset["image"].dtype == np.uint8 else {"scale": jnp.asarray}))
+        stratified=found.stratified, averages=averages, seed=seed, accumulate=accumulate,
+        prepare=preparation(spec, main.conditions, rates), log_snr_edges=_EDGES, unroll=sharding.on_cpu(mesh),
+        coupling=found.coupling)
     program = step_lib.compile_train_step(made, mesh=mesh, steps=1, updates=found.loss,
                                           state_shardings=jax.tree.map(lambda x: x.sharding, abstract))
     state = create() if state is None else jax.tree.map(jnp.array, state)  # the step overwrites it
     everywhere = sharding.replicated(mesh)
     dataset, frozen = jax.device_put(dataset, everywhere), jax.device_put(frozen, everywhere)
-    rows = pipeline.index_batches(len(dataset["image"]), batch_size=batch_size, seed=seed,
+    rows = pipeline.index_batches(len(next(iter(dataset.values()))), batch_size=batch_size, seed=seed,
                                   shard_index=jax.process_index(), shard_count=jax.process_count())
     first = int(state.step)
     rows.set_state({"next_example": first * batch_size})
@@ -121,13 +131,22 @@ def _objective(given: Any, models: Mapping[str, Model], optimizer: Any, learning
     return Objective(loss=[update], density=given.density, coupling=given.coupling, stratified=given.stratified)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arrays:
+    """Floats that are x_0 as they are."""
+    shape: tuple[int, ...]
+
+    def prepare(self, record: Record, keys: Callable[[str], Keys] | None = None) -> Example:
+        return Example(jnp.asarray(record["x0"]), {name: value for name, value in record.items() if name != "x0"})
+
+
 def _dataset(data: Any, model: Model) -> dict[str, np.ndarray]:
-    """The data as the training step looks them up. Raises DataError."""
-    found = dict(data) if isinstance(data, Mapping) else {"x0": data}
-    if strange := sorted(set(found) - {"x0", "label"}) or "x0" not in found:
-        raise DataError(f"data has {sorted(found)}: give \"x0\", and \"label\" for a model with classes"
-                        f"{'' if strange is True else f', not {strange[0]!r}'}.")
-    x = np.asarray(found["x0"])
+    """The data as the training step looks them up. Raises DataError, and ConfigError for conditions that the model does
+    not take or that are missing."""
+    found = {name: np.asarray(x) for name, x in (data if isinstance(data, Mapping) else {"x0": data}).items()}
+    if "x0" not in found:
+        raise DataError(f"data has {sorted(found)}: give \"x0\", and the conditions by name.")
+    x = found.pop("x0")
     if x.ndim < 2 or not len(x) or x.shape[1:] != model.shape:
         raise DataError(f"The data are {list(x.shape)}, but the model's are [N, {', '.join(map(str, model.shape))}].")
     if x.dtype != np.uint8:
@@ -137,14 +156,10 @@ def _dataset(data: Any, model: Model) -> dict[str, np.ndarray]:
         wrong = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))
         if len(wrong):
             raise DataError(f"Example {wrong[0]} of the data is not finite ({len(wrong):,} of {len(x):,} are not).")
-    if (model.num_classes > 0) != ("label" in found):
-        raise DataError(f"The model has num_classes = {model.num_classes}, but the data have "
-                        f"{'labels' if 'label' in found else 'no labels'}.")
-    label = np.asarray(found.get("label", np.zeros(len(x))), np.int32)
-    if label.shape != (len(x),) or not ((0 <= label) & (label < max(model.num_classes, 1))).all():
-        raise DataError(f"The labels must be whole numbers in 0 .. {model.num_classes - 1}, one for each of the "
-                        f"{len(x):,} examples.")
-    return {"image": x, "label": label}
+    found = {name: np.asarray(value) for name, value in complete(model.conditions, found, len(x)).items()}
+    if model.num_classes and not ((0 <= found["label"]) & (found["label"] < model.num_classes)).all():
+        raise DataError(f"The labels must be whole numbers in 0 .. {model.num_classes - 1}.")
+    return {"image" if x.dtype == np.uint8 else "x0": x, **found}
 
 
 def _row(metrics: step_lib.StepMetrics) -> dict[str, float]:

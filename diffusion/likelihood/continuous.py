@@ -11,7 +11,7 @@ from diffusion.core.parameterization import Diffusion
 from diffusion.core.processes import Process
 from diffusion.core.variational import prior_term, reconstruction_term
 from diffusion.likelihood.base import Estimate, Estimator, check_steps, ends
-from diffusion.typing import Cond, Image, Keys
+from diffusion.typing import NO_COND, Cond, Image, Keys
 
 
 def make_continuous_vlb(samples: int, *, uniform: Literal["log_snr", "time"] = "log_snr") -> Estimator:
@@ -23,7 +23,7 @@ def make_continuous_vlb(samples: int, *, uniform: Literal["log_snr", "time"] = "
     reconstruction [B], which add up to the bound, and eps_mse [B, samples], the mean square error of eps_hat in each
     stratum, from noise to data.
     """
-    def estimate(keys: Keys, diffusion: Diffusion, x0: Image, cond: Cond = None) -> Estimate:
+    def estimate(keys: Keys, diffusion: Diffusion, x0: Image, cond: Cond = NO_COND) -> Estimate:
         process, denoise = diffusion.process, diffusion.denoise
         data, noise = ends(process)
         first, last = (process.log_snr(noise), process.log_snr(data)) if uniform == "log_snr" else (noise, data)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from diffusion.core import numerics
 from diffusion.core.processes import Process
 from diffusion.likelihood.base import HALF, Estimate, Estimator, LogDensity, ends
-from diffusion.typing import Array, Cond, Image, Keys
+from diffusion.typing import NO_COND, Array, Cond, Image, Keys
 
 # (keys [B], process, x0) -> (u [B,H,W,C] within +-1/255, log q(u | x_0) [B] in nats)
 Dequantizer = Callable[[Keys, Process, Image], tuple[Image, Array]]
@@ -47,7 +47,7 @@ def dequantized(log_density: LogDensity, dequantizer: Dequantizer, *, samples: i
     p is the density of x / alpha at t_min, on the data's scale, so that VP processes' shrinking cancels. Term:
     evaluations [B], denoiser calls for all samples.
     """
-    def estimate(keys: Keys, diffusion, x0: Image, cond: Cond = None) -> Estimate:
+    def estimate(keys: Keys, diffusion, x0: Image, cond: Cond = NO_COND) -> Estimate:
         process, size = diffusion.process, x0[0].size
         alpha = process.alpha(ends(process)[0]).astype(x0.dtype)
 

@@ -19,7 +19,7 @@ from diffusion.typing import Array, Params
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
     """An estimator compiled for one batch size over all devices of the mesh."""
-    run: Callable[..., dict[str, Array]]  # (params, image, label, index) -> bits_per_dim and the terms
+    run: Callable[..., dict[str, Array]]  # (params, record, index) -> bits_per_dim and the terms
     mesh: Mesh
     batch_size: int
 
@@ -28,8 +28,8 @@ class Evaluator:
         """{"examples", "bits_per_dim", "standard_error", "terms": {name: {"mean", "standard_error"}}}, plain numbers,
         of the examples 0 .. count - 1.
 
-        read(indices [b]) -> {"image": uint8 [b,H,W,C], "label": int32 [b]}. A term with one number per time is a list.
-        report: called after each batch with the number of its examples. Raises DivergedError where a value is not
+        read(indices [b]) -> the record of these examples, arrays [b, ...] by name. A term with one number per time is a
+        list. report: called after each batch with the number of its examples. Raises DivergedError where a value is not
         finite.
         """
         moments = None
@@ -56,24 +56,24 @@ class Evaluator:
             raise ValueError("a likelihood needs an example, got count < 1")
         for first in range(0, count, self.batch_size):
             index = np.minimum(np.arange(first, first + self.batch_size), count - 1).astype(np.int32)
-            batch = read(index)
-            placed = [sharding.put_rows(x, self.mesh) for x in (batch["image"], batch["label"], index)]
+            placed = jax.tree.map(lambda x: sharding.put_rows(x, self.mesh), (dict(read(index)), index))
             number = min(self.batch_size, count - first)
             out = jax.device_get(self.run(params, *placed))
             yield first, {name: np.asarray(value[:number], np.float64) for name, value in out.items()}
 
 
 def make_evaluator(estimator: Estimator, denoiser: Denoiser, *, mesh: Mesh, batch_size: int, seed: int,
-                   to_float: Callable[[Array], Array], conditional: bool = False,
+                   prepare: Callable[[dict[str, Array]], Any],
                    transform: Callable = lambda diffusion: diffusion) -> Evaluator:
     """An evaluator of `denoiser`'s models, with `transform` (such as clip_x0) applied to each Diffusion.
 
-    Example i uses keys of (seed, i) only, whatever the batch size and the devices. to_float: bytes to [-1, 1].
-    batch_size is rounded up to a multiple of the mesh's batch shards.
+    Example i uses keys of (seed, i) only, whatever the batch size and the devices. prepare: record -> x0 and cond, such
+    as `kinds.base.preparation`. batch_size is rounded up to a multiple of the mesh's batch shards.
     """
-    def run(params, image, label, index):
+    def run(params, record, index):
         keys = example_keys(jax.random.key(seed), "likelihood", 0, index)
-        estimate = estimator(keys, transform(denoiser(params)), to_float(image), label if conditional else None)
+        x0, cond = prepare(record)
+        estimate = estimator(keys, transform(denoiser(params)), x0, cond)
         values = {"bits_per_dim": estimate.bits_per_dim, **estimate.terms}
         return jax.tree.map(lambda x: jnp.asarray(x, float), values)
 

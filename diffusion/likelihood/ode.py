@@ -14,7 +14,7 @@ from diffusion.core.parameterization import Diffusion
 from diffusion.errors import ConfigError, require
 from diffusion.likelihood.base import Estimator, LogDensity, check_steps, ends
 from diffusion.likelihood.dequantisation import dequantized, truncated_normal, uniform
-from diffusion.typing import Array, Cond, Image, Keys, Time
+from diffusion.typing import NO_COND, Array, Cond, Image, Keys, Time
 
 # dynamics(t, x) -> (v, div v [B])
 Dynamics = Callable[[Time, Image], tuple[Array, Array]]
@@ -66,7 +66,7 @@ def make_fixed(steps: int, *, method: Literal["heun", "rk4"] = "rk4", uniform: L
     """The log-density by `steps` steps of Heun's method (2 evaluations each) or the classical Runge-Kutta method (4),
     of equal width in t or in log-SNR; differentiable. The discretisation error is not estimated: double the steps to
     see it."""
-    def log_density(keys: Keys, diffusion: Diffusion, x: Image, cond: Cond = None) -> tuple[Array, Array]:
+    def log_density(keys: Keys, diffusion: Diffusion, x: Image, cond: Cond = NO_COND) -> tuple[Array, Array]:
         dynamics = make_dynamics(diffusion, _draw_probes(keys, probes, probe_count, x), cond)
         process, (start, end) = diffusion.process, ends(diffusion.process)
         share = jnp.arange(steps + 1) / steps
@@ -125,7 +125,7 @@ def make_adaptive(*, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 40
     def one(key: Array, diffusion: Diffusion, x: Array, cond: Cond) -> tuple[Array, Array]:
         keys, x = key[None], x[None]
         dynamics = make_dynamics(diffusion, _draw_probes(keys, probes, probe_count, x),
-                                 None if cond is None else cond[None])
+                                 jax.tree.map(lambda c: c[None], cond))
         start, end = ends(diffusion.process)
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda t, state, _: dynamics(t, state[0])), diffrax.Dopri5(), start, end, None,
@@ -136,9 +136,9 @@ def make_adaptive(*, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 40
         # Six new stages per attempted step, the very first stage, and two more for the first step's size.
         return log_p[0], 6 * solution.stats["num_steps"] + 3
 
-    def log_density(keys: Keys, diffusion: Diffusion, x: Image, cond: Cond = None) -> tuple[Array, Array]:
+    def log_density(keys: Keys, diffusion: Diffusion, x: Image, cond: Cond = NO_COND) -> tuple[Array, Array]:
         solve = lambda key, x, cond: one(key, diffusion, x, cond)  # noqa: E731
-        return jax.vmap(solve, in_axes=(0, 0, None if cond is None else 0))(keys, x, cond)
+        return jax.vmap(solve)(keys, x, cond)
     return log_density
 
 
@@ -162,3 +162,4 @@ def ode(*, steps: int = 1000,
 
 ESTIMATORS = {"ode": ode}
 ode.between_times = True
+ode.needs_jvp = True

@@ -11,7 +11,7 @@ from diffusion.core.processes import Process
 from diffusion.core.variational import Variance, prior_term, variance_of, vlb_of_prediction
 from diffusion.errors import require
 from diffusion.likelihood.base import Estimate, Estimator, check_steps
-from diffusion.typing import Cond, Image, Keys
+from diffusion.typing import NO_COND, Cond, Image, Keys
 
 
 def make_vlb(steps: np.ndarray, *, variance: Variance) -> Estimator:
@@ -35,7 +35,7 @@ def make_vlb(steps: np.ndarray, *, variance: Variance) -> Estimator:
         raise ValueError(f"a bound needs a chain of times down to 0, each step ending where the next begins: {steps}")
     rows = np.column_stack([steps, np.append(steps[:1, 0], steps[:-1, 0])])  # with the time before t
 
-    def estimate(keys: Keys, diffusion: Diffusion, x0: Image, cond: Cond = None) -> Estimate:
+    def estimate(keys: Keys, diffusion: Diffusion, x0: Image, cond: Cond = NO_COND) -> Estimate:
         process, denoise = diffusion.process, diffusion.denoise
 
         def term(_, row):

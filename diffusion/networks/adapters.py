@@ -1,9 +1,9 @@
 """Users' networks of any kind as our networks: init(key, x, c_noise, cond) -> {"params": ...}, and apply(variables, x,
 c_noise, cond, keys) -> F.
 
-A network takes x [B, ...], c_noise [B] and, if the model has classes, cond [B]: as a Linen module, an NNX module, an
-Equinox module (of one example: it is mapped over the batch) or a pair of plain functions (init, apply). Its call must
-not change its own variables, since a step applies several parameter sets of one network.
+A network takes x [B, ...], c_noise [B] and, if its signature has more arguments, the conditions by name. It is a Linen
+module, an NNX module, an Equinox module (of one example: it is mapped over the batch) or a pair of plain functions
+(init, apply). Its call must not change its own variables, since a step applies several parameter sets of one network.
 """
 import inspect
 import sys
@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
-from diffusion.typing import Array, Cond, Image, Keys, Params
+from diffusion.typing import NO_COND, Array, Cond, Image, Keys, Params
 
 KINDS = ("a Flax Linen module, an NNX module, an Equinox module, or a pair of functions (init, apply): "
          "init(key) -> parameters and apply(parameters, x, c_noise[, cond[, keys]]) -> F")
@@ -58,10 +58,10 @@ class PlainNetwork:
     make: Callable
     call: Callable
 
-    def init(self, key: Array, x: Image, c_noise: Array, cond: Cond = None) -> dict[str, Params]:
+    def init(self, key: Array, x: Image, c_noise: Array, cond: Cond = NO_COND) -> dict[str, Params]:
         return {"params": self.make(key)}
 
-    def apply(self, variables: dict[str, Params], x: Image, c_noise: Array, cond: Cond = None,
+    def apply(self, variables: dict[str, Params], x: Image, c_noise: Array, cond: Cond = NO_COND,
               keys: Keys | None = None) -> Array:
         return self.call(*_given(self.call, (variables["params"], x, c_noise, cond, keys)))
 
@@ -74,13 +74,13 @@ class LinenNetwork:
     def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "module"), name)
 
-    def init(self, key: Array, x: Image, c_noise: Array, cond: Cond = None) -> dict[str, Params]:
+    def init(self, key: Array, x: Image, c_noise: Array, cond: Cond = NO_COND) -> dict[str, Params]:
         variables = self.module.init(key, *_given(self.module.__call__, (x, c_noise, cond)))
         if others := sorted(set(variables) - {"params"}):
             _refuse(", ".join(others))
         return dict(variables)
 
-    def apply(self, variables: dict[str, Params], x: Image, c_noise: Array, cond: Cond = None,
+    def apply(self, variables: dict[str, Params], x: Image, c_noise: Array, cond: Cond = NO_COND,
               keys: Keys | None = None) -> Array:
         return self.module.apply(variables, *_given(self.module.__call__, (x, c_noise, cond, keys)))
 
@@ -92,10 +92,10 @@ class NNXNetwork:
     params: Any
     others: Any
 
-    def init(self, key: Array, x: Image, c_noise: Array, cond: Cond = None) -> dict[str, Params]:
+    def init(self, key: Array, x: Image, c_noise: Array, cond: Cond = NO_COND) -> dict[str, Params]:
         return {"params": nnx.to_pure_dict(self.params)}
 
-    def apply(self, variables: dict[str, Params], x: Image, c_noise: Array, cond: Cond = None,
+    def apply(self, variables: dict[str, Params], x: Image, c_noise: Array, cond: Cond = NO_COND,
               keys: Keys | None = None) -> Array:
         params, others = (jax.tree.map(lambda value: value, part) for part in (self.params, self.others))
         nnx.replace_by_pure_dict(params, variables["params"])
@@ -116,11 +116,11 @@ class EquinoxNetwork:
     params: Any
     static: Any
 
-    def init(self, key: Array, x: Image, c_noise: Array, cond: Cond = None) -> dict[str, Params]:
+    def init(self, key: Array, x: Image, c_noise: Array, cond: Cond = NO_COND) -> dict[str, Params]:
         return {"params": self.params}
 
-    def apply(self, variables: dict[str, Params], x: Image, c_noise: Array, cond: Cond = None,
+    def apply(self, variables: dict[str, Params], x: Image, c_noise: Array, cond: Cond = NO_COND,
               keys: Keys | None = None) -> Array:
         import equinox
         module = equinox.combine(variables["params"], self.static)
-        return jax.vmap(module)(*(value for value in _given(module.__call__, (x, c_noise, cond)) if value is not None))
+        return jax.vmap(module)(*_given(module.__call__, (x, c_noise, cond)))

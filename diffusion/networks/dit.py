@@ -6,9 +6,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.core.conditions import Declared, labels
 from diffusion.errors import require
+from diffusion.networks.attention import attend
 from diffusion.networks.layers import check_channels, rematerialised, sinusoidal_embedding
-from diffusion.typing import Array, Cond, Image, Keys
+from diffusion.typing import NO_COND, Array, Cond, Image, Keys
 
 FREQUENCIES = 256  # sines and cosines in the time embedding
 
@@ -31,26 +33,32 @@ class DiT(nn.Module):
     heads: int = 6                              # attention heads
     patch: int = 2                              # height and width of the image under a token, pixels
     mlp_ratio: float = 4.0                      # width of the MLPs / channels
-    num_classes: int = 0                        # 0: unconditional; else cond is [B] int32 labels below it
+    num_classes: int = 0                        # 0: unconditional; else cond["label"] is int32 [B] below it
     out_channels: int = 3
     dtype: Literal["float32", "bfloat16"] = "float32"  # computation precision; parameters are float32
     remat: Literal["none", "light", "full"] = "none"
     sharding = SHARDING
 
-    def check(self, height: int) -> None:
-        """Raises FieldError for fields that do not fit images of this height, or each other."""
+    @property
+    def cond(self) -> Declared:
+        """The label, if there are classes."""
+        return labels(self.num_classes)
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Raises FieldError for fields that do not fit images of this height and width, or each other."""
         check_channels(self.channels)
         require(self.channels % 4 == 0, "channels", self.channels, "must be a multiple of 4: a position is sines and "
                 "cosines of its row and column.")
         require(self.depth >= 1, "depth", self.depth, "must be 1 or more.")
         require(self.heads >= 1 and self.channels % self.heads == 0, "heads", self.heads,
                 f"must divide network.channels = {self.channels}.")
-        require(self.patch >= 1 and height % self.patch == 0, "patch", self.patch,
-                f"must divide the {height} pixels of an image's side (config.data.size).")
+        for side in size:
+            require(self.patch >= 1 and side % self.patch == 0, "patch", self.patch,
+                    f"must divide the {side} pixels of an image's side (config.data.size).")
         require(self.mlp_ratio > 0, "mlp_ratio", self.mlp_ratio, "must be positive (Peebles & Xie 2023: 4).")
 
     @nn.compact
-    def __call__(self, x: Image, c_noise: Array, cond: Cond = None, keys: Keys | None = None) -> Array:
+    def __call__(self, x: Image, c_noise: Array, cond: Cond = NO_COND, keys: Keys | None = None) -> Array:
         b, height, width, _ = x.shape
         p, rows, columns = self.patch, height // self.patch, width // self.patch
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
@@ -65,7 +73,7 @@ class DiT(nn.Module):
         emb = dense(self.channels, kernel_init=small, name="time2")(emb)
         if self.num_classes:
             emb += nn.Embed(self.num_classes, self.channels, dtype=self.dtype, embedding_init=small,
-                            name="labels")(cond)
+                            name="labels")(cond["label"])
 
         block = rematerialised(Block, self.remat)
         for i in range(self.depth):
@@ -96,10 +104,7 @@ class Block(nn.Module):
         h = modulated(normalised(x, self.dtype, "norm1"), shift1, scale1)
         q, k, v = (dense(c, kernel_init=of_three, name=name)(h).reshape(b, tokens, self.heads, c // self.heads)
                    for name in "qkv")
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
-        weights = nn.softmax(logits / np.sqrt(c // self.heads), axis=-1).astype(v.dtype)
-        h = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, tokens, c)
-        x = x + gate1 * dense(c, name="out")(h)
+        x = x + gate1 * dense(c, name="out")(attend(q, k, v).reshape(b, tokens, c))
 
         h = modulated(normalised(x, self.dtype, "norm2"), shift2, scale2)
         h = nn.gelu(dense(round(c * self.mlp_ratio), name="mlp1")(h), approximate=True)

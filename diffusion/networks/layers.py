@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.errors import require
+from diffusion.networks.attention import attend
+from diffusion.networks.norms import GroupNorm
 from diffusion.typing import Array, Keys
 
 REMATS = {"none", "light", "full"}
@@ -103,9 +105,9 @@ class BlockConfig:
     dropout: float = 0.0          # probability of dropping
     scale_shift: bool = False     # the embedding scales and shifts (Nichol & Dhariwal 2021) or only shifts
 
-    def group_norm(self, name: str, groups: int | None = None) -> nn.GroupNorm:
-        """A group normalisation; Flax computes its statistics in float32 whatever the dtype."""
-        return nn.GroupNorm(num_groups=groups or self.groups, epsilon=self.epsilon, dtype=self.dtype, name=name)
+    def group_norm(self, name: str, groups: int | None = None) -> GroupNorm:
+        """A group normalisation; its statistics are computed in float32 whatever the dtype."""
+        return GroupNorm(num_groups=groups or self.groups, epsilon=self.epsilon, dtype=self.dtype, name=name)
 
     def conv(self, channels: int, name: str, scale: float = 1.0, **kwargs) -> nn.Conv:
         return nn.Conv(channels, (3, 3), dtype=self.dtype, kernel_init=ddpm_init(scale), name=name, **kwargs)
@@ -141,17 +143,14 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, emb: Array, keys: Keys | None) -> Array:
         style = self.style
-        h = style.act(style.group_norm("norm1")(x))
+        h = style.group_norm("norm1")(x, style.act)
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
         h = style.conv(self.channels, "conv1")(h)
-        emb = style.dense(self.channels * (1 + style.scale_shift), "emb")(style.act(emb))[:, None, None]
-        if style.scale_shift:
-            scale, shift = jnp.split(emb, 2, axis=-1)
-            h = style.group_norm("norm2")(h) * (1 + scale) + shift
-        else:
-            h = style.group_norm("norm2")(h + emb)
-        h = Dropout(style.dropout, name="dropout")(style.act(h), keys)
+        emb = style.dense(self.channels * (1 + style.scale_shift), "emb")(style.act(emb))
+        told = {"scale_shift" if style.scale_shift else "shift": emb}
+        h = style.group_norm("norm2")(h, style.act, **told)
+        h = Dropout(style.dropout, name="dropout")(h, keys)
         h = style.conv(self.channels, "conv2", scale=0.0)(h)
         if x.shape[-1] != self.channels:
             x = style.dense(self.channels, "shortcut")(x)
@@ -178,9 +177,7 @@ class Attention(nn.Module):
         inner = self.heads * self.head_channels or c
         size = inner // self.heads
         q, k, v = (self.style.dense(inner, name)(h).reshape(b, height * width, self.heads, size) for name in "qkv")
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
-        weights = jax.nn.softmax(logits / math.sqrt(size), axis=-1).astype(v.dtype)
-        h = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, height, width, inner)
+        h = attend(q, k, v).reshape(b, height, width, inner)
         return (x + self.style.dense(c, "out", scale=0.0)(h)) / self.divisor
 
 

@@ -4,6 +4,7 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
+from diffusion.core.conditions import Declared, labels
 from diffusion.errors import require
 from diffusion.networks.layers import (
     Attention,
@@ -18,7 +19,7 @@ from diffusion.networks.layers import (
     sinusoidal_embedding,
     upsample_2x,
 )
-from diffusion.typing import Array, Cond, Image, Keys
+from diffusion.typing import NO_COND, Array, Cond, Image, Keys
 
 # How parameters are cut over a mesh, by their paths: in a pair of layers the first is cut over its outputs and the
 # second over its inputs, so that one sum over the tensor axis serves both (Shoeybi et al. 2019, "Megatron-LM").
@@ -67,15 +68,20 @@ class UNet(nn.Module):
     freq_shift: float = 1.0                     # positional: see `sinusoidal_embedding`
     cos_first: bool = False                     # cosines before sines
     center_input: bool = False                  # x -> 2x - 1
-    num_classes: int = 0                        # 0: unconditional; else cond is [B] int32 labels below it
+    num_classes: int = 0                        # 0: unconditional; else cond["label"] is int32 [B] below it
     out_channels: int = 3
     dtype: Literal["float32", "bfloat16"] = "float32"  # computation precision; parameters are float32
     remat: Literal["none", "light", "full"] = "none"  # activations recomputed in the gradient instead of stored: light,
                                                 # all but convolutions and matrix products; full, whole blocks
     sharding = SHARDING
 
-    def check(self, height: int) -> None:
-        """Raises FieldError for fields that do not fit images of this height, or each other."""
+    @property
+    def cond(self) -> Declared:
+        """The label, if there are classes."""
+        return labels(self.num_classes)
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Raises FieldError for fields that do not fit images of this height and width, or each other."""
         check_channels(self.channels)
         require(self.blocks >= 1, "blocks", self.blocks, "each level needs at least one residual block.")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "is a probability below 1.")
@@ -87,9 +93,9 @@ class UNet(nn.Module):
                 "for the others.")
         require(self.freq_shift < self.channels // 2, "freq_shift", self.freq_shift, "must be below half of "
                 "network.channels.")
-        self.check_levels(height)
+        self.check_levels(*size)
 
-    def check_levels(self, height: int) -> None:
+    def check_levels(self, height: int, width: int) -> None:
         """The part of `check` about levels, their widths and their attention."""
         channels, multipliers, levels = self.channels, self.multipliers, len(self.multipliers)
         require(levels >= 1, "multipliers", multipliers, "needs a number for each level, at least one.")
@@ -101,9 +107,10 @@ class UNet(nn.Module):
             require(len(kinds) in (1, levels), key, kinds, f"needs one kind, or one for each of {levels} levels.")
             for kind in kinds:
                 require(kind in RESAMPLERS, key, kind, f"is not known. It can be one of: {', '.join(RESAMPLERS)}.")
-        require(height % 2**(levels - 1) == 0, "multipliers", multipliers, f"{levels} levels halve the image "
-                f"{levels - 1} times, which {height} pixels (config.data.size) do not allow. Use fewer levels or "
-                "another size.")
+        for side in (height, width):
+            require(side % 2**(levels - 1) == 0, "multipliers", multipliers, f"{levels} levels halve the image "
+                    f"{levels - 1} times, which {side} pixels (config.data.size) do not allow. Use fewer levels or "
+                    "another size.")
         heights, attended = [height // 2**i for i in range(levels)], set()
         for key in ("attention_resolutions", "up_attention_resolutions"):
             chosen = getattr(self, key) or ()
@@ -131,7 +138,7 @@ class UNet(nn.Module):
                 "betas of no more steps, without process.rescale_times and sample.between_times.")
 
     @nn.compact
-    def __call__(self, x: Image, c_noise: Array, cond: Cond = None, keys: Keys | None = None) -> Array:
+    def __call__(self, x: Image, c_noise: Array, cond: Cond = NO_COND, keys: Keys | None = None) -> Array:
         style = BlockConfig(self.dtype, self.groups, self.norm_epsilon, self.activation, self.dropout, self.scale_shift)
         widths = [round(self.channels * m) for m in self.multipliers]
         levels = len(widths)
@@ -179,13 +186,13 @@ class UNet(nn.Module):
                 else:
                     h = Upsample(style, name=f"up{level}_upsample")(h)
 
-        h = nn.swish(style.group_norm("norm_out")(h))
+        h = style.group_norm("norm_out")(h, nn.swish)
         h = style.conv(self.out_channels, "conv_out", scale=0.0)(h)
         h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
         return h / c_noise[:, None, None, None] if self.embedding == "fourier" else h
 
     def embed(self, c_noise: Array, cond: Cond, style: BlockConfig) -> Array:
-        """[B] c_noise and labels -> [B, embedding_channels]."""
+        """[B] c_noise and conditions -> [B, embedding_channels]."""
         channels = self.embedding_channels or 4 * self.channels
         if self.embedding == "fourier":
             emb = FourierEmbedding(self.channels, self.cos_first, name="fourier")(c_noise)
@@ -196,7 +203,7 @@ class UNet(nn.Module):
         emb = nn.swish(style.dense(channels, "emb1")(emb.astype(self.dtype)))
         emb = style.dense(channels, "emb2")(emb)
         if self.num_classes:
-            emb += nn.Embed(self.num_classes, channels, dtype=self.dtype, name="labels")(cond)
+            emb += nn.Embed(self.num_classes, channels, dtype=self.dtype, name="labels")(cond["label"])
         return emb
 
 

@@ -44,9 +44,14 @@ def make_mesh(data: int, fsdp: int, tensor: int = 1, devices: Sequence[jax.Devic
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
+def platform(mesh: Mesh) -> str:
+    """The platform of the devices: cpu, gpu or tpu."""
+    return mesh.devices.flat[0].platform
+
+
 def on_cpu(mesh: Mesh) -> bool:
     """Whether the devices are CPUs, where XLA runs a convolution's gradient about 12 times slower inside a loop."""
-    return mesh.devices.flat[0].platform == "cpu"
+    return platform(mesh) == "cpu"
 
 
 def batch_shards(mesh: Mesh) -> int:
@@ -72,6 +77,12 @@ def over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
 def put_rows(x: np.ndarray, mesh: Mesh) -> jax.Array:
     """x [B, ...], the same in all processes, cut `over_batch`: each process provides its devices' rows."""
     return jax.make_array_from_callback(x.shape, over_batch(mesh), lambda rows: x[rows])
+
+
+def place(tree, shardings):
+    """The tree of arrays, the same in all processes, with these shardings: each process provides its devices' parts."""
+    return jax.tree.map(lambda x, s: jax.make_array_from_callback(x.shape, s, lambda part, x=np.asarray(x): x[part]),
+                        tree, shardings)
 
 
 def of_state(abstract_state, mesh: Mesh, rules: Sequence[Rule] = ()):

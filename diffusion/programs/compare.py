@@ -78,7 +78,6 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
                           "2 or more.")
     from diffusion import build, pretrained
     from diffusion import config as config_lib
-    from diffusion.generate import labels_of
     from diffusion.io import images
     from diffusion.io.files import atomic_write
     from diffusion.io.processes import is_primary
@@ -99,7 +98,7 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
     exact_chain = config_lib.override(config, {"sample.solver": "ddim", "sample.eta": 0.0})
     reference, (finest_grid,) = build_cell(exact_chain, model, "ddim", [finest])
     rows = min(config.sample.batch_size, sharding.fill(num_samples, model.mesh))
-    classes = build.classes(config, model)
+    conditions = build.conditions(config, model)
 
     def draw(sampler: build.Sampler, grid: np.ndarray, scale: float, count: int = num_samples,
              report: Callable[[int], None] | None = None) -> Iterator[tuple[slice, "Samples"]]:
@@ -107,7 +106,7 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
         for first in range(0, count, rows):
             indices = np.arange(first, first + rows, dtype=np.int32)
             yield slice(first, min(first + rows, count)), sampler(
-                params, grid, seed, indices, cond=labels_of(classes, indices), report=report,
+                params, grid, seed, indices, cond=conditions(indices), report=report,
                 chain_inputs={} if config.sample.guidance.name == "none" else {"scale": scale})
 
     results, pictures, exact, grid = [], {}, {}, finest_grid(params)

@@ -83,13 +83,14 @@ def compare(pipe: DiffusionPipeline, folder: str) -> float | str:
     except Exception as error:  # from packages that do not fit each other, such as torch and torchvision
         return f"it cannot be imported ({(str(error).strip() or type(error).__name__).splitlines()[-1]})"
     c = pipe.config
-    x = np.asarray(jax.random.normal(jax.random.key(0), (len(TIMES), c.data.size, c.data.size, c.data.channels)))
+    x = np.asarray(jax.random.normal(jax.random.key(0), (len(TIMES), *build.sides(c.data.size), c.data.channels)))
     labels = np.arange(len(TIMES)) % c.network.num_classes if c.network.num_classes else None
+    cond = {} if labels is None else {"label": labels}
     network = build.network(c.network, c.data.size, c.data.channels * (1 + c.learned_range))
     learned = c.network.embedding == "learned"
     times = np.asarray(TIMES, np.float32) + (c.network.embedding == "fourier")  # which takes a logarithm of the time
     times = np.minimum(times, c.network.embedding_rows - 1).astype(np.int64) if learned else times
-    ours = jax.jit(network.clone(dtype=jnp.float32).apply)(pipe.params, x, times, labels)
+    ours = jax.jit(network.clone(dtype=jnp.float32).apply)(pipe.params, x, times, cond)
     theirs = UNet2DModel.from_pretrained(folder, subfolder="unet").eval()
     with torch.no_grad():
         out = theirs(torch.from_numpy(np.array(x.transpose(0, 3, 1, 2))), torch.from_numpy(times),

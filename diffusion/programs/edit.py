@@ -37,7 +37,7 @@ def declare_flags(values: flags.FlagValues) -> None:
                               values)
     shared_flags.declare_path("mask", "inpaint: a picture, white where it is drawn anew. Default: the middle.", values)
     flags.DEFINE_integer("label", None, "For a task: the class of the pictures in --image.", flag_values=values)
-    flags.DEFINE_integer("factor", 4, "upscale: the factor of the width.", lower_bound=1, upper_bound=2**10,
+    flags.DEFINE_integer("factor", 4, "upscale: the factor of height and width.", lower_bound=1, upper_bound=2**10,
                          flag_values=values)
     flags.DEFINE_integer("jump", 10, "inpaint, colorise, upscale: RePaint's steps back up ...", lower_bound=1,
                          upper_bound=10**4, flag_values=values)
@@ -72,8 +72,8 @@ class Settings:
     task: str
     image: Path | None = None  # pictures, for `io.pictures.read_picture`; None: the first of config.data
     label: int | None = None   # of the pictures, for a model with classes
-    mask: Path | None = None   # inpaint: white is drawn anew; None: the square in the middle, of half the width
-    factor: int = 4            # upscale: the factor of the width
+    mask: Path | None = None   # inpaint: white is drawn anew; None: the middle, of half the height and width
+    factor: int = 4            # upscale: the factor of height and width
     jump: int = 10             # inpaint, colorise, upscale: RePaint's steps up (Lugmayr et al. 2022) ...
     repeats: int = 1           # ... and the passes over each step (in the paper 10); 1: only replacement
     strength: float = 0.5      # vary: the share of the steps to take (Meng et al. 2022)
@@ -104,7 +104,7 @@ def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settin
     check(settings, model.shape)
     images.check_samples_folder(out)
     step_table(config, model, settings, model.process)  # raises for wrong settings
-    pixels, labels = given_images(config, model, settings)
+    pixels, given = given_images(config, model, settings)
     if settings.task == "interpolate" and len(pixels) < 2:
         raise DataError("--task=interpolate goes from one image to another: give two, or a folder of them.")
     mask = None if settings.task != "inpaint" else keep_mask(settings, model.shape)
@@ -112,7 +112,7 @@ def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settin
     steps = step_table(config, model, settings, model.process_of(params))
 
     take_rows = lambda indices: (np.asarray(to_float(pixels[indices % len(pixels)])),  # noqa: E731
-                                 None if labels is None else labels[indices % len(labels)])
+                                 {name: rows[indices % len(rows)] for name, rows in given.items()})
     draw = make(config, model, settings, params, steps, seed, mask, num_samples, take_rows)
     shown, batch = [], config.sample.batch_size
 
@@ -145,11 +145,11 @@ def make(config: ConfigDict, model: "build.Model", settings: Settings, params: A
             solver=solver, known=given.get("known"), project=lambda x: project(x, given.get("mask"))))
 
         def measured(indices):
-            known, labels = rows_of(indices)
+            known, cond = rows_of(indices)
             given = {"known": known}
             if mask is not None:
                 given["mask"] = np.broadcast_to(mask, (len(known), *mask.shape)).astype(np.float32)
-            drawn = task(params, steps, seed, indices, cond=labels, chain_inputs=given)
+            drawn = task(params, steps, seed, indices, cond=cond, chain_inputs=given)
             return drawn.images, np.asarray(project(known, given.get("mask"))), known
         return measured
 
@@ -160,29 +160,30 @@ def make(config: ConfigDict, model: "build.Model", settings: Settings, params: A
         start = jax.jit(lambda params, known, t, keys: tasks.start(process(params), known, t, keys))
 
         def varied(indices):
-            known, labels = rows_of(indices)
+            known, cond = rows_of(indices)
             keys = example_keys(jax.random.key(np.uint32(seed)), "sample", 0, indices)
             x = np.asarray(start(params, known, steps[0, 0], keys))
-            return forwards(params, steps, seed, indices, cond=labels, noise=x).images, np.clip(x, -1, 1), known
+            return forwards(params, steps, seed, indices, cond=cond, noise=x).images, np.clip(x, -1, 1), known
         return varied
 
     backwards = build.sampler(config, model, wrap=lambda solver, given: tasks.Inversion(iterations=settings.iterations))
-    noise_of = lambda known, labels, indices: backwards(  # noqa: E731
-        params, tasks.reverse_grid(steps), seed, indices, cond=labels, noise=known).x
+    noise_of = lambda known, cond, indices: backwards(  # noqa: E731
+        params, tasks.reverse_grid(steps), seed, indices, cond=cond, noise=known).x
 
     def reconstructed(indices):
-        known, labels = rows_of(indices)
-        noise = noise_of(known, labels, indices)
-        return (forwards(params, steps, seed, indices, cond=labels, noise=noise).images, np.clip(noise / 3, -1, 1),
+        known, cond = rows_of(indices)
+        noise = noise_of(known, cond, indices)
+        return (forwards(params, steps, seed, indices, cond=cond, noise=noise).images, np.clip(noise / 3, -1, 1),
                 known)
 
     def interpolated(indices):
         """The interpolation from the first image to the second, in `count` images."""
-        (a, label_a), (b, label_b) = (rows_of(np.full_like(indices, i)) for i in (0, 1))
+        (a, cond_a), (b, cond_b) = (rows_of(np.full_like(indices, i)) for i in (0, 1))
         share = np.minimum(indices / max(count - 1, 1), 1).astype(np.float32)
-        noise = np.asarray(tasks.slerp(noise_of(a, label_a, indices), noise_of(b, label_b, indices), share))
-        labels = None if label_a is None else np.where(share < 0.5, label_a, label_b)
-        return forwards(params, steps, seed, indices, cond=labels, noise=noise).images, a, b
+        noise = np.asarray(tasks.slerp(noise_of(a, cond_a, indices), noise_of(b, cond_b, indices), share))
+        nearer = lambda a, b: np.where((share < 0.5).reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
+        cond = jax.tree.map(nearer, cond_a, cond_b)
+        return forwards(params, steps, seed, indices, cond=cond, noise=noise).images, a, b
     return reconstructed if settings.task == "reconstruct" else interpolated
 
 
@@ -202,8 +203,9 @@ def check(settings: Settings, shape: tuple[int, int, int]) -> None:
         (s.mask is None or s.task == "inpaint", "mask", s.mask, "is for --task=inpaint."),
         (s.task != "colorise" or shape[-1] == 3, "task", s.task, f"needs a model of colours, this one has {shape[-1]} "
          "channels."),
-        (s.task != "upscale" or s.factor > 1 and shape[0] % s.factor == 0, "factor", s.factor, "must be above 1 and "
-         f"divide the model's width, {shape[0]}: the means of such squares are known."),
+        (s.task != "upscale" or s.factor > 1 and not (shape[0] % s.factor or shape[1] % s.factor), "factor",
+         s.factor, f"must be above 1 and divide the model's height and width, {shape[0]} and {shape[1]}: the means of "
+         "such squares are known."),
         (s.jump >= 1 and s.repeats >= 1, "repeats", s.repeats, "and --jump must be 1 or more (Lugmayr et al. 2022: "
          "both 10)."),
         (s.repeats == 1 or s.task in MEASURED, "repeats", s.repeats, f"is for {', '.join(MEASURED)}."),
@@ -235,8 +237,8 @@ def step_table(config: ConfigDict, model: "build.Model", settings: Settings, pro
     return steps
 
 
-def given_images(config: ConfigDict, model: "build.Model", settings: Settings) -> tuple[np.ndarray, np.ndarray | None]:
-    """uint8 [N, H, W, C] and, for a model with classes, labels int32 [N]."""
+def given_images(config: ConfigDict, model: "build.Model", settings: Settings) -> tuple[np.ndarray, dict]:
+    """uint8 [N, H, W, C] and the model's conditions by name, each [N, ...]."""
     from diffusion import build
     from diffusion.data.sources import gather_examples
     from diffusion.io import pictures
@@ -245,16 +247,16 @@ def given_images(config: ConfigDict, model: "build.Model", settings: Settings) -
         if not model.num_classes:
             if settings.label is not None:
                 raise ConfigError("--label was given, but the model is unconditional.")
-            return pixels, None
+            return pixels, {}
         if settings.label is None or not 0 <= settings.label < model.num_classes:
             raise ConfigError(f"The model has classes: --label must give the class of the pictures, in 0 .. "
                               f"{model.num_classes - 1}; got {settings.label}.")
-        return pixels, np.full(len(pixels), settings.label, np.int32)
+        return pixels, {"label": np.full(len(pixels), settings.label, np.int32)}
     if settings.label is not None:
         raise ConfigError("--label is for the pictures of --image; the images of config.data have labels.")
     found = build.training_images(config)
     batch = gather_examples(found, np.arange(min(len(found), 256)))
-    return batch["image"], batch["label"] if model.num_classes else None
+    return batch["image"], {name: batch[name] for name in model.conditions if name in batch}
 
 
 def keep_mask(settings: Settings, shape: tuple[int, int, int]) -> np.ndarray:

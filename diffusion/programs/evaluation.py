@@ -15,7 +15,6 @@ from diffusion import build
 from diffusion.build.rules import require_key
 from diffusion.data.sources import Source, gather_examples
 from diffusion.errors import ConfigError, DataError
-from diffusion.generate import labels_of
 from diffusion.io import images
 from diffusion.io.files import atomic_write
 from diffusion.io.processes import is_primary, primary_says, print_once
@@ -73,7 +72,7 @@ class SampleStream:
 
     def __init__(self, config: ConfigDict, model: build.Model):
         self.sampler, self.model = build.sampler(config, model), model
-        self.classes = build.classes(config, model)
+        self.conditions = build.conditions(config, model)
         self.steps_of = build.grid_of(config, model)
         self.evaluations, self.preview = 0.0, config.sample.preview
         self.first: list[np.ndarray] = []
@@ -83,7 +82,7 @@ class SampleStream:
         rows, total = ROWS * sharding.batch_shards(self.model.mesh), 0.0
         for first in range(0, count, rows):
             indices = np.arange(first, first + rows, dtype=np.int32)
-            drawn = self.sampler(params, steps, seed, indices, cond=labels_of(self.classes, indices))
+            drawn = self.sampler(params, steps, seed, indices, cond=self.conditions(indices))
             number = min(rows, count - first)
             total += drawn.evaluations * number
             self.evaluations = total / (first + number)

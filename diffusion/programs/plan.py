@@ -121,8 +121,10 @@ def train_costs(config: ConfigDict, model: "build.Model", parts) -> tuple[roofli
     from diffusion.parallel import sharding
     k, b = parts.plan.steps_per_dispatch, config.train.batch_size
     placed = NamedSharding(model.mesh, PartitionSpec(None, *sharding.over_batch(model.mesh).spec))
-    batch = {name: jax.ShapeDtypeStruct((k, b, *shape), dtype, sharding=placed) for name, shape, dtype in (
-        ("image", model.shape, jnp.uint8), ("label", (), jnp.int32), ("position", (), jnp.int32))}
+    record = {"image": (model.shape, jnp.uint8), "label": ((), jnp.int32), "position": ((), jnp.int32)}
+    record |= {name: (one.shape, one.dtype) for name, one in model.conditions.items()}
+    batch = {name: jax.ShapeDtypeStruct((k, b, *shape), dtype, sharding=placed)
+             for name, (shape, dtype) in record.items()}
     compiled = compile_for(parts.program(0), parts.abstract_state, batch, None)
     loops = 1 if sharding.on_cpu(model.mesh) else config.train.accumulate
     return roofline.costs(compiled, collectives(compiled.as_text()), repeats=loops), b, 1
@@ -141,7 +143,7 @@ def sample_costs(config: ConfigDict, model: "build.Model") -> tuple[roofline.Cos
     shape = lambda shape, dtype, where: jax.ShapeDtypeStruct(shape, dtype, sharding=where)  # noqa: E731
     x, indices = shape((rows, *model.shape), jnp.float32, over), shape((rows,), jnp.int32, over)
     number, seed = shape((), jnp.int32, everywhere), shape((), jnp.uint32, everywhere)
-    cond = indices if model.num_classes else None
+    cond = {name: shape((rows, *one.shape), one.dtype, over) for name, one in model.conditions.items()}
     times = shape((1024, 2), np.asarray(steps).dtype, everywhere)
     carry = jax.eval_shape(sampler.begin, model.abstract_params, {}, x)
     compiled = compile_for(sampler.advance, model.abstract_params, {}, seed, indices, cond, times, number, number,

@@ -38,7 +38,7 @@ class AdaptiveODE(Solver):
 
         def one(x, cond):
             def slope(s, x, _):
-                x0, eps, _ = denoise(x[None], s, None if cond is None else cond[None])
+                x0, eps, _ = denoise(x[None], s, jax.tree.map(lambda c: c[None], cond))
                 return process.velocity(x0, eps, s)[0]
 
             solution = diffrax.diffeqsolve(

@@ -9,7 +9,7 @@ import numpy as np
 from diffusion.core import grids, numerics
 from diffusion.core.parameterization import Diffusion
 from diffusion.core.processes import Process
-from diffusion.typing import Array, Cond, Image, Keys, Time
+from diffusion.typing import NO_COND, Array, Cond, Image, Keys, Time
 
 Carry = Any  # a multistep solver's past values; () for a one-step solver
 
@@ -50,7 +50,7 @@ def draw_prior(process: Process, t: Time, keys: Keys, shape: tuple[int, ...]) ->
     return process.prior_std(t) * numerics.normal(numerics.fold_in(keys, 0), shape, jnp.float32)
 
 
-def sample(solver: Solver, diffusion: Diffusion, steps: Array, x: Image, keys: Keys, cond: Cond = None, *,
+def sample(solver: Solver, diffusion: Diffusion, steps: Array, x: Image, keys: Keys, cond: Cond = NO_COND, *,
            first: Array | int = 0, last: Array | int | None = None, carry: Carry | None = None) -> tuple[Carry, Image]:
     """Runs x [B,H,W,C] through the rows first .. last - 1 of `steps` [S, 2], (t, t_next) each, in one compiled loop.
 

@@ -91,7 +91,7 @@ def test_check_images():
     sources.check_images(square, 8, 8, 1)
     with pytest.raises(DataError, match="8x8x1 .*32x32x3.*--config.data.size=8 --config.data.channels=1"):
         sources.check_images(square, 32, 32, 3)
-    with pytest.raises(DataError, match="8x6x3.*must be square"):
+    with pytest.raises(DataError, match="8x6x3.*--config.data.size=8,6 --config.data.channels=3"):
         sources.check_images(sources.ArraySource(*random_images(2, (8, 6, 3))), 8, 8, 3)
     with pytest.raises(DataError, match="must be uint8.*float32"):
         sources.check_images(Listed([{"image": np.zeros((8, 8, 1), np.float32), "label": 0}]), 8, 8, 1)

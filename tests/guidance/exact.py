@@ -5,6 +5,7 @@ import numpy as np
 
 from diffusion.core.numerics import expand
 from diffusion.core.parameterization import Diffusion, Prediction
+from diffusion.typing import NO_COND
 
 PRIOR = np.array([0.35, 0.65])  # of the classes
 WEIGHTS = np.array([[0.4, 0.6], [0.8, 0.2]])                            # [class, mode]
@@ -28,16 +29,17 @@ def log_joint(process, x, t):
     return jnp.log(PRIOR)[None] + log_densities(process, x, t)
 
 
-def log_density(process, x, t, cond):
-    """log p(x_t | cond) [B], and log p(x_t) for the label NULL."""
+def log_density(process, x, t, label):
+    """log p(x_t | label) [B], and log p(x_t) for the label NULL."""
     table = jnp.concatenate([log_densities(process, x, t), jax.nn.logsumexp(log_joint(process, x, t), -1)[:, None]], 1)
-    return jnp.take_along_axis(table, jnp.broadcast_to(jnp.asarray(cond), x.shape[:1])[:, None], 1)[:, 0]
+    return jnp.take_along_axis(table, jnp.broadcast_to(jnp.asarray(label), x.shape[:1])[:, None], 1)[:, 0]
 
 
 def log_classifier(process):
-    """(x_t, t, labels) -> log p(label | x_t) [B]."""
+    """(x_t, t, cond) -> log p(label | x_t) [B]."""
     def log_probability(x, t, cond):
-        return jnp.take_along_axis(jax.nn.log_softmax(log_joint(process, x, t)), jnp.asarray(cond)[:, None], 1)[:, 0]
+        label = jnp.asarray(cond["label"])
+        return jnp.take_along_axis(jax.nn.log_softmax(log_joint(process, x, t)), label[:, None], 1)[:, 0]
     return log_probability
 
 
@@ -47,10 +49,10 @@ def score(function, x):
 
 
 def diffusion(process):
-    """The exact denoiser, of the classes and of the label NULL (also None)."""
-    def denoise(x, t, cond=None):
-        cond = jnp.full(len(x), NULL) if cond is None else cond
+    """The exact denoiser, of the classes and of the label NULL (also without a label)."""
+    def denoise(x, t, cond=NO_COND):
+        label = cond["label"] if cond else jnp.full(len(x), NULL)
         sigma, alpha = expand(process.sigma(t), x), expand(process.alpha(t), x)
-        eps = -sigma * score(lambda x: log_density(process, x, t, cond), x)
-        return Prediction((x - sigma * eps) / alpha, eps, jnp.broadcast_to(expand(cond / 4, x), x.shape))
+        eps = -sigma * score(lambda x: log_density(process, x, t, label), x)
+        return Prediction((x - sigma * eps) / alpha, eps, jnp.broadcast_to(expand(label / 4, x), x.shape))
     return Diffusion(process, denoise)

@@ -57,7 +57,7 @@ def draw(config, guide=None, **given):
     if guide is not None:
         params["guide"] = weights(model.guide, given.pop("guide_seed", 0))
     return sampler_of(config, guide)(params, build.grid(config.sample, model.process), 0, np.arange(4, dtype=np.int32),
-                                     cond=np.arange(4, dtype=np.int32) % 3, chain_inputs=given)
+                                     cond={"label": np.arange(4, dtype=np.int32) % 3}, chain_inputs=given)
 
 
 def guided(name, **changes):

@@ -13,11 +13,11 @@ MEANS = np.array([-1.0, 2.0, 0.5])  # of the data of classes 0 and 1, and of all
 CALLS = []
 
 
-def gaussian(x_t, t, cond=None):
+def gaussian(x_t, t, cond):
     """The exact denoiser of x_0 ~ N(mean of the class, 1)."""
     CALLS.append(x_t.shape)
     alpha, sigma = (a.reshape(-1, 1, 1, 1) for a in (PROCESS.alpha(t), PROCESS.sigma(t)))
-    mean = jnp.asarray(MEANS)[cond].reshape(-1, 1, 1, 1)
+    mean = jnp.asarray(MEANS)[cond["label"]].reshape(-1, 1, 1, 1)
     x0 = mean + alpha / (alpha**2 + sigma**2) * (x_t - alpha * mean)
     return Prediction(x0, (x_t - alpha * x0) / sigma, jnp.broadcast_to(mean, x_t.shape))
 
@@ -28,7 +28,7 @@ def test_the_guided_score_is_that_of_the_product(x64, scale, t):
     """p(x|c)^w p(x)^(1-w) of Gaussians of one variance is a Gaussian of mean w m_c + (1-w) m (Ho & Salimans 2022, Eq.
     6)."""
     x, labels = np.random.default_rng(0).normal(size=(4, 2, 2, 1)), np.array([0, 1, 1, 0])
-    out = classifier_free(Diffusion(PROCESS, gaussian), scale, null_label=2).denoise(x, t, labels)
+    out = classifier_free(Diffusion(PROCESS, gaussian), scale, {"label": 2}).denoise(x, t, {"label": labels})
     alpha, sigma = float(PROCESS.alpha(t)), float(PROCESS.sigma(t))
     mean = (scale * MEANS[labels] + (1 - scale) * MEANS[2]).reshape(-1, 1, 1, 1)
     np.testing.assert_allclose(out.eps, sigma * (x - alpha * mean), atol=1e-9)  # -sigma score; alpha^2 + sigma^2 = 1
@@ -38,6 +38,6 @@ def test_the_guided_score_is_that_of_the_product(x64, scale, t):
 
 def test_the_network_is_called_once_on_both(x64):
     CALLS.clear()
-    guided = classifier_free(Diffusion(PROCESS, gaussian), 2.0, null_label=2)
-    guided.denoise(np.zeros((3, 2, 2, 1)), 5, np.zeros(3, int))
+    guided = classifier_free(Diffusion(PROCESS, gaussian), 2.0, {"label": 2})
+    guided.denoise(np.zeros((3, 2, 2, 1)), 5, {"label": np.zeros(3, int)})
     assert CALLS == [(6, 2, 2, 1)]

@@ -71,13 +71,13 @@ def test_momentum_over_steps(x64):
         x0 = table[index(t.ravel()[0])].swapaxes(0, 1).reshape(-1, *SHAPE[1:])  # the two of an image are neighbours
         return Prediction(x0, X0.predict(PROCESS, x0, x, t).eps)
 
-    solver = guidance.Momentum(solver=DDIM(), momentum=-0.6, pair=lambda d: guidance.label_pair(d, 1),
+    solver = guidance.Momentum(solver=DDIM(), momentum=-0.6, pair=lambda d: guidance.condition_pair(d, {"label": 1}),
                                rule=guidance.projected(4.0, parallel=0.2, norm_threshold=5.0))
     carry, x = solver.init(jnp.asarray(X)), jnp.asarray(X)
     for t, s in zip(times[:-1], times[1:]):
         _, x0 = solver.step(carry, x, jnp.asarray(t), jnp.asarray(0.0), Diffusion(PROCESS, denoise), None,
-                            np.zeros(3, int))
+                            {"label": np.zeros(3, int)})
         carry, x = solver.step(carry, x, jnp.asarray(t), jnp.asarray(s), Diffusion(PROCESS, denoise), None,
-                               np.zeros(3, int))
+                               {"label": np.zeros(3, int)})
         seen.append(x0)
     np.testing.assert_allclose(seen, expected, rtol=0, atol=1e-9)

@@ -19,7 +19,7 @@ from diffusion.samplers.ddim import DDIM
 PROCESSES = {"table": (DiscreteProcess(betas=schedules.cosine(50)), (1, 20, 45)), "vp": (VP(), (0.01, 0.4, 0.9)),
              "edm": (VarianceExploding(), (0.05, 0.7, 20.0)), "flow": (Flow(), (0.05, 0.5, 0.95))}
 CASES = [(name, t) for name, (_, times) in PROCESSES.items() for t in times]
-LABELS = np.array([0, 1, 1, 0, 1])
+COND, NULLS = {"label": np.array([0, 1, 1, 0, 1])}, {"label": NULL}
 FREE_SCALES, SCALES = [0.0, 1.0, 3.0, 4.0], [0.0, 1.0, 3.0]  # without a classifier, and with one
 # Most of the time is the compiler's, and this halves it.
 SPACES = {"eps": parameterization.EPS, "x0": parameterization.X0, "v": parameterization.V}
@@ -38,10 +38,10 @@ def found(name):
 
     def at(t, t_next, free_scales, scales):
         x, keys = points(process, t), jax.random.split(jax.random.key(0), 5)
-        ask = lambda diffusion: diffusion.denoise(x, t, LABELS)  # noqa: E731
-        labelled, null = ask(exact), exact.denoise(x, t, None)
+        ask = lambda diffusion: diffusion.denoise(x, t, COND)  # noqa: E731
+        labelled, null = ask(exact), exact.denoise(x, t, {})
         # What it says once serves all rules, since a copy of the denoiser for each is most of what is compiled.
-        known = exact._replace(denoise=lambda x, t, cond=None: null if cond is None else labelled)
+        known = exact._replace(denoise=lambda x, t, cond=None: labelled if cond else null)
         guide = exact._replace(denoise=lambda x, t, cond: null)
         pair = lambda *_: (labelled, null)  # noqa: E731
         projected = lambda **options: ask(guidance.guided(known, pair, guidance.projected(3.0, **options)))  # noqa: E731
@@ -51,13 +51,13 @@ def found(name):
         return dict(
             x=x, alpha=process.alpha(t), sigma=process.sigma(t), alpha_next=process.alpha(t_next),
             sigma_next=process.sigma(t_next), labelled=labelled, null=null,
-            score_labelled=score(lambda x: log_density(process, x, t, LABELS), x),
+            score_labelled=score(lambda x: log_density(process, x, t, COND["label"]), x),
             score_null=score(lambda x: log_density(process, x, t, NULL), x),
-            score_classifier=score(lambda x: classifier(x, t, LABELS), x),
-            free=jax.vmap(lambda scale: ask(guidance.classifier_free(exact, scale, NULL)))(free_scales),
+            score_classifier=score(lambda x: classifier(x, t, COND), x),
+            free=jax.vmap(lambda scale: ask(guidance.classifier_free(exact, scale, NULLS)))(free_scales),
             auto=ask(guidance.autoguidance(known, guide, 4.0)),
             of_null=with_gradient(False), of_labelled=with_gradient(True),
-            stepped=DDIM().step((), x, t, t_next, plus_plus, keys, LABELS)[1],
+            stepped=DDIM().step((), x, t, t_next, plus_plus, keys, COND)[1],
             whole=projected(parallel=1.0), across=projected(), short=projected(parallel=1.0, norm_threshold=1e-3))
 
     times = np.array(times)
@@ -86,7 +86,7 @@ def test_classifier_free_guidance_is_the_score_of_the_sharpened_density(name, t)
     here = found(name)[t]
     for scale, prediction in each(here.free, FREE_SCALES):
         close_to_score(here, prediction, (1 - scale) * here.score_null + scale * here.score_labelled)
-        np.testing.assert_allclose(prediction.variance_fraction[:, 0], LABELS / 4)
+        np.testing.assert_allclose(prediction.variance_fraction[:, 0], COND["label"] / 4)
 
 
 @pytest.mark.parametrize("name, t", CASES)
@@ -147,16 +147,16 @@ def test_rescaling_brings_the_standard_deviation_back(x64):
     """Lin et al. (2024), Eqs. 14-16, in the space of the model's output."""
     process, t, shares = PROCESSES["vp"][0], 0.5, np.array([0.0, 0.7, 1.0])
     exact = diffusion(process)
-    pair = guidance.label_pair(exact, NULL)
+    pair = guidance.condition_pair(exact, NULLS)
 
     @jax.jit
     def evaluate(x, t, shares):
         def in_space(space):
             ask = lambda share: guidance.guided(exact, pair, guidance.rescaled(  # noqa: E731
-                guidance.linear(5.0), share, space)).denoise(x, t, LABELS)
+                guidance.linear(5.0), share, space)).denoise(x, t, COND)
             target = lambda p: space.target(process, p.x0, p.eps, t)  # noqa: E731
             out = jax.vmap(ask)(shares)
-            return out, jax.vmap(target)(out), *map(target, pair(x, t, LABELS))
+            return out, jax.vmap(target)(out), *map(target, pair(x, t, COND))
         return {name: in_space(space) for name, space in SPACES.items()}, process.alpha(t), process.sigma(t)
 
     x = points(process, t)
@@ -176,7 +176,7 @@ def test_equal_predictions_are_left_alone(x64):
     process, t = PROCESSES["vp"][0], 0.4
     exact = diffusion(process)
     guided = guidance.guided(exact, guidance.model_pair(exact, exact), guidance.projected(3.0, norm_threshold=1.0))
-    ours, alone = jax.jit(lambda x, t: [d.denoise(x, t, LABELS).x0 for d in (guided, exact)])(points(process, t), t)
+    ours, alone = jax.jit(lambda x, t: [d.denoise(x, t, COND).x0 for d in (guided, exact)])(points(process, t), t)
     np.testing.assert_array_equal(ours, alone)
 
 
@@ -184,9 +184,9 @@ def test_the_interval_is_open_below_and_closed_above(x64):
     """Kynkaanniemi et al. (2024), Eq. 5: guided for noise levels in (low, high], conditional alone elsewhere."""
     process = PROCESSES["edm"][0]
     exact = diffusion(process)
-    guided = guidance.classifier_free(exact, 3.0, NULL)
-    limited = guidance.classifier_free(exact, 3.0, NULL, interval=(0.5, 2.0))
-    ask = jax.jit(lambda x, t: [d.denoise(x, t, LABELS).eps for d in (limited, guided, exact)])
+    guided = guidance.classifier_free(exact, 3.0, NULLS)
+    limited = guidance.classifier_free(exact, 3.0, NULLS, interval=(0.5, 2.0))
+    ask = jax.jit(lambda x, t: [d.denoise(x, t, COND).eps for d in (limited, guided, exact)])
     for t, on in [(0.3, 0), (0.5, 0), (0.50001, 1), (1.0, 1), (2.0, 1), (2.001, 0)]:
         ours, within, alone = ask(points(process, t), t)
         np.testing.assert_allclose(ours, within if on else alone, rtol=1e-12, err_msg=str(t))
@@ -199,12 +199,12 @@ def test_outside_the_interval_the_second_evaluation_is_saved(x64):
     process, rows = PROCESSES["edm"][0], []
     exact = diffusion(process)
 
-    def denoise(x, t, cond=None):
+    def denoise(x, t, cond):
         jax.debug.callback(lambda _: rows.append(len(x)), x)
         return exact.denoise(x, t, cond)
 
-    limited = guidance.classifier_free(parameterization.Diffusion(process, denoise), 3.0, NULL, interval=(0.5, 2.0))
-    run = jax.jit(lambda x, t: limited.denoise(x, t, LABELS))
+    limited = guidance.classifier_free(parameterization.Diffusion(process, denoise), 3.0, NULLS, interval=(0.5, 2.0))
+    run = jax.jit(lambda x, t: limited.denoise(x, t, COND))
     for t in (0.3, 1.0, 3.0):
         jax.block_until_ready(run(points(process, t), t))
     jax.effects_barrier()
@@ -221,9 +221,9 @@ def test_scales_and_bounds_are_traced(x64):
         traces.append(1)
         rule = guidance.rescaled(guidance.projected(scale, parallel=share, norm_threshold=threshold), share,
                                  parameterization.V)
-        guided = guidance.guided(exact, guidance.label_pair(exact, NULL), rule, interval=(low, high))
+        guided = guidance.guided(exact, guidance.condition_pair(exact, NULLS), rule, interval=(low, high))
         guided = guidance.classifier(guided, log_classifier(process), scale)
-        return clip_x0(guided).denoise(x, jnp.asarray(0.5), LABELS).x0
+        return clip_x0(guided).denoise(x, jnp.asarray(0.5), COND).x0
 
     x = points(process, 0.5)
     a, b = run(x, 2.0, 0.1, 9.0, 0.3, 1.0), run(x, 3.0, 0.2, 8.0, 0.4, 2.0)
@@ -236,7 +236,7 @@ def momentum_program(bound=None):
     finish = (lambda d: d) if bound is None else lambda d: clip_x0(d, bound)  # noqa: E731
 
     def run(x, keys, labels, momentum, steps, last):
-        solver = guidance.Momentum(solver=DDIM(), momentum=momentum, pair=lambda d: guidance.label_pair(d, NULL),
+        solver = guidance.Momentum(solver=DDIM(), momentum=momentum, pair=lambda d: guidance.condition_pair(d, NULLS),
                                    rule=guidance.projected(3.0, norm_threshold=0.4), finish=finish)
         return sample(solver, diffusion(PROCESSES["vp"][0]), steps, x, keys, labels, last=last)
     return jax.jit(run)
@@ -250,10 +250,10 @@ def test_momentum_is_the_papers(x64):
     """Sadat et al. (2024), Algorithm 1, written as a loop; with momentum 0 it is the rule alone."""
     process, keys = PROCESSES["vp"][0], jax.random.split(jax.random.key(0), 5)
     exact, rule = diffusion(process), guidance.projected(3.0, norm_threshold=0.4)
-    pair = guidance.label_pair(exact, NULL)
+    pair = guidance.condition_pair(exact, NULLS)
     run = lambda m, bound=None: np.asarray(  # noqa: E731
-        momentum_program(bound)(START, keys, LABELS, m, STEPS, 12)[1])
-    ask = jax.jit(lambda x, t, s: [*(p.x0 for p in pair(x, t, LABELS)), process.alpha(t), process.sigma(t),
+        momentum_program(bound)(START, keys, COND, m, STEPS, 12)[1])
+    ask = jax.jit(lambda x, t, s: [*(p.x0 for p in pair(x, t, COND)), process.alpha(t), process.sigma(t),
                                    process.alpha(s), process.sigma(s)])
     x, average = START, 0.0
     for t, s in STEPS:
@@ -264,7 +264,7 @@ def test_momentum_is_the_papers(x64):
         x0 = labelled + 2 * (d - np.sum(d * unit, axis=1, keepdims=True) * unit)
         x = alpha_next * x0 + sigma_next * (x - alpha * x0) / sigma
     np.testing.assert_allclose(run(-0.5), x, rtol=1e-7, atol=1e-8)
-    alone = jax.jit(lambda x: sample(DDIM(), guidance.guided(exact, pair, rule), STEPS, x, keys, LABELS)[1])(START)
+    alone = jax.jit(lambda x: sample(DDIM(), guidance.guided(exact, pair, rule), STEPS, x, keys, COND)[1])(START)
     np.testing.assert_allclose(run(0.0), alone, rtol=1e-9, atol=1e-10)
     assert np.abs(run(-0.5) - alone).max() > 1e-3
     assert np.abs(run(-0.5, 0.3)).max() <= 0.3
@@ -273,8 +273,8 @@ def test_momentum_is_the_papers(x64):
 def test_momentum_counts_the_solvers_evaluations_and_keeps_rows_apart(x64):
     keys, run = jax.random.split(jax.random.key(0), 5), momentum_program()
     steps = np.resize(STEPS[6:], (12, 2))  # a chain of 6 steps, and rows that are not reached
-    carry, out = run(START, keys, LABELS, -0.5, steps, 6)
+    carry, out = run(START, keys, COND, -0.5, steps, 6)
     solver = guidance.Momentum(solver=DDIM(), momentum=-0.5, pair=None, rule=None)
     assert solver.evaluations(steps[:6], carry) == 6
-    _, alone = run(START[2:3], keys[2:3], LABELS[2:3], -0.5, steps, 6)
+    _, alone = run(START[2:3], keys[2:3], {"label": COND["label"][2:3]}, -0.5, steps, 6)
     np.testing.assert_allclose(out[2:3], alone, rtol=1e-12)

@@ -69,11 +69,10 @@ def test_schedule_times_and_chain_are_those_of_the_original(golden, case, monkey
 
     def network(params, x, label, cond, keys):
         out = jnp.tanh(x + label[:, None, None, None] / 1000)
-        return jnp.concatenate([out, jnp.sin(3 * x)], axis=-1) if config.learned_range else out
+        return {"f": out, "variance": jnp.sin(3 * x)} if config.learned_range else out
 
     prediction = build.prediction(config)
-    diffusion = parameterization.make_denoiser(lambda params: process, prediction, network,
-                                               learned_range=config.learned_range)({})
+    diffusion = parameterization.make_denoiser(lambda params: process, prediction, network)({})
     if config.sample.clip:
         diffusion = parameterization.clip_x0(diffusion, config.sample.clip_range,
                                              rederive_eps=config.sample.rederive_eps)

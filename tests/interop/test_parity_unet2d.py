@@ -50,14 +50,15 @@ def test_output_is_diffusers_and_all_goes_back(name):
     shape, labels = (16, 16, given["in_channels"]), None
     if ours.num_classes:
         labels = np.asarray([0, 3, 6, 1], np.int64)
+    cond = {} if labels is None else {"label": labels}
     x = np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)
     times = TIMES + (ours.embedding == "fourier")  # whose logarithm is taken
-    abstract = jax.eval_shape(ours.init, jax.random.key(0), x, times, labels)["params"]
+    abstract = jax.eval_shape(ours.init, jax.random.key(0), x, times, cond)["params"]
     params = unet2d.read_params(abstract, state, "state dict")
 
     expected = output(theirs, x, times, labels)
     # Not under jit, which would compile each network anew: here they share the operations, most of the same shapes.
-    out = np.asarray(ours.apply({"params": params}, x, times, labels))
+    out = np.asarray(ours.apply({"params": params}, x, times, cond))
     # Both in float32, sums in another order; the fourier embedding takes sines of angles of some hundreds.
     bound = 2e-4 if ours.embedding == "fourier" else 2e-5
     assert np.abs(out - expected).max() < bound * max(1, np.abs(expected).max())

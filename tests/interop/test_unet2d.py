@@ -86,7 +86,7 @@ def test_attention_as_a_convolution_of_one_point_is_read():
     (dict(up_block_types=("SkipUpBlock2D", "UpBlock2D")), "up_block_types has SkipUpBlock2D"),
     (dict(sample_size=10**9), "sample_size = 1000000000 is not supported. It can be the height = width .* 1 .. 4096"),
     (dict(sample_size=None), "sample_size = None is not supported"),
-    (dict(sample_size=(16, 32)), r"sample_size = \(16, 32\) is not supported"),
+    (dict(sample_size=(16, 32, 3)), r"sample_size = \(16, 32, 3\) is not supported"),
     (dict(block_out_channels=(16, 32, 48)), "differ in length"),
     (dict(out_channels=4), "out_channels = 4 is not supported. It can be in_channels = 3, or twice that"),
     (dict(mid_block_type="UNetMidBlock2DCrossAttn"), "mid_block_type = 'UNetMidBlock2DCrossAttn' is not supported"),

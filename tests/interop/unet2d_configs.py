@@ -72,6 +72,7 @@ CONFIGS = {
     "learned times": dict(time_embedding_type="learned", num_train_timesteps=1000),
     "old names of blocks": dict(down_block_types=("UNetResDownBlock2D", "UNetResAttnDownBlock2D")),
     "size as a pair": dict(sample_size=(16, 16)),
+    "wider than high": dict(sample_size=(16, 24)),
 }
 
 

@@ -74,29 +74,33 @@ def test_labels_reach_the_network_and_are_hidden_as_the_null_label():
     seen = []
 
     def told(params, x, c_noise, cond):
-        jax.debug.callback(lambda c: seen.extend(c.tolist()), cond)
+        jax.debug.callback(lambda c: seen.extend(c.tolist()), cond["label"])
         return x * params["w"]
 
     model = diffusion.Model(network=(lambda key: {"w": jnp.ones(())}, told), shape=(3,), process="flow",
                             prediction="velocity", num_classes=4, null_label=4)
-    labelled = {"x0": DATA, "label": np.arange(100) % 4}
-    state = diffusion.fit(model, data=labelled, batch_size=64, steps=2, optimizer=optax.sgd(0.1), label_dropout=0.5)
+    labelled = {"x0": DATA, "label": np.arange(100, dtype=np.int32) % 4}
+    state = diffusion.fit(model, data=labelled, batch_size=64, steps=2, optimizer=optax.sgd(0.1),
+                          condition_dropout={"label": 0.5})
     jax.effects_barrier()
     assert set(seen) == {0, 1, 2, 3, 4} and 0.3 < np.mean(np.array(seen) == 4) < 0.7
     seen.clear()
-    diffusion.draw(model, state.params["online"], times=1, count=5, cond=[3, 3, 2, 1, 0])
+    diffusion.draw(model, state.params["online"], times=1, count=5, cond={"label": np.int32([3, 3, 2, 1, 0])})
     jax.effects_barrier()
     assert set(seen) >= {0, 1, 2, 3} and 4 not in seen
 
 
 def test_images_of_bytes_are_scaled_and_flipped():
+    from diffusion.kinds.image import ImageSpec
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), np.uint8)
     shape = dict(shape=(4, 4, 1), process="cosine", prediction="v")
     network = lambda key: {"w": jnp.ones(())}, lambda params, x, c_noise: params["w"] * x  # noqa: E731
     model = diffusion.Model(network=network, **shape)
     scaled = (2.0 * images.astype(np.float32) - 255) / 255
-    states = [diffusion.fit(model, data=x, batch_size=8, steps=2, optimizer=optax.sgd(0.1), flip=flip)
-              for x, flip in ((images, False), (scaled, False), (images, True))]
+    flipped = diffusion.Model(network=network, spec=ImageSpec(shape=(4, 4, 1), flip=True), process="cosine",
+                              prediction="v")
+    states = [diffusion.fit(one, data=x, batch_size=8, steps=2, optimizer=optax.sgd(0.1))
+              for x, one in ((images, model), (scaled, model), (images, flipped))]
     equal(states[0], states[1])
     assert states[2].params["online"]["params"]["w"] != states[0].params["online"]["params"]["w"]
     assert diffusion.draw(model, states[0].params["online"], times=3, count=2).shape == (2, 4, 4, 1)
@@ -110,12 +114,12 @@ WRONG[17, 1] = np.nan
     (dict(data=WRONG), DataError, "Example 17 of the data is not finite"),
     (dict(data=DATA[:, :2]), DataError, r"\[100, 2\], but the model's are \[N, 3\]"),
     (dict(data=DATA.astype(int)), DataError, "int64: give floats"),
-    (dict(data={"x0": DATA, "label": np.zeros(100, int)}), DataError, "num_classes = 0.*have labels"),
+    (dict(data={"x0": DATA, "label": np.zeros(100, int)}), ConfigError, "'label' was given.*does not declare"),
     (dict(data={"x": DATA}), DataError, "give \"x0\""),
     (dict(optimizer=None), FieldError, "optimizer.*missing"),
     (dict(steps=0), FieldError, "steps"),
     (dict(batch_size=0), FieldError, "batch_size"),
-    (dict(label_dropout=0.1), FieldError, "null_label"),
+    (dict(condition_dropout={"label": 0.1}), FieldError, "null_label"),
     (dict(averages={"raw": diffusion.Average(rule=diffusion.Copy(every=1))}), FieldError, "'raw'"),
     (dict(frozen={"ema": {}}), FieldError, "'ema'.*two")])
 def test_what_cannot_be_fitted_is_refused_before_any_compilation(given, kind, words):

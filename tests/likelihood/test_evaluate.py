@@ -4,9 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion.core.conditions import labels
 from diffusion.core.continuous import VP
 from diffusion.core.parameterization import Diffusion
 from diffusion.errors import DivergedError
+from diffusion.kinds.base import preparation
+from diffusion.kinds.image import ImageSpec
 from diffusion.likelihood.base import Estimate
 from diffusion.likelihood.evaluate import make_evaluator
 from diffusion.parallel.sharding import make_mesh
@@ -22,14 +25,14 @@ def read(indices):
 def estimator(keys, diffusion, x0, cond):
     """A number of everything that an example may depend on."""
     noise = jax.vmap(jax.random.normal)(keys)
-    bits = x0.mean((1, 2, 3)) + noise + (0 if cond is None else 10.0 * cond)
+    bits = x0.mean((1, 2, 3)) + noise + (10.0 * cond["label"] if cond else 0)
     return Estimate(bits, {"twice": jnp.stack([bits, 2 * bits], axis=1), "noise": noise})
 
 
 def evaluator(batch_size=4, seed=0, **kwargs):
     return make_evaluator(kwargs.pop("estimator", estimator), lambda params: Diffusion(VP(), None),
-                          mesh=make_mesh(-1, 1), batch_size=batch_size, seed=seed, to_float=lambda x: x / 255.0,
-                          **kwargs)
+                          mesh=make_mesh(-1, 1), batch_size=batch_size, seed=seed, prepare=preparation(
+                              ImageSpec(shape=(2, 2, 1)), kwargs.pop("declared", {})), **kwargs)
 
 
 def rows(one):
@@ -56,7 +59,7 @@ def test_an_example_has_the_noise_of_its_number_and_the_seed():
 
 
 def test_labels_reach_a_conditional_model_alone():
-    apart = rows(evaluator(4, conditional=True)) - rows(evaluator(4))
+    apart = rows(evaluator(4, declared=labels(3))) - rows(evaluator(4))
     np.testing.assert_allclose(apart, 10 * LABELS, atol=1e-5)
 
 

@@ -1,4 +1,5 @@
 """A program for test_meshes.py: the training step of a network on meshes of 8 devices, beside one device."""
+import functools
 import json
 import math
 import sys
@@ -9,8 +10,11 @@ import optax
 
 from diffusion import build
 from diffusion import config as config_lib
+from diffusion.build.conditions import dropout_rates
 from diffusion.core import losses, time_densities, weightings
 from diffusion.core.parameterization import EPS
+from diffusion.kinds.base import preparation
+from diffusion.kinds.image import ImageSpec
 from diffusion.parallel import sharding
 from diffusion.train import step
 from diffusion.train.averages import Average, HalfLife
@@ -48,15 +52,14 @@ def pieces(network, mesh, optimizer):
         updates=[Update(loss=losses.of_set(losses.make_denoising_loss(weightings.in_space(None, EPS))),
                         optimizer=optimizer)],
         denoisers={"online": model.denoiser}, density=time_densities.UniformDiscrete(), stratified=False,
-        averages=AVERAGES, seed=0, flip=True,
-        num_classes=config.network.num_classes, label_dropout=config.network.label_dropout, accumulate=1,
+        averages=AVERAGES, seed=0, accumulate=1,
+        prepare=preparation(ImageSpec(shape=model.shape, flip=True), model.conditions, dropout_rates(
+            config, model.conditions)),
         log_snr_edges=np.linspace(-10, 10, 6))
 
-    def make_state(key):  # no zeros: every parameter then has a gradient
-        params = model.init(key)
-        params = jax.tree.map(lambda x: x + 0.02 * jax.random.normal(key, x.shape), params)
-        return init_state({"online": params}, {"online": optimizer}, AVERAGES)
-    return model, train_step, make_state
+    def init(key):  # no zeros: every parameter then has a gradient
+        return {"online": jax.tree.map(lambda x: x + 0.02 * jax.random.normal(key, x.shape), model.init(key))}
+    return model, train_step, init
 
 
 def batch():
@@ -80,12 +83,13 @@ def main():
     # Steps so long that the rounding of the parameters does not count; and short where a gradient is zero but for it.
     report, optimizer = {}, optax.adam(1.0, eps=0.03)
     for network in sys.argv[2:]:
-        _, train_step, make_state = pieces(network, (-1, 1, 1), optimizer)
-        start = jax.device_get(jax.jit(make_state)(jax.random.key(0)))
+        _, train_step, init = pieces(network, (-1, 1, 1), optimizer)
+        make_state = functools.partial(init_state, optimizers={"online": optimizer}, averages=AVERAGES)
+        start = jax.device_get(jax.jit(lambda key: make_state(init(key)))(jax.random.key(0)))
         alone, told = jax.device_get(jax.jit(train_step)(start, batch()))
         for name, mesh in MESHES.items():
-            model, train_step, make_state = pieces(network, mesh, optimizer)
-            abstract = step.create_state(make_state, mesh=model.mesh, seed=0, rules=model.rules)[1]
+            model, train_step, init = pieces(network, mesh, optimizer)
+            abstract = step.create_state(init, make_state, mesh=model.mesh, seed=0, rules=model.rules)[1]
             shardings = jax.tree.map(lambda x: x.sharding, abstract)
             parts = [(part, sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
                                 for x in jax.tree.leaves(part)))

@@ -2,8 +2,12 @@
 from mutations.mutation import Mutation
 
 NETWORKS = (
-    Mutation("attention-scaled-by-all-channels", "wrong constant", "diffusion/networks/layers.py",
-             "logits / math.sqrt(size)", "logits / math.sqrt(c)", ("tests/networks/test_layers.py",)),
+    Mutation("attention-scaled-by-all-channels", "wrong constant", "diffusion/networks/attention.py",
+             "logits / math.sqrt(q.shape[-1])", "logits / math.sqrt(q.shape[-1] * q.shape[-2])",
+             ("tests/networks/test_layers.py",)),
+    Mutation("one-pass-norm-without-its-shift", "lost term", "diffusion/networks/norms.py",
+             "second = (second + (shift - mean) * first) * inverse", "second = (second - mean * first) * inverse",
+             ("tests/networks/test_gpu_forms.py",)),
     Mutation("layers-share-a-dropout-mask", "missing key fold", "diffusion/networks/layers.py",
              "jax.random.bernoulli(jax.random.fold_in(key, layer), keep, x.shape[1:])",
              "jax.random.bernoulli(key, keep, x.shape[1:])",
@@ -12,7 +16,8 @@ NETWORKS = (
              "h = h.astype(jnp.promote_types(h.dtype, jnp.float32))", "h = h.astype(h.dtype)",
              ("tests/networks/test_unet.py",)),
     Mutation("unet-is-told-one-label", "shifted label", "diffusion/networks/unet.py",
-             "name=\"labels\")(cond)", "name=\"labels\")(cond * 0)", ("tests/networks/test_unet.py",)),
+             "name=\"labels\")(cond[\"label\"])", "name=\"labels\")(cond[\"label\"] * 0)",
+             ("tests/networks/test_unet.py",)),
     Mutation("unet-drops-the-dropout-keys", "dropped dropout key", "diffusion/networks/unet.py",
              "h = res_block(width, style, name=f\"up{level}_block{block}\")(h, emb, keys)",
              "h = res_block(width, style, name=f\"up{level}_block{block}\")(h, emb, None)",
@@ -21,7 +26,7 @@ NETWORKS = (
              "np.concatenate([of(column), of(row)], axis=1)", "np.concatenate([of(row), of(column)], axis=1)",
              ("tests/networks/test_dit.py",)),
     Mutation("attention-without-its-gate", "lost term", "diffusion/networks/dit.py",
-             "x = x + gate1 * dense(c, name=\"out\")(h)", "x = x + dense(c, name=\"out\")(h)",
+             "x = x + gate1 * dense(c, name=\"out\")", "x = x + dense(c, name=\"out\")",
              ("tests/networks/test_dit.py",)),
 )
 
@@ -89,6 +94,8 @@ DATA = (
     Mutation("idx-labels-count-from-one", "shifted label", "diffusion/data/sources.py",
              "return ArraySource(images[..., None], labels.astype(np.int32))",
              "return ArraySource(images[..., None], labels.astype(np.int32) + 1)", ("tests/data/test_sources.py",)),
+    Mutation("evaluated-images-are-flipped", "lost condition", "diffusion/kinds/image.py",
+             "if self.flip and keys is not None:", "if self.flip or keys is not None:", ("tests/train/test_step.py",)),
     Mutation("labels-beyond-the-classes-pass", "skipped validation", "diffusion/data/sources.py",
              "if not 0 <= (label := int(example[\"label\"])) < source.num_classes:",
              "if (label := int(example[\"label\"])) < 0:", ("tests/data/test_sources.py",)),
@@ -135,7 +142,7 @@ BUILD = (
              "c.num_classes + (c.label_dropout > 0)", "c.num_classes",
              ("tests/guidance/test_by_config.py", "tests/test_config.py")),
     Mutation("step-of-another-seed-than-the-configs", "wrong constant", "diffusion/build/training.py",
-             "seed=c.seed, flip=c.data.flip,", "seed=0, flip=c.data.flip,", ("tests/test_config.py",)),
+             "seed=c.seed, prepare=prepare,", "seed=0, prepare=prepare,", ("tests/test_config.py",)),
     Mutation("likelihood-clips-an-ode", "lost condition", "diffusion/build/likelihood.py",
              "clip = config.sample.clip and getattr(", "clip = config.sample.clip or getattr(",
              ("tests/likelihood/test_evaluate.py", "tests/test_config.py")),

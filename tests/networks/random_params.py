@@ -20,8 +20,8 @@ def random_params(network, image_shape: tuple[int, ...], seed: int) -> dict:
 
     Kernels have variance 1/fan-in, which keeps activations near one; norms' scales lie around one, biases around zero.
     """
-    labels = jnp.zeros((1,), jnp.int32) if network.num_classes else None
-    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)), jnp.zeros((1,)), labels)
+    cond = {"label": jnp.zeros((1,), jnp.int32)} if network.num_classes else {}
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)), jnp.zeros((1,)), cond)
 
     def draw(path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
         u = unit("/".join(path), shape, seed)

@@ -20,7 +20,7 @@ GOLDEN = np.load(pathlib.Path(__file__).parent.parent / "golden" / "dit.npz")["o
 def output(network=NETWORK):
     params = jax.tree.map(jnp.asarray, random_params(NETWORK, IMAGE_SHAPE, SEED))
     return jax.jit(network.apply)({"params": params}, jnp.asarray(images()), jnp.asarray(TIMES, jnp.float32),
-                         jnp.asarray(LABELS))
+                                  {"label": jnp.asarray(LABELS)})
 
 
 def test_it_is_the_authors():
@@ -38,7 +38,7 @@ def test_remat_changes_no_gradient():
 
     def loss(params, network):
         return jnp.mean(network.apply({"params": params}, jnp.asarray(images()), jnp.asarray(TIMES, jnp.float32),
-                                      jnp.asarray(LABELS)) ** 2)
+                                      {"label": jnp.asarray(LABELS)}) ** 2)
     one, light, full = (jax.jit(jax.grad(loss), static_argnums=1)(params, NETWORK.clone(remat=remat))
                         for remat in ("none", "light", "full"))
     for other in (light, full):
@@ -49,8 +49,8 @@ def test_light_remat_keeps_no_logits():
     """Nothing that grows with the square of the tokens is kept for the gradient: [B, heads, T, T] without remat."""
     def kept(network):
         x = jnp.zeros((1, 32, 32, IMAGE_SHAPE[-1]))
-        params = jax.eval_shape(network.init, jax.random.key(0), x, jnp.ones(1), jnp.zeros(1, jnp.int32))
-        f = lambda p: jnp.sum(network.apply(p, x, jnp.ones(1), jnp.zeros(1, jnp.int32)))  # noqa: E731
+        params = jax.eval_shape(network.init, jax.random.key(0), x, jnp.ones(1), {"label": jnp.zeros(1, jnp.int32)})
+        f = lambda p: jnp.sum(network.apply(p, x, jnp.ones(1), {"label": jnp.zeros(1, jnp.int32)}))  # noqa: E731
         return [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(lambda p: jax.vjp(f, p)[1], params))]
     tokens = (32 // NETWORK.patch) ** 2
     logits = {remat: [s for s in kept(NETWORK.clone(remat=remat)) if s[-2:] == (tokens, tokens)]
@@ -65,7 +65,7 @@ def test_parameters_are_as_many_as_in_table_1(sizes, millions):
     channels, depth, heads = sizes
     network = DiT(channels=channels, depth=depth, heads=heads, num_classes=1001, out_channels=8)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 4)), jnp.zeros(1),
-                            jnp.zeros(1, jnp.int32))
+                            {"label": jnp.zeros(1, jnp.int32)})
     assert round(sum(x.size for x in jax.tree.leaves(shapes)) / 1e6) == millions
 
 

@@ -66,7 +66,8 @@ class Pair:
     def our_output(self, dtype) -> np.ndarray:
         cast = lambda tree: jax.tree.map(lambda v: np.asarray(v, dtype), tree)  # noqa: E731
         return np.asarray(program(self.ours, dtype)(
-            {"params": cast(self.params)}, cast(self.x), np.asarray(TIMES, dtype), self.labels))
+            {"params": cast(self.params)}, cast(self.x), np.asarray(TIMES, dtype),
+            {} if self.labels is None else {"label": self.labels}))
 
     def their_output(self, dtype) -> np.ndarray:
         labels = None if self.labels is None else torch.from_numpy(self.labels)

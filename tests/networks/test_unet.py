@@ -39,7 +39,7 @@ def golden():
         output = file["output"]
     params = {"params": random_params(golden_unet.NETWORK, golden_unet.IMAGE_SHAPE, golden_unet.SEED)}
     return params, (golden_unet.images(), np.asarray(golden_unet.TIMES, np.float32),
-                    np.asarray(golden_unet.LABELS, np.int32)), output
+                    {"label": np.asarray(golden_unet.LABELS, np.int32)}), output
 
 
 def test_output_is_that_of_diffusers(golden):
@@ -49,9 +49,10 @@ def test_output_is_that_of_diffusers(golden):
 
 def test_output_is_that_of_diffusers_in_float64_to_the_rounding_of_the_output(golden, x64):
     """Only where t is small: both take the sinusoidal embedding in float32, whose error grows with t."""
-    params, (x, t, labels), output = golden
+    params, (x, t, cond), output = golden
     params = jax.tree.map(lambda v: v.astype(np.float64), params)
-    ours = jax.jit(golden_unet.NETWORK.clone(dtype=jnp.float64).apply)(params, x[:2], t[:2], labels[:2])
+    two = {"label": cond["label"][:2]}
+    ours = jax.jit(golden_unet.NETWORK.clone(dtype=jnp.float64).apply)(params, x[:2], t[:2], two)
     np.testing.assert_allclose(ours, output[:2], rtol=0, atol=4e-7)
 
 
@@ -100,8 +101,8 @@ def test_without_keys_dropout_is_off():
 def test_with_keys_dropout_is_on_and_a_function_of_them():
     params, x, t = case(SMALL)
     keys = jax.random.split(jax.random.key(1), 4)
-    out = dropping(params, x, t, None, keys)
-    np.testing.assert_array_equal(out, dropping(params, x, t, None, keys))
+    out = dropping(params, x, t, {}, keys)
+    np.testing.assert_array_equal(out, dropping(params, x, t, {}, keys))
     assert np.abs(out - dropping(params, x, t)).max() > 0.01
     assert np.abs(out - dropping(params, x, t, None, jax.random.split(jax.random.key(2), 4))).max() > 0.01
 
@@ -109,13 +110,13 @@ def test_with_keys_dropout_is_on_and_a_function_of_them():
 def test_the_dropout_of_an_example_does_not_depend_on_the_batch_around_it():
     params, x, t = case(SMALL)
     keys = jax.random.split(jax.random.key(1), 4)
-    out = dropping(params, x, t, None, keys)
-    alone = jnp.concatenate([dropping(params, x[i:i + 1], t[i:i + 1], None, keys[i:i + 1]) for i in range(4)])
+    out = dropping(params, x, t, {}, keys)
+    alone = jnp.concatenate([dropping(params, x[i:i + 1], t[i:i + 1], {}, keys[i:i + 1]) for i in range(4)])
     np.testing.assert_allclose(alone, out, atol=1e-5)
     order = np.array([2, 0, 3, 1])
-    np.testing.assert_allclose(dropping(params, x[order], t[order], None, keys[order]), out[order], atol=1e-5)
+    np.testing.assert_allclose(dropping(params, x[order], t[order], {}, keys[order]), out[order], atol=1e-5)
     other = np.concatenate([x[:1], -x[1:]])
-    np.testing.assert_allclose(dropping(params, other, t, None, keys)[0], out[0], atol=1e-5)
+    np.testing.assert_allclose(dropping(params, other, t, {}, keys)[0], out[0], atol=1e-5)
 
 
 def test_every_layer_and_every_example_has_its_own_mask():
@@ -133,7 +134,7 @@ def test_every_layer_and_every_example_has_its_own_mask():
             return args[0]
 
         with nn.intercept_methods(record):
-            DROPPING.apply(params, x, t, None, keys)
+            DROPPING.apply(params, x, t, {}, keys)
         return jnp.stack(out)
 
     drawn = np.asarray(masks(jax.random.split(jax.random.key(1), 4)))
@@ -163,14 +164,15 @@ def test_bfloat16_keeps_parameters_and_output_in_float32_and_comes_close():
 def test_each_label_changes_the_output():
     network = SMALL.clone(num_classes=5)
     params, x, _ = case(network, batch=1)
-    out = jax.jit(network.apply)(params, np.repeat(x, 5, axis=0), np.full(5, 100.0, np.float32), np.arange(5))
+    out = jax.jit(network.apply)(params, np.repeat(x, 5, axis=0), np.full(5, 100.0, np.float32),
+                                 {"label": np.arange(5)})
     assert all(np.abs(out[i] - out[j]).max() > 0.01 for i in range(5) for j in range(i))
 
 
 def test_without_classes_labels_are_ignored():
     params, x, t = case(SMALL)
     labels = np.asarray([0, 1, 2, 3], np.int32)
-    np.testing.assert_array_equal(small(params, x, t, labels), small(params, x, t))
+    np.testing.assert_array_equal(small(params, x, t, {"label": labels}), small(params, x, t))
 
 
 def test_examples_do_not_mix():
@@ -189,7 +191,7 @@ def test_gradients_reach_every_parameter():
     @jax.jit
     @jax.grad
     def gradient(params):
-        return jnp.mean((network.apply(params, x, t, labels) - unit("target", x.shape, 2))**2)
+        return jnp.mean((network.apply(params, x, t, {"label": labels}) - unit("target", x.shape, 2))**2)
 
     for path, leaf in flax.traverse_util.flatten_dict(jax.device_get(gradient(params)["params"])).items():
         largest = np.abs(leaf).max()
@@ -219,7 +221,7 @@ def test_remat_changes_no_gradient():
     keys = jax.random.split(jax.random.key(1), 2)
 
     def grad(network):
-        return jax.jit(jax.grad(lambda p: jnp.mean(network.apply({"params": p}, x, t, None, keys) ** 2)))(params)
+        return jax.jit(jax.grad(lambda p: jnp.mean(network.apply({"params": p}, x, t, {}, keys) ** 2)))(params)
 
     plain = jax.device_get(grad(small))
     top = max(np.abs(g).max() for g in jax.tree.leaves(plain))
@@ -237,5 +239,5 @@ def test_every_block_drops_out(monkeypatch):
     x, keys = jnp.zeros((2, 8, 8, 1)), jax.random.split(jax.random.key(0), 2)
     params = jax.eval_shape(net.init, jax.random.key(0), x, jnp.zeros(2))
     assert not seen  # without keys
-    jax.eval_shape(net.apply, params, x, jnp.zeros(2), None, keys)
+    jax.eval_shape(net.apply, params, x, jnp.zeros(2), {}, keys)
     assert len(seen) == sum("conv2" in module for module in params["params"].values()) == 2 + 1 + 2 + 4 + 1

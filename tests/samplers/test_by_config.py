@@ -6,6 +6,7 @@ from samplers.exact import MEAN, VARIANCE, for_many_samples, mixture
 from diffusion import build
 from diffusion import config as config_lib
 from diffusion.families import BY_NAME
+from diffusion.kinds.image import ImageSpec
 from diffusion.parallel.sharding import make_mesh
 
 COUNT, STEPS = 200, 50
@@ -27,7 +28,8 @@ def model_of(config):
     process = build.process(config.process)
     return build.Model(mesh=make_mesh(-1, 1), network=None, process=process, process_of=lambda params: process,
                        denoiser=lambda params: mixture(process),
-                       init=None, abstract_params=None, shape=(8, 8, 1), num_classes=0, null_label=None)
+                       init=None, abstract_params=None, spec=ImageSpec(shape=(8, 8, 1)), conditions={},
+                       num_classes=0, null_label=None)
 
 
 # Each on one process, in turn; those that ask between the grid's times on both.

@@ -212,7 +212,8 @@ def test_denoiser_with_the_true_target_returns_the_truth(x64, betas):
 def test_denoiser_hands_everything_to_the_network():
     process = DiscreteProcess(betas=BETAS["linear"])
     seen = []
-    params, keys, cond, x = {"w": 1}, jax.random.split(jax.random.key(0), 3), jnp.arange(3), jnp.ones((3, 2, 2, 1))
+    params, keys, x = {"w": 1}, jax.random.split(jax.random.key(0), 3), jnp.ones((3, 2, 2, 1))
+    cond = {"label": jnp.arange(3)}
 
     def network(*args):
         seen.append(args)
@@ -224,7 +225,7 @@ def test_denoiser_hands_everything_to_the_network():
     np.testing.assert_array_equal(seen[0][2], [0, 6, 999])
     denoiser(params).denoise(x, 7)
     np.testing.assert_array_equal(seen[1][2], [6, 6, 6])
-    assert seen[1][3] is None and seen[1][4] is None
+    assert seen[1][3] == {} and seen[1][4] is None
 
 
 @pytest.mark.parametrize("name", ["eps", "x0", "v", "score", "edm"])
@@ -253,7 +254,7 @@ def test_clip_x0_clips_and_keeps_x_t(x64, t):
     np.testing.assert_allclose(alpha * clipped.x0 + sigma * clipped.eps, x_t, atol=1e-14)
     np.testing.assert_array_equal(parameterization.clip_x0(Diffusion(process, denoise), bound=0.5).denoise(x_t, t).x0,
                                   np.clip(x0, -0.5, 0.5))
-    assert calls == ["cond", None]
+    assert calls == ["cond", {}]
 
 
 def test_clip_x0_can_leave_eps_as_it_is(x64):
@@ -284,8 +285,8 @@ def test_dynamic_threshold_is_the_papers(x64):
 def test_a_second_head_is_the_fraction_of_the_variance():
     process = DiscreteProcess(betas=BETAS["linear"])
     x, f, head = np.random.default_rng(0).normal(size=(3, 2, 4, 4, 3)).astype(np.float32)
-    network = lambda *_: jnp.concatenate([f, head], axis=-1)  # noqa: E731
-    found = make_denoiser(lambda params: process, EPS, network, learned_range=True)(None).denoise(x, 5)
+    network = lambda *_: {"f": f, "variance": head}  # noqa: E731
+    found = make_denoiser(lambda params: process, EPS, network)(None).denoise(x, 5)
     plain = make_denoiser(lambda params: process, EPS, lambda *_: f)(None).denoise(x, 5)
     np.testing.assert_array_equal(found.x0, plain.x0)
     np.testing.assert_array_equal(found.eps, f)

@@ -139,9 +139,11 @@ def example_keys():
 def our_program(solver, zero_snr: bool, channels: int, rederive_eps: bool):
     """(steps [ROWS, 2], last, index of the prediction, index of the limit) -> x at the end, compiled once for all."""
     process = make_process(zero_snr)
-    apply = lambda params, x, label, cond, keys: network(jnp, x, label[0], channels)  # noqa: E731
-    denoisers = [parameterization.make_denoiser(lambda params: process, prediction, apply,
-                                                learned_range=channels == 6)(None).denoise
+    def apply(params, x, label, cond, keys):
+        out = network(jnp, x, label[0], channels)
+        return {"f": out[..., :3], "variance": out[..., 3:]} if channels == 6 else out
+
+    denoisers = [parameterization.make_denoiser(lambda params: process, prediction, apply)(None).denoise
                  for prediction in PREDICTIONS.values()]
 
     def run(steps, last, prediction, limit):

@@ -148,10 +148,11 @@ def test_image_i_is_of_class_i_and_the_last_batch_is_cut():
         mesh = make_mesh(-1, 1)
 
         def __call__(self, params, steps, seed, indices, *, cond, report):
-            asked.append((list(indices), list(cond)))
+            asked.append((list(indices), list(cond["label"])))
             return SimpleNamespace(images=np.asarray(indices))
 
-    drawn = list(make_generate(Sampler(), lambda params: np.zeros((1, 2)), classes=np.arange(3), batch_size=4)(
+    drawn = list(make_generate(Sampler(), lambda params: np.zeros((1, 2)), batch_size=4,
+                               conditions=lambda indices: {"label": indices % 3})(
         None, 0, 2, 6))
     assert asked == [([2, 3, 4, 5], [2, 0, 1, 2]), ([6, 7, 8, 9], [0, 1, 2, 0])]
     np.testing.assert_array_equal(np.concatenate(drawn), np.arange(2, 8))

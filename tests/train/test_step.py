@@ -13,7 +13,10 @@ import program
 import pytest
 
 from diffusion.core import losses, parameterization, processes, schedules, streams, time_densities, weightings
+from diffusion.core.conditions import Condition
 from diffusion.core.parameterization import EPS
+from diffusion.kinds.base import preparation
+from diffusion.kinds.image import ImageSpec
 from diffusion.networks.unet import UNet
 from diffusion.parallel import sharding
 from diffusion.train import state as states
@@ -44,12 +47,19 @@ SHORT = processes.DiscreteProcess(betas=schedules.linear(4, beta_start=0.01, bet
 
 
 def make(accumulate=1, flip=True, network=NETWORK.apply, seed=0, density=UNIFORM, stratified=False, process=PROCESS,
-         optim=OPTIMIZER, learning_rate=None, **labels):
+         optim=OPTIMIZER, learning_rate=None, num_classes=0, label_dropout=0.0, **others):
     return step.make_train_step(
         updates=[Update(loss=LOSS, optimizer=optim, learning_rate=learning_rate)], density=density,
         denoisers={"online": parameterization.make_denoiser(lambda params: process, EPS, network)},
         stratified=stratified, averages=AVERAGES, seed=seed,
-        flip=flip, accumulate=accumulate, log_snr_edges=np.linspace(-10, 10, 6), **({"num_classes": 0} | labels))
+        prepare=preparing(flip, num_classes, label_dropout), accumulate=accumulate,
+        log_snr_edges=np.linspace(-10, 10, 6), **others)
+
+
+def preparing(flip=False, num_classes=0, label_dropout=0.0):
+    declared = {"label": Condition(dtype="int32", null=num_classes)} if num_classes else {}
+    return preparation(ImageSpec(shape=(SIZE, SIZE, 1), flip=flip), declared,
+                       {"label": label_dropout} if label_dropout else {})
 
 
 @functools.cache
@@ -184,8 +194,8 @@ def test_the_rate_is_the_steps_also_after_a_step_that_was_skipped():
 
 def test_several_steps_in_one_dispatch_equal_single_ones():
     mesh = sharding.make_mesh(-1, 1)
-    create, abstract = step.create_state(lambda key: init_state(jax.tree.map(jnp.asarray, TINY), OPTIMIZER), mesh=mesh,
-                                         seed=0)
+    create, abstract = step.create_state(lambda key: jax.tree.map(jnp.asarray, TINY),
+                                         lambda params: init_state(params, OPTIMIZER), mesh=mesh, seed=0)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     stacked = jax.tree.map(lambda *b: np.stack(b), batch(0), batch(1))
     compiled = {k: step.compile_train_step(make(network=tiny), mesh=mesh, state_shardings=shardings, steps=k)
@@ -249,9 +259,9 @@ def test_accumulation_and_the_order_of_rows_change_no_draw(density, stratified):
 
 def test_a_dropped_label_is_the_number_of_classes():
     b = np.arange(BATCH)
-    assert drawn(b)["cond"] is None
-    np.testing.assert_array_equal(drawn(b, num_classes=3)["cond"], np.zeros(BATCH))
-    np.testing.assert_array_equal(drawn(b, num_classes=3, label_dropout=1.0)["cond"], np.full(BATCH, 3))
+    assert drawn(b)["cond"] == {}
+    np.testing.assert_array_equal(drawn(b, num_classes=3)["cond"]["label"], np.zeros(BATCH))
+    np.testing.assert_array_equal(drawn(b, num_classes=3, label_dropout=1.0)["cond"]["label"], np.full(BATCH, 3))
 
 
 def test_labels_are_dropped_as_often_as_told_and_by_the_position():
@@ -259,13 +269,14 @@ def test_labels_are_dropped_as_often_as_told_and_by_the_position():
     positions = np.random.default_rng(0).permutation(2000).astype(np.int32)
 
     def told(params, diffusion, x0, cond, times, keys, noise):
-        per_example = jnp.asarray(cond, float) * params["w"]
-        return per_example, losses.LossAux(times.t, jnp.asarray(cond, float) + 0.5, per_example, per_example)
+        label = jnp.asarray(cond["label"], float)
+        per_example = label * params["w"]
+        return per_example, losses.LossAux(times.t, label + 0.5, per_example, per_example)
 
     train_step = jax.jit(step.make_train_step(
         updates=[Update(loss=losses.of_set(told), optimizer=OPTIMIZER)], density=UNIFORM, stratified=False,
         denoisers={"online": parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny)},
-        averages=AVERAGES, seed=0, flip=False, num_classes=10, label_dropout=0.1, accumulate=1,
+        averages=AVERAGES, seed=0, prepare=preparing(num_classes=10, label_dropout=0.1), accumulate=1,
         log_snr_edges=np.arange(12.0)))
 
     def counts(positions):
@@ -295,8 +306,8 @@ import test_step as t
 from diffusion.parallel import sharding
 from diffusion.train import step
 mesh = sharding.make_mesh(-1, 1)
-create, abstract = step.create_state(lambda key: t.init_state(jax.tree.map(jax.numpy.asarray, t.TINY), t.OPTIMIZER,
-                                                                t.IMPORTANCE.init()),
+create, abstract = step.create_state(lambda key: jax.tree.map(jax.numpy.asarray, t.TINY),
+                                     lambda params: t.init_state(params, t.OPTIMIZER, t.IMPORTANCE.init()),
                                      mesh=mesh, seed=0)
 shardings = jax.tree.map(lambda x: x.sharding, abstract)
 run = step.compile_train_step(t.make(network=t.tiny, density=t.IMPORTANCE, stratified=True, process=t.SHORT),
@@ -341,7 +352,7 @@ def test_the_average_counts_the_step_that_is_made_and_the_log_has_its_learning_r
     train_step = jax.jit(step.make_train_step(
         updates=[Update(loss=LOSS, optimizer=optax.sgd(rate), learning_rate=rate)], density=UNIFORM, stratified=False,
         denoisers={"online": parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny)}, seed=0,
-        averages={"ema": Average(rule=Tenths())}, flip=False, num_classes=0, accumulate=1,
+        averages={"ema": Average(rule=Tenths())}, prepare=preparing(), accumulate=1,
         log_snr_edges=np.linspace(-10, 10, 6)))
     old = init_state(jax.tree.map(jnp.asarray, TINY), optax.sgd(rate))
     for n in (1, 2):

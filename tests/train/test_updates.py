@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import program
 import pytest
-from train.two_sets import AVERAGES, TEACHER, batch, fake, make, start, student, updates_of
+from train.two_sets import AVERAGES, TEACHER, batch, created, fake, make, start, student, updates_of
 
 from diffusion.errors import FieldError
 from diffusion.parallel import sharding
@@ -74,7 +74,7 @@ def test_an_update_that_is_not_due_leaves_its_optimizer_and_its_rate_untouched(b
 
 def test_one_program_for_each_set_of_due_updates():
     updates, mesh = updates_of(every=3), sharding.make_mesh(1, 1, 1, jax.devices()[:1])
-    shardings = jax.tree.map(lambda x: x.sharding, step.create_state(lambda key: start(updates), mesh=mesh, seed=0)[1])
+    shardings = jax.tree.map(lambda x: x.sharding, created(updates, mesh)[1])
     programs = step.compile_train_step(make(updates), mesh=mesh, steps=1, updates=updates, state_shardings=shardings)
     assert [due(updates, n) for n in range(4)] == [(True, True), (True, False), (True, False), (True, True)]
     assert programs(0) is programs(3) is programs(6) and programs(1) is programs(2) and programs(0) is not programs(1)
@@ -82,7 +82,7 @@ def test_one_program_for_each_set_of_due_updates():
 
 def test_several_steps_of_different_updates_in_one_dispatch_equal_single_ones():
     updates, mesh = updates_of(every=2), sharding.make_mesh(1, 1, 1, jax.devices()[:1])
-    create, abstract = step.create_state(lambda key: start(updates), mesh=mesh, seed=0)
+    create, abstract = created(updates, mesh)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     rows = [sharding.place_batch(jax.tree.map(lambda x: x[None], batch(k)), mesh, leading=1) for k in range(3)]
     of = {k: step.compile_train_step(make(updates), mesh=mesh, steps=k, updates=updates, state_shardings=shardings)
@@ -95,6 +95,23 @@ def test_several_steps_of_different_updates_in_one_dispatch_equal_single_ones():
     assert counted == told.others["online"]["counted"].tolist() == [1, 0, 1]
     jax.tree.map(lambda x, y: np.testing.assert_allclose(np.asarray(x, float), np.asarray(y, float), rtol=1e-6),
                  at_once, state)
+
+
+def test_updates_of_two_sets_have_streams_of_their_own():
+    """Else the fake score would be judged at the noise that the student was moved by."""
+    seen = {}
+
+    def loss(name):
+        def per_example(bind, inputs):
+            jax.debug.callback(lambda noise, t: seen.setdefault(name, (noise.tolist(), t.tolist())), jax.vmap(
+                lambda key: jax.random.normal(key))(inputs.keys("loss")), inputs.times.t)
+            return bind(name).denoise(inputs.x0, inputs.times.t).x0.mean((1, 2, 3)), {}
+        return per_example
+
+    updates = [dataclasses.replace(u, loss=loss(u.trains)) for u in UPDATES]
+    jax.jit(make(updates))(start(updates), batch())
+    jax.effects_barrier()
+    assert not set(seen["fake"][0]) & set(seen["online"][0]) and seen["fake"][1] != seen["online"][1]
 
 
 def test_what_is_not_finite_in_any_update_is_skipped_as_a_whole():

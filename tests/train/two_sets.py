@@ -20,6 +20,8 @@ from diffusion.core import losses, parameterization, processes, schedules, time_
 from diffusion.core.parameterization import EPS
 from diffusion.data import pipeline
 from diffusion.io.checkpoint import Checkpoints
+from diffusion.kinds.base import preparation
+from diffusion.kinds.image import ImageSpec
 from diffusion.parallel import sharding
 from diffusion.train import loop, step
 from diffusion.train.averages import Average, Copy, Power
@@ -71,15 +73,25 @@ def updates_of(every=1):
 def make(updates, **settings):
     denoisers = dict.fromkeys(("online", "fake", "teacher"), DENOISER)
     return step.make_train_step(**dict(
-        updates=updates, denoisers=denoisers, density=time_densities.UniformDiscrete(), stratified=False,
-        averages=AVERAGES, seed=0, flip=True, num_classes=0, accumulate=1, log_snr_edges=np.linspace(-10, 10, 4))
+        updates=updates, denoisers=denoisers, density=time_densities.UniformDiscrete(),
+        stratified=False, averages=AVERAGES, seed=0, accumulate=1,
+        prepare=preparation(ImageSpec(shape=(4, 4, 1), flip=True), {}), log_snr_edges=np.linspace(-10, 10, 4))
         | settings)
 
 
+def init(key=None):
+    return {"online": {"w": jnp.float32(0.3), "b": jnp.float32(-0.2)},
+            "fake": {"w": jnp.float32(0.5), "b": jnp.float32(0.1)}}
+
+
 def start(updates):
-    params = {"online": {"w": jnp.float32(0.3), "b": jnp.float32(-0.2)},
-              "fake": {"w": jnp.float32(0.5), "b": jnp.float32(0.1)}}
-    return init_state(params, {u.trains: u.optimizer for u in updates}, AVERAGES)
+    return init_state(init(), {u.trains: u.optimizer for u in updates}, AVERAGES)
+
+
+def created(updates, mesh):
+    """The two results of `step.create_state`."""
+    make_state = lambda params: init_state(params, {u.trains: u.optimizer for u in updates}, AVERAGES)  # noqa: E731
+    return step.create_state(init, make_state, mesh=mesh, seed=0)
 
 
 def batch(k=0):
@@ -106,7 +118,7 @@ def main(folder: Path, total: int, kill: int) -> None:
     images = np.random.default_rng(9).integers(0, 256, (50, 4, 4, 1), np.uint8)
     data = pipeline.index_batches(50, batch_size=BATCH, seed=0)
     on_device = jax.device_put({"image": images, "label": np.zeros(50, np.int32)}, sharding.replicated(mesh))
-    create, abstract = step.create_state(lambda key: start(updates), mesh=mesh, seed=0)
+    create, abstract = created(updates, mesh)
     program = step.compile_train_step(make(updates), mesh=mesh, steps=1, updates=updates,
                                       state_shardings=jax.tree.map(lambda x: x.sharding, abstract))
     folder.mkdir(exist_ok=True)

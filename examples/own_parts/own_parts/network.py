@@ -2,6 +2,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from diffusion.core.conditions import labels
 from diffusion.errors import require
 from diffusion.networks.layers import sinusoidal_embedding
 
@@ -13,7 +14,12 @@ class PlainNet(nn.Module):
     num_classes: int = 0
     out_channels: int = 3
 
-    def check(self, height: int) -> None:
+    @property
+    def cond(self):
+        """The conditions that the network takes: the label, if there are classes."""
+        return labels(self.num_classes)
+
+    def check(self, size: tuple[int, int]) -> None:
         """Called before anything is built. Raises FieldError, which names the field."""
         require(self.layers >= 1, "layers", self.layers, "must be 1 or more.")
 
@@ -21,7 +27,7 @@ class PlainNet(nn.Module):
     def __call__(self, x, c_noise, cond=None, keys=None):
         told = nn.swish(nn.Dense(self.channels)(sinusoidal_embedding(c_noise, self.channels)))
         if self.num_classes:
-            told += nn.Embed(self.num_classes, self.channels)(cond)
+            told += nn.Embed(self.num_classes, self.channels)(cond["label"])
         h = nn.Conv(self.channels, (3, 3))(x)
         for _ in range(self.layers):
             h += nn.Conv(self.channels, (3, 3))(nn.swish(h + told[:, None, None]))

@@ -1,0 +1,175 @@
+"""Times training steps of a config, ours beside PyTorch's on the same network, batch and precision, by turns.
+
+    python -m benchmarks.train_step --config=configs/cifar10.py --batch=16
+    python -m benchmarks.train_step --config=configs/cifar10.py --batch=256 --dtype=bfloat16 --ways=ours,eager,compile
+
+benchmarks/peers.py says what each side does in a step. Prints the median over the rounds (and the lowest and highest),
+images and FLOP/s, MFU relative to a matrix product measured in the same run, and the ratio of the speeds, which is left
+out where the machine was not idle at the start. PyTorch is needed only for --ways other than ours.
+"""
+import argparse
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import measure
+from diffusion import build
+from diffusion.parallel import sharding
+from diffusion.planning.flops import matrix_flops
+from experiments.table import load_config
+
+WAYS = ("ours", "eager", "compile")
+ON_DEVICE = 2048  # images of random bytes in the data set on the device
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/cifar10.py")
+    parser.add_argument("--batch", type=int, default=None, help="Default: the config's")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--ways", default="ours,eager", help="of " + ",".join(WAYS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3, help="of a round")
+    parser.add_argument("--quick", action="store_true", help="one round of one step: whether it runs, not how fast")
+    parser.add_argument("--tiny", action="store_true", help="a network small enough for a test")
+    parser.add_argument("--trace", default=None, help="a folder for a trace of four of our steps, for TensorBoard; the "
+                        "time of each kernel is summed into its kernels.txt")
+    parser.add_argument("--out", default=None, help="a JSON file to write")
+    args = parser.parse_args()
+    ways = args.ways.split(",")
+    if unknown := set(ways) - set(WAYS):
+        parser.error(f"--ways: {', '.join(sorted(unknown))} is not known; it can be of {', '.join(WAYS)}")
+    rounds, steps = (1, 1) if args.quick or args.tiny else (args.rounds, args.steps)
+    report: dict[str, Any] = {"machine": measure.machine(), "config": args.config, "dtype": args.dtype, "ways": {}}
+    if reason := measure.busy(report["machine"]):
+        print(f"warning: {reason}", flush=True)
+    config = prepared(args.config, args.batch, args.dtype, args.tiny)
+    batch = report["batch"] = config.train.batch_size
+
+    functions, ours = {}, None
+    for way in ways:
+        began = time.perf_counter()
+        if way == "ours":
+            ours = OurStep(config)
+            functions[way], details = ours, ours.details
+        else:
+            from benchmarks import peers
+            functions[way] = peers.training_step(config, batch=batch, dtype=args.dtype, compiled=way == "compile")
+            details = {}
+        measure.finished(functions[way]())
+        details["first_step_s"] = round(time.perf_counter() - began, 2)
+        report["ways"][way] = details
+        print(f"{way}: first step after {details['first_step_s']} s {details}", flush=True)
+    flops = report["flops"] = ours.flops if ours else None
+    times = measure.by_turns(functions, rounds=rounds, steps=steps)
+    report["ceiling"] = ceiling = measure.ceiling(args.dtype, size=512 if args.tiny else 8192 if on_gpu() else 2048)
+    for way, seconds in times.items():
+        row = report["ways"][way] | measure.spread(seconds) | {"images_per_second": batch / np.median(seconds)}
+        if flops:
+            row |= {"flops_per_second": flops / np.median(seconds),
+                    "mfu": flops / np.median(seconds) / ceiling}
+        if ours and way != "ours" and not reason:
+            row["ours_over_this"] = float(np.median(np.array(seconds) / np.array(times["ours"])))
+        report["ways"][way] = row
+    print(table(report))
+    if args.trace and ours:
+        kernels(ours, args.trace)
+    measure.write(args.out, report)
+
+
+def on_gpu() -> bool:
+    return jax.default_backend() == "gpu"
+
+
+def prepared(path: str, batch: int | None, dtype: str, tiny: bool):
+    """The config with this batch and precision; `tiny`: and a network for a test."""
+    config = load_config(path)
+    config.network.dtype = dtype
+    if batch or tiny:
+        config.train.batch_size = batch or 4
+    if tiny and config.network.name == "dit":
+        config.network.depth, config.network.channels, config.network.heads = 1, 64, 2
+    elif tiny:
+        config.network.channels, config.network.blocks, config.network.groups = 32, 1, 8
+    return config
+
+
+class OurStep:
+    """Calls the compiled training step on images of random bytes, which lie on the device."""
+
+    def __init__(self, config: Any):
+        model = build.model(config)
+        parts = build.training_step(config, model, 50_000)
+        rng, batch, classes = np.random.default_rng(0), config.train.batch_size, max(config.network.num_classes, 1)
+        self.data = jax.device_put({"image": rng.integers(0, 256, (ON_DEVICE, *model.shape), dtype=np.uint8),
+                                    "label": rng.integers(0, classes, ON_DEVICE).astype(np.int32)},
+                                   sharding.replicated(model.mesh))
+        k = parts.plan.steps_per_dispatch
+        rows = {"index": rng.integers(0, ON_DEVICE, (k, batch)).astype(np.int32),
+                "position": np.tile(np.arange(batch, dtype=np.int32), (k, 1))}
+        self.batch = sharding.place_batch(rows, model.mesh, leading=1)
+        marks = [time.perf_counter()]
+        arguments = parts.abstract_state, self.batch, self.data
+        lowered = parts.train_step.lower(*arguments)
+        marks.append(time.perf_counter())
+        self.step = lowered.compile()
+        marks.append(time.perf_counter())
+        self.state = jax.block_until_ready(parts.create_state())
+        marks.append(time.perf_counter())
+        self.flops = matrix_flops(parts.train_step, *arguments) / k
+        memory = self.step.memory_analysis()
+        trace, compilation, creation = (round(b - a, 2) for a, b in zip(marks, marks[1:]))
+        self.details = {"trace_s": trace, "compile_s": compilation, "create_state_s": creation,
+                        "temporaries_gb": round(memory.temp_size_in_bytes / 1e9, 2)}
+
+    def __call__(self):
+        self.state, metrics = self.step(self.state, self.batch, self.data)
+        return metrics.loss
+
+
+def table(report: dict) -> str:
+    """The report as text."""
+    at = report["machine"]
+    lines = [f"{report['config']}, batch {report['batch']}, {report['dtype']}, on {at['device']}, load {at['load']:.1f}"
+             f", {at['date']}", f"  a matrix product runs at {report['ceiling'] / 1e12:.2f} TFLOP/s"]
+    for way, row in report["ways"].items():
+        line = (f"  {way:<8} {row['ms']:9.2f} ms a step ({row['lowest_ms']:.2f} to {row['highest_ms']:.2f}), "
+                f"{row['images_per_second']:,.1f} images/s")
+        if "mfu" in row:
+            line += f", {row['flops_per_second'] / 1e12:.3g} TFLOP/s, MFU {row['mfu']:.0%}"
+        if "ours_over_this" in row:
+            line += f"; ours is {row['ours_over_this']:.2f} times as fast"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def kernels(ours: OurStep, folder: str, steps: int = 4) -> None:
+    """Traces `steps` steps, and sums the time of each kernel on the device into folder/kernels.txt."""
+    import collections
+    from pathlib import Path
+    with jax.profiler.trace(folder):
+        for _ in range(steps):
+            loss = ours()
+        jax.block_until_ready(loss)
+    found = sorted(Path(folder).rglob("*.xplane.pb"))[-1]
+    total, count = collections.Counter(), collections.Counter()
+    for plane in jax.profiler.ProfileData.from_file(str(found)).planes:
+        if "GPU" not in plane.name.upper():
+            continue
+        for line in plane.lines:
+            if "Stream" in line.name:
+                for event in line.events:
+                    total[event.name] += event.duration_ns
+                    count[event.name] += 1
+    whole = sum(total.values()) or 1
+    rows = [f"{ns / whole:7.2%} {ns / steps / 1e6:9.3f} ms {count[name] / steps:7.1f} {name[:160]}"
+            for name, ns in total.most_common()]
+    Path(folder, "kernels.txt").write_text("\n".join(rows) + "\n")
+    print(f"kernels take {whole / steps / 1e6:.2f} ms a step, {sum(count.values()) / steps:,.0f} of them")
+
+
+if __name__ == "__main__":
+    main()

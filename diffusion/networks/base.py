@@ -1,0 +1,62 @@
+"""The interface of networks: what training, sampling and likelihoods call."""
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax.numpy as jnp
+
+from diffusion.core.conditions import Declared, examples
+from diffusion.errors import ConfigError
+from diffusion.typing import Array, Cond, Keys, Params
+
+Heads = Mapping[str, Array]  # the outputs by name: "f" the prediction F, "variance" the second head's; each [B, ...]
+
+
+class Network(Protocol):
+    """A network as a pair of functions of its parameters, which it never keeps or changes."""
+    cond: Declared  # the conditions that it takes
+
+    def init(self, key: Array) -> Params:
+        """New parameters."""
+
+    def apply(self, params: Params, x: Array, c_noise: Array, cond: Cond, keys: Keys | None = None) -> Heads:
+        """The heads of x [B, ...] at the noise c_noise [B]; keys [B] given means that dropout is on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleNetwork:
+    """A Flax Linen module, or another object with its `init` and `apply`, as a `Network`.
+
+    The module's output is a mapping of heads, or one array, whose last axis holds the heads one after another.
+    """
+    module: Any
+    shape: tuple[int, ...]                       # of one x
+    cond: Declared
+    heads: tuple[tuple[str, int], ...] = ()      # name and channels of each head
+    times: int = 1                               # 2: c_noise is [B, 2], of t and r
+
+    def init(self, key: Array) -> Params:
+        c_noise = jnp.zeros((1,) if self.times == 1 else (1, self.times))
+        return self.module.init(key, jnp.zeros((1, *self.shape)), c_noise, examples(self.cond, 1))["params"]
+
+    def apply(self, params: Params, x: Array, c_noise: Array, cond: Cond, keys: Keys | None = None) -> Heads:
+        return split(self.module.apply({"params": params}, x, c_noise, cond, keys), self.heads)
+
+
+def split(output: Array | Heads, heads: tuple[tuple[str, int], ...]) -> Heads:
+    """The heads by name of a module's output. Raises ConfigError if it does not have their channels."""
+    if isinstance(output, Mapping):
+        if lacking := [name for name, _ in heads if name not in output]:
+            raise ConfigError(f"The network returns the heads {', '.join(output)}, but not {', '.join(lacking)}.")
+        return output
+    channels = sum(number for _, number in heads)
+    if output.shape[-1] != channels:
+        raise ConfigError(f"The network returns {output.shape[-1]} channels, but its heads have {channels}: "
+                          f"{', '.join(f'{name} {number}' for name, number in heads)}.")
+    found, first = {}, 0
+    for name, number in heads:
+        found[name] = output[..., first:first + number] if len(heads) > 1 else output
+        first += number
+    return found
+
+

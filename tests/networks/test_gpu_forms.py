@@ -1,0 +1,53 @@
+"""The forms that layers have for GPUs, computed on the CPU: the same functions as the plain ones."""
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.networks import backend
+from diffusion.networks.norms import GroupNorm
+
+X = 0.5 + 2 * jax.random.normal(jax.random.key(0), (3, 4, 6, 24))
+TOLD = {"alone": {}, "shift": {"shift": jax.random.normal(jax.random.key(1), (3, 24))},
+        "scale and shift": {"scale_shift": jax.random.normal(jax.random.key(2), (3, 48))}}
+
+
+def value_and_gradients(platform, told, dtype):
+    norm = GroupNorm(num_groups=8, epsilon=1e-6, dtype=dtype)
+    params = jax.tree.map(lambda a: a + 0.3 * jax.random.normal(jax.random.key(3), a.shape),
+                          norm.init(jax.random.key(4), X))
+
+    def f(params, x, told):
+        with backend.compiling_for(platform):
+            y = norm.apply(params, x.astype(dtype), nn.swish, **jax.tree.map(lambda a: a.astype(dtype), told))
+        return jnp.sum(y * jax.random.normal(jax.random.key(5), x.shape)), y
+    (_, y), gradients = jax.value_and_grad(f, argnums=(0, 1, 2), has_aux=True)(params, X, told)
+    return y, *jax.tree.leaves(gradients)
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_the_one_pass_norm_is_the_plain_one(told):
+    """In value and all gradients, to the rounding of float32 sums."""
+    for ours, plain in zip(*(value_and_gradients(p, TOLD[told], jnp.float32) for p in ("gpu", "cpu")), strict=True):
+        assert jnp.abs(ours - plain).max() < 2e-6 * jnp.abs(plain).max()
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_in_bfloat16_it_is_closer_to_the_exact_one(told):
+    """The plain form rounds between its steps; so that the one-pass form must not be further away."""
+    exact = value_and_gradients("cpu", TOLD[told], jnp.float32)[0]
+    errors = [jnp.abs(value_and_gradients(p, TOLD[told], jnp.bfloat16)[0] - exact).mean() for p in ("gpu", "cpu")]
+    assert errors[0] < errors[1]
+
+
+def test_a_forward_derivative_takes_the_plain_form():
+    norm = GroupNorm(num_groups=8, dtype=jnp.float32)
+    params = norm.init(jax.random.key(0), X)
+
+    def along(platform, **how):
+        with backend.compiling_for(platform, **how):
+            return jax.jvp(lambda x: norm.apply(params, x, nn.swish), (X,), (jnp.ones_like(X),))[1]
+    np.testing.assert_array_equal(along("gpu", jvp=True), along("cpu"))
+    with pytest.raises(TypeError, match="forward-mode"):
+        along("gpu")

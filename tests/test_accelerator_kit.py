@@ -1,0 +1,45 @@
+"""The kit for an accelerator, with small networks on the CPU."""
+import json
+import sys
+
+import pytest
+
+from benchmarks import accelerator, measure
+
+
+def test_a_part_that_fails_or_takes_too_long_costs_itself_alone(tmp_path, monkeypatch, capsys):
+    code = 'import json; json.dump({{"ways": {{"ours": {{"ms": 2.0}}}}}}, open("{out}/{name}.json", "w"))'
+    monkeypatch.setattr(accelerator, "PARTS", {
+        "fails": (9, "{python} -c 'raise SystemExit(3)'"), "hangs": (1, "{python} -c 'import time; time.sleep(99)'"),
+        "works": (9, f"{{python}} -c '{code}'")})
+    monkeypatch.setattr(sys, "argv", ["accelerator", f"--out={tmp_path}", "--parts=fails,hangs,works", "--minutes=1"])
+    accelerator.main()
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert [found[name]["ended"] for name in ("fails", "hangs", "works")] == [3, "out of time", 0]
+    assert found["works"]["found"]["ways"]["ours"]["ms"] == 2.0 and found["fails"]["found"] is None
+    before = {"works": {"found": {"ways": {"ours": {"ms": 3.0}}}}}
+    assert "works, ours: 3.00 -> 2.00 (1.50 times as fast)" in accelerator.changes(before, found)
+
+
+def test_turns_and_their_spread():
+    calls = []
+    ways = {name: lambda name=name: calls.append(name) for name in "ab"}
+    times = measure.by_turns(ways, rounds=3, steps=2)
+    assert "".join(calls) == "ab" + "aabb" * 3 and {len(t) for t in times.values()} == {3}
+    assert measure.spread([0.001, 0.004, 0.002]) == pytest.approx({"ms": 2, "lowest_ms": 1, "highest_ms": 4})
+    assert measure.busy({"load": 0.3, "cores": 2}) is None and "not idle" in measure.busy({"load": 1.5, "cores": 2})
+
+
+@pytest.mark.slow
+def test_the_parts_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(accelerator, "PARTS", {name: (600, command.replace("repeatability --", "repeatability "
+                        "--settings=default --steps=2 --")) for name, (_, command) in accelerator.PARTS.items()})
+    monkeypatch.setattr(sys, "argv", ["accelerator", "--tiny", f"--out={tmp_path}", "--minutes=20",
+                                      "--parts=unet_ours,dit_ours,repeatability"])
+    accelerator.main()
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert [part["ended"] for part in found.values()] == [0, 0, 0]
+    for name in ("unet_ours", "dit_ours"):
+        row = found[name]["found"]["ways"]["ours"]
+        assert row["ms"] > 0 and 0 < row["mfu"] < 1 and row["temporaries_gb"] > 0
+    assert all(found["repeatability"]["found"]["default"][way] for way in ("in one process", "loaded", "anew"))
