@@ -54,6 +54,10 @@ def run_level() -> ConfigDict:
     o.coupling = "independent"         # which noise meets which example of a batch
     o.stratified = False               # spread the times of a batch evenly (Kingma et al. 2021, Appendix I.1)
 
+    c.teacher = ConfigDict()
+    c.teacher.source = ""              # a model whose predictions the loss follows: PATH[@STEP][#WEIGHTS], a run folder
+                                       # or another model; it is stored in the run folder
+
     c.network = n = ConfigDict()
     n.name = "unet"
     n.num_classes = 0                  # 0: unconditional; else the number of labels of the data

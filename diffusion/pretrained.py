@@ -5,9 +5,10 @@ Each yields a config, from which `build` makes the parts, and parameters that fi
 import ast
 import numbers
 import os
+import re
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,17 @@ FREE_KEYS = {"network.dropout", "network.dtype", "network.remat"}  # may differ 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A config, and a function that loads parameters by the shapes and shardings of a tree of jax.ShapeDtypeStruct."""
+    """A config, and a function that loads parameters by the shapes and shardings of a tree of jax.ShapeDtypeStruct.
+    where: the source, for a record."""
     config: ConfigDict
     params: Callable[[Any], Any]
+    where: str = ""
+
+
+def load_source(text: str) -> Pretrained:
+    """The model of PATH[@STEP][#WEIGHTS], the form of sources in a config. Raises the errors of `load`."""
+    path, step, weights = re.fullmatch(r"(.*?)(?:@(\d+))?(?:#(\w+))?", text, re.DOTALL).groups()
+    return replace(load(path, checkpoint=None if step is None else int(step), weights=weights), where=text)
 
 
 def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: str | None = None,

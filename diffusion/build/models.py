@@ -1,5 +1,5 @@
 """Builds the model, which training and sampling share: process, network and denoiser."""
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from diffusion.build.networks import network
 from diffusion.build.objective import check_prediction
 from diffusion.build.processes import process
 from diffusion.build.rules import require_key
+from diffusion.config import override
 from diffusion.core import parameterization, processes
 from diffusion.core.conditions import Condition
 from diffusion.kinds.base import Spec
@@ -18,16 +19,18 @@ from diffusion.library.model import Model
 from diffusion.parallel import sharding
 
 
-def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence | None = None) -> Model:
-    """The model that the config describes, with its guide if one is given. Raises ConfigError before anything is
-    compiled."""
+def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence | None = None,
+          frozen: Mapping[str, ConfigDict] | None = None) -> Model:
+    """The model that the config describes, with its guide if one is given, and the frozen models of a training by name.
+    Raises ConfigError before anything is compiled."""
     c, parts = config, check_model(config)
     made = Model(network=parts.network, spec=parts.spec, process=parts.process, prediction=parts.prediction,
                  conditions=parts.conditions, num_classes=c.network.num_classes,
                  null_label=c.network.num_classes if c.network.label_dropout else None, learned_range=c.learned_range,
                  uncertainty=c.loss.get("uncertainty", False),
                  mesh=sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor, devices),
-                 guide=guide and build_guide(guide, c, parts.process))
+                 guide=guide and build_guide(guide, c, parts.process),
+                 frozen={name: build_frozen(name, other, c, parts, devices) for name, other in (frozen or {}).items()})
     return replace(made, rules=sharding_rules(c, parts.network, made.shapes))
 
 
@@ -66,3 +69,21 @@ def build_guide(guide: ConfigDict, config: ConfigDict, proc: processes.Process) 
     """The guide's model, which shares the process object `proc` of the guided model if the two are equal."""
     found = model(guide)
     return replace(found, process=proc) if guide.process.to_dict() == config.process.to_dict() else found
+
+
+def build_frozen(name: str, other: ConfigDict, config: ConfigDict, parts: Parts, devices: Sequence | None) -> Model:
+    """The model of a frozen set, with the process object of the trained one. Raises ConfigError if its predictions are
+    not of the same data and process."""
+    where = f"{name}.source"
+    for key in ("data.size", "data.channels"):
+        section, field = key.split(".")
+        require_key(other[section][field] == config[section][field], where, config[name].source, f"is a model of "
+                    f"{key} = {other[section][field]}, but this one's is {config[section][field]}.")
+    require_key(other.process.to_dict() == config.process.to_dict(), where, config[name].source, "has another process: "
+                f"{other.process.to_dict()}, but this model's is {config.process.to_dict()}.")
+    require_key(parts.process.trained_schedule is None, where, config[name].source, "follows a learned schedule, which "
+                "would not stay that of this model.")
+    found = model(override(other, {f"mesh.{axis}": config.mesh[axis] for axis in sharding.AXES}), devices=devices)
+    require_key(set(found.conditions) <= set(parts.conditions), where, config[name].source, "takes the conditions "
+                f"{', '.join(found.conditions)}, and this model {', '.join(parts.conditions) or 'none'}.")
+    return replace(found, process=parts.process)

@@ -116,7 +116,8 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
     def program(images_before: int = 0):
         """The programs of the training step, each compiled at its first call. images_before: see `averages.Rule`."""
         made = step.make_train_step(
-            updates=updates, denoisers={ONLINE: model.denoiser}, density=density, stratified=c.loss.stratified,
+            updates=updates, density=density, stratified=c.loss.stratified,
+            denoisers={ONLINE: model.denoiser} | {name: one.denoiser for name, one in model.frozen.items()},
             averages=kept, images_before=images_before, coupling=BY_NAME["coupling"].make(c.loss),
             seed=c.seed, prepare=prepare, accumulate=c.train.accumulate,
             log_snr_edges=edges, skip_nonfinite=c.train.nonfinite == "skip", unroll=sharding.on_cpu(model.mesh))

@@ -193,6 +193,24 @@ def make_continuous_vlb_loss(*, learned: bool = False) -> Terms:
     return terms
 
 
+def make_distillation_loss(weight: Weight, space: Parameterization = EPS) -> Loss:
+    """E_{t, eps} w ||F_teacher - F_hat||^2 / (H W C) at x_t of the data, F of `space`, with the frozen set "teacher".
+
+    The teacher's prediction is the mean over all x_0 that lead to x_t, so the target has no noise, unlike the data.
+    """
+    def loss(bind: Bind, inputs: Inputs):
+        diffusion, times = bind("online", inputs.keys("dropout")), inputs.times
+        process, t = diffusion.process, times.t
+        _, x_t, prediction = draw(diffusion, inputs.x0, inputs.cond, t, inputs.keys("loss"), inputs.noise)
+        teacher = bind("teacher").denoise(x_t, t, inputs.cond)
+        error = space.target(process, teacher.x0 - prediction.x0, teacher.eps - prediction.eps, t)
+        w = weight(process, times)
+        term = w * numerics.mean_flat(error**2)
+        on_eps = weightings.on_eps(w, space, process, t) * times.importance
+        return times.importance * term, LossAux(t, process.log_snr(t), on_eps, term)
+    return loss
+
+
 def effective_weight(weight: Weight, density: TimeDensity, process: Process, state: Any = (), *,
                      space: Parameterization = EPS, points: int = 1000) -> dict[str, np.ndarray]:
     """The effective weight w(lambda) p(lambda) of an objective (Kingma & Gao 2023), as a curve over ascending log-SNR.
@@ -240,8 +258,17 @@ def continuous_vlb(*, process: Process) -> Loss:
     return of_set(make_continuous_vlb_loss(learned=process.trained_schedule is not None))
 
 
-LOSSES = {"denoising": denoising, "vlb": vlb, "hybrid": hybrid, "continuous_vlb": continuous_vlb}
-# Abilities: of_chain, for discrete chains or continuous time; teaches_variance, needs_variance: the second head.
+def distillation(*, weight: Weight, measured_in: Parameterization, space: str = "eps", weighting: str = "simple",
+                 ) -> Loss:
+    """The squared difference to a teacher's prediction (Hinton et al. 2015; Kim et al. 2023, "BK-SDM", L_OutKD)."""
+    return make_distillation_loss(weight, measured_in)
+
+
+LOSSES = {"denoising": denoising, "vlb": vlb, "hybrid": hybrid, "continuous_vlb": continuous_vlb,
+          "distillation": distillation}
+# Abilities: of_chain, for discrete chains or continuous time; teaches_variance, needs_variance: the second head;
+# needs_teacher: the frozen set "teacher".
+distillation.needs_teacher = True
 vlb.of_chain = hybrid.of_chain = True
 continuous_vlb.of_chain = False
 vlb.teaches_variance = hybrid.teaches_variance = hybrid.needs_variance = True

@@ -1,7 +1,7 @@
 """The model: a process, a network and what it predicts."""
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -45,6 +45,7 @@ class Model:
     mesh: Mesh | None = None          # None: all devices share the batch
     rules: tuple[sharding.Rule, ...] = ()  # for the sharding of parameters
     guide: "Model | None" = None      # the worse model of autoguidance, with parameters params["guide"]
+    frozen: "Mapping[str, Model]" = field(default_factory=dict)  # models that training only reads, such as a teacher
 
     def __post_init__(self):
         require(self.sigma_data > 0, "sigma_data", self.sigma_data, "must be positive (Karras et al. 2022: 0.5).")

@@ -20,6 +20,7 @@ from diffusion.planning import roofline
 from diffusion.planning.chips import Chip, chip_of, devices_of
 from diffusion.planning.collectives import collectives
 from diffusion.programs import shared_flags
+from diffusion.programs.frozen import open_frozen
 
 if TYPE_CHECKING:
     from diffusion import build
@@ -85,7 +86,7 @@ def plan(config: ConfigDict, topology: str, out: Path | None) -> dict:
 def measure(config: ConfigDict, devices: Sequence, chip: Chip | None, sample: bool = True) -> dict:
     """Costs of the train and the sample step on one device, lower bounds on their times, and whether they fit."""
     from diffusion import build
-    model = build.model(config, devices=devices)
+    model = build.model(config, devices=devices, frozen=open_frozen(config, None).configs)
     parts = build.training_step(config, model, None)
     state = parts.abstract_state
     report = {"mesh": dict(model.mesh.shape), "batch_size": config.train.batch_size, "sizes": {
@@ -125,7 +126,8 @@ def train_costs(config: ConfigDict, model: "build.Model", parts) -> tuple[roofli
     record |= {name: (one.shape, one.dtype) for name, one in model.conditions.items()}
     batch = {name: jax.ShapeDtypeStruct((k, b, *shape), dtype, sharding=placed)
              for name, (shape, dtype) in record.items()}
-    compiled = compile_for(parts.program(0), parts.abstract_state, batch, None)
+    frozen = {name: one.abstract_params for name, one in model.frozen.items()}
+    compiled = compile_for(parts.program(0), parts.abstract_state, batch, None, frozen)
     loops = 1 if sharding.on_cpu(model.mesh) else config.train.accumulate
     return roofline.costs(compiled, collectives(compiled.as_text()), repeats=loops), b, 1
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from diffusion import program
 from diffusion.errors import DivergedError, Interrupted
 from diffusion.programs import shared_flags
+from diffusion.programs.frozen import open_frozen
 
 if TYPE_CHECKING:
     from diffusion import build
@@ -99,7 +100,8 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
     if init_from is not None and not run_folder.is_run(workdir):
         source = pretrained.load(init_from)
         pretrained.check_same(config, source.config, init_from, pretrained.NETWORK)
-    model = build.model(config)
+    frozen = open_frozen(config, workdir)
+    model = build.model(config, frozen=frozen.configs)
     generate = build.generate(config, model)
     parts = build.training(config, model)
     build.check_memory(config, model, parts.abstract_state, rows=config.train.batch_size // config.train.accumulate,
@@ -111,7 +113,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
     extractor = evaluation.load_extractor(config) if parts.plan.evaluate_every else None
     run = run_folder.open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS,
                               adopt=config_lib.adopt_dict)
-    plan = parts.plan
+    plan, held = parts.plan, frozen.read(model)
     with Checkpoints(run.checkpoints, **parts.retention, log=print_once) as checkpoints:
         if (restored := checkpoints.restore_newest(parts.abstract_state, parts.data)) is not None:
             state, clock = restored
@@ -164,7 +166,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
                     plan=plan, program=parts.program, state=state, clock=clock, data=parts.data,
                     dataset=parts.dataset, mesh=model.mesh, started=started, write_row=writer.write,
                     draw_samples=draw_samples, progress=progress, interrupts=interrupts, watchdog=watchdog,
-                    examples_of=parts.examples_of, evaluate=evaluate,
+                    examples_of=parts.examples_of, evaluate=evaluate, frozen=held,
                     save=lambda step, state, clock: checkpoints.save(
                         step, state, parts.data, dataclasses.asdict(clock), clock.score))
             except DivergedError as error:

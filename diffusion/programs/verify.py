@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from diffusion.errors import CheckpointError
+from diffusion.programs.frozen import open_frozen
 from diffusion.train.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -59,8 +60,10 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
     from diffusion.io.processes import is_primary, print_once
     from diffusion.io.progress import Progress
     from diffusion.train import loop
-    model = build.model(config)
+    frozen = open_frozen(config, workdir)
+    model = build.model(config, frozen=frozen.configs)
     parts = build.training(config, model)
+    held = frozen.read(model, store=False)
     k = parts.plan.steps_per_dispatch
     steps = -(-steps // k) * k
     folder = workdir / "verify_resume"
@@ -90,7 +93,7 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
                     plan=plan, program=parts.program, state=state, clock=clock, data=data, dataset=parts.dataset,
                     mesh=model.mesh, started=time.perf_counter(), examples_of=parts.examples_of, write_row=rows.append,
                     draw_samples=lambda step, state: None, progress=progress, interrupts=NoInterrupts(),
-                    watchdog=watchdog, save=lambda step, state, clock: saved.save(
+                    watchdog=watchdog, frozen=held, save=lambda step, state, clock: saved.save(
                         step, state, data, dataclasses.asdict(clock))))
             return state, rows
 
