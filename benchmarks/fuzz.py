@@ -110,7 +110,7 @@ def try_config(number: int) -> str:
     label = rng.integers(0, max(model.num_classes, 1), (1, size)).astype(np.int32)
     batch = {"image": rng.integers(0, 256, (1, size, *model.shape), np.uint8), "label": label,
              "position": np.arange(size, dtype=np.int32)[None]}
-    state, metrics = parts.train_step(parts.create_state(), sharding.place_batch(batch, model.mesh, leading=1), None)
+    state, metrics = parts.program(0)(parts.create_state(), sharding.place_batch(batch, model.mesh, leading=1), None)
     if not np.isfinite(metrics.loss).all():
         raise AssertionError(f"the first loss is {metrics.loss}")
     x = np.concatenate(list(generate(state.params, 0, 0, 3)))

@@ -52,12 +52,12 @@ def account_of(args: argparse.Namespace) -> dict:
     rows = {name: jax.ShapeDtypeStruct((1, batch, *shape), dtype, sharding=placed) for name, shape, dtype in (
         ("image", model.shape, jnp.uint8), ("label", (), jnp.int32), ("position", (), jnp.int32))}
     began = time.perf_counter()
-    compiled = step.train_step.lower(step.abstract_state, rows, None).compile()
+    compiled = step.program(0).lower(step.abstract_state, rows, None).compile()
     seconds, text = time.perf_counter() - began, compiled.as_text()
     if args.text:
         Path(args.text).write_text(text)
     found = kernels.account(kernels.kernels(text), args.rows)
-    chip, count = chips.CHIPS[args.gpu], flops.matrix_flops(step.train_step, step.abstract_state, rows, None)
+    chip, count = chips.CHIPS[args.gpu], flops.matrix_flops(step.program(0), step.abstract_state, rows, None)
     bound = found.seconds(count, chip.flops, chip.bandwidth)
     return {"config": args.config, "batch": batch, "dtype": args.dtype, "gpu": args.gpu, "compile_s": round(seconds, 1),
             "flops": count, "temporaries": compiled.memory_analysis().temp_size_in_bytes,

@@ -31,7 +31,7 @@ def main() -> None:
         config.seed = seed
         parts.append(build.training(config, build.model(config)))
     mesh = sharding.make_mesh(-1, 1)
-    functions = [p.train_step for p in parts]
+    functions = [p.program(0) for p in parts]
     batches = [sharding.place_batch(jax.tree.map(lambda x: np.stack([x]), next(p.data)), mesh, leading=1)
                for p in parts]
     datasets = [p.dataset for p in parts]

@@ -113,13 +113,13 @@ class OurStep:
         self.batch = sharding.place_batch(rows, model.mesh, leading=1)
         marks = [time.perf_counter()]
         arguments = parts.abstract_state, self.batch, self.data
-        lowered = parts.train_step.lower(*arguments)
+        lowered = parts.program(0).lower(*arguments)
         marks.append(time.perf_counter())
         self.step = lowered.compile()
         marks.append(time.perf_counter())
         self.state = jax.block_until_ready(parts.create_state())
         marks.append(time.perf_counter())
-        self.flops = matrix_flops(parts.train_step, *arguments) / k
+        self.flops = matrix_flops(parts.program(0), *arguments) / k
         memory = self.step.memory_analysis()
         trace, compilation, creation = (round(b - a, 2) for a, b in zip(marks, marks[1:]))
         self.details = {"trace_s": trace, "compile_s": compilation, "create_state_s": creation,

@@ -49,7 +49,12 @@ def run_level() -> ConfigDict:
     c.loss = o = ConfigDict()
     o.name = "denoising"               # the training loss
     o.density = "uniform"              # density of the training times
+    o.coupling = "independent"         # which noise meets which example of a batch
     o.stratified = False               # spread the times of a batch evenly (Kingma et al. 2021, Appendix I.1)
+
+    c.teacher = ConfigDict()
+    c.teacher.source = ""              # a model whose predictions the loss follows: PATH[@STEP][#WEIGHTS], a run folder
+                                       # or another model; it is stored in the run folder
 
     c.network = n = ConfigDict()
     n.name = "unet"
@@ -64,9 +69,10 @@ def run_level() -> ConfigDict:
     o.warmup = "5000 steps"            # linear warm-up from 0
 
     c.ema = ConfigDict()
-    c.ema.half_life = "887184 images"  # of the parameter average; decay 0.9999 a step at batch 128
-    c.ema.warmup_ratio = 0.05          # half-life <= this * images seen (EDM's ramp-up); 0: full length at once
+    c.ema.name = "half_life"           # the average of the parameters that is called "ema"
     c.ema.dtype = "float32"            # of the average: float32, bfloat16 (stochastically rounded)
+    c.averages = ()                    # further averages: "NAME: MEMBER, KEY=VALUE, ...", members and keys as for ema,
+                                       # such as "long: power, sigma_rel=0.1" or "target: copy, every=100 steps"
 
     c.train = t = ConfigDict()
     t.batch_size = 128                 # images a step, over all devices
@@ -108,6 +114,7 @@ def run_level() -> ConfigDict:
     s.rederive_eps = True              # recompute eps from the clipped x0 (diffusers' default: False)
     s.guidance = ConfigDict()
     s.guidance.name = "none"
+    s.weights = "ema"                  # whose parameters: the name of an average, or raw: not averaged
     s.batch_size = 64                  # images sampled at a time, over all devices
     s.preview = 64                     # images in the grids drawn by training and evaluations
 

@@ -100,8 +100,8 @@ class Key:
     def parsed(self, text: str, where: str) -> object:
         """The value that `text` means on a command line, `fitted`.
 
-        Lists are written (1, 2), [1, 2] or 1,2; words in them need no quotes. mesh.rules, whose entries have commas of
-        their own, is one entry unless it is in brackets. "None" is None where None is allowed.
+        Lists are written (1, 2), [1, 2] or 1,2; words in them need no quotes. mesh.rules and averages, whose entries
+        have commas of their own, are one entry unless in brackets. "None" is None where None is allowed.
         """
         word = text.strip()
         found: object = text
@@ -123,7 +123,7 @@ class Key:
         found = _literal(word) if bracketed or self.entry is not str else word
         if isinstance(found, str):
             inside = word[1:-1] if bracketed and word.endswith((")", "]")) else word
-            parts = [word] if self.name == "mesh.rules" and not bracketed else inside.split(",")
+            parts = [word] if self.name in ("mesh.rules", "averages") and not bracketed else inside.split(",")
             found = tuple(_literal(part.strip()) if self.entry is not str else part.strip() for part in parts
                           if part.strip())
         return tuple(found) if isinstance(found, (tuple, list)) else (found,)

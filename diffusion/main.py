@@ -85,6 +85,8 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"JAX does not start: {error}. Its settings are environment variables whose names begin with "
                           "JAX_.") from error
     from diffusion import config_flags
+    if values.weights is not None:
+        GIVEN["sample.weights"] = values.weights
     config_flags.load_plugins(GIVEN)
     config, name, origin = read_config(values)
     with config_flags.naming(origin, config, GIVEN):

@@ -69,8 +69,8 @@ class DiffusionPipeline:
           layout, settings: for a weight file of another project, "improved-diffusion", "guided-diffusion" or
             "score_sde", and its flags or config values there, such as "--image_size 64 --num_channels 128"
             (docs/interop.md).
-          weights: chooses one of several sets: a key of a PyTorch file, such as "ema", or "unet" or "unet_ema" of a
-            folder in diffusers' layout.
+          weights: chooses one of several sets: an average of a run, or "raw" for its parameters themselves; a key of a
+            PyTorch file, such as "ema"; "unet" or "unet_ema" of a folder in diffusers' layout.
           overrides: config keys to change, such as {"network.head_channels": 0, "sample.steps": 50}.
 
         Raises CheckpointError if files are missing, damaged or do not fit, ConfigError if a setting cannot run.
@@ -82,6 +82,7 @@ class DiffusionPipeline:
         if isinstance(plugins := (overrides or {}).get("plugins"), tuple | list):
             families.load_plugins(map(str, plugins))  # a run with the user's own parts names plugins, too
         families.trust(value for key, value in (overrides or {}).items() if key in families.BY_SELECTOR)
+        weights = weights or (overrides or {}).get("sample.weights")
         loaded = pretrained.load(source, checkpoint=checkpoint, layout=layout, settings=settings, weights=weights)
         config = config_lib.override(loaded.config, overrides or {})
         guide = pretrained.load_guide(config)

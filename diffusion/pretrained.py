@@ -5,9 +5,10 @@ Each yields a config, from which `build` makes the parts, and parameters that fi
 import ast
 import numbers
 import os
+import re
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ml_collections import ConfigDict
 
 from diffusion import build
 from diffusion import config as config_lib
+from diffusion.build import averages
 from diffusion.config_values import nearest
 from diffusion.errors import ConfigError, shown
 from diffusion.interop import folder, openai, score_sde, unet2d
@@ -42,9 +44,17 @@ FREE_KEYS = {"network.dropout", "network.dtype", "network.remat"}  # may differ 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A config, and a function that loads parameters by the shapes and shardings of a tree of jax.ShapeDtypeStruct."""
+    """A config, and a function that loads parameters by the shapes and shardings of a tree of jax.ShapeDtypeStruct.
+    where: the source, for a record."""
     config: ConfigDict
     params: Callable[[Any], Any]
+    where: str = ""
+
+
+def load_source(text: str) -> Pretrained:
+    """The model of PATH[@STEP][#WEIGHTS], the form of sources in a config. Raises the errors of `load`."""
+    path, step, weights = re.fullmatch(r"(.*?)(?:@(\d+))?(?:#(\w+))?", text, re.DOTALL).groups()
+    return replace(load(path, checkpoint=None if step is None else int(step), weights=weights), where=text)
 
 
 def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: str | None = None,
@@ -53,8 +63,9 @@ def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: st
 
     checkpoint: the step for a run folder; the newest if None. layout: one of LAYOUTS, if `source` is a weight file of
     another project, and `settings` describes its model there: {"image_size": 32, ...}, or text as on a command line,
-    "--image_size 32" or "image_size=32". weights: chooses one of several sets: a key of a PyTorch file, such as "ema",
-    or "unet" or "unet_ema" of a folder in diffusers' layout. The weights are read only when needed. Raises
+    "--image_size 32" or "image_size=32". weights: chooses one of several sets: an average of a run, or "raw" (default:
+    the run's sample.weights); a key of a PyTorch file, such as "ema"; or "unet" or "unet_ema" of a folder in diffusers'
+    layout. The weights are read only when needed. Raises
     CheckpointError or ConfigError if the model does not exist or cannot be read or expressed.
     """
     check_arguments(checkpoint, settings, weights)
@@ -65,17 +76,18 @@ def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: st
                           f"{' or '.join(LAYOUTS)}.")
     path = folder.find(source)
     if run_folder.is_run(path):
-        if weights is not None:
-            raise ConfigError(f"weights = {weights!r} is for files of other projects: our runs use their average.")
+        config = config_lib.adopted(read_json(path / "config.json"), str(path / "config.json"))
+        weights = config.sample.weights if weights is None else weights
+        averages.check_weights(config, weights, f"the run {path}")
 
         def restore(abstract):
-            kept = jax.tree.map(lambda x: x.update(dtype=config.ema.dtype if x.dtype == jnp.float32 else x.dtype),
-                                abstract)
+            dtype = averages.dtype_of(config, weights)
+            kept = jax.tree.map(lambda x: x.update(dtype=dtype if x.dtype == jnp.float32 else x.dtype), abstract)
+            name = "params.online" if weights == averages.RAW else f"averages.{weights}"
             with Checkpoints(path / "checkpoints", keep=None) as checkpoints:
-                average = checkpoints.restore_part("ema", kept, checkpoint)
-            return jax.tree.map(lambda value, wanted: value.astype(wanted.dtype), average, abstract)
+                found = checkpoints.restore_part(name, kept, checkpoint)
+            return jax.tree.map(lambda value, wanted: value.astype(wanted.dtype), found, abstract)
 
-        config = config_lib.adopted(read_json(path / "config.json"), str(path / "config.json"))
         return Pretrained(config=config, params=restore)
     if checkpoint is not None:
         raise ConfigError(f"{source} is not a run folder of ours: it has no checkpoint {checkpoint}, but one set "
@@ -112,11 +124,13 @@ def load_other(path: Path, layout: str, settings: str | dict[str, Any], weights:
 def open_model(config: ConfigDict, source: str | os.PathLike, *,
                checkpoint: int | None = None) -> tuple[build.Model, Callable[[], Any]]:
     """The model of `config`, and a function that reads its parameters from `source` (`load`), with the parameters of
-    config.sample.guidance.guide as "guide", if it names a model.
+    config.sample.guidance.guide as "guide", if it names a model. config.sample.weights chooses whose they are.
 
     Raises ConfigError if `config` differs from the source's in other keys than may be chosen, and the errors of `load`.
     """
-    loaded = load(source, checkpoint=checkpoint)
+    weights = config.sample.weights  # models of others have no average called "ema", the default
+    loaded = load(source, checkpoint=checkpoint,
+                  weights=weights if weights != "ema" or run_folder.is_run(source) else None)
     check_same(config, loaded.config, source, (*NETWORK, "process", "prediction"))
     guide = load_guide(config)
     model = build.model(config, guide and guide.config)

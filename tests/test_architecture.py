@@ -13,8 +13,8 @@ FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("._
          for path in sorted(PACKAGE.rglob("*.py"))}
 MODULES = sorted(FILES)
 
-# main -> programs -> {pipeline, pretrained, build} -> {train.loop, generate, likelihood} -> {train.step, samplers,
-# guidance} -> core; each imports what is below it. interop.convert and metrics.__main__ only start programs.
+# main -> programs -> {pipeline, pretrained, build} -> library -> {train.loop, generate, likelihood} -> {train.step,
+# samplers, guidance} -> core; each imports what is below it. interop.convert and metrics.__main__ only start programs.
 BASE = ["diffusion.typing", "diffusion.errors", "diffusion.core.numerics"]
 READING = ["diffusion.io.reading", "diffusion.io.npz", "diffusion.io.pictures"]  # of files that a user gives
 MAY_IMPORT = {  # the most specific row counts; a family may import itself
@@ -41,6 +41,9 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.metrics.__main__": ["diffusion.program", "diffusion.programs.metrics"],
     "diffusion.interop": [*BASE, "diffusion.io.files"],
     "diffusion.interop.convert": ["diffusion.program", "diffusion.programs.convert"],
+    "diffusion.library": [*BASE, "diffusion.core", "diffusion.data", "diffusion.families", "diffusion.config_values",
+                          "diffusion.generate", "diffusion.kinds", "diffusion.networks", "diffusion.parallel",
+                          "diffusion.samplers", "diffusion.train"],
     "diffusion.build": ["diffusion"],
     "diffusion.config": ["diffusion.families", "diffusion.config_values", "diffusion.errors", "diffusion.io.migrate"],
     "diffusion.config_help": ["diffusion.config", "diffusion.families", "diffusion.config_values",
@@ -66,7 +69,8 @@ ONLY_IN = {  # library: where it may be imported
     "grain": ["diffusion.data"],
     "tensorflow_datasets": ["diffusion.data"],
     "array_record": ["diffusion.data"],
-    "optax": ["diffusion.train"],
+    "optax": ["diffusion.train", "diffusion.library"],
+    "equinox": ["diffusion.networks.adapters"],  # if the user has it
     "diffrax": ["diffusion.likelihood.ode", "diffusion.samplers.adaptive"],
     "absl": ["diffusion.main", "diffusion.programs", "diffusion.io.checkpoint"],
     "ml_collections": ["diffusion.main", "diffusion.programs", "diffusion.build", "diffusion.config",

@@ -129,7 +129,7 @@ def test_any_rank_trains_samples_and_has_a_density(tmp_path, shape):
     assert model.shape == shape and len(config.data.mean) == shape[-1]
     parts = build.training(config, model)
     state = parts.create_state()
-    _, metrics = parts.train_step(state, jax.tree.map(lambda x: jnp.asarray(x)[None], next(parts.data)), None)
+    _, metrics = parts.program(0)(state, jax.tree.map(lambda x: jnp.asarray(x)[None], next(parts.data)), None)
     assert np.isfinite(metrics.loss).all()
     params = parts.create_state().params
     params = params.get("online", params)
@@ -225,7 +225,7 @@ def padded():
     losses.make_denoising_loss(weightings.in_space(None, EPS)), losses.make_continuous_vlb_loss()])
 def test_a_masked_loss_is_that_of_the_valid_part(loss):
     times = lambda n: Times(jnp.full(n, 0.4), jnp.ones(n), jnp.ones(n))  # noqa: E731
-    found, _ = loss({}, POINTWISE, padded(), {}, times(3), KEYS, MASK[..., None])
+    found, _ = loss({}, POINTWISE, padded(), {}, times(3), KEYS, mask=MASK[..., None])
     for i in range(3):
         alone, _ = loss({}, POINTWISE, valid(i), {}, times(1), KEYS[i:i + 1])
         np.testing.assert_allclose(found[i], alone[0], rtol=2e-5)

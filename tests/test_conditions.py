@@ -183,7 +183,7 @@ def test_training_takes_all_conditions_of_the_data(told):
     state = parts.create_state()
     before = jax.device_get(state)
     for _ in range(2):  # the first at the rate 0 of the warm-up
-        state, metrics = parts.train_step(state, batch, None)
+        state, metrics = parts.program(0)(state, batch, None)
     assert np.isfinite(metrics.loss).all()
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before.params, jax.device_get(state.params))
     for name in ("vector", "kept", "label"):

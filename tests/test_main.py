@@ -105,12 +105,19 @@ def test_another_row_of_choices(tmp_path):
              "--config.loss.weighting=min_snr", "--config.loss.uncertainty=True", "--config.process.name=linear",
              "--config.sample.solver=ddim",
              "--config.sample.eta=0.5", "--config.sample.spacing=trailing", "--config.train.accumulate=2",
-             "--config.sample.clip=False", "--config.optimizer.decay=constant"]
+             "--config.sample.clip=False", "--config.optimizer.decay=constant",
+             "--config.averages=[\"long: power, sigma_rel=0.25\", \"before: copy, every=20 steps\"]"]
     program.run(*flags)
     rows = program.rows(tmp_path / "run")
     assert rows[-1]["loss"] < rows[0]["loss"]
-    program.run(*flags, "--mode=sample", "--num_samples=2", f"--out={tmp_path}/out")
-    assert np.load(tmp_path / "out" / "samples.npz")["arr_0"].std() > 0
+    drawn = []
+    for weights in ("ema", "long", "before", "raw"):
+        program.run(*flags, "--mode=sample", "--num_samples=2", f"--weights={weights}", f"--out={tmp_path}/{weights}")
+        drawn.append(np.load(tmp_path / weights / "samples.npz")["arr_0"])
+        assert drawn[-1].std() > 0
+    assert len({x.tobytes() for x in drawn}) == 4
+    done = program.run(*flags, "--mode=sample", "--weights=lon", check=False)
+    assert done.returncode == 1 and "It keeps: raw, ema, long, before" in done.stderr
 
 
 @pytest.mark.slow
@@ -118,7 +125,7 @@ def test_kill_9_and_rerun_equals_an_uninterrupted_run_bit_for_bit(tmp_path):
     # Rows, checkpoints and the kill fall on different steps, so that a row's window spans the resume.
     flags = ["--config.train.duration=80 steps", "--config.train.log_every=7 steps", "--config.data.on_device=False",
              "--config.train.checkpoint_every=10 steps", "--config.network.dropout=0.1", "--config.data.flip=True",
-             "--config.network.num_classes=10"]
+             "--config.network.num_classes=10", "--config.averages=long: power, sigma_rel=0.25"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     program.run(f"--workdir={whole}", *flags)
     process = program.start(f"--workdir={killed}", *flags)
@@ -324,7 +331,7 @@ def test_a_resume_that_is_not_exact_is_said(tmp_path, monkeypatch, capsys):
         plan=loop.Durations(total=9, log_every=1, sample_every=1, checkpoint_every=1, batch_size=1), data=data,
         dataset=None,
         abstract_state=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), start),
-        create_state=lambda: start, train_step=None, examples_of=None)
+        create_state=lambda: start, program=None, examples_of=None)
     monkeypatch.setattr(build, "model", lambda config: SimpleNamespace(mesh=None))
     monkeypatch.setattr(build, "training", lambda config, model: parts)
     monkeypatch.setattr(loop, "training_steps", steps)

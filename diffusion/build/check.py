@@ -3,6 +3,7 @@ from functools import partial
 
 from ml_collections import ConfigDict
 
+from diffusion.build.averages import averages, check_lengths, check_weights
 from diffusion.build.evaluation import extractor
 from diffusion.build.likelihood import estimator
 from diffusion.build.models import check_model
@@ -34,10 +35,12 @@ def check(config: ConfigDict, mode: str = "train", *, epoch_size: int = 50_000) 
 
 
 def check_training(c: ConfigDict, process: Process, epoch_size: int) -> None:
-    """Checks the objective, the optimizer and the durations."""
+    """Checks the objective, the optimizer, the durations and the averages."""
     objective(c, process)
     in_steps = partial(durations.to_steps, batch_size=c.train.batch_size, epoch_size=epoch_size)
     check_batch(c.train, shards=1)
-    make_durations(c.train, in_steps)
+    plan = make_durations(c.train, in_steps)
     retention(c.train, in_steps)
     check_optimizer(c, epoch_size)
+    check_lengths(c, averages(c, epoch_size), plan.total * c.train.batch_size)
+    check_weights(c, c.sample.weights, "this training")

@@ -152,7 +152,7 @@ def model_pair(config: ConfigDict, model: Model) -> Callable[[Diffusion, Any], P
     def pair(diffusion: Diffusion, params: Params) -> Pair:
         worse = other.denoiser(params["guide"])
         alone = worse.denoise
-        worse = worse._replace(denoise=lambda x_t, t, cond=NO_COND: alone(
+        worse = Diffusion(worse.process, lambda x_t, t, cond=NO_COND: alone(
             x_t, t, {name: cond[name] for name in other.conditions}))
         return guidance.model_pair(diffusion, worse if same else on_process(worse, diffusion.process))
     return pair

@@ -1,12 +1,8 @@
 """Builds the model, which training and sampling share: process, network and denoiser."""
-import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion.build.conditions import declared, dropout_rates
@@ -15,73 +11,27 @@ from diffusion.build.networks import network
 from diffusion.build.objective import check_prediction
 from diffusion.build.processes import process
 from diffusion.build.rules import require_key
+from diffusion.config import override
 from diffusion.core import parameterization, processes
 from diffusion.core.conditions import Condition
-from diffusion.core.uncertainty import Uncertainty
 from diffusion.kinds.base import Spec
-from diffusion.networks import backend
-from diffusion.networks.base import ModuleNetwork
+from diffusion.library.model import Model
 from diffusion.parallel import sharding
-from diffusion.typing import NetworkApply
 
 
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """The parts that training and sampling share."""
-    mesh: Mesh
-    network: Any                      # the Flax module, whose functions the denoiser calls
-    spec: Spec                        # the kind of data
-    conditions: dict[str, Condition]  # those that the network takes
-    process: processes.Process        # of the initial parameters
-    process_of: Callable[[Any], processes.Process]  # parameters -> the process, which depends on them if learned
-    denoiser: parameterization.Denoiser
-    denoiser_with_jvp: parameterization.Denoiser  # for jax.jvp and jax.linearize, which fast layers do not allow
-    init: Callable[[jax.Array], Any]  # key -> parameters: {"params": of the network, and other learned parts}
-    abstract_params: Any              # shapes with shardings
-    num_classes: int                  # 0: unconditional
-    null_label: int | None            # the label for "no class" in training, if it hid labels
-    rules: tuple[sharding.Rule, ...] = ()  # for the sharding of parameters
-    guide: "Model | None" = None      # the worse model of autoguidance, with parameters params["guide"]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one x0; for images [H, W, C]."""
-        return self.spec.shape
-
-
-def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence | None = None) -> Model:
-    """The model that the config describes, with its guide if one is given. Raises ConfigError before anything is
-    compiled."""
+def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence | None = None,
+          frozen: Mapping[str, ConfigDict] | None = None) -> Model:
+    """The model that the config describes, with its guide if one is given, and the frozen models of a training by name.
+    Raises ConfigError before anything is compiled."""
     c, parts = config, check_model(config)
-    shape = parts.spec.shape
-    proc, net, schedule = parts.process, parts.network, parts.process.trained_schedule
-    process_of = (lambda params: schedule.process(params["schedule"])) if schedule else (lambda params: proc)
-    heads = (("f", shape[-1] * (1 + parts.prediction.both)), *((("variance", shape[-1]),) if c.learned_range else ()))
-    whole = ModuleNetwork(module=net, shape=shape, cond=parts.conditions, heads=heads)
-    mesh = sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor, devices)
-
-    def denoiser(jvp: bool) -> parameterization.Denoiser:
-        return parameterization.make_denoiser(process_of, parts.prediction, applying(whole, mesh, jvp))
-
-    uncertainty = c.loss.get("uncertainty", False)
-    init = functools.partial(init_params, net=net, shape=shape, schedule=schedule, uncertainty=uncertainty)
-    shapes = init_shapes(net, shape, schedule, uncertainty, jnp.result_type(float))
-    rules = sharding_rules(c, net, shapes)
-    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
-                            sharding.of_state(shapes, mesh, rules))
-    return Model(mesh=mesh, network=net, process=proc, process_of=process_of, denoiser=denoiser(jvp=False),
-                 denoiser_with_jvp=denoiser(jvp=True), init=init, abstract_params=abstract, spec=parts.spec,
+    made = Model(network=parts.network, spec=parts.spec, process=parts.process, prediction=parts.prediction,
                  conditions=parts.conditions, num_classes=c.network.num_classes,
-                 null_label=c.network.num_classes if c.network.label_dropout else None, rules=rules,
-                 guide=guide and build_guide(guide, c, proc))
-
-
-def applying(net: ModuleNetwork, mesh: Mesh, jvp: bool) -> NetworkApply:
-    """The network as a function of its parameters, in the layers' forms for the mesh's devices."""
-    def apply(params, *args):
-        with backend.compiling_for(sharding.platform(mesh), jvp=jvp):
-            return net.apply(params["params"], *args)
-    return apply
+                 null_label=c.network.num_classes if c.network.label_dropout else None, learned_range=c.learned_range,
+                 uncertainty=c.loss.get("uncertainty", False),
+                 mesh=sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor, devices),
+                 guide=guide and build_guide(guide, c, parts.process),
+                 frozen={name: build_frozen(name, other, c, parts, devices) for name, other in (frozen or {}).items()})
+    return replace(made, rules=sharding_rules(c, parts.network, made.shapes))
 
 
 class Parts(NamedTuple):
@@ -103,24 +53,6 @@ def check_model(c: ConfigDict) -> Parts:
     return Parts(proc, prediction, net, kind, conditions)
 
 
-def init_params(key: jax.Array, *, net: Any, shape: tuple[int, ...], schedule: Any, uncertainty: bool) -> Any:
-    """The parameters of the network, and of the other learned parts."""
-    params = {"params": ModuleNetwork(module=net, shape=shape, cond=getattr(net, "cond", {})).init(key)}
-    if schedule:
-        params["schedule"] = schedule.init(jax.random.fold_in(key, 1))
-    if uncertainty:
-        params["uncertainty"] = Uncertainty().init()
-    return params
-
-
-@functools.lru_cache(maxsize=64)
-def init_shapes(net: Any, shape: tuple[int, ...], schedule: Any, uncertainty: bool, dtype: Any) -> Any:
-    """The shapes of `init_params` with floats of `dtype`. Cached, since tracing a network takes a quarter of a second
-    or more, and a sweep builds one for each row and check."""
-    return jax.eval_shape(functools.partial(init_params, net=net, shape=shape, schedule=schedule,
-                                            uncertainty=uncertainty), jax.random.key(0))
-
-
 def sharding_rules(c: ConfigDict, net: Any, params: Any) -> tuple[sharding.Rule, ...]:
     """The rules of config.mesh.rules, then the network's own. Raises ConfigError for a rule that fits no parameter."""
     given = []
@@ -137,3 +69,21 @@ def build_guide(guide: ConfigDict, config: ConfigDict, proc: processes.Process) 
     """The guide's model, which shares the process object `proc` of the guided model if the two are equal."""
     found = model(guide)
     return replace(found, process=proc) if guide.process.to_dict() == config.process.to_dict() else found
+
+
+def build_frozen(name: str, other: ConfigDict, config: ConfigDict, parts: Parts, devices: Sequence | None) -> Model:
+    """The model of a frozen set, with the process object of the trained one. Raises ConfigError if its predictions are
+    not of the same data and process."""
+    where = f"{name}.source"
+    for key in ("data.size", "data.channels"):
+        section, field = key.split(".")
+        require_key(other[section][field] == config[section][field], where, config[name].source, f"is a model of "
+                    f"{key} = {other[section][field]}, but this one's is {config[section][field]}.")
+    require_key(other.process.to_dict() == config.process.to_dict(), where, config[name].source, "has another process: "
+                f"{other.process.to_dict()}, but this model's is {config.process.to_dict()}.")
+    require_key(parts.process.trained_schedule is None, where, config[name].source, "follows a learned schedule, which "
+                "would not stay that of this model.")
+    found = model(override(other, {f"mesh.{axis}": config.mesh[axis] for axis in sharding.AXES}), devices=devices)
+    require_key(set(found.conditions) <= set(parts.conditions), where, config[name].source, "takes the conditions "
+                f"{', '.join(found.conditions)}, and this model {', '.join(parts.conditions) or 'none'}.")
+    return replace(found, process=parts.process)

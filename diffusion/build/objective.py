@@ -64,6 +64,10 @@ def check_loss(config: ConfigDict, process: Process) -> None:
     require_key(spec(config).levels is not None or not getattr(loss, "of_levels", False), "loss.name", c.name, "has "
                 f"the probability of a level of a byte in it, but data.kind = {config.data.kind!r} is of real numbers: "
                 "use denoising.")
+    taught = getattr(loss, "needs_teacher", False)
+    require_key(bool(config.teacher.source) == taught, "teacher.source", config.teacher.source, "names no teacher, but "
+                f"loss.name = {c.name!r} follows one: give a run folder or another model." if taught else
+                f"is not read by loss.name = {c.name!r}: use loss.name=distillation, or leave it empty.")
     of_chain = getattr(loss, "of_chain", None)
     require_key(of_chain is not True or process.discrete, "loss.name", c.name, "is the sum over the T steps of a "
                 f"discrete chain, but process.name = {name!r} is in continuous time: use continuous_vlb.")

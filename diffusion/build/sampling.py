@@ -53,18 +53,13 @@ def sampling_process(c: ConfigDict, proc: processes.Process) -> processes.Proces
         require_key(c[key] > 0 or c[key] == -1, f"sample.{key}", c[key], "must be positive, or -1 for the model's own.")
     least, most = grids.noise_levels(proc)
     with jax.enable_x64(True):
-        end = float(proc.noise_level(np.float64(usual_end(proc))))
+        end = float(proc.noise_level(np.float64(grids.usual_end(proc))))
     # Within the network's noise levels, as in EDM's code; build/advice.py prints a note.
     low, high = max(c.sigma_min, least) if c.sigma_min > 0 else end, min(c.sigma_max, most) if c.sigma_max > 0 else most
     require_key(np.isfinite(high), "sample.sigma_max", c.sigma_max, "must be given: at the last time of the model's "
                 "process no data is left, and the noise level is infinite (Karras et al. 2022: 80).")
     require_key(low < high, "sample.sigma_min", low, f"must be below sample.sigma_max = {high!r}: noise levels.")
     return _SCHEDULE.make(c, low=low, high=high)
-
-
-def usual_end(proc: processes.Process) -> float:
-    """The default for sample.t_min, the last noisy time; a process that is finite at t = 0 stops before the data."""
-    return float(proc.t_end) or 1e-3 * proc.t_max
 
 
 def check_sampling(config: ConfigDict) -> Solver:
@@ -156,7 +151,7 @@ def continuous_times(c: ConfigDict, proc: processes.Process, found: Solver) -> n
     require_key(c.steps >= 1, "sample.steps", c.steps, "must be 1 or more.")
     spacing, given = _SPACING.bound(c), {}
     if "t_min" in c:
-        t_min = usual_end(proc) if c.t_min < 0 else c.t_min
+        t_min = grids.usual_end(proc) if c.t_min < 0 else c.t_min
         if c.t_min < 0 and c.spacing == "uniform" and proc.equal_steps_to_data and not found.adaptive:
             t_min = max(t_min, proc.t_max / max(c.steps, 2))
         require_key(0 < t_min < proc.t_max and t_min >= proc.t_min, "sample.t_min", c.t_min, f"must lie in "

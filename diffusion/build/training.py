@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from diffusion.build import averages as averages_lib
 from diffusion.build.conditions import dropout_rates
 from diffusion.build.kinds import source as open_source
 from diffusion.build.kinds import spec
@@ -21,9 +22,11 @@ from diffusion.data import pipeline, sources
 from diffusion.families import BY_NAME
 from diffusion.kinds.base import preparation
 from diffusion.parallel import sharding
-from diffusion.train import durations, ema, optimizer, step
+from diffusion.train import durations, optimizer, step
+from diffusion.train.averages import Average
 from diffusion.train.loop import Clock, Durations
-from diffusion.train.state import State, init_state
+from diffusion.train.state import ONLINE, State, init_state
+from diffusion.train.updates import Update
 
 DECAYS = {"constant", "cosine", "linear"}
 NONFINITE = {"stop", "skip"}
@@ -42,12 +45,13 @@ UNROLLED = 256  # most steps x micro-batches of a dispatch that a CPU can compil
 class TrainingStep:
     """All parts of training except the data: the step, its optimizer and its schedule of events."""
     plan: Durations
-    train_step: Callable              # compiled at its first call
-    train_step_after: Callable[[Clock], Callable]  # the same for a run that had another batch size before
+    program: Callable[[int], Callable]  # step -> the compiled step of the updates that are due there
+    program_after: Callable[[Clock], Callable]  # the same for a run that had another batch size before
     create_state: Callable[[], State]
     abstract_state: State
     log_snr_edges: np.ndarray         # [LOG_SNR_BINS + 1]
     effective_weight: Callable | None  # see Objective
+    averages: dict[str, Average]
     rate_of: Callable                 # config -> the learning rate as a function of the step
     retention: dict                   # keyword arguments of Checkpoints
 
@@ -96,54 +100,47 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
     in_steps = partial(durations.to_steps, batch_size=c.train.batch_size, epoch_size=epoch_size)
     plan = make_durations(c.train, in_steps)
 
-    optim, half_life = check_optimizer(c, epoch_size)
-    rate = rate_of(c, epoch_size)
-    images = plan.total * c.train.batch_size
-    require_key(c.ema.warmup_ratio or half_life <= images, "ema.half_life", c.ema.half_life, f"is longer than the "
-         f"training ({images:,} images) and ema.warmup_ratio = 0: the average would still be mostly the untrained "
-         "network, and samples noise. Shorten it, or let it ramp up (Karras et al. 2022, code: ema.warmup_ratio=0.05).")
+    optim, rate, kept = check_optimizer(c, epoch_size), rate_of(c, epoch_size), averages_lib.averages(c, epoch_size)
+    averages_lib.check_lengths(c, kept, plan.total * c.train.batch_size)
+    averages_lib.check_weights(c, c.sample.weights, "this training")
 
     prepare = preparation(model.spec, model.conditions, dropout_rates(c, model.conditions))
     # Clipped where the ends are (nearly) infinite; values beyond fall into the first and last bins.
     edges = np.linspace(*(np.clip(float(model.process.log_snr(t)), -20.0, 20.0)
                           for t in (model.process.t_max, model.process.t_min)), LOG_SNR_BINS + 1)
     create, abstract = step.create_state(
-        model.init, lambda params: init_state(params, optim, density.init(), c.ema.dtype),
+        lambda key: {ONLINE: model.init(key)},
+        lambda params: init_state(params, {ONLINE: optim}, kept, density.init()),
         mesh=model.mesh, rules=model.rules, seed=c.seed)
 
-    def train_step(images_before: int = 0):
-        """The train step, compiled at its first call. images_before: see `ema.new_share`."""
+    updates = [Update(loss=loss, optimizer=optim, learning_rate=rate)]
+
+    def program(images_before: int = 0):
+        """The programs of the training step, each compiled at its first call. images_before: see `averages.Rule`."""
         made = step.make_train_step(
-            loss=loss, denoiser=model.denoiser, density=density, stratified=c.loss.stratified, optimizer=optim,
-            learning_rate=rate,
-            ema_share=partial(ema.new_share, batch_size=c.train.batch_size, half_life=half_life,
-                              warmup_ratio=c.ema.warmup_ratio, images_before=images_before),
+            updates=updates, density=density, stratified=c.loss.stratified,
+            denoisers={ONLINE: model.denoiser} | {name: one.denoiser for name, one in model.frozen.items()},
+            averages=kept, images_before=images_before, coupling=BY_NAME["coupling"].make(c.loss),
             seed=c.seed, prepare=prepare, accumulate=c.train.accumulate,
             log_snr_edges=edges, skip_nonfinite=c.train.nonfinite == "skip", unroll=sharding.on_cpu(model.mesh))
-        return step.compile_train_step(made, mesh=model.mesh, steps=plan.steps_per_dispatch,
+        return step.compile_train_step(made, mesh=model.mesh, steps=plan.steps_per_dispatch, updates=updates,
                                        state_shardings=jax.tree.map(lambda x: x.sharding, abstract))
 
     return TrainingStep(
         plan=plan, rate_of=partial(rate_of, epoch_size=epoch_size), create_state=create, abstract_state=abstract,
-        log_snr_edges=edges, effective_weight=effective_weight, retention=retention(c.train, in_steps),
-        train_step=train_step(),
-        train_step_after=lambda clock: train_step(clock.images - clock.step * c.train.batch_size))
+        log_snr_edges=edges, effective_weight=effective_weight, averages=kept, retention=retention(c.train, in_steps),
+        program=program(), program_after=lambda clock: program(clock.images - clock.step * c.train.batch_size))
 
 
-def check_optimizer(c: ConfigDict, epoch_size: int | None) -> tuple[Any, float]:
-    """The optimizer, and the half-life of the average in images. Raises ConfigError."""
+def check_optimizer(c: ConfigDict, epoch_size: int | None) -> Any:
+    """The optimizer. Raises ConfigError for it, or for what training does at a non-finite loss."""
     o = c.optimizer
     lookup(DECAYS, "optimizer.decay", o.decay)
     require_key(o.learning_rate > 0, "optimizer.learning_rate", o.learning_rate, "must be positive.")
-    lookup({"float32", "bfloat16"}, "ema.dtype", c.ema.dtype)
     lookup(NONFINITE, "train.nonfinite", c.train.nonfinite)
     require_key(c.train.stall_seconds >= 0, "train.stall_seconds", c.train.stall_seconds, "must not be negative; 0: "
                 "never.")
-    half_life = durations.to_images(c.ema.half_life, key="ema.half_life", batch_size=c.train.batch_size,
-                                    epoch_size=epoch_size)
-    require_key(half_life > 0, "ema.half_life", c.ema.half_life, "must be positive.")
-    require_key(c.ema.warmup_ratio >= 0, "ema.warmup_ratio", c.ema.warmup_ratio, "must not be negative.")
-    return BY_NAME["optimizer"].make(o, schedule=rate_of(c, epoch_size)), half_life
+    return BY_NAME["optimizer"].make(o, schedule=rate_of(c, epoch_size))
 
 
 def rate_of(config: ConfigDict, epoch_size: int | None) -> Callable:

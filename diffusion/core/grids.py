@@ -139,6 +139,11 @@ def _falling(times: np.ndarray, steps: int, given: tuple[float, ...]) -> np.ndar
     return times
 
 
+def usual_end(process: Process) -> float:
+    """The default for the last noisy time of a grid; a process that is finite at t = 0 stops before the data."""
+    return float(process.t_end) or 1e-3 * process.t_max
+
+
 def noise_levels(process: Process) -> tuple[float, float]:
     """sigma / alpha at the least noisy and at the noisiest time that the network is trained at."""
     with jax.enable_x64(True):

@@ -1,7 +1,13 @@
-"""Training losses: loss(params, diffusion, x0, cond, times, keys, mask=None) -> (per_example [B], aux), never reduced
-over the batch; means over an example are over its valid entries (`numerics.mean_over`)."""
+"""Training losses: loss(bind, inputs) -> (per_example [B], aux), never reduced over the batch; means over an example
+are over its valid entries (`numerics.mean_over`).
+
+`bind` gives the Diffusion of a parameter set by name, so that a loss may use several: the one that it trains, an
+average of it, a teacher, another network. The losses of this file use one; they are `Terms` of its parameters and its
+Diffusion.
+"""
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -9,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.core import numerics, variational, weightings
-from diffusion.core.parameterization import EPS, Diffusion, Parameterization, Prediction
+from diffusion.core.parameterization import EPS, Denoiser, Diffusion, Parameterization, Prediction
 from diffusion.core.processes import Process
 from diffusion.core.time_densities import TimeDensity, Times
 from diffusion.core.uncertainty import Uncertainty
@@ -28,9 +34,50 @@ class LossAux(NamedTuple):
     term: Array    # the loss without importance weight
 
 
-# params: all parameters (the diffusion binds those of network and process already); keys [B] for the noise; a mask of
-# the valid entries may follow.
-Loss = Callable[..., tuple[Array, LossAux]]
+class Inputs(NamedTuple):
+    """The data and the draws of a batch. `keys(stream)` gives keys [B], a function of stream, step and example only."""
+    x0: Image
+    cond: Cond
+    times: Times
+    keys: Callable[[str], Keys]
+    step: Array                # updates done, int32 scalar
+    noise: Image | None = None  # drawn together with x0 by a coupling; None: the loss draws it
+    mask: Array | None = None   # the valid entries of x0; None: all
+
+
+@dataclass(frozen=True)
+class Bind:
+    """bind(NAME, keys=None) is the Diffusion of a parameter set, an average or a frozen set, by its name; with `keys`
+    [B] its dropout is on."""
+    denoisers: Mapping[str, Denoiser]
+    values: Mapping[str, Params]
+    read: set[str] = field(default_factory=set)  # the names asked for so far
+
+    def __call__(self, name: str, keys: Keys | None = None) -> Diffusion:
+        return self.denoisers[name](self.params(name), keys)
+
+    def params(self, name: str) -> Params:
+        """All parameters of the set. Raises ValueError if there is none of that name."""
+        if name not in self.values:
+            raise ValueError(f"A loss asks for the parameters {name!r}. There are: {', '.join(sorted(self.values))}.")
+        self.read.add(name)
+        return self.values[name]
+
+
+# aux: values [B] by name for the log and the time density, of which those of `LossAux` have a meaning.
+Loss = Callable[[Bind, Inputs], tuple[Array, LossAux | Mapping[str, Array]]]
+# (params, diffusion, x0, cond, times, keys, noise=None, mask=None) -> as Loss. params: all parameters of one set, whose
+# network and process the diffusion binds already; keys [B] for the noise, if it is not given.
+Terms = Callable[..., tuple[Array, LossAux]]
+
+
+def of_set(terms: Terms, name: str = "online") -> Loss:
+    """The loss of one parameter set."""
+    def loss(bind: Bind, inputs: Inputs):
+        diffusion = bind(name, inputs.keys("dropout"))
+        return terms(bind.params(name), diffusion, inputs.x0, inputs.cond, inputs.times, inputs.keys("loss"),
+                     inputs.noise, inputs.mask)
+    return loss
 
 
 class Sample(NamedTuple):
@@ -40,24 +87,24 @@ class Sample(NamedTuple):
     prediction: Prediction
 
 
-def draw(diffusion: Diffusion, x0: Image, cond: Cond, t: Array, keys: Keys) -> Sample:
-    eps = numerics.normal(keys, x0.shape[1:], x0.dtype)
+def draw(diffusion: Diffusion, x0: Image, cond: Cond, t: Array, keys: Keys, noise: Image | None = None) -> Sample:
+    eps = numerics.normal(keys, x0.shape[1:], x0.dtype) if noise is None else noise
     x_t = diffusion.process.diffuse(x0, t, eps)
     return Sample(eps, x_t, diffusion.denoise(x_t, t, cond))
 
 
 def make_denoising_loss(weight: Weight, space: Parameterization = EPS,
-                        uncertainty: Callable[[Params, Array], Array] | None = None) -> Loss:
+                        uncertainty: Callable[[Params, Array], Array] | None = None) -> Terms:
     """E_{t, eps} w ||F - F_hat||^2 / (H W C), F = a x_0 + b eps of `space`, with one draw of eps per example.
 
     weight: of the squared error in that space (`weightings.in_space`); 1 in eps is L_simple (Ho et al. 2020, Eq. 14,
     Algorithm 1). The network may predict another F, since the loss compares the denoiser's x_0 and eps. uncertainty:
     (params["uncertainty"], lambda) -> u [B], which turns the loss L into L e^-u + u (`Uncertainty`).
     """
-    def loss(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys,
-             mask: Array | None = None):
+    def terms(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys,
+              noise: Image | None = None, mask: Array | None = None):
         process, t = diffusion.process, times.t
-        eps, _, prediction = draw(diffusion, x0, cond, t, keys)
+        eps, _, prediction = draw(diffusion, x0, cond, t, keys, noise)
         error = space.target(process, x0 - prediction.x0, eps - prediction.eps, t)
         w, log_snr = weight(process, times), process.log_snr(t)
         term = w * numerics.mean_over(error**2, mask)
@@ -66,7 +113,7 @@ def make_denoising_loss(weight: Weight, space: Parameterization = EPS,
             u = uncertainty(params["uncertainty"], log_snr)
             term, on_eps = term * jnp.exp(-u) + u, on_eps * jnp.exp(-u)
         return times.importance * term, LossAux(t, log_snr, on_eps, term)
-    return loss
+    return terms
 
 
 def bound_weight(process: Process, times: Times) -> Array:
@@ -81,24 +128,24 @@ def _bound_aux(process: Process, times: Times, term: Array) -> LossAux:
     return LossAux(times.t, process.log_snr(times.t), bound_weight(process, times) * times.importance, term)
 
 
-def make_vlb_loss(variance: variational.Variance) -> Loss:
+def make_vlb_loss(variance: variational.Variance) -> Terms:
     """L_vlb (Nichol & Dhariwal 2021, Eq. 4) without the prior term, in bits per dimension, from one L_t per example.
 
     For the integer times of a DiscreteProcess: E_p[L_t / p(t)], the sum over t for any density. variance: of p(x_{t-1}
     | x_t), as in `variational.reverse_log_variance`.
     """
-    def loss(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys,
-             mask: Array | None = None):
+    def terms(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys,
+              noise: Image | None = None, mask: Array | None = None):
         process = diffusion.process
-        _, x_t, prediction = draw(diffusion, x0, cond, times.t, keys)
+        _, x_t, prediction = draw(diffusion, x0, cond, times.t, keys, noise)
         term = variational.vlb_of_prediction(process, prediction, x0, x_t, times.t, variance, mask=mask)
         term = term / times.p
         return times.importance * term, _bound_aux(process, times, term)
-    return loss
+    return terms
 
 
 def make_hybrid_loss(variance: variational.Variance, weight: Weight, space: Parameterization = EPS,
-                     scale: float = 0.001) -> Loss:
+                     scale: float = 0.001) -> Terms:
     """L_simple + scale * L_vlb, where L_vlb trains only the variance: Nichol & Dhariwal (2021), Eq. 16.
 
     The mean is held fixed in L_vlb. L_simple is the denoising loss with `weight` and `space`; aux is L_simple's, but
@@ -106,22 +153,22 @@ def make_hybrid_loss(variance: variational.Variance, weight: Weight, space: Para
     """
     denoising, bound = make_denoising_loss(weight, space), make_vlb_loss(variance)
 
-    def loss(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys,
-             mask: Array | None = None):
-        _, _, prediction = draw(diffusion, x0, cond, times.t, keys)  # one call of the network serves both
+    def terms(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys,
+              noise: Image | None = None, mask: Array | None = None):
+        _, _, prediction = draw(diffusion, x0, cond, times.t, keys, noise)  # one call of the network serves both
         held = jax.lax.stop_gradient(prediction)._replace(variance_fraction=prediction.variance_fraction)
-        simple, aux = denoising(params, _answering(diffusion, prediction), x0, cond, times, keys, mask)
-        vlb, vlb_aux = bound(params, _answering(diffusion, held), x0, cond, times, keys, mask)
+        simple, aux = denoising(params, _answering(diffusion, prediction), x0, cond, times, keys, noise, mask)
+        vlb, vlb_aux = bound(params, _answering(diffusion, held), x0, cond, times, keys, noise, mask)
         return simple + scale * vlb, aux._replace(term=aux.term + scale * vlb_aux.term)
-    return loss
+    return terms
 
 
 def _answering(diffusion: Diffusion, prediction: Prediction) -> Diffusion:
     """The diffusion with a denoiser that returns this prediction."""
-    return diffusion._replace(denoise=lambda x_t, t, cond: prediction)
+    return Diffusion(diffusion.process, lambda x_t, t, cond: prediction)
 
 
-def make_continuous_vlb_loss(*, learned: bool = False) -> Loss:
+def make_continuous_vlb_loss(*, learned: bool = False) -> Terms:
     """The variational bound in continuous time, in bits per dimension: Kingma et al. (2021), VDM, Eqs. 3, 11 and 17.
 
     E_t[-lambda'(t)/(2 p(t)) ||eps - eps_hat||^2] + KL(q(x_1 | x_0) || N(0, prior_std^2)) - E[log p(x_0 | x_{t_min})].
@@ -132,10 +179,10 @@ def make_continuous_vlb_loss(*, learned: bool = False) -> Loss:
     = -lambda held fixed, -L^2 log p(gamma) has the gradient of E[L^2], where L is the diffusion term of an example.
     This needs no second network evaluation and adds a gradient but no value to the loss.
     """
-    def loss(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys,
-             mask: Array | None = None):
+    def terms(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys,
+              noise: Image | None = None, mask: Array | None = None):
         process, t = diffusion.process, times.t
-        eps, _, prediction = draw(diffusion, x0, cond, t, numerics.fold_in(keys, 0))
+        eps, _, prediction = draw(diffusion, x0, cond, t, numerics.fold_in(keys, 0), noise)
         error = numerics.mean_over((eps - prediction.eps) ** 2, mask)
         diffusion_term = -process.log_rates(t)[1] / (2 * times.p) * error * NATS
         plain = numerics.normal(numerics.fold_in(keys, 1), x0.shape[1:], x0.dtype)
@@ -146,6 +193,24 @@ def make_continuous_vlb_loss(*, learned: bool = False) -> Loss:
             surrogate = -jax.lax.stop_gradient(diffusion_term**2) * process.log_density(t)
             per_example = per_example + surrogate - jax.lax.stop_gradient(surrogate)
         return per_example, _bound_aux(process, times, term)
+    return terms
+
+
+def make_distillation_loss(weight: Weight, space: Parameterization = EPS) -> Loss:
+    """E_{t, eps} w ||F_teacher - F_hat||^2 / (H W C) at x_t of the data, F of `space`, with the frozen set "teacher".
+
+    The teacher's prediction is the mean over all x_0 that lead to x_t, so the target has no noise, unlike the data.
+    """
+    def loss(bind: Bind, inputs: Inputs):
+        diffusion, times = bind("online", inputs.keys("dropout")), inputs.times
+        process, t = diffusion.process, times.t
+        _, x_t, prediction = draw(diffusion, inputs.x0, inputs.cond, t, inputs.keys("loss"), inputs.noise)
+        teacher = bind("teacher").denoise(x_t, t, inputs.cond)
+        error = space.target(process, teacher.x0 - prediction.x0, teacher.eps - prediction.eps, t)
+        w = weight(process, times)
+        term = w * numerics.mean_over(error**2, inputs.mask)
+        on_eps = weightings.on_eps(w, space, process, t) * times.importance
+        return times.importance * term, LossAux(t, process.log_snr(t), on_eps, term)
     return loss
 
 
@@ -156,7 +221,8 @@ def effective_weight(weight: Weight, density: TimeDensity, process: Process, sta
     {"log_snr": [N], "effective_weight": [N]} for the squared error in eps, where both are finite, N <= points; `weight`
     is for the error in `space`.
     """
-    times = density.draw((jnp.arange(points) + 0.5) / points, process, state)
+    u = jnp.broadcast_to((jnp.arange(points)[:, None] + 0.5) / points, (points, density.uniforms))
+    times = density.draw(u, process, state)
     log_snr = process.log_snr(times.t)
     effective = weightings.on_eps(weight(process, times), space, process, times.t) * times.log_snr_density(process)
     log_snr, effective = np.asarray(log_snr), np.asarray(effective)
@@ -172,14 +238,14 @@ def denoising(*, weight: Weight, measured_in: Parameterization,
               uncertainty: bool = False,  # learn a factor per noise level (Karras et al. 2024, Eq. 21)
               ) -> Loss:
     """The squared error at random times, weighted (Ho et al. 2020, Eq. 14)."""
-    return make_denoising_loss(weight, measured_in, Uncertainty() if uncertainty else None)
+    return of_set(make_denoising_loss(weight, measured_in, Uncertainty() if uncertainty else None))
 
 
 def vlb(*, learned_range: bool,
         variance: Literal["large", "small"] = "large",  # of p(x_{t-1} | x_t), without learned_range
         ) -> Loss:
     """The variational bound of a chain (Nichol & Dhariwal 2021, Eq. 4)."""
-    return make_vlb_loss("learned_range" if learned_range else variance)
+    return of_set(make_vlb_loss("learned_range" if learned_range else variance))
 
 
 def hybrid(*, weight: Weight, measured_in: Parameterization, space: str = "eps", weighting: str = "simple",
@@ -187,17 +253,25 @@ def hybrid(*, weight: Weight, measured_in: Parameterization, space: str = "eps",
            ) -> Loss:
     """The squared error trains the mean, and the bound trains the variance (Nichol & Dhariwal 2021, Eq. 16)."""
     require(hybrid_scale > 0, "hybrid_scale", hybrid_scale, "must be positive.")
-    return make_hybrid_loss("learned_range", weight, measured_in, hybrid_scale)
+    return of_set(make_hybrid_loss("learned_range", weight, measured_in, hybrid_scale))
 
 
 def continuous_vlb(*, process: Process) -> Loss:
     """The variational bound in continuous time, which can also train a learned schedule (Kingma et al. 2021)."""
-    return make_continuous_vlb_loss(learned=process.trained_schedule is not None)
+    return of_set(make_continuous_vlb_loss(learned=process.trained_schedule is not None))
 
 
-LOSSES = {"denoising": denoising, "vlb": vlb, "hybrid": hybrid, "continuous_vlb": continuous_vlb}
+def distillation(*, weight: Weight, measured_in: Parameterization, space: str = "eps", weighting: str = "simple",
+                 ) -> Loss:
+    """The squared difference to a teacher's prediction (Hinton et al. 2015; Kim et al. 2023, "BK-SDM", L_OutKD)."""
+    return make_distillation_loss(weight, measured_in)
+
+
+LOSSES = {"denoising": denoising, "vlb": vlb, "hybrid": hybrid, "continuous_vlb": continuous_vlb,
+          "distillation": distillation}
 # Abilities: of_chain, for discrete chains or continuous time; teaches_variance, needs_variance: the second head;
-# of_levels: only for data on the levels of a byte.
+# of_levels: only for data on the levels of a byte; needs_teacher: the frozen set "teacher".
+distillation.needs_teacher = True
 vlb.of_chain = hybrid.of_chain = True
 continuous_vlb.of_chain = False
 vlb.teaches_variance = hybrid.teaches_variance = hybrid.needs_variance = True

@@ -25,12 +25,23 @@ class Prediction(NamedTuple):
 
 # denoise(x_t [B,H,W,C], t scalar or [B], cond) -> Prediction
 Denoise = Callable[[Image, Time, Cond], Prediction]
+# network(x_t, t, cond, r=None) -> heads by name: "f", and "variance" where there is one
+Network = Callable[..., Mapping[str, Array]]
+# flow_map(x_t, t, r, cond) -> x_r
+FlowMap = Callable[[Image, Time, Time, Cond], Image]
 
 
 class Diffusion(NamedTuple):
-    """A process and its denoiser with their parameters bound: the interface of losses, samplers and likelihoods."""
+    """A process and its denoiser with their parameters bound: the interface of losses, samplers and likelihoods.
+
+    network: the raw output at x_t, and flow_map: the solution at time r of the probability flow through x_t, for a
+    network of two times. A transform of a Diffusion changes all three functions, or leaves out those that it cannot
+    change: None.
+    """
     process: Process
     denoise: Denoise
+    network: Network | None = None
+    flow_map: FlowMap | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,25 +118,45 @@ class Denoiser(Protocol):
 
 
 def make_denoiser(process_of: Callable[[Params], Process], parameterization: Parameterization,
-                  network: NetworkApply) -> Denoiser:
+                  network: NetworkApply, *, two_times: bool = False) -> Denoiser:
     """A Denoiser from a process and a network; losses, samplers and guidance use only the Diffusion that it returns.
 
     process_of: params -> the process, which depends on them only if it is learned. The network returns heads by name:
     "f", the prediction F, of C channels, or 2C if the parameterization has `both`; and "variance" if it has such a
     head: 2v - 1 (Nichol & Dhariwal 2021, Eq. 15), of C channels. A network of one head may return F itself.
+
+    two_times: the network's c_noise is [B, 2], of t and of a second time r <= t. Its prediction then describes the
+    step to x_r, which is alpha(r) x_0 + sigma(r) eps: for the velocity it is the mean velocity over [r, t] (Geng et al.
+    2025, "Mean Flows", Eqs. 3 and 12), for EDM's parameterization the G of Kim et al. (2024), "CTM", Eq. 4; at r = t it
+    is the denoiser.
     """
     def bind(params: Params, keys: Keys | None = None) -> Diffusion:
         process = process_of(params)
 
-        def denoise(x_t: Image, t: Time, cond: Cond = NO_COND) -> Prediction:
+        def heads(x_t: Image, t: Time, cond: Cond = NO_COND, r: Time | None = None) -> Mapping[str, Array]:
             t = jnp.broadcast_to(t, x_t.shape[:1])
-            heads = network(params, expand(parameterization.c_in(process, t), x_t) * x_t,
-                            parameterization.c_noise(process, t), cond, keys)
-            heads = heads if isinstance(heads, Mapping) else {"f": heads}
-            predict = x0_and_eps if parameterization.both else parameterization.predict
-            prediction, variance = predict(process, heads["f"], x_t, t), heads.get("variance")
+            c_noise = parameterization.c_noise(process, t)
+            if two_times:
+                r = t if r is None else jnp.broadcast_to(r, x_t.shape[:1])
+                c_noise = jnp.stack([c_noise, parameterization.c_noise(process, r)], axis=1)
+            elif r is not None:
+                raise ValueError("The network has one time: make its denoiser with two_times=True to give it r, too.")
+            found = network(params, expand(parameterization.c_in(process, t), x_t) * x_t, c_noise, cond, keys)
+            return found if isinstance(found, Mapping) else {"f": found}
+
+        def predict(x_t: Image, t: Time, cond: Cond, r: Time | None = None) -> Prediction:
+            found, t = heads(x_t, t, cond, r), jnp.broadcast_to(t, x_t.shape[:1])
+            of = x0_and_eps if parameterization.both else parameterization.predict
+            prediction, variance = of(process, found["f"], x_t, t), found.get("variance")
             return prediction if variance is None else prediction._replace(variance_fraction=(variance + 1) / 2)
-        return Diffusion(process, denoise)
+
+        def denoise(x_t: Image, t: Time, cond: Cond = NO_COND) -> Prediction:
+            return predict(x_t, t, cond)
+
+        def flow_map(x_t: Image, t: Time, r: Time, cond: Cond = NO_COND) -> Image:
+            found = predict(x_t, t, cond, r)
+            return process.diffuse(found.x0, r, found.eps)
+        return Diffusion(process, denoise, heads, flow_map if two_times else None)
     return bind
 
 
@@ -134,12 +165,22 @@ def on_process(diffusion: Diffusion, target: Process) -> Diffusion:
 
     A model can thus be sampled with any schedule and scaling (Karras et al. 2022, Section 3 and Table 1).
     """
-    source, denoise = diffusion
+    source, denoise, network, flow_map = diffusion
+
+    def ours(x_t: Image, t: Time) -> tuple[Image, Array]:
+        here = source.time_of_log_snr(target.log_snr(t))
+        return expand(source.alpha(here) / target.alpha(t), x_t) * x_t, here
 
     def denoise_there(x_t: Image, t: Time, cond: Cond = NO_COND) -> Prediction:
-        here = source.time_of_log_snr(target.log_snr(t))
-        return denoise(expand(source.alpha(here) / target.alpha(t), x_t) * x_t, here, cond)
-    return Diffusion(target, denoise_there)
+        return denoise(*ours(x_t, t), cond)
+
+    def network_there(x_t: Image, t: Time, cond: Cond = NO_COND, r: Time | None = None) -> Mapping[str, Array]:
+        return network(*ours(x_t, t), cond, None if r is None else ours(x_t, r)[1])
+
+    def flow_map_there(x_t: Image, t: Time, r: Time, cond: Cond = NO_COND) -> Image:
+        end = ours(x_t, r)[1]
+        return expand(target.alpha(r) / source.alpha(end), x_t) * flow_map(*ours(x_t, t), end, cond)
+    return Diffusion(target, denoise_there, network and network_there, flow_map and flow_map_there)
 
 
 def map_x0(diffusion: Diffusion, change: Callable[[Image], Image], *, rederive_eps: bool) -> Diffusion:
@@ -150,7 +191,7 @@ def map_x0(diffusion: Diffusion, change: Callable[[Image], Image], *, rederive_e
         if rederive_eps:
             eps = X0.predict(diffusion.process, x0, x_t, t).eps
         return prediction._replace(x0=x0, eps=eps)
-    return diffusion._replace(denoise=changed)
+    return Diffusion(diffusion.process, changed)
 
 
 def clip_x0(diffusion: Diffusion, bound: float = 1.0, *, rederive_eps: bool = True) -> Diffusion:

@@ -23,6 +23,7 @@ class Times(NamedTuple):
     t: Array                         # [B]
     p: Array                         # [B], the objective's density per unit of t; for integer t a probability
     importance: Array | float = 1.0  # [B], p divided by the probability of drawing t
+    r: Array | None = None           # [B], the second time of a method that has two, r <= t
 
     def log_snr_density(self, process: Process) -> Array:
         """p(lambda) = p(t) / |d lambda / dt|, [B]; between the times of a chain lambda is linear."""
@@ -32,32 +33,38 @@ class Times(NamedTuple):
 class TimeDensity(ABC):
     """One way to draw times. Members are frozen dataclasses of their settings."""
     of_chain: bool | None = None  # True: draws integer times; False: real times; None: those of the process
+    uniforms = 1                  # how many uniform numbers an example's times need
 
     def init(self) -> Any:
         """The initial state of a density that learns from the losses: a pytree, () if it learns nothing."""
         return ()
 
     @abstractmethod
-    def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
-        """Times [B] of u [B] in [0, 1): row i is a function of u[i] and the state only."""
+    def draw(self, u: Array, process: Process, state: Any = (), step: Array | int = 0) -> Times:
+        """Times [B] of u [B, uniforms] in [0, 1): row i is a function of u[i], the state and the training step only."""
 
     def update(self, state: Any, t: Array, loss: Array) -> Any:
         """The state after a step with the losses `loss` [B], without importance weights, at the times t [B]."""
         return state
 
 
-def independent(keys: Keys) -> Array:
-    """u [B], row i a function of keys[i] only."""
-    return jax.vmap(lambda key: jax.random.uniform(key))(keys)
+def independent(keys: Keys, count: int = 1) -> Array:
+    """u [B, count], row i a function of keys[i] only."""
+    first = jax.vmap(lambda key: jax.random.uniform(key))(keys)[:, None]
+    if count == 1:
+        return first
+    others = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), (count - 1,)))(keys)
+    return jnp.concatenate([first, others], axis=1)
 
 
 def stratified(key: Array, positions: Array, size: int) -> Array:
-    """u_i = (u_0 + i / size) mod 1 for the positions i [B] in a batch of `size`, all with the same u_0, drawn by `key`.
+    """u_i = (u_0 + i / size) mod 1 [B, 1] for the positions i [B] in a batch of `size`, all with the same u_0, drawn by
+    `key`.
 
     Each u_i is uniform and the batch covers [0, 1) evenly, which lowers the variance of the loss (Kingma et al. 2021,
     VDM, Appendix I.1).
     """
-    return (jax.random.uniform(key) + positions / size) % 1
+    return ((jax.random.uniform(key) + positions / size) % 1)[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +72,8 @@ class UniformDiscrete(TimeDensity):
     """Uniform over the integers 1..T (Ho et al. 2020, Algorithm 1)."""
     of_chain = True
 
-    def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
-        t = jnp.minimum(1 + jnp.floor(u * process.t_max).astype(jnp.int32), process.t_max)
+    def draw(self, u: Array, process: Process, state: Any = (), step: Array | int = 0) -> Times:
+        t = jnp.minimum(1 + jnp.floor(u[:, 0] * process.t_max).astype(jnp.int32), process.t_max)
         return Times(t, jnp.full(t.shape, 1 / process.t_max))
 
 
@@ -92,16 +99,16 @@ class Importance(TimeDensity):
         learned = (1 - self.uniform) * moment / jnp.sum(jnp.where(warm, moment, 1)) + self.uniform / self.steps
         return jnp.where(warm, learned, 1 / self.steps)
 
-    def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
+    def draw(self, u: Array, process: Process, state: Any = (), step: Array | int = 0) -> Times:
         # Probabilities are whole multiples of u's resolution, at least one each, so that every t is drawn with exactly
         # the probability its importance assumes: a sum of 4000 float32 numbers could lose the smallest of them.
         p = self.probabilities(state)
         counts = 1 + jnp.floor(p * (_RESOLUTION - self.steps)).astype(jnp.int32)
         counts = counts.at[jnp.argmax(p)].add(_RESOLUTION - jnp.sum(counts, dtype=jnp.int32))
-        place = jnp.floor(u * _RESOLUTION).astype(jnp.int32)
+        place = jnp.floor(u[:, 0] * _RESOLUTION).astype(jnp.int32)
         index = jnp.searchsorted(jnp.cumsum(counts), place, side="right")
         drawn = counts[index] / _RESOLUTION
-        return Times(index + 1, jnp.full(u.shape, 1 / self.steps), 1 / (drawn * self.steps))
+        return Times(index + 1, jnp.full(index.shape, 1 / self.steps), 1 / (drawn * self.steps))
 
     def update(self, state: Any, t: Array, loss: Array) -> Any:
         """Replaces the oldest losses by the newest, in row order for losses of the same t."""
@@ -122,8 +129,8 @@ class Uniform(TimeDensity):
     """Uniform over [t_min, t_max] (Song et al. 2021, "Score SDE", Eq. 7)."""
     of_chain = False
 
-    def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
-        return _along(process, _inside(u), 1.0)
+    def draw(self, u: Array, process: Process, state: Any = (), step: Array | int = 0) -> Times:
+        return _along(process, _inside(u[:, 0]), 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +140,8 @@ class LogitNormal(TimeDensity):
     std: float = 1.0
     of_chain = False
 
-    def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
-        z = ndtri(_inside(u))
+    def draw(self, u: Array, process: Process, state: Any = (), step: Array | int = 0) -> Times:
+        z = ndtri(_inside(u[:, 0]))
         logit = self.mean + self.std * z
         slope = self.std * jax.nn.sigmoid(logit) * jax.nn.sigmoid(-logit)  # d t / d z
         return _along(process, jax.nn.sigmoid(logit), _normal_density(z) / slope)
@@ -149,8 +156,8 @@ class Mode(TimeDensity):
     scale: float = 1.29
     of_chain = False
 
-    def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
-        u = _inside(u)
+    def draw(self, u: Array, process: Process, state: Any = (), step: Array | int = 0) -> Times:
+        u = _inside(u[:, 0])
         t = 1 - u - self.scale * (jnp.cos(math.pi / 2 * u) ** 2 - 1 + u)
         return _along(process, t, 1 / (1 + self.scale - self.scale * math.pi / 2 * jnp.sin(math.pi * u)))
 
@@ -162,9 +169,9 @@ class LogNormal(TimeDensity):
     std: float = 1.2
     of_chain = False
 
-    def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
+    def draw(self, u: Array, process: Process, state: Any = (), step: Array | int = 0) -> Times:
         low, high = (ndtr((-log_snr / 2 - self.mean) / self.std) for log_snr in _ends(process))
-        z = ndtri(low + (high - low) * _inside(u))
+        z = ndtri(low + (high - low) * _inside(u[:, 0]))
         density = _normal_density(z) / (2 * self.std * (high - low))
         return _at_log_snr(process, -2 * (self.mean + self.std * z), density)
 
@@ -177,9 +184,9 @@ class CosineLogSnr(TimeDensity):
     """
     of_chain = False
 
-    def draw(self, u: Array, process: Process, state: Any = ()) -> Times:
+    def draw(self, u: Array, process: Process, state: Any = (), step: Array | int = 0) -> Times:
         low, high = (2 / math.pi * jnp.arctan(jnp.exp(-log_snr / 2)) for log_snr in _ends(process))
-        log_snr = -2 * jnp.log(jnp.tan(math.pi / 2 * (low + (high - low) * _inside(u))))
+        log_snr = -2 * jnp.log(jnp.tan(math.pi / 2 * (low + (high - low) * _inside(u[:, 0]))))
         return _at_log_snr(process, log_snr, 1 / (2 * math.pi * jnp.cosh(log_snr / 2) * (high - low)))
 
 

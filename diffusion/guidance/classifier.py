@@ -27,4 +27,4 @@ def classifier(diffusion: Diffusion, log_probability: LogProbability, scale: Arr
         factor = process.sigma(t) * process.noise_level(t)
         factor = jnp.where(jnp.isfinite(factor), factor, 0)  # where alpha is 0, x_t does not depend on the label
         return shift_x0(process, prediction, expand(factor * scale, x_t) * gradient, t)
-    return diffusion._replace(denoise=with_gradient)
+    return Diffusion(diffusion.process, with_gradient)

@@ -62,7 +62,7 @@ def guided(diffusion: Diffusion, pair: Pair, rule: Rule, *, interval: Interval |
         choose = lambda a, b: jnp.where(on.reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
         return jax.tree.map(choose, with_guide(x_t, t, cond), diffusion.denoise(x_t, t, cond))
 
-    return diffusion._replace(denoise=with_guide if interval is None else within)
+    return Diffusion(diffusion.process, with_guide if interval is None else within)
 
 
 def classifier_free(diffusion: Diffusion, scale: Array | float, nulls: Mapping[str, Any], *,

@@ -11,6 +11,7 @@ written after the commit: a checkpoint without them (the program was killed in b
 
 This is the only file that imports Orbax, whose v1 interface may still change.
 """
+import functools
 import hashlib
 import json
 import logging
@@ -29,6 +30,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from diffusion.errors import CheckpointError, shown
+from diffusion.io import migrate
 from diffusion.io.files import atomic_write, cause, remedy
 from diffusion.io.processes import is_primary, primary_says
 
@@ -176,9 +178,12 @@ class Checkpoints:
         return None
 
     def restore_part(self, name: str, abstract: Any, step: int | None = None) -> Any:
-        """One top-level field of the state, such as "ema", or only its parts in `abstract`, such as "params". Does not
+        """One part of the state, such as "averages.ema", or only its parts in `abstract`, such as "params". Does not
         read other arrays into memory. Raises the errors of `restore`."""
-        return self._load(self._choose(step), {"state": {name: abstract}}, partial=True)["state"][name]
+        field, *names = name.split(".")
+        wanted = {field: functools.reduce(lambda tree, part: {part: tree}, reversed(names), abstract)}
+        found = self._load(self._choose(step), {"state": wanted}, within=1 + len(names))["state"]
+        return functools.reduce(lambda tree, part: tree[part], [field, *names], found)
 
     def _path(self, step: int) -> Path:
         return self.folder / str(step)
@@ -236,7 +241,8 @@ class Checkpoints:
             f"The steps there are {listed}: name one of them, or none for the newest." if there else
             "It has no other either: check the path, or train first."))
 
-    def _load(self, step: int, abstract: dict, partial: bool = False) -> dict:
+    def _load(self, step: int, abstract: dict, within: int | None = None) -> dict:
+        """within: only a part of the state is wanted, whose name has that many words."""
         path = self._path(step)
         # Before Orbax reads: on damaged files it may crash with long errors, or silently restore wrong numbers.
         if primary_says((fault := find_fault(path) if is_primary() else None) is not None):
@@ -247,15 +253,20 @@ class Checkpoints:
             raise self._damaged(step, cause(error)) from error
         if not jax.tree.leaves(saved):
             raise self._damaged(step, "the list of its arrays cannot be read")
-        if differences := _differences(saved, abstract["state"], partial):
+        wanted, former = abstract["state"], migrate.is_former(saved)
+        if former:
+            abstract = abstract | {"state": migrate.former_state(wanted)}
+            within = within and within - 1
+        if differences := _differences(saved, abstract["state"], within):
             more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
             raise CheckpointError(f"The checkpoint {path} does not fit this model: {'; '.join(differences[:_SHOWN])}"
                                   f"{more}. Use the config the run was started with, or another work folder.")
         try:
-            with _context(partial):
-                return ocp.load_checkpointables(path, abstract)
+            with _context(partial=within is not None):
+                found = ocp.load_checkpointables(path, abstract)
         except Exception as error:
             raise self._damaged(step, cause(error)) from error
+        return found | {"state": migrate.state_of_former(found["state"], wanted)} if former else found
 
     def _damaged(self, step: int, fault: str) -> DamagedError:
         others = [s for s in self.steps() if s != step]
@@ -312,16 +323,16 @@ def _fault_of_progress(progress: Any, step: int) -> str | None:
     return None
 
 
-def _differences(saved: Any, wanted: Any, partial: bool) -> list[str]:
-    """The leaves in which a checkpoint and the tree to restore differ, one phrase each."""
+def _differences(saved: Any, wanted: Any, within: int | None) -> list[str]:
+    """The leaves in which a checkpoint and the tree to restore differ, one phrase each. within: see `_load`."""
     def leaves(tree):
         return {jax.tree_util.keystr(path, simple=True, separator="."): f"{np.dtype(x.dtype).name}{list(x.shape)}"
                 for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
     have, want = leaves(saved), leaves(wanted)
-    if partial:
-        asked = {(field, part) for field, parts in wanted.items() for part in parts}
-        have = {name: leaf for name, leaf in have.items() if tuple(name.split(".")[:2]) in asked}
+    if within is not None:
+        asked = {tuple(name.split(".")[:within + 1]) for name in want}
+        have = {name: leaf for name, leaf in have.items() if tuple(name.split(".")[:within + 1]) in asked}
     return ([f"{name} is {have[name]} there, but {want[name]} here" for name in want
              if have.get(name, want[name]) != want[name]]
             + [f"{name} is not there" for name in want if name not in have]

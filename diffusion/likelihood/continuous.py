@@ -25,7 +25,7 @@ def make_continuous_vlb(samples: int, *, uniform: Literal["log_snr", "time"] = "
     """
     def estimate(keys: Keys, diffusion: Diffusion, x0: Image, cond: Cond = NO_COND,
                  mask: Array | None = None) -> Estimate:
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
         data, noise = ends(process)
         first, last = (process.log_snr(noise), process.log_snr(data)) if uniform == "log_snr" else (noise, data)
 

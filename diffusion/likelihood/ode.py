@@ -26,7 +26,7 @@ def make_dynamics(diffusion: Diffusion, probes: Array | None, cond: Cond, mask: 
     """The velocity and its divergence: the mean of e . (dv/dx) e over the probes e [K, B, H, W, C] (Hutchinson; Song et
     al. 2021, Eq. 40) or, without probes, the exact trace, from one derivative per number in x. Entries that are false
     in `mask` stay where they are and have no part in the divergence."""
-    process, denoise = diffusion
+    process, denoise = diffusion.process, diffusion.denoise
 
     def dynamics(t: Time, x: Image) -> tuple[Array, Array]:
         def velocity(x: Image) -> Array:

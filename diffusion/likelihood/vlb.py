@@ -37,7 +37,7 @@ def make_vlb(steps: np.ndarray, *, variance: Variance) -> Estimator:
 
     def estimate(keys: Keys, diffusion: Diffusion, x0: Image, cond: Cond = NO_COND,
                  mask: Array | None = None) -> Estimate:
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
 
         def term(_, row):
             index, (t, s, t_previous) = row

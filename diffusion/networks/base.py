@@ -33,9 +33,11 @@ class ModuleNetwork:
     shape: tuple[int, ...]                       # of one x
     cond: Declared
     heads: tuple[tuple[str, int], ...] = ()      # name and channels of each head
+    times: int = 1                               # 2: c_noise is [B, 2], of t and r
 
     def init(self, key: Array) -> Params:
-        return self.module.init(key, jnp.zeros((1, *self.shape)), jnp.zeros((1,)), examples(self.cond, 1))["params"]
+        c_noise = jnp.zeros((1,) if self.times == 1 else (1, self.times))
+        return self.module.init(key, jnp.zeros((1, *self.shape)), c_noise, examples(self.cond, 1))["params"]
 
     def apply(self, params: Params, x: Array, c_noise: Array, cond: Cond, keys: Keys | None = None) -> Heads:
         return split(self.module.apply({"params": params}, x, c_noise, cond, keys), self.heads)

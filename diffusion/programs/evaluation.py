@@ -157,7 +157,7 @@ def features_of(config: ConfigDict, model: build.Model, extractor: extractors.Ex
 
 def sampling(config: ConfigDict, model: str | Path, step: int | None) -> dict:
     """The record's entry about the drawing of its samples; step: of the run's checkpoint."""
-    return {"model": str(model), "checkpoint": step, "weights": "average", "ema": config.ema.to_dict(),
+    return {"model": str(model), "checkpoint": step, "weights": config.sample.weights, "ema": config.ema.to_dict(),
             "sampler": config.sample.to_dict(), "network_dtype": config.network.get("dtype", "float32")}
 
 

@@ -23,6 +23,7 @@ from diffusion.planning.collectives import collectives
 from diffusion.planning.flops import matrix_flops
 from diffusion.planning.kernels import account, kernels
 from diffusion.programs import shared_flags
+from diffusion.programs.frozen import open_frozen
 
 if TYPE_CHECKING:
     from diffusion import build
@@ -94,11 +95,11 @@ def measure(config: ConfigDict, devices: Sequence, chip: Chip | None, sample: bo
     if devices[0].platform in ("gpu", "cuda"):  # whose programs are counted from their text, with all iterations
         config = config_lib.override(config, {"train.steps_per_dispatch": 1})
     config = build.measured(config, assume=True)
-    model = build.model(config, devices=devices)
+    model = build.model(config, devices=devices, frozen=open_frozen(config, None).configs)
     parts = build.training_step(config, model, None)
     state = parts.abstract_state
     report = {"mesh": dict(model.mesh.shape), "batch_size": config.train.batch_size, "sizes": {
-        "parameters": size_of(state.params), "optimizer": size_of(state.opt_state), "average": size_of(state.ema)}}
+        "parameters": size_of(state.params), "optimizer": size_of(state.opt_state), "average": size_of(state.averages)}}
     step = {"train": lambda: train_costs(config, model, parts)}
     if sample:
         step["sample"] = lambda: sample_costs(config, model)
@@ -134,8 +135,9 @@ def train_costs(config: ConfigDict, model: "build.Model", parts) -> tuple[roofli
     record |= {name: (one.shape, one.dtype) for name, one in model.conditions.items()}
     batch = {name: jax.ShapeDtypeStruct((k, b, *shape), dtype, sharding=placed)
              for name, (shape, dtype) in record.items()}
+    frozen = {name: one.abstract_params for name, one in model.frozen.items()}
     loops = 1 if sharding.on_cpu(model.mesh) else config.train.accumulate
-    return costs_of(model, loops, parts.train_step, parts.abstract_state, batch, None), b, 1
+    return costs_of(model, loops, parts.program(0), parts.abstract_state, batch, None, frozen), b, 1
 
 
 def sample_costs(config: ConfigDict, model: "build.Model") -> tuple[roofline.Costs, int, int]:

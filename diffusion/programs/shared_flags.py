@@ -8,7 +8,7 @@ from diffusion.io import reading
 
 LARGEST_SEED = 2**32 - 1
 INSTEAD = {"num_samples": "--config.evaluate.images or --num_examples",
-           "seed": "--config.seed, which training uses", "out": "--workdir",
+           "seed": "--config.seed, which training uses", "weights": "--config.sample.weights", "out": "--workdir",
            "from_pretrained": "--init_from, which starts training from such a model"}
 
 
@@ -35,6 +35,8 @@ def declare_drawing(values: flags.FlagValues) -> None:
     declare_source(values)
     flags.DEFINE_integer("checkpoint", None, "The step of the run's checkpoint. Default: the newest.",
                          flag_values=values)
+    flags.DEFINE_string("weights", None, "Whose parameters: the name of an average of the run, or raw, not averaged; "
+                        "the same as --config.sample.weights.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "The seed of the draws; image i depends only on it and i.", lower_bound=0,
                          upper_bound=LARGEST_SEED, flag_values=values)
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from diffusion import program
 from diffusion.errors import DivergedError, Interrupted
 from diffusion.programs import shared_flags
+from diffusion.programs.frozen import open_frozen
 
 if TYPE_CHECKING:
     from diffusion import build
@@ -95,13 +96,14 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
     from diffusion.io.writers import MetricsWriter
     from diffusion.programs import evaluation
     from diffusion.train import loop
-    from diffusion.train.state import average_of, in_dtype
+    from diffusion.train.state import ONLINE, averages_of, weights_of
     from diffusion.train.watchdog import Watchdog
     source, config = None, build.measured(config)
     if init_from is not None and not run_folder.is_run(workdir):
         source = pretrained.load(init_from)
         pretrained.check_same(config, source.config, init_from, pretrained.NETWORK)
-    model = build.model(config)
+    frozen = open_frozen(config, workdir)
+    model = build.model(config, frozen=frozen.configs)
     generate = build.generate(config, model)
     parts = build.training(config, model)
     build.check_memory(config, model, parts.abstract_state, rows=config.train.batch_size // config.train.accumulate,
@@ -113,14 +115,14 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
     extractor = evaluation.load_extractor(config) if parts.plan.evaluate_every else None
     run = run_folder.open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS,
                               adopt=config_lib.adopt_dict)
-    plan = parts.plan
+    plan, held = parts.plan, frozen.read(model)
     with Checkpoints(run.checkpoints, **parts.retention, log=print_once) as checkpoints:
         if (restored := checkpoints.restore_newest(parts.abstract_state, parts.data)) is not None:
             state, clock = restored
             clock = loop.restored_clock(clock, plan.batch_size)
             if clock.images != clock.step * plan.batch_size:
                 plan = plan.after(clock)
-                parts = dataclasses.replace(parts, train_step=parts.train_step_after(clock))
+                parts = dataclasses.replace(parts, program=parts.program_after(clock))
                 print_once("note: config.train.batch_size has changed. The images done so far, "
                            f"{clock.images:,}, still count; the schedules of the learning rate continue in steps.")
             print_once(f"resuming {run.path} at step {clock.step:,}")
@@ -129,14 +131,15 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
         else:
             state, clock = parts.create_state(), loop.Clock()
             if source is not None:
-                params = state.params | weights
-                state = dataclasses.replace(state, params=params, ema=average_of(params, config.ema.dtype))
+                params = {ONLINE: state.params[ONLINE] | weights}
+                state = dataclasses.replace(state, params=params, averages=averages_of(params, parts.averages))
                 print_once(f"starting from the weights of {init_from}")
                 for key in pretrained.differences(config, source.config, ("process", "prediction")):
                     print_once(f"note: {key} differs from {init_from}: the network has to learn it anew")
 
         def draw_samples(step: int, state) -> None:
-            x = np.concatenate(list(generate(in_dtype(state.ema, "float32"), config.seed, 0, config.sample.preview)))
+            x = np.concatenate(list(generate(weights_of(state, config.sample.weights), config.seed, 0,
+                                        config.sample.preview)))
             if is_primary():
                 model.spec.preview(picture_of(run, step), model.spec.finish(x))
 
@@ -153,8 +156,8 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
         evaluator = extractor and evaluation.prepare(config, model, extractor, run.path / ".features")
 
         def evaluate(step: int, state) -> None:
-            evaluation.write(run.path / "evaluations", *evaluator(in_dtype(state.ema, "float32"), config.seed,
-                                                                  evaluation.sampling(config, workdir, step)))
+            evaluation.write(run.path / "evaluations", *evaluator(
+                weights_of(state, config.sample.weights), config.seed, evaluation.sampling(config, workdir, step)))
 
         with (MetricsWriter(run.metrics, run.tensorboard, from_step=clock.step) as writer,
               Progress(plan.total, unit="step", initial=clock.step, images_per_unit=plan.batch_size,
@@ -162,10 +165,10 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
               Watchdog(config.train.stall_seconds) as watchdog):
             try:
                 yield from loop.training_steps(
-                    plan=plan, train_step=parts.train_step, state=state, clock=clock, data=parts.data,
+                    plan=plan, program=parts.program, state=state, clock=clock, data=parts.data,
                     dataset=parts.dataset, mesh=model.mesh, started=started, write_row=writer.write,
                     draw_samples=draw_samples, progress=progress, interrupts=interrupts, watchdog=watchdog,
-                    examples_of=parts.examples_of, evaluate=evaluate,
+                    examples_of=parts.examples_of, evaluate=evaluate, frozen=held,
                     save=lambda step, state, clock: checkpoints.save(
                         step, state, parts.data, dataclasses.asdict(clock), clock.score))
             except DivergedError as error:

@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from diffusion.errors import CheckpointError
+from diffusion.programs.frozen import open_frozen
 from diffusion.train.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -59,9 +60,10 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
     from diffusion.io.processes import is_primary, print_once
     from diffusion.io.progress import Progress
     from diffusion.train import loop
-    config = build.measured(config)
-    model = build.model(config)
+    config, frozen = build.measured(config), open_frozen(config, workdir)
+    model = build.model(config, frozen=frozen.configs)
     parts = build.training(config, model)
+    held = frozen.read(model, store=False)
     k = parts.plan.steps_per_dispatch
     steps = -(-steps // k) * k
     folder = workdir / "verify_resume"
@@ -75,7 +77,7 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
         if run.steps():
             state, clock = run.restore(parts.abstract_state, parts.data)
             clock = loop.restored_clock(clock, parts.plan.batch_size)
-            parts = dataclasses.replace(parts, train_step=parts.train_step_after(clock))
+            parts = dataclasses.replace(parts, program=parts.program_after(clock))
         else:
             state, clock = parts.create_state(), loop.Clock()
         start = clock.step
@@ -88,10 +90,10 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
             with (Progress(plan.total, unit="step", initial=clock.step, images_per_unit=plan.batch_size) as progress,
                   Watchdog(config.train.stall_seconds) as watchdog):
                 state = loop.run_training(loop.training_steps(
-                    plan=plan, train_step=parts.train_step, state=state, clock=clock, data=data, dataset=parts.dataset,
+                    plan=plan, program=parts.program, state=state, clock=clock, data=data, dataset=parts.dataset,
                     mesh=model.mesh, started=time.perf_counter(), examples_of=parts.examples_of, write_row=rows.append,
                     draw_samples=lambda step, state: None, progress=progress, interrupts=NoInterrupts(),
-                    watchdog=watchdog, save=lambda step, state, clock: saved.save(
+                    watchdog=watchdog, frozen=held, save=lambda step, state, clock: saved.save(
                         step, state, data, dataclasses.asdict(clock))))
             return state, rows
 

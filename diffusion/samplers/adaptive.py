@@ -33,7 +33,7 @@ class AdaptiveODE(Solver):
         except ImportError as error:
             raise ConfigError("The adaptive ODE needs diffrax, which is not installed. Install the extra: "
                               "pip install 'diffusion[ode]'.") from error
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
         t, t_next = jnp.asarray(t, x.dtype), jnp.asarray(t_next, x.dtype)
 
         def one(x, cond):

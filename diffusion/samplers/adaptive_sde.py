@@ -49,7 +49,7 @@ class AdaptiveSDE(Solver):
         return jnp.zeros(len(x), jnp.int32)
 
     def step(self, carry: Array, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
         t, t_next = jnp.asarray(t, x.dtype), jnp.asarray(t_next, x.dtype)
 
         def change(x: Image, t: Array, h: Array, z: Image) -> Image:

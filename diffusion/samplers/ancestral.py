@@ -21,7 +21,7 @@ class Ancestral(Solver):
     once_a_step = correctable = True
 
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
         prediction = denoise(x, t, cond)
         mean = process.posterior(x, prediction.x0, t_next, t).mean
         log_variance = variational.reverse_log_variance(process, prediction, t_next, t, self.variance)

@@ -21,7 +21,7 @@ class Consistency(Solver):
     at_t_min: bool = True
 
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
         x0, alpha, std = denoise(x, t, cond).x0, process.alpha(t_next), process.sigma(t_next)
         if self.at_t_min:
             start = jnp.minimum(process.t_min, t_next).astype(t_next.dtype)

@@ -33,7 +33,7 @@ class DDIM(Solver):
         return grids.constant_stride(times, t_max, self.end) if self.constant_stride else grids.pairs(times, self.end)
 
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
         x0, eps, _ = denoise(x, t, cond)
         sigma = process.sigma(t_next)
         share = self.eta**2 * process.noise_added_fraction(t_next, t)  # of sigma^2 that is new noise

@@ -32,7 +32,7 @@ class DPMSolverMultistep(multistep.Multistep):
         return empty(x, self.order)
 
     def step(self, carry: History, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
         x0, eps, _ = denoise(x, t, cond)
         begin, end = process.log_snr(t) / 2, process.log_snr(t_next) / 2
         history = push(carry, x0, begin)

@@ -29,7 +29,7 @@ class DPMSolver(Solver):
         return jnp.zeros((), jnp.int32)
 
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
         x0, eps, _ = denoise(x, t, cond)
         ddim = lambda s: process.alpha(s) * x0 + process.sigma(s) * eps  # noqa: E731
         if self.order == 1:

@@ -43,7 +43,7 @@ class Heun(Solver):
         return self.order == 1
 
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
         t = jnp.asarray(t, float)
         t_next = jnp.asarray(t_next, float)
         if self.churn > 0:

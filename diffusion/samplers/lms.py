@@ -25,7 +25,7 @@ class LMS(Solver):
         return history.empty(x, self.order)
 
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
         x0, eps, _ = denoise(x, t, cond)
         alpha, level = process.alpha(t_next), process.noise_level(t)
         carry = history.push(carry, eps, level)

@@ -99,7 +99,7 @@ def step(carry: Carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, ke
     reach: values are left out, which lowers the order, where the step is long (`within_reach`); mean_density is then
     used in short steps only.
     """
-    process, denoise = diffusion
+    process, denoise = diffusion.process, diffusion.denoise
     prediction = denoise(x, t, cond)
     x0, eps = prediction.x0, prediction.eps
     alpha, sigma = process.alpha(t), process.sigma(t)

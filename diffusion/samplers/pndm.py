@@ -49,7 +49,7 @@ class PNDM(Solver):
         return Carry(history.empty(x, 4), jnp.zeros((), jnp.int32))
 
     def step(self, carry: Carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
         x0, eps, _ = denoise(x, t, cond)
         level = process.noise_level(t)
         level = jnp.where(jnp.isfinite(level), level, 0)  # there `mean` is of eps at pure noise only

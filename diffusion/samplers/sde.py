@@ -24,7 +24,7 @@ class EulerMaruyama(Solver):
     from_pure_noise = False
 
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
         t, h = jnp.asarray(t, float), jnp.asarray(t - t_next, float)
         x0, eps, _ = denoise(x, t, cond)
         drift, diffusion_coefficient = process.drift_and_diffusion(t)
@@ -44,7 +44,7 @@ class ReverseDiffusion(Solver):
     from_pure_noise = False
 
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
         x0, eps, _ = denoise(x, t, cond)
         sigma = process.sigma(t)
         variance = sigma**2 * process.noise_added_fraction(t_next, t)
@@ -70,7 +70,7 @@ class PredictorCorrector(Solver):
         return self.predictor.init(x)
 
     def step(self, carry: Carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
         sigma = process.sigma(t)
         kept = jnp.where(t_next > 0, (process.alpha(t) / process.alpha(t_next)) ** 2, 1.0)
 

@@ -23,7 +23,7 @@ class Inversion(Solver):
     iterations: int = 1
 
     def step(self, carry, x: Image, t: Time, t_next: Time, diffusion: Diffusion, keys: Keys, cond: Cond):
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
         ratio = process.alpha(t_next) / process.alpha(t)
         of_eps = process.sigma(t_next) - ratio * process.sigma(t)
         improve = lambda _, guess: ratio * x + of_eps * denoise(guess, t_next, cond).eps  # noqa: E731

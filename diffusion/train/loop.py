@@ -102,7 +102,7 @@ class Window:
         for first, images, metrics in jax.device_get(self.pending):
             for i in range(len(metrics.loss)):
                 m = jax.tree.map(lambda x: x[i], metrics)
-                if np.isfinite(m.loss + m.grad_norm):
+                if np.isfinite(m.loss + m.grad_norm + sum(o["loss"] + o["grad_norm"] for o in m.others.values())):
                     self.clock.skipped_in_a_row = 0
                     self._add_step(m)
                 else:
@@ -124,13 +124,19 @@ class Window:
 
     def _add_step(self, m: StepMetrics) -> None:
         clock, window = self.clock, self.clock.window
-        window["steps"] += 1
-        window["loss"] += float(m.loss)
-        window["grad_norm"] += float(m.grad_norm)
+        if m.counted:
+            window["steps"] += 1
+            window["loss"] += float(m.loss)
+            window["grad_norm"] += float(m.grad_norm)
+            self.learning_rate = float(m.learning_rate)
+        for name, other in m.others.items():
+            if other["counted"]:
+                for column in ("loss", "grad_norm", "counted"):
+                    window[f"{column}/{name}"] = window.get(f"{column}/{name}", 0.0) + float(other[column])
+                window[f"learning_rate/{name}"] = float(other["learning_rate"])
         for name in _BINNED:
             add = getattr(m, name)
             setattr(clock, name, [a + float(b) for a, b in zip(getattr(clock, name) or [0.0] * len(add), add)])
-        self.learning_rate = float(m.learning_rate)
 
     def row(self) -> dict:
         """The means since the last row, as one row of metrics.jsonl; starts the next window."""
@@ -144,6 +150,10 @@ class Window:
             "loss_by_log_snr": [a / b if b else None for a, b in zip(clock.bin_loss, clock.bin_count)],
             "effective_weight_by_log_snr": [a / n for a in clock.bin_weight],
         }
+        for column in [key for key in window if key.startswith("counted/")]:
+            name = column.removeprefix("counted/")
+            row |= {f"{key}/{name}": window[f"{key}/{name}"] / window[column] for key in ("loss", "grad_norm")}
+            row[f"learning_rate/{name}"] = window[f"learning_rate/{name}"]
         clock.window, clock.score = Clock().window, row[self.score]
         for name in _BINNED:
             setattr(clock, name, [])
@@ -162,7 +172,7 @@ def _describe_bad(m: StepMetrics, examples: np.ndarray, log_snr: np.ndarray) -> 
     return f"the loss is {m.loss} and the gradient norm {m.grad_norm}. {where}"
 
 
-Dispatch = tuple[Callable, State, dict, dict | None]  # train_step and its arguments: state, batch, dataset
+Dispatch = tuple[Callable, State, dict, dict | None, dict]  # a step and its arguments: state, batch, dataset, frozen
 
 
 def run_training(training: Generator[Dispatch, tuple[State, StepMetrics], State]) -> State:
@@ -179,20 +189,21 @@ def run_training(training: Generator[Dispatch, tuple[State, StepMetrics], State]
                 reply = train_step(*arguments)
 
 
-def training_steps(*, plan: Durations, train_step: Callable, state: State, clock: Clock, data: Iterator,
+def training_steps(*, plan: Durations, program: Callable[[int], Callable], state: State, clock: Clock, data: Iterator,
                    dataset: dict | None, mesh: Mesh, started: float,
                    examples_of: Callable[[int, np.ndarray], np.ndarray], write_row: Callable[[dict], None],
                    draw_samples: Callable[[int, State], None], save: Callable[[int, State, Clock], None], progress,
                    interrupts: Interrupts, watchdog: Watchdog,
-                   evaluate: Callable[[int, State], None] = lambda step, state: None
+                   evaluate: Callable[[int, State], None] = lambda step, state: None, frozen: dict | None = None
                    ) -> Generator[Dispatch, tuple[State, StepMetrics], State]:
     """Trains from clock.step to plan.total, or until `interrupts` requests a stop, and returns the last state, saved.
     The caller (`run_training`, or one that runs several trainings) executes each yielded step and sends back its
     result.
 
-    `train_step` comes from `compile_train_step`; `data` yields this process's rows of each batch; `started` is the
-    time.perf_counter() of the program's start, for the time to first step; `examples_of(images, positions)` returns the
-    data's indices of the examples at these positions of the batch that follows `images` images. Raises DivergedError at
+    `program(step)` comes from `compile_train_step`; `frozen` are the parameter sets that are only read; `data` yields
+    this process's rows of each batch; `started` is the time.perf_counter() of the program's start, for the time to
+    first step; `examples_of(images, positions)` returns the data's indices of the examples at these positions of the
+    batch that follows `images` images. Raises DivergedError at
     a non-finite loss or gradient, unless that step was skipped; nothing after the last checkpoint is then saved.
     """
     window, k = Window(clock, plan, examples_of, progress.message), plan.steps_per_dispatch
@@ -213,7 +224,7 @@ def training_steps(*, plan: Durations, train_step: Callable, state: State, clock
         batch = sharding.place_batch(jax.tree.map(lambda *rows: np.stack(rows), *(next(data) for _ in range(k))),
                                      mesh, leading=1)
         watchdog(f"step {clock.step + 1}")
-        state, metrics = yield train_step, state, batch, dataset
+        state, metrics = yield program(clock.step), state, batch, dataset, frozen or {}
         dispatched = time.perf_counter()
         window.add(metrics)
         clock.step += k

@@ -1,4 +1,5 @@
 """The training state: all that changes from step to step, and nothing else."""
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -6,32 +7,40 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from diffusion.train.averages import Average
 from diffusion.typing import Array, Params
+
+ONLINE = "online"  # the parameter set of plain training
+RAW = "raw"        # the name, among the averages', of the online parameters themselves
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class State:
     """Randomness is not in it: draws are functions of the seed and the step (core/streams.py)."""
-    step: Array                 # int32 scalar, updates done
-    params: Params              # float32
-    ema: Params                 # like params, possibly in bfloat16; samples are drawn with it
-    opt_state: optax.OptState
-    density: Any = ()           # the state of the time density, () if it learns nothing
+    step: Array                            # int32 scalar, updates done
+    params: dict[str, Params]              # by set, float32
+    averages: dict[str, Params]            # by name, each like the set it follows, possibly in bfloat16
+    opt_state: dict[str, optax.OptState]   # by set
+    statistics: Any = ()                   # what the time density has learned from the losses, () if it learns nothing
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation, density: Any = (),
-               ema_dtype: str = "float32") -> State:
-    """The state before the first step; the moving average starts at the parameters. density: `TimeDensity.init()`."""
-    return State(step=jnp.zeros((), jnp.int32), params=params, ema=average_of(params, ema_dtype),
-                 opt_state=optimizer.init(params), density=density)
+def init_state(params: Mapping[str, Params], optimizers: Mapping[str, optax.GradientTransformation],
+               averages: Mapping[str, Average], statistics: Any = ()) -> State:
+    """The state before the first step; averages start at the parameters. statistics: `TimeDensity.init()`."""
+    return State(step=jnp.zeros((), jnp.int32), params=dict(params), averages=averages_of(params, averages),
+                 opt_state={name: optimizer.init(params[name]) for name, optimizer in optimizers.items()},
+                 statistics=statistics)
 
 
-def in_dtype(params: Params, dtype: str) -> Params:
-    """The parameters in this dtype, copied only where theirs differs."""
-    return jax.tree.map(lambda x: x if x.dtype == dtype else x.astype(dtype), params)
+def averages_of(params: Mapping[str, Params], averages: Mapping[str, Average]) -> dict[str, Params]:
+    """The averages of a training that starts at the parameters."""
+    return {name: jax.tree.map(lambda x: jnp.array(x, average.dtype), params[average.of])
+            for name, average in averages.items()}
 
 
-def average_of(params: Params, dtype: str) -> Params:
-    """A copy of the parameters in the average's dtype."""
-    return jax.tree.map(lambda x: jnp.array(x, dtype), params)
+def weights_of(state: State, name: str) -> Params:
+    """The average of that name, or the online parameters for "raw", as float32: the state's own arrays, copied only if
+    they are kept in another dtype."""
+    params = state.params[ONLINE] if name == RAW else state.averages[name]
+    return jax.tree.map(lambda x: x if x.dtype == jnp.float32 else x.astype(jnp.float32), params)

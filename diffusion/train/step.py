@@ -1,5 +1,9 @@
-"""One optimizer step as a pure function, and its compilation over a mesh."""
-from collections.abc import Callable, Sequence
+"""One training step as a pure function, and its compilation over a mesh.
+
+The order of a step: the gradient of each update that is due, at the parameters before the step; clipping and the
+optimizers; the averages; the network's own projection of its parameters.
+"""
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -10,136 +14,223 @@ import optax
 from jax.sharding import Mesh
 
 from diffusion.core import time_densities
-from diffusion.core.losses import Loss, LossAux
+from diffusion.core.losses import Bind, Inputs, LossAux
+from diffusion.core.numerics import normal
 from diffusion.core.parameterization import Denoiser
 from diffusion.core.streams import example_keys, step_key
 from diffusion.parallel import sharding
-from diffusion.train import ema
+from diffusion.train.averages import Average
+from diffusion.train.couplings import Coupling
 from diffusion.train.optimizer import with_schedule_of
-from diffusion.train.state import State
+from diffusion.train.state import ONLINE, State
+from diffusion.train.updates import Update, check_updates, due, rate_of
 from diffusion.typing import Array, Params
 
 BAD = 8  # number of examples named in the report of a bad step
 
 
 class StepMetrics(NamedTuple):
-    """The metrics of one step, as arrays that stay on the device until the log is written."""
+    """The metrics of one step, as arrays that stay on the device until the log is written. Those of the first update,
+    unless they say otherwise."""
     loss: Array           # scalar, mean over the global batch
     grad_norm: Array      # scalar, before clipping
     learning_rate: Array  # scalar
+    counted: Array        # scalar, 1 if the first update was due; else its other metrics are 0
     bad_position: Array   # [BAD] int32, batch positions of the first examples with a non-finite loss; then -1
     bad_log_snr: Array    # [BAD] of the same examples; then NaN
     skipped: Array        # scalar, 1 if the step was skipped
     bin_loss: Array       # [K] sum of the losses of the examples in each log-SNR bin
     bin_count: Array      # [K] number of those examples
     bin_weight: Array     # [K] estimate of w(lambda) p(lambda) in each bin, for the squared error in eps
+    others: dict[str, dict[str, Array]]  # of each other update by its set: loss, grad_norm, learning_rate, counted
 
 
-def make_train_step(*, loss: Loss, denoiser: Denoiser, density: time_densities.TimeDensity, stratified: bool,
-                    optimizer: optax.GradientTransformation, learning_rate: optax.Schedule,
-                    ema_share: Callable[[Array], Array], seed: int, prepare: Callable[..., Any], accumulate: int,
-                    log_snr_edges: np.ndarray, skip_nonfinite: bool = False, unroll: bool = False):
-    """train_step(state, batch, dataset) -> (state, StepMetrics); pure, to be compiled by `compile_train_step`.
+def make_train_step(*, updates: Sequence[Update], denoisers: Mapping[str, Denoiser],
+                    density: time_densities.TimeDensity, stratified: bool, averages: Mapping[str, Average], seed: int,
+                    prepare: Callable[..., Any], accumulate: int, log_snr_edges: np.ndarray,
+                    skip_nonfinite: bool = False, unroll: bool = False, images_before: int = 0,
+                    coupling: Coupling | None = None,
+                    project: Mapping[str, Callable[[Params], Params]] | None = None):
+    """train_step(state, batch, dataset=None, frozen=None, made=None) -> (state, StepMetrics); pure, to be compiled by
+    `compile_train_step`.
 
     batch: a record of arrays [B, ...] by name, such as image uint8 [B,H,W,C] and label int32 [B], with position int32
     [B]; or index int32 [B] and position, to be looked up in `dataset`, the record of all N examples. prepare(record,
-    keys of a stream) -> (x0, cond, mask), with augmentation and dropout of conditions (`kinds.base.preparation`). The
-    gradient is the mean over the batch, in `accumulate` micro-batches. `ema_share(step)` is the weight of the new
-    parameters in the average. All draws are keyed by (seed, stream, step, position).
+    keys of a stream) -> (x0, cond, mask), with augmentation and dropout of conditions (`kinds.base.preparation`).
+    frozen: parameters by name that losses may ask for and nothing trains. made: which of the updates are made; None:
+    all. The gradient is the mean over the batch, in `accumulate` micro-batches. All draws are keyed by (seed, stream,
+    step, position); those of an update that does not train the online set have streams of their own, named STREAM/SET.
 
-    density: of the times t, drawn independently per example or, if `stratified`, evenly over the whole batch.
-    skip_nonfinite: a step whose loss or gradient is not finite changes nothing but `step` and the schedules' count.
-    unroll: micro-batches in unrolled code instead of a loop, see `sharding.on_cpu`.
+    denoisers: of each trained and each frozen set; an average has its set's. density: of the times t, drawn
+    independently per example or, if `stratified`, evenly over the whole batch. coupling: pairs data and noise over the
+    whole batch.
+    skip_nonfinite: a step whose losses or gradients are not finite changes nothing but `step` and the schedules' count.
+    unroll: micro-batches in unrolled code instead of a loop, see `sharding.on_cpu`. images_before: see `averages.Rule`.
+    project: by set, applied to its parameters at the end of a step that trained it.
     """
-    def draw_u(step, positions, size):
-        if stratified:
-            return time_densities.stratified(step_key(jax.random.key(seed), "time", step), positions, size)
-        return time_densities.independent(example_keys(jax.random.key(seed), "time", step, positions))
+    followed = {name: average.of for name, average in averages.items()}
 
-    def micro_loss(params, state, batch, size):
-        keys = lambda stream: example_keys(jax.random.key(seed), stream, state.step, batch["position"])  # noqa: E731
-        x0, cond, mask = prepare({name: value for name, value in batch.items() if name != "position"}, keys)
-        diffusion = denoiser(params, keys("dropout"))
-        times = density.draw(draw_u(state.step, batch["position"], size), diffusion.process, state.density)
-        per_example, aux = loss(params, diffusion, x0, cond, jax.lax.stop_gradient(times), keys("loss"),
-                                *([] if mask is None else [mask]))
-        return jnp.sum(per_example), (per_example, aux)
+    def draw_u(keys, step, positions, size):
+        if not stratified:
+            return time_densities.independent(keys("time"), density.uniforms)
+        u = time_densities.stratified(step_key(jax.random.key(seed), "time", step), positions, size)
+        return u if density.uniforms == 1 else jnp.concatenate(
+            [u, time_densities.independent(keys("time"), density.uniforms)[:, 1:]], axis=1)
 
-    def gradient(state, batch, size):
-        """The gradient, summed over the batch, and the [B] losses with their LossAux."""
-        (_, per_example), grad = jax.value_and_grad(micro_loss, has_aux=True)(state.params, state, batch, size)
+    def keys_of(step, positions):
+        return lambda stream: example_keys(jax.random.key(seed), stream, step, positions)
+
+    def prepared(keys, batch):
+        return prepare({name: value for name, value in batch.items() if name != "position"}, keys)
+
+    def coupled(state, batch):
+        """The batch prepared as a whole, with the noise that the coupling gives each example."""
+        keys = keys_of(state.step, batch["position"])
+        x0, cond, mask = prepared(keys, batch)
+        if mask is not None:
+            raise ValueError("A coupling pairs whole examples: it does not take data with a mask of valid entries.")
+        x0, noise, cond = coupling(x0, normal(keys("loss"), x0.shape[1:], x0.dtype), cond)
+        return {"x0": x0, "noise": noise, "cond": cond, "position": batch["position"]}
+
+    def micro_loss(trained, update, state, frozen, batch, size):
+        keys = keys_of(state.step, batch["position"])
+        x0, cond, mask = prepared(keys, batch) if coupling is None else (batch["x0"], batch["cond"], None)
+        own = keys if update.trains == ONLINE else lambda stream: keys(f"{stream}/{update.trains}")
+        others = {name: in_float32(average) for name, average in state.averages.items()} | state.params | frozen
+        bind = Bind(denoisers | {name: denoisers[of] for name, of in followed.items()},
+                    jax.lax.stop_gradient(others) | {update.trains: trained})
+        process = denoisers[update.trains](trained).process
+        times = density.draw(draw_u(own, state.step, batch["position"], size), process, state.statistics, state.step)
+        inputs = Inputs(x0, cond, jax.lax.stop_gradient(times), own, state.step, batch.get("noise"), mask)
+        per_example, aux = update.loss(bind, inputs)
+        if update.trains not in bind.read:
+            raise ValueError(f"The update of {update.trains!r} does not use these parameters: its loss asks for "
+                             f"{', '.join(sorted(bind.read)) or 'none'}. Nothing would be trained.")
+        return jnp.sum(per_example), (per_example, aux._asdict() if isinstance(aux, LossAux) else dict(aux))
+
+    def gradient(update, state, frozen, batch, size):
+        """The gradient, summed over the batch, and the [B] losses with their auxiliary values."""
+        (_, per_example), grad = jax.value_and_grad(micro_loss, has_aux=True)(
+            state.params[update.trains], update, state, frozen, batch, size)
         return grad, per_example
 
-    def accumulated(state, batch, size):
+    def accumulated(update, state, frozen, batch, size):
         # Row i goes to micro-batch i % accumulate, so that each device keeps its rows.
         split = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, accumulate, *x.shape[1:]), 0, 1), batch)
 
         def body(total, micro_batch):
-            grad, per_example = gradient(state, micro_batch, size)
+            grad, per_example = gradient(update, state, frozen, micro_batch, size)
             return jax.tree.map(jnp.add, total, grad), per_example
 
-        grad, per_example = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, state.params), split, unroll=unroll)
+        zeros = jax.tree.map(jnp.zeros_like, state.params[update.trains])
+        grad, per_example = jax.lax.scan(body, zeros, split, unroll=unroll)
         return grad, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1), per_example)
 
-    def binned(per_example, aux: LossAux):
+    def binned(per_example, aux):
         """Sums of losses, counts and effective weights per log-SNR bin; only for weights are the outer bins bounded."""
         k, size = len(log_snr_edges) - 1, len(per_example)
-        bins = jnp.clip(jnp.searchsorted(log_snr_edges, aux.log_snr) - 1, 0, k - 1)
+        if "log_snr" not in aux:
+            return dict.fromkeys(("bin_loss", "bin_count", "bin_weight"), jnp.zeros(k))
+        bins = jnp.clip(jnp.searchsorted(log_snr_edges, aux["log_snr"]) - 1, 0, k - 1)
         one_hot = jax.nn.one_hot(bins, k)
-        within = (aux.log_snr >= log_snr_edges[0]) & (aux.log_snr <= log_snr_edges[-1])
+        within = (aux["log_snr"] >= log_snr_edges[0]) & (aux["log_snr"] <= log_snr_edges[-1])
+        weight = aux.get("weight", jnp.zeros(size))
         return {"bin_loss": jnp.where(jnp.isfinite(per_example), per_example, 0) @ one_hot,
                 "bin_count": one_hot.sum(0),
-                "bin_weight": jnp.where(within, aux.weight, 0) @ one_hot / size / np.diff(log_snr_edges)}
+                "bin_weight": jnp.where(within, weight, 0) @ one_hot / size / np.diff(log_snr_edges)}
 
-    def train_step(state: State, batch: dict[str, Array], dataset: dict[str, Array] | None = None):
+    def bad_examples(position, per_example, aux):
+        size = len(per_example)
+        (bad,) = jnp.nonzero(~jnp.isfinite(per_example), size=BAD, fill_value=size)
+        log_snr = aux.get("log_snr", jnp.full(size, jnp.nan))
+        return {"bad_position": jnp.take(position, bad, mode="fill", fill_value=-1),
+                "bad_log_snr": jnp.take(log_snr, bad, mode="fill", fill_value=jnp.nan)}
+
+    def train_step(state: State, batch: dict[str, Array], dataset: dict[str, Array] | None = None,
+                   frozen: Mapping[str, Params] | None = None, made: tuple[bool, ...] | None = None):
+        frozen = dict(frozen or {})
+        check_updates(updates, list(state.params), followed, list(frozen))
         if dataset is not None:
             batch = {name: x[batch["index"]] for name, x in dataset.items()} | {"position": batch["position"]}
         size = batch["position"].shape[0]
-        grad, (per_example, aux) = (accumulated if accumulate > 1 else gradient)(state, batch, size)
-        grad = jax.tree.map(lambda g: g / size, grad)
-        updates, opt_state = optimizer.update(grad, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        average = ema.update(state.ema, params, ema_share(state.step + 1),
-                             step_key(jax.random.key(seed), "ema", state.step))
-        learned = state.density
-        if jax.tree.leaves(learned):
-            order = jnp.argsort(batch["position"])  # the kept losses must not depend on the row order
-            learned = density.update(learned, aux.t[order], aux.term[order])
+        position, batch = batch["position"], batch if coupling is None else coupled(state, batch)
+        params, opt_state, learned, told, first = dict(state.params), dict(state.opt_state), state.statistics, {}, ()
+        sums = None  # [B], not finite where the loss of an example is not, in any update
+        for update in (u for u, now in zip(updates, made or (True,) * len(updates)) if now):
+            name = update.trains
+            grad, (per_example, aux) = (accumulated if accumulate > 1 else gradient)(update, state, frozen, batch, size)
+            grad = jax.tree.map(lambda g: g / size, grad)
+            changes, opt_state[name] = update.optimizer.update(grad, state.opt_state[name], state.params[name])
+            params[name] = optax.apply_updates(state.params[name], changes)
+            told[name] = {"loss": jnp.mean(per_example), "grad_norm": optax.tree.norm(grad),
+                          "learning_rate": rate_of(update, state.opt_state[name]), "counted": jnp.ones((), jnp.int32)}
+            first, sums = first or (per_example, aux), per_example if sums is None else sums + per_example
+            if update is updates[0] and jax.tree.leaves(learned):
+                order = jnp.argsort(position)  # the kept losses must not depend on the row order
+                learned = density.update(learned, aux["t"][order], aux["term"][order])
+        kept = {name: average.rule.update(
+            state.averages[name], params[average.of], state.step + 1, batch_size=size, images_before=images_before,
+            key=step_key(jax.random.key(seed), _stream(name), state.step)) for name, average in averages.items()}
+        for name in told:
+            if project and name in project:
+                params[name] = project[name](params[name])
 
-        new = State(step=state.step + 1, params=params, ema=average, opt_state=opt_state, density=learned)
-        mean, norm = jnp.mean(per_example), optax.tree.norm(grad)
-        skipped = ~jnp.isfinite(mean + norm) if skip_nonfinite else jnp.zeros((), bool)
+        new = State(step=state.step + 1, params=params, averages=kept, opt_state=opt_state, statistics=learned)
+        total = sum(row["loss"] + row["grad_norm"] for row in told.values())
+        skipped = ~jnp.isfinite(total) if skip_nonfinite else jnp.zeros((), bool)
         if skip_nonfinite:
-            old = replace(state, step=new.step, opt_state=with_schedule_of(opt_state, state.opt_state))
+            counted = {name: with_schedule_of(opt_state[name], old) for name, old in state.opt_state.items()}
+            old = replace(state, step=new.step, opt_state=counted)
             new = jax.tree.map(lambda o, n: jnp.where(skipped, o, n), old, new)
 
-        (bad,) = jnp.nonzero(~jnp.isfinite(per_example), size=BAD, fill_value=size)
-        metrics = StepMetrics(
-            loss=mean, grad_norm=norm, skipped=skipped.astype(jnp.int32),
-            learning_rate=jnp.asarray(learning_rate(state.step)),  # a constant schedule gives a plain number
-            bad_position=jnp.take(batch["position"], bad, mode="fill", fill_value=-1),
-            bad_log_snr=jnp.take(aux.log_snr, bad, mode="fill", fill_value=jnp.nan), **binned(per_example, aux))
+        none = {"loss": jnp.zeros(()), "grad_norm": jnp.zeros(()), "learning_rate": jnp.asarray(jnp.nan),
+                "counted": jnp.zeros((), jnp.int32)}
+        rows = {update.trains: told.get(update.trains, none) for update in updates}
+        bins = binned(*first)
+        if not told.get(updates[0].trains):
+            bins = jax.tree.map(jnp.zeros_like, bins)
+        metrics = StepMetrics(**rows.pop(updates[0].trains), others=rows, skipped=skipped.astype(jnp.int32),
+                              **bad_examples(position, sums, first[1]), **bins)
         return new, metrics
 
     return train_step
 
 
-def compile_train_step(train_step, *, mesh: Mesh, state_shardings, steps: int):
-    """The jitted step with donated state; with `steps` > 1 one dispatch runs that many, over batches [steps, B, ...].
+def in_float32(average: Params) -> Params:
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, average)
 
-    Its metrics have a leading axis [steps].
+
+def _stream(average: str) -> str:
+    """The stream of an average's rounding."""
+    return average if average == "ema" else f"average/{average}"
+
+
+def compile_train_step(train_step, *, mesh: Mesh, state_shardings, steps: int, updates: Sequence[Update] = ()):
+    """program(step) -> the jitted training step of the updates that are due after `step` steps, with donated state.
+
+    It takes (state, batches [steps, B, ...], dataset, frozen) and makes `steps` steps; its metrics have a leading axis
+    [steps]. Each set of due updates is compiled once. updates: those of `make_train_step`.
     """
-    unroll = sharding.on_cpu(mesh)
+    unroll, compiled = sharding.on_cpu(mesh), {}
 
-    def dispatch(state, batches, dataset):
-        return jax.lax.scan(lambda s, b: train_step(s, b, dataset), state, batches, unroll=unroll)
+    def dispatch(made, state, batches, dataset, frozen):
+        if len(set(made)) == 1 and steps > 1:
+            return jax.lax.scan(lambda s, b: train_step(s, b, dataset, frozen, made[0]), state, batches, unroll=unroll)
+        told = []
+        for i, now in enumerate(made):
+            state, metrics = train_step(state, jax.tree.map(lambda x: x[i], batches), dataset, frozen, now)
+            told.append(metrics)
+        return state, jax.tree.map(lambda *rows: jnp.stack(rows), *told)
 
-    def single(state, batches, dataset):
-        state, metrics = train_step(state, jax.tree.map(lambda x: x[0], batches), dataset)
-        return state, jax.tree.map(lambda x: x[None], metrics)
+    def program(step: int):
+        made = tuple(due(updates, step + i) or None for i in range(steps))
+        if made not in compiled:
+            def run(state, batches, dataset, frozen=None):
+                return dispatch(made, state, batches, dataset, frozen)
+            compiled[made] = jax.jit(run, donate_argnums=0, out_shardings=(state_shardings, sharding.replicated(mesh)))
+        return compiled[made]
 
-    return jax.jit(dispatch if steps > 1 else single, donate_argnums=0,
-                   out_shardings=(state_shardings, sharding.replicated(mesh)))
+    return program
 
 
 def create_state(init: Callable[[Array], Params], make_state: Callable[[Params], State], *, mesh: Mesh, seed: int,

@@ -125,13 +125,20 @@ def test_a_run_is_loaded_with_its_average(tmp_path):
     from diffusion import config as config_lib
     from diffusion.io.checkpoint import Checkpoints
     from diffusion.train.state import State
-    (tmp_path / "config.json").write_text(json.dumps(config_lib.base().to_dict()))
+    config = config_lib.override(config_lib.base(), {"averages": ("long: power, sigma_rel=0.1, dtype=bfloat16",)})
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     (tmp_path / "environment.json").write_text("[]")
-    state = State(step=jnp.zeros((), jnp.int32), params={"w": jnp.zeros(3)}, ema={"w": jnp.ones(3)}, opt_state=())
+    state = State(step=jnp.zeros((), jnp.int32), params={"online": {"w": jnp.zeros(3)}},
+                  averages={"ema": {"w": jnp.ones(3)}, "long": {"w": jnp.full(3, 2.0, jnp.bfloat16)}}, opt_state={})
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(1, state, SimpleNamespace(get_state=dict), {})
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params)
-    np.testing.assert_array_equal(pretrained.load(tmp_path).params(abstract)["w"], np.ones(3))
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+                            state.params["online"])
+    for weights, value in ((None, 1), ("ema", 1), ("raw", 0), ("long", 2)):
+        found = pretrained.load(tmp_path, weights=weights).params(abstract)["w"]
+        assert found.dtype == jnp.float32 and (np.asarray(found) == value).all()
+    with pytest.raises(ConfigError, match=r"'lon' \(--weights\) is not in the run.*'long'.*It keeps: raw, ema, long"):
+        pretrained.load(tmp_path, weights="lon")
 
 
 def test_an_export_takes_its_name_whole(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import resource
 import signal
@@ -18,6 +19,7 @@ from diffusion.errors import CheckpointError, DivergedError
 from diffusion.io import checkpoint
 from diffusion.io.checkpoint import Checkpoints
 from diffusion.train import loop
+from diffusion.train.averages import Average, Copy
 from diffusion.train.state import init_state
 
 CLOCK = {"step": 3, "seconds": 0.1 + 0.2, "window": {"loss": 1e-300}, "bins": [1 / 3, None]}
@@ -30,7 +32,8 @@ def params(seed=0, size=64):
 
 
 def make_state(seed=0, size=64):
-    state = init_state(params(seed, size), optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3)))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
+    state = init_state({"online": params(seed, size)}, {"online": optimizer}, {"ema": Average(rule=Copy(every=1))})
     return jax.block_until_ready(state)
 
 
@@ -110,15 +113,34 @@ def test_saving_a_step_that_is_there_leaves_it(tmp_path):
 
 def test_one_part_alone(tmp_path):
     state = make_state()
-    state = type(state)(step=state.step, params=state.params, ema=params(8), opt_state=state.opt_state)
+    state = dataclasses.replace(state, averages={"ema": params(8), "long": params(9)})
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, make_data(), {})
         checkpoints.wait()
-        assert_same(checkpoints.restore_part("ema", abstract(state.ema)), params(8))
+        assert_same(checkpoints.restore_part("averages.ema", abstract(params())), params(8))
         scale = {"scale": params(8)["scale"]}
-        assert_same(checkpoints.restore_part("ema", abstract(scale)), scale)
-        with pytest.raises(CheckpointError, match=r"emma\.dense\.bias is not there"):
-            checkpoints.restore_part("emma", abstract(state.ema))
+        assert_same(checkpoints.restore_part("averages.ema", abstract(scale)), scale)
+        with pytest.raises(CheckpointError, match=r"averages\.emma\.dense\.bias is not there"):
+            checkpoints.restore_part("averages.emma", abstract(params()))
+
+
+def test_a_checkpoint_of_one_set_and_one_average_fills_todays_state(tmp_path):
+    """As written before runs could have several: a field each for the parameters, their average and the optimizer."""
+    state = make_state(3)
+    before = {"step": state.step, "params": state.params["online"], "ema": params(8), "density": (),
+              "opt_state": state.opt_state["online"]}
+    data = make_data()
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, before, data, {})
+        checkpoints.wait()
+        found, _ = checkpoints.restore(abstract(state), data)
+        assert_same(found, dataclasses.replace(state, averages={"ema": params(8)}))
+        assert_same(checkpoints.restore_part("averages.ema", abstract(params())), params(8))
+        assert_same(checkpoints.restore_part("params.online", {"scale": abstract(params())["scale"]}),
+                    {"scale": params(3)["scale"]})
+        more = dataclasses.replace(state, averages={"ema": params(8), "long": params(9)})
+        with pytest.raises(CheckpointError, match=r"averages\.long\.dense\.bias is not there"):
+            checkpoints.restore(abstract(more), data)
 
 
 def test_a_step_that_is_not_there_and_an_empty_folder(tmp_path):
@@ -133,15 +155,15 @@ def test_a_step_that_is_not_there_and_an_empty_folder(tmp_path):
 def test_a_state_of_other_shapes_or_names_is_refused_with_the_leaves(tmp_path):
     save(tmp_path, [5])
     checkpoints = Checkpoints(tmp_path)
-    with pytest.raises(CheckpointError, match=r"does not fit.*params\.dense\.kernel is float32\[64, 16\] there, but "
-                                              r"float32\[65, 16\] here.*and \d+ more|kernel.*Use the config"):
+    with pytest.raises(CheckpointError, match=r"does not fit.*online\.dense\.kernel is float32\[64, 16\] there, "
+                                              r"but float32\[65, 16\] here.*and \d+ more|kernel.*Use the config"):
         checkpoints.restore(abstract(make_state(size=65)), make_data())
     half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=x.sharding), params())
     with pytest.raises(CheckpointError, match=r"scale is float32\[7\] there, but bfloat16\[7\] here"):
-        checkpoints.restore_part("params", half)  # Orbax would cast without a word
+        checkpoints.restore_part("params.online", half)  # Orbax would cast without a word
     fewer = abstract({"dense": {"kernel": params()["dense"]["kernel"]}, "shift": params()["scale"]})
-    with pytest.raises(CheckpointError, match="params.shift is not there; params.dense.bias is there, but not here"):
-        checkpoints.restore_part("params", fewer)
+    with pytest.raises(CheckpointError, match="shift is not there; params.online.dense.bias is there, but not here"):
+        checkpoints.restore_part("params.online", fewer)
 
 
 def flip(path):
@@ -166,7 +188,7 @@ def test_damage_is_found_and_the_next_newest_works(tmp_path, kind, name, capfd):
     with pytest.raises(CheckpointError, match=f"{tmp_path}/c/15 is damaged: .*{words}.*Delete or move.*5, 10"):
         restore(tmp_path / "c")
     with pytest.raises(CheckpointError, match="is damaged"):
-        Checkpoints(tmp_path / "c").restore_part("ema", abstract(params()))
+        Checkpoints(tmp_path / "c").restore_part("averages.ema", abstract(params()))
     (tmp_path / "c" / "15").rename(tmp_path / "aside")
     state, clock = restore(tmp_path / "c")
     assert clock == {"step": 10}

@@ -5,17 +5,21 @@ import math
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from diffusion import build
 from diffusion import config as config_lib
+from diffusion.build.conditions import dropout_rates
 from diffusion.core import losses, time_densities, weightings
 from diffusion.core.parameterization import EPS
+from diffusion.kinds.base import preparation
+from diffusion.kinds.image import ImageSpec
 from diffusion.parallel import sharding
 from diffusion.train import step
+from diffusion.train.averages import Average, HalfLife
 from diffusion.train.state import init_state
+from diffusion.train.updates import Update
 
 MESHES = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (1, 1, 8), "data x fsdp": (2, 4, 1),
           "data x tensor": (4, 1, 2), "all": (2, 2, 2)}
@@ -32,6 +36,7 @@ NETWORKS = {
 # Each axis cuts each network, alone or with others; test_same_curve.py trains on data and on data x fsdp.
 RUN = {"unet": ("all", "fsdp"), "unet of ADM": ("all", "data x tensor"), "dit": ("all", "tensor")}
 BATCH, SIZE = 16, 8
+AVERAGES = {"ema": Average(rule=HalfLife(half_life=100.0, warmup_ratio=0.0))}
 
 
 def config_of(network, mesh):
@@ -44,14 +49,16 @@ def pieces(network, mesh, optimizer):
     config = config_of(network, mesh)
     model = build.model(config)
     train_step = step.make_train_step(
-        loss=losses.make_denoising_loss(weightings.in_space(None, EPS)), denoiser=model.denoiser,
-        density=time_densities.UniformDiscrete(), stratified=False, optimizer=optimizer,
-        learning_rate=lambda n: jnp.float32(1e-3), ema_share=lambda n: 0.1, seed=0, flip=True,
-        num_classes=config.network.num_classes, label_dropout=config.network.label_dropout, accumulate=1,
+        updates=[Update(loss=losses.of_set(losses.make_denoising_loss(weightings.in_space(None, EPS))),
+                        optimizer=optimizer)],
+        denoisers={"online": model.denoiser}, density=time_densities.UniformDiscrete(), stratified=False,
+        averages=AVERAGES, seed=0, accumulate=1,
+        prepare=preparation(ImageSpec(shape=model.shape, flip=True), model.conditions, dropout_rates(
+            config, model.conditions)),
         log_snr_edges=np.linspace(-10, 10, 6))
 
     def init(key):  # no zeros: every parameter then has a gradient
-        return jax.tree.map(lambda x: x + 0.02 * jax.random.normal(key, x.shape), model.init(key))
+        return {"online": jax.tree.map(lambda x: x + 0.02 * jax.random.normal(key, x.shape), model.init(key))}
     return model, train_step, init
 
 
@@ -77,7 +84,7 @@ def main():
     report, optimizer = {}, optax.adam(1.0, eps=0.03)
     for network in sys.argv[2:]:
         _, train_step, init = pieces(network, (-1, 1, 1), optimizer)
-        make_state = functools.partial(init_state, optimizer=optimizer)
+        make_state = functools.partial(init_state, optimizers={"online": optimizer}, averages=AVERAGES)
         start = jax.device_get(jax.jit(lambda key: make_state(init(key)))(jax.random.key(0)))
         alone, told = jax.device_get(jax.jit(train_step)(start, batch()))
         for name, mesh in MESHES.items():
@@ -86,22 +93,23 @@ def main():
             shardings = jax.tree.map(lambda x: x.sharding, abstract)
             parts = [(part, sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
                                 for x in jax.tree.leaves(part)))
-                     for part in (abstract.params, abstract.ema, abstract.opt_state)]
+                     for part in (abstract.params, abstract.averages, abstract.opt_state)]
             report[f"{network}, {name}"] = row = {
                 "held": [held / sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(part)) for part, held in parts]}
             if name not in RUN[network]:
                 continue
-            compiled = step.compile_train_step(train_step, mesh=model.mesh, steps=1, state_shardings=shardings)
+            compiled = step.compile_train_step(train_step, mesh=model.mesh, steps=1, state_shardings=shardings)(0)
             placed = sharding.place_batch(jax.tree.map(lambda x: x[None], batch()), model.mesh, leading=1)
             state, metrics = compiled(jax.device_put(start, shardings), placed, None)
             assert [held for _, held in parts] == [
                 sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(part))
-                for part in (state.params, state.ema, state.opt_state)]
+                for part in (state.params, state.averages, state.opt_state)]
             state = jax.device_get(state)
             moved = [jax.tree.map(np.subtract, s.params, start.params) for s in (state, alone)]
             row |= {
                 "loss": abs(float(metrics.loss[0] / told.loss) - 1),
-                "gradient": largest(state.opt_state[0].mu, alone.opt_state[0].mu),  # 0.1 of it, after one step
+                # 0.1 of it, after one step
+                "gradient": largest(*(s.opt_state["online"][0].mu for s in (state, alone))),
                 "update": largest(*moved)}
     with open(sys.argv[1], "w") as file:
         json.dump(report, file, indent=1)

@@ -155,9 +155,8 @@ METRICS = (
 PLANNING = (
     Mutation("all-reduce-goes-round-once", "wrong constant", "diffusion/planning/collectives.py",
              "{\"all-reduce\": 2 * share,", "{\"all-reduce\": share,", ("tests/planning/test_collectives.py",)),
-    Mutation("loops-counted-once", "lost term", "diffusion/planning/collectives.py",
-             "sum(times(caller) * n for caller, n in callers[name])",
-             "sum(times(caller) for caller, _ in callers[name])",
+    Mutation("loops-counted-once", "lost term", "diffusion/planning/hlo.py",
+             "self.times(caller) * trips for caller", "self.times(caller) for caller",
              ("tests/planning/test_collectives.py",)),
     Mutation("one-link-of-two", "wrong constant", "diffusion/planning/roofline.py",
              "of.moved / (2 * chip.link)", "of.moved / chip.link", ("tests/planning/test_collectives.py",)),

@@ -216,5 +216,6 @@ def test_by_config_the_bound_teaches_a_learned_variance(name):
     def of_fraction(fraction):
         diffusion = Diffusion(process(config.process), lambda x_t, t, cond: Prediction(
             0.9 * x0, jnp.zeros_like(x0), fraction * jnp.ones_like(x0)))
-        return loss({}, diffusion, x0, None, times, jax.random.split(jax.random.key(0), 2))[0].sum()
+        inputs = losses.Inputs(x0, None, times, lambda stream: jax.random.split(jax.random.key(0), 2), 0)
+        return loss(losses.Bind({"online": lambda params, keys: diffusion}, {"online": {}}), inputs)[0].sum()
     assert abs(float(jax.grad(of_fraction)(0.3))) > 1e-4

@@ -44,8 +44,8 @@ def drawn(name):
     """density -> (t, p, importance, p(lambda), lambda) of U on a process, in float64, by one program."""
     def evaluate(u):
         def of_density(density):
-            times = density.draw(u, PROCESSES[name])
-            return *times, times.log_snr_density(PROCESSES[name]), PROCESSES[name].log_snr(times.t)
+            times = density.draw(u[:, None], PROCESSES[name])
+            return *times[:3], times.log_snr_density(PROCESSES[name]), PROCESSES[name].log_snr(times.t)
         return {density: of_density(member) for density, member in densities_of(PROCESSES[name]).items()}
     with jax.enable_x64(True):
         return jax.tree.map(np.asarray, jax.jit(evaluate)(U))
@@ -122,7 +122,7 @@ def test_every_u_gives_a_time_of_finite_noise_in_float32():
     u = np.array([0.0, 2.0**-23, 0.5, 1 - 2.0**-23, 1 - 2.0**-24], np.float32)
 
     def times_and_log_snr(u, density, process):
-        times = density.draw(u, process)
+        times = density.draw(u[:, None], process)
         return times.t, times.p, process.log_snr(times.t)
 
     found = jax.jit(lambda u: {(name, of): times_and_log_snr(u, density, process) for of, process in PROCESSES.items()
@@ -135,17 +135,17 @@ def test_every_u_gives_a_time_of_finite_noise_in_float32():
 
 
 def test_uniform_over_the_integers():
-    times = UniformDiscrete().draw(jnp.asarray(np.arange(7000) / 7000 + 1e-5), CHAIN)
+    times = UniformDiscrete().draw(jnp.asarray(np.arange(7000) / 7000 + 1e-5)[:, None], CHAIN)
     np.testing.assert_array_equal(np.bincount(times.t), [0] + [1000] * 7)
     np.testing.assert_allclose(times.p, 1 / 7, rtol=1e-6)
-    assert int(UniformDiscrete().draw(jnp.float32([1 - 2.0**-24]), CHAIN).t[0]) == 7
+    assert int(UniformDiscrete().draw(jnp.float32([[1 - 2.0**-24]]), CHAIN).t[0]) == 7
 
 
 def test_draws_of_a_chains_times_are_as_often_as_the_density_says():
     """Each counted by its importance."""
     for name, density in densities_of(CHAIN).items():
-        times = density.draw(jnp.asarray((np.arange(7000) + 0.5) / 7000), CHAIN, density.init())
-        t, p, importance = (np.broadcast_to(x, 7000) for x in times)
+        times = density.draw(jnp.asarray((np.arange(7000) + 0.5) / 7000)[:, None], CHAIN, density.init())
+        t, p, importance = (np.broadcast_to(x, 7000) for x in times[:3])
         assert t.min() >= 1 and t.max() <= 7, name
         often = np.bincount(t, importance, minlength=8)[1:] / 7000
         np.testing.assert_allclose(often, p[[np.flatnonzero(t == i)[0] for i in range(1, 8)]], atol=1e-3, err_msg=name)
@@ -153,22 +153,23 @@ def test_draws_of_a_chains_times_are_as_often_as_the_density_says():
 
 def test_the_density_of_a_chain_in_log_snr_adds_to_one(x64):
     process = DiscreteProcess(betas=schedules.linear(1000))
-    density, log_snr = jax.jit(lambda u: (UniformDiscrete().draw(u, process).log_snr_density(process),
+    density, log_snr = jax.jit(lambda u: (UniformDiscrete().draw(u[:, None], process).log_snr_density(process),
                                       process.log_snr(jnp.arange(1, 1001))))((np.arange(1000) + 0.5) / 1000)
     np.testing.assert_allclose(density[:-1] * -np.diff(log_snr), 1 / 1000, rtol=1e-9)
 
 
 def test_independent_u_are_uniform_and_of_their_own_key():
     keys = jax.random.split(jax.random.key(0), 5000)
-    u = np.asarray(time_densities.independent(keys))
+    u = np.asarray(time_densities.independent(keys))[:, 0]
     assert stats.kstest(u, "uniform").pvalue > 1e-3
-    np.testing.assert_array_equal(time_densities.independent(keys[::-1]), u[::-1])
+    np.testing.assert_array_equal(time_densities.independent(keys[::-1])[:, 0], u[::-1])
 
 
 def test_stratified_u_share_one_draw():
     """VDM, Appendix I.1: u_i = (u_0 + i/B) mod 1. Each is uniform over the seeds, and one lies in every B-th part."""
     positions = jnp.arange(50)
-    draw = jax.jit(lambda keys, positions: jax.vmap(lambda key: time_densities.stratified(key, positions, 50))(keys))
+    draw = jax.jit(lambda keys, positions: jax.vmap(
+        lambda key: time_densities.stratified(key, positions, 50)[:, 0])(keys))
     keys = jax.vmap(jax.random.key)(np.arange(400))
     u = np.asarray(draw(keys, positions))
     np.testing.assert_array_equal(np.sort(np.floor(u * 50 % 50), axis=1)[:, [0, 25, -1]], [[0, 25, 49]] * 400)
@@ -199,7 +200,7 @@ def test_importance_is_that_of_guided_diffusion():
     @jax.jit
     def update(state, t, loss):
         state = SAMPLER.update(state, t, loss)
-        return state, SAMPLER.probabilities(state), SAMPLER.draw(jnp.arange(2**12) / 2**12, process, state)
+        return state, SAMPLER.probabilities(state), SAMPLER.draw(jnp.arange(2**12)[:, None] / 2**12, process, state)
 
     state, warm = SAMPLER.init(), 0
     for t, loss, expected, weights in zip(GOLDEN["t"], GOLDEN["loss"], GOLDEN["probabilities"], GOLDEN["weights"]):
@@ -218,7 +219,7 @@ def test_importance_sampling_does_not_change_the_mean():
     density = Importance(steps=50, history=2)
     rng = np.random.default_rng(0)
     state = {"losses": jnp.asarray(10.0 ** rng.uniform(-6, 0, (50, 2)), jnp.float32), "counts": jnp.full(50, 2)}
-    times = jax.jit(lambda u: density.draw(u, process, state))(np.arange(2**23, dtype=np.float32) / 2**23)
+    times = jax.jit(lambda u: density.draw(u[:, None], process, state))(np.arange(2**23, dtype=np.float32) / 2**23)
     t, importance = np.asarray(times.t), np.asarray(times.importance, np.float64)
     total = np.bincount(t, weights=importance, minlength=51)[1:] / 2**23
     np.testing.assert_allclose(total, 1 / 50, rtol=1e-6)

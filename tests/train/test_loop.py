@@ -35,11 +35,12 @@ class Interrupts:
         return self.calls == self.at
 
 
-def train_step(state, batch, dataset):
+def train_step(state, batch, dataset, frozen):
     one = jnp.ones(1)
     return state + 1, StepMetrics(
         loss=one, grad_norm=one, learning_rate=one, bad_position=jnp.full((1, BAD), -1), bad_log_snr=one[:, None],
-        skipped=jnp.zeros(1), bin_loss=one[:, None], bin_count=one[:, None], bin_weight=one[:, None])
+        skipped=jnp.zeros(1), counted=one, others={}, bin_loss=one[:, None], bin_count=one[:, None],
+        bin_weight=one[:, None])
 
 
 def run(stop_at=None, fails=None, **plan):
@@ -54,7 +55,8 @@ def run(stop_at=None, fails=None, **plan):
     settings = dict(total=4, log_every=4, sample_every=2, checkpoint_every=2, evaluate_every=2, batch_size=1)
     with contextlib.suppress(RuntimeError), jax.transfer_guard("allow"):
         loop.run_training(loop.training_steps(
-            plan=loop.Durations(**settings | plan), train_step=train_step, state=jnp.zeros(()), clock=loop.Clock(),
+            plan=loop.Durations(**settings | plan), program=lambda step: train_step, state=jnp.zeros(()),
+            clock=loop.Clock(),
             data=iter(lambda: {"image": np.zeros((1, 1))}, None), dataset=None, mesh=sharding.make_mesh(1, 1),
             started=time.perf_counter(), examples_of=None, write_row=lambda row: note("row", row["step"]),
             draw_samples=lambda step, state: note("samples", step), progress=progress,

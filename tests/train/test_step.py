@@ -19,31 +19,39 @@ from diffusion.kinds.base import preparation
 from diffusion.kinds.image import ImageSpec
 from diffusion.networks.unet import UNet
 from diffusion.parallel import sharding
-from diffusion.train import ema, step
-from diffusion.train.state import init_state
+from diffusion.train import state as states
+from diffusion.train import step
+from diffusion.train.averages import Average, HalfLife, Rule
+from diffusion.train.updates import Update
 
 SIZE, BATCH = 8, 8
 PROCESS = processes.DiscreteProcess(betas=schedules.cosine(100))
 NETWORK = UNet(channels=8, multipliers=(1,), blocks=1, attention_resolutions=(), groups=4, dropout=0.2, out_channels=1)
 OPTIMIZER = optax.adam(1e-3)
+AVERAGES = {"ema": Average(rule=HalfLife(half_life=100.0, warmup_ratio=0.0))}
+
+
+def init_state(params, optimizer, statistics=()):
+    """The first state of a plain training."""
+    return states.init_state({"online": params}, {"online": optimizer}, AVERAGES, statistics)
 
 
 def init(key):
     return NETWORK.init(key, jnp.zeros((1, SIZE, SIZE, 1)), jnp.zeros(1))
 
 
-LOSS = losses.make_denoising_loss(weightings.in_space(None, EPS))
+LOSS = losses.of_set(losses.make_denoising_loss(weightings.in_space(None, EPS)))
 UNIFORM = time_densities.UniformDiscrete()
 IMPORTANCE = time_densities.Importance(steps=4, history=2)
 SHORT = processes.DiscreteProcess(betas=schedules.linear(4, beta_start=0.01, beta_end=0.5))
 
 
 def make(accumulate=1, flip=True, network=NETWORK.apply, seed=0, density=UNIFORM, stratified=False, process=PROCESS,
-         optim=OPTIMIZER, learning_rate=optax.constant_schedule(1e-3), num_classes=0, label_dropout=0.0, **others):
+         optim=OPTIMIZER, learning_rate=None, num_classes=0, label_dropout=0.0, **others):
     return step.make_train_step(
-        loss=LOSS, denoiser=parameterization.make_denoiser(lambda params: process, EPS, network), density=density,
-        stratified=stratified, optimizer=optim, learning_rate=learning_rate,
-        ema_share=lambda n: ema.new_share(n, batch_size=BATCH, half_life=100.0, warmup_ratio=0.0), seed=seed,
+        updates=[Update(loss=LOSS, optimizer=optim, learning_rate=learning_rate)], density=density,
+        denoisers={"online": parameterization.make_denoiser(lambda params: process, EPS, network)},
+        stratified=stratified, averages=AVERAGES, seed=seed,
         prepare=preparing(flip, num_classes, label_dropout), accumulate=accumulate,
         log_snr_edges=np.linspace(-10, 10, 6), **others)
 
@@ -93,7 +101,7 @@ def test_accumulation_changes_rounding_only(state):
     np.testing.assert_allclose(m4.grad_norm, m1.grad_norm, rtol=1e-5)
     np.testing.assert_allclose(m4.bin_loss, m1.bin_loss, rtol=1e-5)
     # Adam's first update is lr * sign(gradient): compare its first moment, which is linear in the gradient.
-    assert_close(four.opt_state[0].mu, one.opt_state[0].mu, 1e-6)
+    assert_close(four.opt_state["online"][0].mu, one.opt_state["online"][0].mu, 1e-6)
 
 
 def test_the_order_of_rows_does_not_matter_since_draws_follow_the_position(state):
@@ -129,13 +137,14 @@ def test_on_device_data_gives_the_same_step():
     host, m1 = train_step(state, batch(images=images[index]))
     device, m2 = train_step(state, {"index": index, "position": np.arange(BATCH, dtype=np.int32)}, dataset)
     assert m1.loss == m2.loss
-    jax.tree.map(np.testing.assert_array_equal, host.params, device.params)
+    jax.tree.map(np.testing.assert_array_equal, host.params["online"], device.params["online"])
 
 
 def test_ema_follows_the_parameters(state):
     new, _ = jitted()(state, batch())
     d = 0.5 ** (BATCH / 100)
-    assert_close(new.ema, jax.tree.map(lambda e, p: d * e + (1 - d) * p, state.ema, new.params), 1e-6)
+    assert_close(new.averages["ema"], jax.tree.map(
+        lambda e, p: d * e + (1 - d) * p, state.averages["ema"], new.params["online"]), 1e-6)
     assert int(new.step) == 1
 
 
@@ -164,9 +173,9 @@ def test_a_step_that_is_not_finite_is_skipped_if_asked():
         start = init_state(jax.tree.map(jnp.asarray, TINY | {"b": np.float32(b)}), OPTIMIZER)
         new, metrics = train_step(start, batch())
         assert metrics.skipped == skipped and new.step == 1
-        same = [np.array_equal(x, y) for x, y in zip(jax.tree.leaves(start.params), jax.tree.leaves(new.params))]
+        same = [np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (start.params, new.params)))]
         assert all(same) if skipped else not any(same)
-        assert new.opt_state[0].count == 1 - skipped
+        assert new.opt_state["online"][0].count == 1 - skipped
 
 
 def test_the_rate_is_the_steps_also_after_a_step_that_was_skipped():
@@ -177,10 +186,10 @@ def test_the_rate_is_the_steps_also_after_a_step_that_was_skipped():
     train_step = jax.jit(make(network=overflowing, optim=optim, skip_nonfinite=True, learning_rate=rate))
     state = init_state({"w": w(2.0)}, optim)
     state, metrics = train_step(state, batch())
-    assert metrics.skipped and metrics.learning_rate == pytest.approx(0.1) and state.params["w"] == 2
-    state, metrics = train_step(dataclasses.replace(state, params={"w": w(0.3)}), batch())
+    assert metrics.skipped and metrics.learning_rate == pytest.approx(0.1) and state.params["online"]["w"] == 2
+    state, metrics = train_step(dataclasses.replace(state, params={"online": {"w": w(0.3)}}), batch())
     assert not metrics.skipped and metrics.learning_rate == pytest.approx(0.5)
-    assert abs(state.params["w"] - 0.3) == pytest.approx(0.5, rel=1e-4)  # Adam's first step is the rate
+    assert abs(state.params["online"]["w"] - 0.3) == pytest.approx(0.5, rel=1e-4)  # Adam's first step is the rate
 
 
 def test_several_steps_in_one_dispatch_equal_single_ones():
@@ -191,13 +200,13 @@ def test_several_steps_in_one_dispatch_equal_single_ones():
     stacked = jax.tree.map(lambda *b: np.stack(b), batch(0), batch(1))
     compiled = {k: step.compile_train_step(make(network=tiny), mesh=mesh, state_shardings=shardings, steps=k)
                 for k in (1, 2)}
-    at_once, m = compiled[2](create(), stacked, None)
+    at_once, m = compiled[2](0)(create(), stacked, None)
     single, losses_ = create(), []
     for i in range(2):
-        single, m1 = compiled[1](single, jax.tree.map(lambda x: x[i:i + 1], stacked), None)
+        single, m1 = compiled[1](0)(single, jax.tree.map(lambda x: x[i:i + 1], stacked), None)
         losses_.append(m1.loss[0])
     np.testing.assert_allclose(m.loss, losses_, rtol=1e-6)
-    assert_close(at_once.opt_state[0].mu, single.opt_state[0].mu, 1e-6)
+    assert_close(at_once.opt_state["online"][0].mu, single.opt_state["online"][0].mu, 1e-6)
 
 
 def drawn(positions, images=None, **settings):
@@ -238,7 +247,7 @@ def test_accumulation_and_the_order_of_rows_change_no_draw(density, stratified):
         for k in range(3):
             s, metrics = train_step(s, {name: v[order] for name, v in batch(k).items()})
             values.append(float(metrics.loss))
-        return values, s.density
+        return values, s.statistics
 
     straight = three_steps(1, np.arange(BATCH))
     for other in (three_steps(4, np.arange(BATCH)), three_steps(1, order), three_steps(4, order)):
@@ -259,16 +268,16 @@ def test_labels_are_dropped_as_often_as_told_and_by_the_position():
     """A batch of 2000 rows: each dropped with probability 0.1, in whatever order they come. The loss tells it."""
     positions = np.random.default_rng(0).permutation(2000).astype(np.int32)
 
-    def told(params, diffusion, x0, cond, times, keys):
+    def told(params, diffusion, x0, cond, times, keys, noise):
         label = jnp.asarray(cond["label"], float)
         per_example = label * params["w"]
         return per_example, losses.LossAux(times.t, label + 0.5, per_example, per_example)
 
     train_step = jax.jit(step.make_train_step(
-        loss=told, denoiser=parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny), density=UNIFORM,
-        stratified=False, optimizer=OPTIMIZER, learning_rate=optax.constant_schedule(1e-3),
-        ema_share=lambda n: jnp.float32(0.0), seed=0, prepare=preparing(num_classes=10, label_dropout=0.1),
-        accumulate=1, log_snr_edges=np.arange(12.0)))
+        updates=[Update(loss=losses.of_set(told), optimizer=OPTIMIZER)], density=UNIFORM, stratified=False,
+        denoisers={"online": parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny)},
+        averages=AVERAGES, seed=0, prepare=preparing(num_classes=10, label_dropout=0.1), accumulate=1,
+        log_snr_edges=np.arange(12.0)))
 
     def counts(positions):
         rows = {"image": np.zeros((2000, 2, 2, 1), np.uint8), "label": positions % 10, "position": positions}
@@ -302,15 +311,15 @@ create, abstract = step.create_state(lambda key: jax.tree.map(jax.numpy.asarray,
                                      mesh=mesh, seed=0)
 shardings = jax.tree.map(lambda x: x.sharding, abstract)
 run = step.compile_train_step(t.make(network=t.tiny, density=t.IMPORTANCE, stratified=True, process=t.SHORT),
-                              mesh=mesh, state_shardings=shardings, steps=1)
+                              mesh=mesh, state_shardings=shardings, steps=1)(0)
 state, seen = create(), []
 for k in range(3):
     b = sharding.place_batch(jax.tree.map(lambda x: x[None], t.batch(k)), mesh, leading=1)
     state, m = run(state, b, None)
     seen.append(float(m.loss[0]))
 print(json.dumps({"devices": jax.device_count(), "losses": seen,
-                  "history": np.asarray(state.density["losses"]).tolist(),
-                  "counts": np.asarray(state.density["counts"]).tolist()}))
+                  "history": np.asarray(state.statistics["losses"]).tolist(),
+                  "counts": np.asarray(state.statistics["counts"]).tolist()}))
 """
     results = []
     for devices in (1, 8):
@@ -330,18 +339,25 @@ def test_the_gradient_is_that_of_the_mean_over_the_batch():
         return train_step(init_state({"w": jnp.float32(w), "b": jnp.float32(0.0)}, optax.sgd(1.0)), batch())
 
     slope = float(at(0.35)[1].loss - at(0.25)[1].loss) / 0.1
-    assert 0.3 - float(at(0.3)[0].params["w"]) == pytest.approx(slope, rel=1e-3)
+    assert 0.3 - float(at(0.3)[0].params["online"]["w"]) == pytest.approx(slope, rel=1e-3)
+
+
+class Tenths(Rule):
+    def share(self, step, **images):
+        return 1 - step / 10
 
 
 def test_the_average_counts_the_step_that_is_made_and_the_log_has_its_learning_rate():
     rate = lambda n: 0.1 * (n + 1)  # noqa: E731
     train_step = jax.jit(step.make_train_step(
-        loss=LOSS, denoiser=parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny), density=UNIFORM,
-        stratified=False, optimizer=optax.sgd(rate), learning_rate=rate, ema_share=lambda n: 1 - n / 10, seed=0,
-        prepare=preparing(), accumulate=1, log_snr_edges=np.linspace(-10, 10, 6)))
+        updates=[Update(loss=LOSS, optimizer=optax.sgd(rate), learning_rate=rate)], density=UNIFORM, stratified=False,
+        denoisers={"online": parameterization.make_denoiser(lambda params: PROCESS, EPS, tiny)}, seed=0,
+        averages={"ema": Average(rule=Tenths())}, prepare=preparing(), accumulate=1,
+        log_snr_edges=np.linspace(-10, 10, 6)))
     old = init_state(jax.tree.map(jnp.asarray, TINY), optax.sgd(rate))
     for n in (1, 2):
         new, metrics = train_step(old, batch())
-        assert_close(new.ema, jax.tree.map(lambda e, p: n / 10 * e + (1 - n / 10) * p, old.ema, new.params), 1e-6)
+        assert_close(new.averages["ema"], jax.tree.map(
+            lambda e, p: n / 10 * e + (1 - n / 10) * p, old.averages["ema"], new.params["online"]), 1e-6)
         assert metrics.learning_rate == pytest.approx(0.1 * n)
         old = new

@@ -19,7 +19,7 @@ class Midpoint(Solver):
         require(0 < self.share < 1, "share", self.share, "must lie in (0, 1).")
 
     def step(self, carry, x, t, t_next, diffusion, keys, cond):
-        process, denoise = diffusion
+        process, denoise = diffusion.process, diffusion.denoise
         t, t_next = jnp.asarray(t, float), jnp.asarray(t_next, float)
         first = denoise(x, t, cond)
         start, end = process.log_snr(t), process.log_snr(t_next)

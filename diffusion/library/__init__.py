@@ -1,0 +1,1 @@
+"""The library without a config: Model, fit and draw, whose names `diffusion` exports."""

@@ -1,0 +1,163 @@
+"""Training on data in memory, without a run folder."""
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from diffusion.core.conditions import complete
+from diffusion.core.losses import Loss
+from diffusion.data import pipeline
+from diffusion.errors import DataError, DivergedError, FieldError, require
+from diffusion.kinds.array import ArraySpec
+from diffusion.kinds.base import preparation
+from diffusion.kinds.image import ImageSpec
+from diffusion.library.model import Model
+from diffusion.library.objectives import Objective, objective
+from diffusion.parallel import sharding
+from diffusion.train import step as step_lib
+from diffusion.train.averages import Average, Power
+from diffusion.train.state import ONLINE, State, init_state
+from diffusion.train.updates import Update, check_updates
+from diffusion.typing import Array, Params
+
+EMA = {"ema": Average(rule=Power.of_width(0.1))}  # forgets the start at once, and needs no length
+_EDGES = np.linspace(-20.0, 20.0, 11)  # log-SNR bins of the metrics
+
+
+def fit(model: Model | Mapping[str, Model], objective: Objective | Loss | Sequence[Update] | str = "denoising", *,
+        data: Array | Mapping[str, Array], batch_size: int, steps: int,
+        optimizer: optax.GradientTransformation | None = None, seed: int = 0,
+        condition_dropout: Mapping[str, float] | None = None, accumulate: int = 1,
+        averages: Mapping[str, Average] = EMA,
+        params: Mapping[str, Params] | None = None, frozen: Mapping[str, Params] | None = None,
+        state: State | None = None, learning_rate: optax.Schedule | None = None,
+        report: Callable[[int, dict[str, Any]], None] | None = None) -> State:
+    """Trains for `steps` steps and returns the state: its params["online"] and its averages, for `draw`.
+
+    Args:
+      model: the model; or, for an objective with several sets, the model of each trained and each frozen set by name.
+      objective: an `Objective`; or its loss, or the name of one, with uniform times; or a list of `Update`.
+      data: x_0 [N, ...] as floats, standardised by the caller, or as uint8 images, which are scaled to [-1, 1]; or a
+        mapping with "x0", the network's conditions by name, such as "label", and "mask" (bool [N, ...]: the valid
+        entries) if there is one. Copied to every device.
+      optimizer: of the online set, unless the objective is a list of updates, which have their own.
+      condition_dropout: the probability, by name, that a condition is hidden, as its `null`, such as {"label": 0.1}.
+      accumulate: micro-batches of a step. averages: kept besides the parameters, by name.
+      params: the parameters at the start, by set, instead of drawn ones. frozen: parameters that are only read.
+      state: of an earlier call, to go on from: `steps` counts from its step, and all draws are those of one long call.
+      learning_rate: the optimizer's schedule, for `report` only.
+      report: called with the step and the step's metrics, as numbers, after each step; slows training down.
+
+    The result is a function of the arguments only; a batch is the same for any number of devices. Raises DataError for
+    data that do not fit the model or are not finite, FieldError for impossible arguments, and DivergedError if a loss
+    becomes NaN or infinite.
+    """
+    models = {ONLINE: model} if isinstance(model, Model) else dict(model)
+    found = _objective(objective, models, optimizer, learning_rate)
+    frozen = dict(frozen or {})
+    trained = [name for name in models if name not in frozen]
+    check_updates(found.loss, trained, {name: average.of for name, average in averages.items()}, list(frozen))
+    mesh, main = next(iter(models.values())).mesh, models[ONLINE if ONLINE in models else trained[0]]
+    dataset = _dataset(data, main)
+    require(steps >= 1, "steps", steps, "must be 1 or more.")
+    pieces = sharding.batch_shards(mesh) * accumulate
+    require(batch_size >= 1 and batch_size % pieces == 0, "batch_size", batch_size, f"must be a multiple of {pieces}: "
+            "devices times accumulate.")
+    rates = dict(condition_dropout or {})
+    for name, rate in rates.items():
+        require(0 <= rate < 1, "condition_dropout", rates, "must be probabilities below 1.")
+        require(name in main.conditions and main.conditions[name].null is not None, "condition_dropout", name, "cannot "
+                "be hidden: the model declares no value for it not given (null_label, or the condition's `null`).")
+    spec = main.spec or (ImageSpec(shape=main.shape) if "image" in dataset else
+                         ArraySpec(shape=main.shape, mean=(0.0,), deviation=(1.0,)))
+
+    def init(key: Array) -> dict[str, Params]:
+        start = {name: models[name].init(jax.random.fold_in(key, i) if i else key) for i, name in enumerate(trained)}
+        return start | jax.tree.map(jnp.asarray, dict(params or {}))
+
+    def make_state(start: dict[str, Params]) -> State:
+        return init_state(start, {update.trains: update.optimizer for update in found.loss}, averages,
+                          found.density.init())
+
+    create, abstract = step_lib.create_state(init, make_state, mesh=mesh, seed=seed, rules=main.rules)
+    made = step_lib.make_train_step(
+        updates=found.loss, denoisers={name: one.denoiser for name, one in models.items()}, density=found.density,
+        stratified=found.stratified, averages=averages, seed=seed, accumulate=accumulate,
+        prepare=preparation(spec, main.conditions, rates), log_snr_edges=_EDGES, unroll=sharding.on_cpu(mesh),
+        coupling=found.coupling)
+    program = step_lib.compile_train_step(made, mesh=mesh, steps=1, updates=found.loss,
+                                          state_shardings=jax.tree.map(lambda x: x.sharding, abstract))
+    state = create() if state is None else jax.tree.map(jnp.array, state)  # the step overwrites it
+    everywhere = sharding.replicated(mesh)
+    dataset, frozen = jax.device_put(dataset, everywhere), jax.device_put(frozen, everywhere)
+    rows = pipeline.index_batches(len(next(iter(dataset.values()))), batch_size=batch_size, seed=seed,
+                                  shard_index=jax.process_index(), shard_count=jax.process_count())
+    first = int(state.step)
+    rows.set_state({"next_example": first * batch_size})
+    pending = []
+    for n in range(first, first + steps):
+        batch = sharding.place_batch({name: value[None] for name, value in next(rows).items()}, mesh, leading=1)
+        state, metrics = program(n)(state, batch, dataset, frozen)
+        pending.append((n + 1, metrics))
+        if report or len(pending) == _CHECKED or n + 1 == first + steps:
+            for at, found_there in jax.device_get(pending):
+                row = _row(found_there)
+                if not np.isfinite(sum(value for name, value in row.items() if name.startswith(("loss", "grad_norm")))):
+                    raise DivergedError(f"Training stopped at step {at}: the loss is {row['loss']} and the gradient "
+                                        f"norm {row['grad_norm']}. Lower the learning rate, or clip the gradient "
+                                        "(optax.clip_by_global_norm).")
+                if report:
+                    report(at, row)
+            pending.clear()
+    return state
+
+
+_CHECKED = 50  # steps between two looks at the losses
+
+
+def _objective(given: Any, models: Mapping[str, Model], optimizer: Any, learning_rate: Any) -> Objective:
+    """The objective with a list of updates."""
+    main = models.get(ONLINE, next(iter(models.values())))
+    if isinstance(given, str) or not isinstance(given, Objective):
+        given = objective(main, given)
+    if not callable(given.loss):
+        if optimizer is not None:
+            raise FieldError("optimizer", optimizer, "is given by each Update of the objective.")
+        return Objective(loss=list(given.loss), density=given.density, coupling=given.coupling,
+                         stratified=given.stratified)
+    require(optimizer is not None, "optimizer", optimizer, "is missing: give one, such as optax.adam(1e-3).")
+    update = Update(loss=given.loss, optimizer=optimizer, learning_rate=learning_rate)
+    return Objective(loss=[update], density=given.density, coupling=given.coupling, stratified=given.stratified)
+
+
+def _dataset(data: Any, model: Model) -> dict[str, np.ndarray]:
+    """The data as the training step looks them up. Raises DataError, and ConfigError for conditions that the model does
+    not take or that are missing."""
+    found = {name: np.asarray(x) for name, x in (data if isinstance(data, Mapping) else {"x0": data}).items()}
+    if "x0" not in found:
+        raise DataError(f"data has {sorted(found)}: give \"x0\", and the conditions by name.")
+    x, masked = found.pop("x0"), {name: found.pop(name) for name in ("mask",) if name in found}
+    if x.ndim < 2 or not len(x) or x.shape[1:] != model.shape:
+        raise DataError(f"The data are {list(x.shape)}, but the model's are [N, {', '.join(map(str, model.shape))}].")
+    if x.dtype != np.uint8:
+        if not np.issubdtype(x.dtype, np.floating):
+            raise DataError(f"The data are {x.dtype}: give floats, standardised, or uint8 images.")
+        x = x.astype(np.float32)
+        wrong = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))
+        if len(wrong):
+            raise DataError(f"Example {wrong[0]} of the data is not finite ({len(wrong):,} of {len(x):,} are not).")
+    found = {name: np.asarray(value) for name, value in complete(model.conditions, found, len(x)).items()}
+    if model.num_classes and not ((0 <= found["label"]) & (found["label"] < model.num_classes)).all():
+        raise DataError(f"The labels must be whole numbers in 0 .. {model.num_classes - 1}.")
+    return {"image" if x.dtype == np.uint8 else "x": x, **found, **masked}
+
+
+def _row(metrics: step_lib.StepMetrics) -> dict[str, float]:
+    """The metrics of a step as numbers, those of updates after the first as NAME/SET."""
+    row = {name: float(getattr(metrics, name)[0]) for name in ("loss", "grad_norm", "learning_rate")}
+    for name, other in metrics.others.items():
+        row |= {f"{key}/{name}": float(other[key][0]) for key in ("loss", "grad_norm", "learning_rate")}
+    return row
