@@ -100,7 +100,8 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
     in_steps = partial(durations.to_steps, batch_size=c.train.batch_size, epoch_size=epoch_size)
     plan = make_durations(c.train, in_steps)
 
-    optim, rate, kept = check_optimizer(c, epoch_size), rate_of(c, epoch_size), averages_lib.averages(c, epoch_size)
+    optim, rate = check_optimizer(c, epoch_size, model.network), rate_of(c, epoch_size)
+    kept = averages_lib.averages(c, epoch_size)
     averages_lib.check_lengths(c, kept, plan.total * c.train.batch_size)
     averages_lib.check_weights(c, c.sample.weights, "this training")
 
@@ -132,15 +133,18 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
         program=program(), program_after=lambda clock: program(clock.images - clock.step * c.train.batch_size))
 
 
-def check_optimizer(c: ConfigDict, epoch_size: int | None) -> Any:
-    """The optimizer. Raises ConfigError for it, or for what training does at a non-finite loss."""
+def check_optimizer(c: ConfigDict, epoch_size: int | None, net: Any = None) -> Any:
+    """The optimizer, which honours what the network says of its parameters. Raises ConfigError for it, or for what
+    training does at a non-finite loss."""
     o = c.optimizer
     lookup(DECAYS, "optimizer.decay", o.decay)
     require_key(o.learning_rate > 0, "optimizer.learning_rate", o.learning_rate, "must be positive.")
     lookup(NONFINITE, "train.nonfinite", c.train.nonfinite)
     require_key(c.train.stall_seconds >= 0, "train.stall_seconds", c.train.stall_seconds, "must not be negative; 0: "
                 "never.")
-    return BY_NAME["optimizer"].make(o, schedule=rate_of(c, epoch_size))
+    untrained = getattr(net, "untrained", ())
+    mask = partial(optimizer.decay_mask, never=(*getattr(net, "undecayed", ()), *untrained))
+    return optimizer.hold(BY_NAME["optimizer"].make(o, schedule=rate_of(c, epoch_size), decayed=mask), untrained)
 
 
 def rate_of(config: ConfigDict, epoch_size: int | None) -> Callable:

@@ -106,14 +106,21 @@ def make_denoising_loss(weight: Weight, space: Parameterization = EPS,
         process, t = diffusion.process, times.t
         eps, _, prediction = draw(diffusion, x0, cond, t, keys, noise)
         error = space.target(process, x0 - prediction.x0, eps - prediction.eps, t)
-        w, log_snr = weight(process, times), process.log_snr(t)
-        term = w * numerics.mean_over(error**2, mask)
-        on_eps = weightings.on_eps(w, space, process, t) * times.importance
+        log_snr = process.log_snr(t)
+        term, on_eps = _squared(error, mask, weight, space, process, times)
         if uncertainty is not None:
             u = uncertainty(params["uncertainty"], log_snr)
             term, on_eps = term * jnp.exp(-u) + u, on_eps * jnp.exp(-u)
         return times.importance * term, LossAux(t, log_snr, on_eps, term)
     return terms
+
+
+def _squared(error: Array, mask: Array | None, weight: Weight, space: Parameterization, process: Process,
+             times: Times) -> tuple[Array, Array]:
+    """The weighted mean square of an error in `space`, [B], and its weight on the squared error in eps."""
+    w = weight(process, times)
+    term = w * numerics.mean_over(error**2, mask)
+    return term, weightings.on_eps(w, space, process, times.t) * times.importance
 
 
 def bound_weight(process: Process, times: Times) -> Array:
@@ -207,9 +214,7 @@ def make_distillation_loss(weight: Weight, space: Parameterization = EPS) -> Los
         _, x_t, prediction = draw(diffusion, inputs.x0, inputs.cond, t, inputs.keys("loss"), inputs.noise)
         teacher = bind("teacher").denoise(x_t, t, inputs.cond)
         error = space.target(process, teacher.x0 - prediction.x0, teacher.eps - prediction.eps, t)
-        w = weight(process, times)
-        term = w * numerics.mean_over(error**2, inputs.mask)
-        on_eps = weightings.on_eps(w, space, process, t) * times.importance
+        term, on_eps = _squared(error, inputs.mask, weight, space, process, times)
         return times.importance * term, LossAux(t, process.log_snr(t), on_eps, term)
     return loss
 

@@ -38,6 +38,7 @@ class DiT(nn.Module):
     dtype: Literal["float32", "bfloat16"] = "float32"  # computation precision; parameters are float32
     remat: Literal["none", "light", "full"] = "none"
     sharding = SHARDING
+    undecayed = (r"/labels/embedding$",)  # parameters that weight decay leaves alone, besides vectors
     spatial = 2
 
     @property

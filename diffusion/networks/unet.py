@@ -74,6 +74,8 @@ class UNet(nn.Module):
     remat: Literal["none", "light", "full"] = "none"  # activations recomputed in the gradient instead of stored: light,
                                                 # all but convolutions and matrix products; full, whole blocks
     sharding = SHARDING
+    undecayed = (r"/(times|labels)/embedding$",)  # parameters that weight decay leaves alone, besides vectors
+    untrained = (r"/frequencies$",)
     spatial = 2
 
     @property

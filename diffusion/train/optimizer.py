@@ -1,10 +1,15 @@
 """The optimizer: an optax chain, and its learning rate as a function of the step."""
-from typing import Literal
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from diffusion.errors import ConfigError, require
+from diffusion.parallel.sharding import name_of
+from diffusion.typing import Params
 
 
 def learning_rate(peak: float, *, warmup_steps: int, decay: Literal["constant", "cosine", "linear"],
@@ -28,6 +33,17 @@ def with_schedule_of(new: optax.OptState, old: optax.OptState) -> optax.OptState
     return jax.tree.map(lambda n, o: n if counts(n) else o, new, old, is_leaf=counts)
 
 
+def _check(beta1: float, beta2: float, epsilon: float, clip_norm: float) -> None:
+    for name, beta in (("beta1", beta1), ("beta2", beta2)):
+        require(0 <= beta < 1, name, beta, "must lie in [0, 1) (Kingma & Ba 2015: 0.9 and 0.999).")
+    require(epsilon > 0, "epsilon", epsilon, "must be positive (Kingma & Ba 2015: 1e-8).")
+    require(clip_norm >= 0, "clip_norm", clip_norm, "must not be negative; 0 turns clipping off.")
+
+
+def _clip(clip_norm: float) -> optax.GradientTransformation:
+    return optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+
+
 def adam(schedule: optax.Schedule, *,
          beta1: float = 0.9,
          beta2: float = 0.999,
@@ -40,12 +56,43 @@ def adam(schedule: optax.Schedule, *,
     mu_dtype: of the first moment; the second always has the parameters' float32, which it needs since the update
     divides by its square root.
     """
-    for name, beta in (("beta1", beta1), ("beta2", beta2)):
-        require(0 <= beta < 1, name, beta, "must lie in [0, 1) (Kingma & Ba 2015: 0.9 and 0.999).")
-    require(epsilon > 0, "epsilon", epsilon, "must be positive (Kingma & Ba 2015: 1e-8).")
-    require(clip_norm >= 0, "clip_norm", clip_norm, "must not be negative; 0 turns clipping off.")
-    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    return optax.chain(clip, optax.adam(schedule, b1=beta1, b2=beta2, eps=epsilon, mu_dtype=mu_dtype))
+    _check(beta1, beta2, epsilon, clip_norm)
+    return optax.chain(_clip(clip_norm), optax.adam(schedule, b1=beta1, b2=beta2, eps=epsilon, mu_dtype=mu_dtype))
 
 
-OPTIMIZERS = {"adam": adam}
+def adamw(schedule: optax.Schedule, decayed: Callable[[Params], Any], *,
+          beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8, clip_norm: float = 1.0,
+          mu_dtype: Literal["float32", "bfloat16"] = "float32",
+          weight_decay: float = 0.01,  # share of a parameter that a step at learning rate 1 takes away
+          ) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), after clipping as in adam.
+
+    decayed: parameters -> a tree of which are decayed (`decay_mask`).
+    """
+    _check(beta1, beta2, epsilon, clip_norm)
+    require(weight_decay >= 0, "weight_decay", weight_decay, "must not be negative (Loshchilov & Hutter 2019: 0.01).")
+    return optax.chain(_clip(clip_norm), optax.adamw(schedule, b1=beta1, b2=beta2, eps=epsilon, mu_dtype=mu_dtype,
+                                                     weight_decay=weight_decay, mask=decayed))
+
+
+def decay_mask(params: Params, never: Sequence[str] = ()) -> Any:
+    """Which parameters weight decay may shrink: matrices and kernels, not vectors and numbers (biases, scales of
+    norms), nor those whose path one of the regular expressions `never` matches, such as embeddings."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x.ndim >= 2 and not any(re.search(pattern, name_of(path)) for pattern in never), params)
+
+
+def hold(optimizer: optax.GradientTransformation, untrained: Sequence[str]) -> optax.GradientTransformation:
+    """The optimizer that never changes the parameters whose path one of the regular expressions matches; its state is
+    the same."""
+    if not untrained:
+        return optimizer
+
+    def update(grad, state, params=None):
+        changes, state = optimizer.update(grad, state, params)
+        return jax.tree_util.tree_map_with_path(lambda path, x: jnp.zeros_like(x) if any(
+            re.search(pattern, name_of(path)) for pattern in untrained) else x, changes), state
+    return optax.GradientTransformation(optimizer.init, update)
+
+
+OPTIMIZERS = {"adam": adam, "adamw": adamw}

@@ -1,4 +1,6 @@
 """The learning rate at given steps, clipping, and Adam against its formula."""
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,3 +118,48 @@ def test_a_zero_gradient_moves_nothing():
     zero = jax.tree.map(jnp.zeros_like, GRAD)
     for update in jax.tree.leaves(one_update(zero, clip_norm=1.0, steps=3)):
         np.testing.assert_array_equal(update, 0)
+
+
+def test_adamw_decays_matrices_alone_and_is_adam_otherwise():
+    """Loshchilov & Hutter (2019), Algorithm 2: the decay is added to the step, after Adam's scaling."""
+    params = {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0), "labels": {"embedding": jnp.full((4, 2), 2.0)}}
+    mask = functools.partial(optimizer.decay_mask, never=("labels/embedding$",))
+    assert mask(params) == {"kernel": True, "bias": False, "labels": {"embedding": False}}
+    grad = jax.tree.map(lambda x: jnp.full(x.shape, 0.1), params)
+    rate = optax.constant_schedule(0.1)
+    changes = []
+    for made in (optimizer.adamw(rate, mask, weight_decay=0.3), optimizer.adam(rate)):
+        changes.append(made.update(grad, made.init(params), params)[0])
+    difference = jax.tree.map(lambda a, b: np.asarray(a - b), *changes)
+    np.testing.assert_allclose(difference["kernel"], -0.1 * 0.3 * 2.0, rtol=1e-5)
+    assert not difference["bias"].any() and not difference["labels"]["embedding"].any()
+    with pytest.raises(ValueError, match="weight_decay"):
+        optimizer.adamw(rate, mask, weight_decay=-0.1)
+
+
+def test_what_a_network_never_trains_stays_though_its_gradient_is_not_zero():
+    plain = optax.chain(optax.add_decayed_weights(0.5), optax.adam(0.1))
+    held = optimizer.hold(plain, (r"/frequencies$",))
+    params = {"fourier": {"frequencies": jnp.ones(3), "kernel": jnp.ones((2, 2))}}
+    changes, state = held.update(params, held.init(params), params)
+    assert not changes["fourier"]["frequencies"].any() and changes["fourier"]["kernel"].all()
+    assert jax.tree.structure(state) == jax.tree.structure(plain.init(params))
+    assert optimizer.hold(plain, ()) is plain
+
+
+def test_the_networks_say_what_is_never_decayed_or_trained():
+    from diffusion import build
+    from diffusion import config as config_lib
+    from diffusion.build.training import check_optimizer
+    config = config_lib.override(config_lib.base(optimizer="adamw", process="ve", network="unet"), {
+        "network.embedding": "fourier", "network.num_classes": 3, "optimizer.weight_decay": 0.5, "network.channels": 32,
+        "optimizer.warmup": "0 steps", "optimizer.learning_rate": 0.1})
+    model = build.model(config)
+    params = jax.tree.map(lambda x: jnp.ones(x.shape), model.shapes)
+    made = check_optimizer(config, 100, model.network)
+    changes, _ = made.update(jax.tree.map(jnp.zeros_like, params), made.init(params), params)
+    moved = {jax.tree_util.keystr(path, simple=True, separator="/") for path, x in jax.tree.leaves_with_path(changes)
+             if x.any()}
+    kernels = {jax.tree_util.keystr(path, simple=True, separator="/") for path, x in jax.tree.leaves_with_path(params)
+               if x.ndim >= 2}
+    assert kernels - moved == {"params/labels/embedding"} and moved < kernels
