@@ -95,7 +95,7 @@ def taught(**changes):
 
 
 @pytest.mark.parametrize(("changes", "words"), [
-    ({"data.size": 16}, "data.size = 16, but this one's is 8"),
+    ({"data.size": 16}, r"data of the shape \[16, 16, 1\] \(image\), but this one's is \[8, 8, 1\]"),
     ({"process.beta_end": 0.01}, "has another process"),
     ({"network.num_classes": 10}, "takes the conditions label, and this model none")])
 def test_a_teacher_of_other_data_process_or_conditions_is_refused(changes, words):

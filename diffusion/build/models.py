@@ -71,14 +71,20 @@ def build_guide(guide: ConfigDict, config: ConfigDict, proc: processes.Process) 
     return replace(found, process=proc) if guide.process.to_dict() == config.process.to_dict() else found
 
 
+def flip_of(kind: Spec) -> dict[str, bool]:
+    """How this kind of data is mirrored, which another model of the same data need not share."""
+    return {"flip": kind.flip} if hasattr(kind, "flip") else {}
+
+
 def build_frozen(name: str, other: ConfigDict, config: ConfigDict, parts: Parts, devices: Sequence | None) -> Model:
     """The model of a frozen set, with the process object of the trained one. Raises ConfigError if its predictions are
     not of the same data and process."""
     where = f"{name}.source"
-    for key in ("data.size", "data.channels"):
-        section, field = key.split(".")
-        require_key(other[section][field] == config[section][field], where, config[name].source, f"is a model of "
-                    f"{key} = {other[section][field]}, but this one's is {config[section][field]}.")
+    theirs = check_model(other).spec
+    same = type(theirs) is type(parts.spec) and replace(theirs, **flip_of(parts.spec)) == parts.spec
+    require_key(same, where, config[name].source, f"is a model of data "
+                f"of the shape {list(theirs.shape)} ({other.data.kind}), but this one's is {list(parts.spec.shape)} "
+                f"({config.data.kind}), or they are scaled differently.")
     require_key(other.process.to_dict() == config.process.to_dict(), where, config[name].source, "has another process: "
                 f"{other.process.to_dict()}, but this model's is {config.process.to_dict()}.")
     require_key(parts.process.trained_schedule is None, where, config[name].source, "follows a learned schedule, which "
