@@ -62,8 +62,8 @@ def test_programs_that_do_not_train_read_the_middle():
 def config_of(tmp_path, **changes):
     np.savez(tmp_path / "data.npz", image=IMAGES.astype(np.uint8), label=np.arange(COUNT) % 3)
     values = {"data.path": str(tmp_path / "data.npz"), "data.size": (4, 8), "data.crop": "random",
-              "network.channels": 8, "network.multipliers": (1,), "network.blocks": 1, "network.attention_resolutions": (),
-              "network.groups": 4, "process.steps": 20, "sample.steps": 5, "train.batch_size": 4,
+              "network.channels": 8, "network.multipliers": (1,), "network.blocks": 1, "network.groups": 4,
+              "network.attention_resolutions": (), "process.steps": 20, "sample.steps": 5, "train.batch_size": 4,
               "train.duration": "4 steps", "train.log_every": "2 steps", "train.sample_every": "4 steps",
               "train.checkpoint_every": "2 steps", "optimizer.warmup": "2 steps", "ema.half_life": "8 images"}
     return config_lib.override(config_lib.base(data="file"),
