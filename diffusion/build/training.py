@@ -79,11 +79,15 @@ def training(config: ConfigDict, model: Model) -> Training:
     built = training_step(c, model, size)
     shards = dict(batch_size=c.train.batch_size, seed=c.seed, shard_index=jax.process_index(),
                   shard_count=jax.process_count())
+    kind = model.spec
+    require_key(not (kind.draws and c.data.on_device), "data.on_device", True, "holds each example once, but "
+                f"data.crop = {c.data.get('crop')!r} draws it anew each time that it is read.")
     if c.data.on_device:
         data, dataset = pipeline.index_batches(size, **shards), jax.device_put(
             pipeline.to_arrays(source), sharding.replicated(model.mesh))
     else:
-        data, dataset = pipeline.batches(source, workers=c.data.workers, **shards), None
+        raw, load = (source.source, kind.load) if kind.draws else (source, None)
+        data, dataset = pipeline.batches(raw, workers=c.data.workers, load=load, **shards), None
     return Training(**vars(built), data=data, dataset=dataset, examples_of=lambda images, positions: pipeline.examples(
         images + positions.astype(np.int64), size=size, seed=c.seed))
 
@@ -164,6 +168,8 @@ def training_images(config: ConfigDict):
     spec(config).check(source, f"config.data ({c.name})")
     require_key(classes == 0 or source.num_classes <= classes, "network.num_classes", classes,
          f"the data has labels of {source.num_classes} classes; it is that, or 0 for an unconditional model.")
+    load = spec(config).load
+    source = sources.Loaded(source, load) if load else source
     return source if classes else sources.without_labels(source)
 
 

@@ -11,6 +11,7 @@ of an epoch is left out or comes twice.
 """
 import functools
 import sys
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -18,22 +19,28 @@ import grain
 import numpy as np
 from grain.experimental import ElasticIterator
 
-from diffusion.data.sources import Source, gather_examples
+from diffusion.data.sources import Source, gather_examples, read_examples, stacked
 from diffusion.errors import ConfigError, DataError
+
+# (raw example, rng) -> record, with a generator for each place of the endless stream
+Load = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
 
 
 def batches(source: Source, *, batch_size: int, seed: int, shard_index: int = 0, shard_count: int = 1,
-            workers: int = 0) -> "Batches":
+            workers: int = 0, load: Load | None = None) -> "Batches":
     """This host's rows of batches 0, 1, ...: {"image": uint8 [b, H, W, C], "label": int32 [b], "position": int32 [b]}.
 
-    workers: processes that read and decode; 0 reads ahead in one thread. This process reads a source in memory, with
-    `gather`, itself, without workers. Worker processes are spawned: absl flags must be parsed and the
+    load: applied to each example as it is read, with draws that are a function of the seed and the example's place in
+    the stream. workers: processes that read and decode; 0 reads ahead in one thread. This process reads a source in
+    memory, with `gather`, itself, without workers. Worker processes are spawned: absl flags must be parsed and the
     program's entry guarded by `if __name__ == "__main__"`, and the iterator should be closed (`it.close()`) at the end.
     Raises DataError if the set is empty, ConfigError if the shards do not divide batch_size.
     """
     rows = _rows(len(source), batch_size, seed, shard_index, shard_count)
     in_memory = hasattr(source, "gather")
-    return Batches(functools.partial(_read, source, rows), batch_size, ahead=0 if in_memory else 4,
+    read = functools.partial(_read, source, rows) if load is None else functools.partial(
+        _load, source, rows, load, seed)
+    return Batches(read, batch_size, ahead=0 if in_memory else 4,
                    workers=0 if in_memory else workers)
 
 
@@ -96,6 +103,21 @@ def _host_rows(first: int, *, size: int, seed: int, positions: range) -> dict[st
 def _read(source: Source, rows: Callable[[int], dict[str, np.ndarray]], first: int) -> dict[str, np.ndarray]:
     at = rows(first)
     return gather_examples(source, at["index"]) | {"position": at["position"]}
+
+
+def _load(source: Source, rows: Callable[[int], dict[str, np.ndarray]], load: Load, seed: int,
+          first: int) -> dict[str, np.ndarray]:
+    at = rows(first)
+    indices = at["index"].tolist()
+    found = [load(raw, generator(seed, first + place)) for raw, place in
+             zip(read_examples(source, indices), at["position"].tolist(), strict=True)]
+    return stacked(found, indices, source.num_classes) | {"position": at["position"]}
+
+
+def generator(seed: int, place: int) -> np.random.Generator:
+    """The draws of `load` for the example at this place of the endless stream."""
+    key = np.array([seed % 2**64, zlib.crc32(b"load")], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, place, 0, 0]))
 
 
 class Batches:

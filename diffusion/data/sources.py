@@ -10,7 +10,7 @@ import math
 import pathlib
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -68,6 +68,31 @@ class ArraySource:
         return {"image": self.images[indices], "label": self.labels[indices]}
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loaded:
+    """A source whose examples pass through `load(raw, None)` of their kind."""
+    source: Source
+    load: Callable[[dict[str, Any], Any], dict[str, Any]]
+
+    @property
+    def num_classes(self) -> int:
+        return self.source.num_classes
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return self.load(self.source[i], None)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return [self.load(raw, None) for raw in read_examples(self.source, indices)]
+
+
+def read_examples(source: Source, indices: Sequence[int]) -> list[dict[str, Any]]:
+    """The examples at `indices`, one by one or together, whichever the source does faster."""
+    return source.__getitems__(indices) if hasattr(source, "__getitems__") else [source[i] for i in indices]
+
+
 def gather_examples(source: Source, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
     """The examples at `indices` [b], in that order: {"image": uint8 [b, H, W, C], "label": int32 [b]}, and arrays
     [b, ...] of the other entries that a source's examples have.
@@ -77,7 +102,11 @@ def gather_examples(source: Source, indices: Sequence[int] | np.ndarray) -> dict
     if hasattr(source, "gather"):  # in memory: one gather instead of b reads
         return source.gather(np.asarray(indices))
     indices = [int(i) for i in indices]
-    examples = source.__getitems__(indices) if hasattr(source, "__getitems__") else [source[i] for i in indices]
+    return stacked(read_examples(source, indices), indices, source.num_classes)
+
+
+def stacked(examples: Sequence[dict[str, Any]], indices: Sequence[int], num_classes: int) -> dict[str, np.ndarray]:
+    """The examples at `indices` as arrays [b, ...] by name. Raises DataError as `gather_examples`."""
     shapes = {e["image"].shape: i for i, e in zip(indices, examples, strict=True)}
     if len(shapes) > 1:
         found = ", ".join(f"image {i} is {by(shape)}" for shape, i in shapes.items())
@@ -86,9 +115,9 @@ def gather_examples(source: Source, indices: Sequence[int] | np.ndarray) -> dict
     for i, example in zip(indices, examples):
         if example["image"].dtype != np.uint8:
             raise DataError(f"Images must be uint8, but image {i} is {example['image'].dtype}. {TO_UINT8}")
-        if not 0 <= (label := int(example["label"])) < source.num_classes:
+        if not 0 <= (label := int(example["label"])) < num_classes:
             raise DataError(f"The label of example {i} is {label}, but the data set's classes are 0 .. "
-                            f"{source.num_classes - 1}. Correct its label; an unconditional model "
+                            f"{num_classes - 1}. Correct its label; an unconditional model "
                             "(config.network.num_classes=0) needs none.")
     return {name: np.array([e["label"] for e in examples], np.int32) if name == "label" else
             np.stack([e[name] for e in examples]) for name in examples[0]}
@@ -99,6 +128,8 @@ def without_labels(source: Source) -> Source:
     such as -1 for unlabelled examples."""
     if isinstance(source, ArraySource):
         return dataclasses.replace(source, labels=np.zeros_like(source.labels))
+    if isinstance(source, Loaded):
+        return dataclasses.replace(source, source=without_labels(source.source))
     return dataclasses.replace(source, labelled=False) if isinstance(source, _TFDSSource) else source
 
 

@@ -24,6 +24,7 @@ class ArraySpec:
     bounds = None
     levels = None
     called = "array"
+    load, draws = None, False  # a record is read as it is
 
     @property
     def stored(self) -> dict:

@@ -29,6 +29,9 @@ class Spec(Protocol):
                                          # numbers, so that likelihoods are densities, in nats
     stored: Mapping[str, tuple[tuple[int, ...], Any]]  # shape and type of what a record must hold of each example
     called: str                          # one example, in messages: "image"
+    load: Callable[[dict, Any], dict] | None  # (raw, rng or None) -> a record of fixed shapes, on the host, where the
+                                         # source's examples are not that already; without rng it draws nothing
+    draws: bool                          # whether `load` draws, in training
 
     def check(self, source: Sequence, where: str) -> None:
         """Raises DataError if the examples of the source, which `where` names, are not of this kind and shape."""

@@ -2,13 +2,15 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from diffusion.data import sources
 from diffusion.data.augment import random_flip, to_float
-from diffusion.errors import require
+from diffusion.errors import DataError, require
 from diffusion.io import images
+from diffusion.io.pictures import by
 from diffusion.kinds.base import Example, Record, check_stored
 from diffusion.typing import Keys
 
@@ -18,6 +20,7 @@ class ImageSpec:
     """Images of one height, width and number of channels."""
     shape: tuple[int, int, int]  # [H, W, C]
     flip: bool = False           # mirror each image with probability 1/2
+    crop: str = "none"           # how larger images are cut: none, center, random
     bounds = (-1.0, 1.0)
     levels = 256
     called = "image"
@@ -31,7 +34,27 @@ class ImageSpec:
         """Raises DataError if the first image is not uint8 of this shape."""
         if len(source):
             check_stored(self, source[0], "image", where)
+            source = [self.load(source[0], None)] if self.load else source
         sources.check_images(source, *self.shape)
+
+    @property
+    def draws(self) -> bool:
+        """Whether training cuts at random places."""
+        return self.crop == "random"
+
+    @property
+    def load(self) -> Callable[[dict, np.random.Generator | None], dict] | None:
+        """Cuts larger images, at random with an rng and otherwise in the middle; None: images are used as they are."""
+        return None if self.crop == "none" else self._cut
+
+    def _cut(self, raw: dict, rng: np.random.Generator | None) -> dict:
+        image, (height, width) = raw["image"], self.shape[:2]
+        spare = image.shape[0] - height, image.shape[1] - width
+        if min(spare) < 0:
+            raise DataError(f"An image is {by(image.shape[:2])} (height x width), smaller than the {height}x{width} of "
+                            "config.data.size that are to be cut from it. Remove such images, or enlarge them.")
+        y, x = (n // 2 for n in spare) if rng is None or not self.draws else (rng.integers(n + 1) for n in spare)
+        return {**raw, "image": image[y:y + height, x:x + width]}
 
     def prepare(self, record: Record, keys: Callable[[str], Keys] | None = None) -> Example:
         """{"image": uint8 [B, H, W, C], ...} -> x0 in [-1, 1], and the record's other entries as conditions."""
@@ -57,10 +80,12 @@ class ImageSpec:
 def image(*, size: int | tuple[int, int] = 32,  # height and width of an image, pixels: one number, or both
           channels: int = 3,                    # of an image
           flip: bool = False,                   # mirror each image with probability 1/2
+          crop: Literal["none", "center", "random"] = "none",  # cut larger images to `size`: in the middle, or, in
+                                                # training, at random
           ) -> ImageSpec:
     """Images of bytes, scaled to [-1, 1] (Ho et al. 2020)."""
     require(channels >= 1, "channels", channels, "must be positive.")
-    return ImageSpec(shape=(*sides(size), channels), flip=flip)
+    return ImageSpec(shape=(*sides(size), channels), flip=flip, crop=crop)
 
 
 def sides(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -268,7 +268,7 @@ def test_labels_are_dropped_as_often_as_told_and_by_the_position():
     """A batch of 2000 rows: each dropped with probability 0.1, in whatever order they come. The loss tells it."""
     positions = np.random.default_rng(0).permutation(2000).astype(np.int32)
 
-    def told(params, diffusion, x0, cond, times, keys, noise):
+    def told(params, diffusion, x0, cond, times, keys, noise, mask):
         label = jnp.asarray(cond["label"], float)
         per_example = label * params["w"]
         return per_example, losses.LossAux(times.t, label + 0.5, per_example, per_example)
