@@ -187,7 +187,7 @@ def test_training_takes_all_conditions_of_the_data(told):
     assert np.isfinite(metrics.loss).all()
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before.params, jax.device_get(state.params))
     for name in ("vector", "kept", "label"):
-        assert max(jax.tree.leaves(moved["params"][name])) > 0, name
+        assert max(jax.tree.leaves(moved["online"]["params"][name])) > 0, name
 
 
 def test_samples_have_the_conditions_of_the_records(told):

@@ -71,9 +71,9 @@ def build_guide(guide: ConfigDict, config: ConfigDict, proc: processes.Process) 
     return replace(found, process=proc) if guide.process.to_dict() == config.process.to_dict() else found
 
 
-def flip_of(kind: Spec) -> dict[str, bool]:
-    """How this kind of data is mirrored, which another model of the same data need not share."""
-    return {"flip": kind.flip} if hasattr(kind, "flip") else {}
+def scale_of(kind: Spec) -> tuple:
+    """What x_0 is, apart from how examples are loaded and augmented."""
+    return type(kind), kind.shape, getattr(kind, "mean", ()), getattr(kind, "deviation", ())
 
 
 def build_frozen(name: str, other: ConfigDict, config: ConfigDict, parts: Parts, devices: Sequence | None) -> Model:
@@ -81,8 +81,7 @@ def build_frozen(name: str, other: ConfigDict, config: ConfigDict, parts: Parts,
     not of the same data and process."""
     where = f"{name}.source"
     theirs = check_model(other).spec
-    same = type(theirs) is type(parts.spec) and replace(theirs, **flip_of(parts.spec)) == parts.spec
-    require_key(same, where, config[name].source, f"is a model of data "
+    require_key(scale_of(theirs) == scale_of(parts.spec), where, config[name].source, f"is a model of data "
                 f"of the shape {list(theirs.shape)} ({other.data.kind}), but this one's is {list(parts.spec.shape)} "
                 f"({config.data.kind}), or they are scaled differently.")
     require_key(other.process.to_dict() == config.process.to_dict(), where, config[name].source, "has another process: "
