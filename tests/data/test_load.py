@@ -42,6 +42,8 @@ def test_a_crop_is_a_part_of_its_image_and_all_places_come():
         y, left = corner(x)
         np.testing.assert_array_equal(x, IMAGES[order[place]][y:y + 4, left:left + 8])
     assert {corner(x) for x in found.values()} == {(y, x) for y in range(6) for x in range(5)}
+    in_a_batch = [len({corner(found[4 * k + p]) for p in range(4)}) for k in range(100)]
+    assert np.mean(in_a_batch) > 3.5  # of 4 draws from 30 places
 
 
 def test_a_draw_is_of_the_seed_and_the_place_alone():

@@ -1,4 +1,6 @@
 """Every solver that a config can name, on data of a known law, by the sampler that the config makes."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from samplers.exact import MEAN, VARIANCE, for_many_samples, mixture
@@ -26,10 +28,9 @@ EVALUATIONS = {"heun": 99, "dpm_solver": 99, "dpm_solver++": 99, "pndm": 59, "pl
 
 def model_of(config):
     process = build.process(config.process)
-    return build.Model(mesh=make_mesh(-1, 1), network=None, process=process, process_of=lambda params: process,
-                       denoiser=lambda params: mixture(process),
-                       init=None, abstract_params=None, spec=ImageSpec(shape=(8, 8, 1)), conditions={},
-                       num_classes=0, null_label=None)
+    return SimpleNamespace(mesh=make_mesh(-1, 1), network=None, process=process, shape=(8, 8, 1), conditions={},
+                           denoiser=lambda params: mixture(process), spec=ImageSpec(shape=(8, 8, 1)), num_classes=0,
+                           null_label=None)
 
 
 # Each on one process, in turn; those that ask between the grid's times on both.
