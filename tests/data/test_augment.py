@@ -5,6 +5,7 @@ import pytest
 
 from diffusion.data.augment import random_flip, to_float
 from diffusion.errors import DataError
+from diffusion.kinds.image import ImageSpec
 
 
 def test_what_is_not_uint8_is_refused():
@@ -35,3 +36,15 @@ def test_random_flip_mirrors_the_width_of_half_of_the_images_by_key():
     assert abs(mirrored.mean() - 0.5) < 0.05
     order = np.random.default_rng(1).permutation(1000)  # image i depends on keys[i] alone
     np.testing.assert_array_equal(random_flip(keys[order], images[order]), out[order])
+
+
+def test_a_kind_flips_only_if_it_is_asked_to_and_only_in_training():
+    images = np.random.default_rng(0).integers(0, 256, (64, 3, 4, 1), np.uint8)
+    record, keys = {"image": images, "label": np.zeros(64, np.int32)}, lambda stream: jax.random.split(
+        jax.random.key(0), 64)
+    plain = np.asarray(to_float(images))
+    for flip, given in ((False, None), (False, keys), (True, None)):
+        np.testing.assert_array_equal(ImageSpec(shape=(3, 4, 1), flip=flip).prepare(record, given).x0, plain)
+    found = np.asarray(ImageSpec(shape=(3, 4, 1), flip=True).prepare(record, keys).x0)
+    mirrored = (found == plain[:, :, ::-1]).all((1, 2, 3))
+    assert (mirrored | (found == plain).all((1, 2, 3))).all() and 16 < mirrored.sum() < 48
