@@ -332,7 +332,7 @@ def test_a_resume_that_is_not_exact_is_said(tmp_path, monkeypatch, capsys):
         dataset=None,
         abstract_state=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), start),
         create_state=lambda: start, program=None, examples_of=None)
-    monkeypatch.setattr(build, "model", lambda config: SimpleNamespace(mesh=None))
+    monkeypatch.setattr(build, "model", lambda config, frozen: SimpleNamespace(mesh=None, frozen=frozen))
     monkeypatch.setattr(build, "training", lambda config, model: parts)
     monkeypatch.setattr(loop, "training_steps", steps)
     for broken in (False, True):

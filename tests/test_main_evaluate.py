@@ -80,7 +80,7 @@ def test_mistakes_come_before_anything_is_sampled(tmp_path):
     run = tmp_path / "run"
     program.run(f"--workdir={run}", *SMALL)
     for flags, words in (
-            (["--config.evaluate.extractor=vgg"], "no extractor 'vgg'"),
+            (["--config.evaluate.extractor=vgg"], "config.evaluate.extractor = 'vgg' is not known"),
             (["--config.evaluate.extractor=inception"], "weights of inception are not here"),
             (["--config.evaluate.metrics=('fid',)"], "no metric 'fid'"),
             (["--config.evaluate.images=19"], "must be 20 or more")):

@@ -87,7 +87,9 @@ def our_chain(config, steps):
         lambda params: model.process, build.prediction(config),
         lambda params, x, c_noise, *rest: network(jnp, x, c_noise))
     grid = build.grid(config.sample, model.process)
-    run = build.sampler(config, dataclasses.replace(model, denoiser=denoiser))
+    model = dataclasses.replace(model)
+    vars(model)["denoiser"] = denoiser  # in place of the network's
+    run = build.sampler(config, model)
     x = run({"params": {}}, grid, 0, INDICES, noise=START).x
     along = config.sample.schedule == "model" and config.process.name != "flow"
     return x, float(model.process.alpha(grid[0, 0])) if along else 1.0

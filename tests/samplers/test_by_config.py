@@ -1,6 +1,4 @@
 """Every solver that a config can name, on data of a known law, by the sampler that the config makes."""
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from samplers.exact import MEAN, VARIANCE, for_many_samples, mixture
@@ -9,7 +7,6 @@ from diffusion import build
 from diffusion import config as config_lib
 from diffusion.families import BY_NAME
 from diffusion.kinds.image import ImageSpec
-from diffusion.parallel.sharding import make_mesh
 
 COUNT, STEPS = 200, 50
 SOLVERS = {name: build.solver(config_lib.base(solver=name).sample) for name in BY_NAME["solver"].members()}
@@ -28,9 +25,9 @@ EVALUATIONS = {"heun": 99, "dpm_solver": 99, "dpm_solver++": 99, "pndm": 59, "pl
 
 def model_of(config):
     process = build.process(config.process)
-    return SimpleNamespace(mesh=make_mesh(-1, 1), network=None, process=process, shape=(8, 8, 1), conditions={},
-                           denoiser=lambda params: mixture(process), spec=ImageSpec(shape=(8, 8, 1)), num_classes=0,
-                           null_label=None)
+    model = build.Model(network=(dict, dict), spec=ImageSpec(shape=(8, 8, 1)), process=process)
+    vars(model)["denoiser"] = lambda params: mixture(process)  # in place of the network's
+    return model
 
 
 # Each on one process, in turn; those that ask between the grid's times on both.

@@ -5,7 +5,6 @@ tests/golden/edm_sampler.npz, made by make_edm_sampler.py, which has the denoise
 import functools
 import pathlib
 import sys
-from dataclasses import replace
 from unittest import mock
 
 import jax
@@ -126,7 +125,8 @@ def settings(choice):
 def test_by_config_alone(choice):
     """In float32, from the same noise."""
     config = config_lib.override(config_lib.base(), settings(choice))
-    model = replace(build.model(config), denoiser=lambda params: exact())
+    model = build.model(config)
+    vars(model)["denoiser"] = lambda params: exact()  # in place of the network's
     steps, sampler = build.grid(config.sample, model.process), for_many_samples(build.sampler(config, model))
     target, rows = build.sampling_process(config.sample, model.process), golden()["x"]
     noise = np.zeros((4, 8, 8, 1), np.float32)
