@@ -63,6 +63,8 @@ class Model:
             return dict(self.conditions)
         found = dict(getattr(self.network, "cond", None) or core.labels(self.num_classes))
         if self.null_label is not None:
+            require("label" in found, "null_label", self.null_label, "is a label, but the network takes none: set "
+                    "num_classes.")
             found["label"] = replace(found["label"], null=self.null_label)
         return found
 

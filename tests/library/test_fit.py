@@ -26,6 +26,7 @@ def apply(params, x, c_noise):
 
 
 MODEL = diffusion.Model(network=(init, apply), shape=(3,), process="edm", prediction="edm")
+CHAIN = diffusion.Model(network=(init, apply), shape=(3,), process="cosine")
 FIT = dict(data=DATA, batch_size=16, optimizer=optax.adam(1e-2))
 
 
@@ -137,6 +138,13 @@ def test_a_loss_that_diverges_stops_with_its_step():
     (lambda: diffusion.Model(network=(init, apply), shape=(3,), process="edn"), ConfigError, "'edn'.*Did you mean"),
     (lambda: diffusion.objective(MODEL, density_men=1.0, density="log_normal"), FieldError, "density_men"),
     (lambda: diffusion.objective(MODEL, "vlbb"), ConfigError, "'vlbb'"),
+    (lambda: diffusion.objective(MODEL, "vlb"), FieldError, "loss.*continuous time: use continuous_vlb"),
+    (lambda: diffusion.objective(CHAIN, "continuous_vlb"), FieldError, "loss.*use vlb"),
+    (lambda: diffusion.objective(CHAIN, "hybrid"), FieldError, "loss.*learned_range=True"),
+    (lambda: diffusion.objective(dataclasses.replace(CHAIN, learned_range=True)), FieldError, "variance head"),
+    (lambda: diffusion.objective(CHAIN, density="log_normal"), FieldError, "density.*real times"),
+    (lambda: diffusion.objective(MODEL, density="importance"), FieldError, "density.*whole times"),
+    (lambda: diffusion.Model(network=(init, apply), shape=(3,), process="edm", null_label=2), FieldError, "null_label"),
     (lambda: diffusion.draw(MODEL, None, count=0), FieldError, "count"),
     (lambda: diffusion.grid("cosine", "linspace", 2000), FieldError, "1 .. 1000"),
     (lambda: diffusion.grid("edm", "linspace", 20), FieldError, "discrete chain")])
