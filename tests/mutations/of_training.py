@@ -96,7 +96,7 @@ DATA = (
              "return ArraySource(images[..., None], labels.astype(np.int32))",
              "return ArraySource(images[..., None], labels.astype(np.int32) + 1)", ("tests/data/test_sources.py",)),
     Mutation("padding-counts-as-data", "lost condition", "diffusion/core/numerics.py",
-             "x = x if mask is None else jnp.where(mask, x, 0)", "x = x", ("tests/test_arrays.py",), "masked"),
+             "return x if mask is None else jnp.where(mask, x, 0)", "return x", ("tests/test_arrays.py",), "masked"),
     Mutation("density-in-the-units-of-x0", "lost term", "diffusion/likelihood/evaluate.py",
              "estimate.nats + log_volume(mask)", "estimate.nats", ("tests/test_arrays.py",), "any_rank"),
     Mutation("crops-of-a-batch-share-a-draw", "missing key fold", "diffusion/data/pipeline.py",
