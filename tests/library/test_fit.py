@@ -11,6 +11,7 @@ import diffusion
 from diffusion.core import losses, parameterization
 from diffusion.core.parameterization import VELOCITY
 from diffusion.errors import ConfigError, DataError, DivergedError, FieldError
+from diffusion.kinds.image import ImageSpec
 from diffusion.samplers.ddim import DDIM
 from diffusion.samplers.flow_map import FlowMap
 
@@ -92,7 +93,6 @@ def test_labels_reach_the_network_and_are_hidden_as_the_null_label():
 
 
 def test_images_of_bytes_are_scaled_and_flipped():
-    from diffusion.kinds.image import ImageSpec
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), np.uint8)
     shape = dict(shape=(4, 4, 1), process="cosine", prediction="v")
     network = lambda key: {"w": jnp.ones(())}, lambda params, x, c_noise: params["w"] * x  # noqa: E731
@@ -112,7 +112,12 @@ WRONG[17, 1] = np.nan
 
 
 @pytest.mark.parametrize(("given", "kind", "words"), [
-    (dict(data=WRONG), DataError, "Example 17 of the data is not finite"),
+    (dict(data=WRONG), DataError, "x of example 17 in the data is NaN or infinite"),
+    (dict(data={"x0": DATA, "mask": np.arange(100)[:, None] != 5}), DataError, "mask of example 5.*no valid entry"),
+    (dict(data={"x0": DATA, "mask": np.ones((100, 2))}), DataError, r"mask in the data is \[100, 2\]"),
+    (dict(data={"x0": np.zeros((100, 3), np.uint8), "mask": np.ones((100, 3))}), DataError, "Images have no mask"),
+    (dict(model=dataclasses.replace(MODEL, shape=(4, 4, 1), spec=ImageSpec(shape=(4, 4, 1))),
+          data=np.zeros((9, 4, 4, 1))), DataError, "float32, but the model's kind of data, image, takes uint8"),
     (dict(data=DATA[:, :2]), DataError, r"\[100, 2\], but the model's are \[N, 3\]"),
     (dict(data=DATA.astype(int)), DataError, "int64: give floats"),
     (dict(data={"x0": DATA, "label": np.zeros(100, int)}), ConfigError, "'label' was given.*does not declare"),
@@ -125,7 +130,14 @@ WRONG[17, 1] = np.nan
     (dict(frozen={"ema": {}}), FieldError, "'ema'.*two")])
 def test_what_cannot_be_fitted_is_refused_before_any_compilation(given, kind, words):
     with pytest.raises(kind, match=words):
-        diffusion.fit(MODEL, **FIT | dict(steps=2) | given)
+        diffusion.fit(**dict(model=MODEL, steps=2) | FIT | given)
+
+
+def test_what_is_masked_may_be_nan():
+    mask = np.arange(3) < np.arange(100)[:, None] % 3 + 1
+    states = [diffusion.fit(MODEL, steps=2, **FIT | dict(data={"x0": np.where(mask, DATA, padding), "mask": mask}))
+              for padding in (0, np.nan)]
+    equal(*states)
 
 
 def test_a_loss_that_diverges_stops_with_its_step():
