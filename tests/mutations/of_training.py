@@ -36,7 +36,7 @@ TRAIN = (
              "new = [p + share * (e.astype(p.dtype) - p) for",
              ("tests/train/test_averages.py",)),
     Mutation("average-counts-steps-and-not-images", "lost term", "diffusion/train/averages.py",
-             "* batch_size + images_before", "* batch_size", ("tests/train/test_averages.py",)),
+             "* batch_size + float(images_before)", "* batch_size", ("tests/train/test_averages.py",)),
     Mutation("a-skipped-step-holds-the-rate-back", "wrong count", "diffusion/train/optimizer.py",
              "lambda n, o: n if counts(n) else o", "lambda n, o: o", ("tests/train/test_step.py",)),
     Mutation("warm-up-lengthens-the-average", "lost clip", "diffusion/train/averages.py",
