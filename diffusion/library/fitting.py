@@ -21,6 +21,7 @@ from diffusion.library.objectives import Objective, objective
 from diffusion.parallel import sharding
 from diffusion.train import step as step_lib
 from diffusion.train.averages import Average, Power
+from diffusion.train.optimizer import hold
 from diffusion.train.state import ONLINE, State, init_state
 from diffusion.train.updates import Update, check_updates
 from diffusion.typing import Array, Params
@@ -62,6 +63,8 @@ def fit(model: Model | Mapping[str, Model], objective: Objective | Loss | Sequen
     frozen = dict(frozen or {})
     trained = [name for name in models if name not in frozen]
     check_updates(found.loss, trained, {name: average.of for name, average in averages.items()}, list(frozen))
+    untrained = {name: getattr(models[name].network, "untrained", ()) for name in trained}
+    updates = [replace(update, optimizer=hold(update.optimizer, untrained[update.trains])) for update in found.loss]
     mesh, main = next(iter(models.values())).mesh, models[ONLINE if ONLINE in models else trained[0]]
     dataset = _dataset(data, main)
     require(steps >= 1, "steps", steps, "must be 1 or more.")
@@ -81,16 +84,17 @@ def fit(model: Model | Mapping[str, Model], objective: Objective | Loss | Sequen
         return start | jax.tree.map(jnp.asarray, dict(params or {}))
 
     def make_state(start: dict[str, Params]) -> State:
-        return init_state(start, {update.trains: update.optimizer for update in found.loss}, averages,
+        return init_state(start, {update.trains: update.optimizer for update in updates}, averages,
                           found.density.init())
 
     create, abstract = step_lib.create_state(init, make_state, mesh=mesh, seed=seed, rules=main.rules)
     made = step_lib.make_train_step(
-        updates=found.loss, denoisers={name: one.denoiser for name, one in models.items()}, density=found.density,
+        updates=updates, denoisers={name: one.denoiser for name, one in models.items()}, density=found.density,
         stratified=found.stratified, averages=averages, seed=seed, accumulate=accumulate,
         prepare=preparation(spec, main.conditions, rates), log_snr_edges=_EDGES, unroll=sharding.on_cpu(mesh),
-        coupling=found.coupling)
-    program = step_lib.compile_train_step(made, mesh=mesh, steps=1, updates=found.loss,
+        coupling=found.coupling,
+        project={name: models[name].project for name in trained if models[name].project})
+    program = step_lib.compile_train_step(made, mesh=mesh, steps=1, updates=updates,
                                           state_shardings=jax.tree.map(lambda x: x.sharding, abstract))
     state = create() if state is None else jax.tree.map(jnp.array, state)  # the step overwrites it
     everywhere = sharding.replicated(mesh)

@@ -101,6 +101,15 @@ class Model:
                                  uncertainty=self.uncertainty)
 
     @property
+    def project(self) -> Callable[[Params], Params] | None:
+        """The network's own projection of all parameters, which ends each update, such as EDM2's normalised weights;
+        None: it has none."""
+        of_network = getattr(self.network, "project", None)
+        if not callable(of_network):
+            return None
+        return lambda params: params | {"params": of_network(params["params"])}
+
+    @property
     def shapes(self) -> Params:
         """The parameters as shapes."""
         return _shapes(self.init, jnp.result_type(float))

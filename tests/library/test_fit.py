@@ -133,6 +133,22 @@ def test_what_cannot_be_fitted_is_refused_before_any_compilation(given, kind, wo
         diffusion.fit(**dict(model=MODEL, steps=2) | FIT | given)
 
 
+def test_a_networks_own_projection_and_its_untrained_parameters_are_honoured():
+    class Own:
+        untrained = ("/b$",)
+        init = staticmethod(lambda key, *inputs: {"params": {**init(key), "b": jnp.ones(3)}})
+        apply = staticmethod(lambda variables, x, c_noise, *others: apply(variables["params"], x, c_noise))
+
+    class Projected(Own):
+        project = staticmethod(lambda params: params | {"w": jnp.round(params["w"], 1)})
+
+    plain, projected = (diffusion.fit(dataclasses.replace(MODEL, network=network()), steps=1, **FIT | dict(
+        optimizer=optax.adamw(0.01, weight_decay=0.1))).params["online"]["params"] for network in (Own, Projected))
+    assert plain["b"].tolist() == projected["b"].tolist() == [1, 1, 1]
+    np.testing.assert_array_equal(projected["w"], jnp.round(plain["w"], 1))
+    assert not np.array_equal(projected["w"], plain["w"])
+
+
 def test_what_is_masked_may_be_nan():
     mask = np.arange(3) < np.arange(100)[:, None] % 3 + 1
     states = [diffusion.fit(MODEL, steps=2, **FIT | dict(data={"x0": np.where(mask, DATA, padding), "mask": mask}))
