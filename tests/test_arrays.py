@@ -211,6 +211,9 @@ KEYS = example_keys(jax.random.key(0), "loss", 0, np.arange(3))
 PROCESS = VP()
 # A network that takes each entry alone, so that padding could come in by a loss or a likelihood only.
 POINTWISE = Diffusion(PROCESS, lambda x, t, cond: EPS.predict(PROCESS, jnp.tanh(1.3 * x) + 0.1, x, t))
+# The same if the network sees 0 where the data are masked.
+SEEING = Diffusion(PROCESS, lambda x, t, cond: EPS.predict(PROCESS, jnp.tanh(1.3 * x) + 0.1 + jnp.sum(
+    jnp.where(MASK[..., None], 0, x), 1, keepdims=True), x, t))
 
 
 def valid(i):
@@ -225,7 +228,7 @@ def padded():
     losses.make_denoising_loss(weightings.in_space(None, EPS)), losses.make_continuous_vlb_loss()])
 def test_a_masked_loss_is_that_of_the_valid_part(loss):
     times = lambda n: Times(jnp.full(n, 0.4), jnp.ones(n), jnp.ones(n))  # noqa: E731
-    found, _ = loss({}, POINTWISE, padded(), {}, times(3), KEYS, mask=MASK[..., None])
+    found, _ = loss({}, SEEING, padded(), {}, times(3), KEYS, mask=MASK[..., None])
     for i in range(3):
         alone, _ = loss({}, POINTWISE, valid(i), {}, times(1), KEYS[i:i + 1])
         np.testing.assert_allclose(found[i], alone[0], rtol=2e-5)
@@ -236,7 +239,7 @@ def test_a_masked_loss_is_that_of_the_valid_part(loss):
     ("bits_per_dim", make_continuous_vlb(3))])
 def test_a_masked_likelihood_is_that_of_the_valid_part(name, estimator):
     x = np.clip(padded(), -2, 2) if name == "nats" else np.clip(padded(), -1, 1)
-    found = getattr(estimator(KEYS, POINTWISE, x, {}, MASK[..., None]), name)
+    found = getattr(estimator(KEYS, SEEING, x, {}, MASK[..., None]), name)
     for i in range(3):
         alone = getattr(estimator(KEYS[i:i + 1], POINTWISE, x[i:i + 1, :LENGTHS[i]], {}), name)
         np.testing.assert_allclose(found[i], alone[0], rtol=1e-4)

@@ -103,6 +103,18 @@ def test_a_teacher_of_other_data_process_or_conditions_is_refused(changes, words
         build.model(taught(), frozen={"teacher": taught(**changes)})
 
 
+@pytest.mark.parametrize(("theirs", "words"), [
+    ({"network.num_classes": 5, "network.label_dropout": 0.1}, "knows 5 classes, and this model 10"),
+    ({"network.num_classes": 10}, "without a label for no class.*label_dropout = 0.2")])
+def test_a_teacher_that_does_not_know_the_models_labels_is_refused(theirs, words):
+    """Its embedding has no row for such a label, so that its prediction and the loss would be NaN."""
+    ours = taught(**{"network.num_classes": 10, "network.label_dropout": 0.2})
+    with pytest.raises(ConfigError, match=f"teacher.source = 'there'.*{words}"):
+        build.model(ours, frozen={"teacher": taught(**theirs)})
+    for fitting in (taught(), taught(**{"network.num_classes": 10, "network.label_dropout": 0.1})):
+        build.model(ours, frozen={"teacher": fitting})
+
+
 def test_a_loss_and_its_teacher_come_together(tmp_path):
     for config, words in ((config_lib.override(config_lib.base(), {"teacher.source": "there"}), "is not read by"),
                           (config_lib.base(loss="distillation"), "names no teacher")):

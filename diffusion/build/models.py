@@ -91,4 +91,10 @@ def build_frozen(name: str, other: ConfigDict, config: ConfigDict, parts: Parts,
     found = model(override(other, {f"mesh.{axis}": config.mesh[axis] for axis in sharding.AXES}), devices=devices)
     require_key(set(found.conditions) <= set(parts.conditions), where, config[name].source, "takes the conditions "
                 f"{', '.join(found.conditions)}, and this model {', '.join(parts.conditions) or 'none'}.")
+    require_key(other.network.num_classes in (0, config.network.num_classes), where, config[name].source, "knows "
+                f"{other.network.num_classes} classes, and this model {config.network.num_classes}.")
+    # A label that the teacher has no embedding for would make its prediction NaN.
+    require_key("label" not in found.conditions or not config.network.label_dropout or found.null_label is not None,
+                where, config[name].source, "was trained without a label for no class, which network.label_dropout = "
+                f"{config.network.label_dropout} of this model shows it: set that to 0.")
     return replace(found, process=parts.process)

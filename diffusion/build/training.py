@@ -126,6 +126,7 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
             updates=updates, density=density, stratified=c.loss.stratified,
             denoisers={ONLINE: model.denoiser} | {name: one.denoiser for name, one in model.frozen.items()},
             averages=kept, images_before=images_before, coupling=BY_NAME["coupling"].make(c.loss),
+            project={ONLINE: model.project} if model.project else None,
             seed=c.seed, prepare=prepare, accumulate=c.train.accumulate,
             log_snr_edges=edges, skip_nonfinite=c.train.nonfinite == "skip", unroll=sharding.on_cpu(model.mesh))
         return step.compile_train_step(made, mesh=model.mesh, steps=plan.steps_per_dispatch, updates=updates,

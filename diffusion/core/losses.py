@@ -87,9 +87,12 @@ class Sample(NamedTuple):
     prediction: Prediction
 
 
-def draw(diffusion: Diffusion, x0: Image, cond: Cond, t: Array, keys: Keys, noise: Image | None = None) -> Sample:
+def draw(diffusion: Diffusion, x0: Image, cond: Cond, t: Array, keys: Keys, noise: Image | None = None,
+         mask: Array | None = None) -> Sample:
+    """x_t of the noise, which is drawn by the keys if it is not given. The network sees 0 where the mask is false, as
+    in likelihoods."""
     eps = numerics.normal(keys, x0.shape[1:], x0.dtype) if noise is None else noise
-    x_t = diffusion.process.diffuse(x0, t, eps)
+    x_t = numerics.masked(diffusion.process.diffuse(x0, t, eps), mask)
     return Sample(eps, x_t, diffusion.denoise(x_t, t, cond))
 
 
@@ -104,7 +107,7 @@ def make_denoising_loss(weight: Weight, space: Parameterization = EPS,
     def terms(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys,
               noise: Image | None = None, mask: Array | None = None):
         process, t = diffusion.process, times.t
-        eps, _, prediction = draw(diffusion, x0, cond, t, keys, noise)
+        eps, _, prediction = draw(diffusion, x0, cond, t, keys, noise, mask)
         error = space.target(process, x0 - prediction.x0, eps - prediction.eps, t)
         log_snr = process.log_snr(t)
         term, on_eps = _squared(error, mask, weight, space, process, times)
@@ -144,7 +147,7 @@ def make_vlb_loss(variance: variational.Variance) -> Terms:
     def terms(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys,
               noise: Image | None = None, mask: Array | None = None):
         process = diffusion.process
-        _, x_t, prediction = draw(diffusion, x0, cond, times.t, keys, noise)
+        _, x_t, prediction = draw(diffusion, x0, cond, times.t, keys, noise, mask)
         term = variational.vlb_of_prediction(process, prediction, x0, x_t, times.t, variance, mask=mask)
         term = term / times.p
         return times.importance * term, _bound_aux(process, times, term)
@@ -162,7 +165,7 @@ def make_hybrid_loss(variance: variational.Variance, weight: Weight, space: Para
 
     def terms(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys,
               noise: Image | None = None, mask: Array | None = None):
-        _, _, prediction = draw(diffusion, x0, cond, times.t, keys, noise)  # one call of the network serves both
+        _, _, prediction = draw(diffusion, x0, cond, times.t, keys, noise, mask)  # one call of the network serves both
         held = jax.lax.stop_gradient(prediction)._replace(variance_fraction=prediction.variance_fraction)
         simple, aux = denoising(params, _answering(diffusion, prediction), x0, cond, times, keys, noise, mask)
         vlb, vlb_aux = bound(params, _answering(diffusion, held), x0, cond, times, keys, noise, mask)
@@ -189,7 +192,7 @@ def make_continuous_vlb_loss(*, learned: bool = False) -> Terms:
     def terms(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys,
               noise: Image | None = None, mask: Array | None = None):
         process, t = diffusion.process, times.t
-        eps, _, prediction = draw(diffusion, x0, cond, t, numerics.fold_in(keys, 0), noise)
+        eps, _, prediction = draw(diffusion, x0, cond, t, numerics.fold_in(keys, 0), noise, mask)
         error = numerics.mean_over((eps - prediction.eps) ** 2, mask)
         diffusion_term = -process.log_rates(t)[1] / (2 * times.p) * error * NATS
         plain = numerics.normal(numerics.fold_in(keys, 1), x0.shape[1:], x0.dtype)
@@ -211,7 +214,8 @@ def make_distillation_loss(weight: Weight, space: Parameterization = EPS) -> Los
     def loss(bind: Bind, inputs: Inputs):
         diffusion, times = bind("online", inputs.keys("dropout")), inputs.times
         process, t = diffusion.process, times.t
-        _, x_t, prediction = draw(diffusion, inputs.x0, inputs.cond, t, inputs.keys("loss"), inputs.noise)
+        _, x_t, prediction = draw(diffusion, inputs.x0, inputs.cond, t, inputs.keys("loss"), inputs.noise,
+                                  inputs.mask)
         teacher = bind("teacher").denoise(x_t, t, inputs.cond)
         error = space.target(process, teacher.x0 - prediction.x0, teacher.eps - prediction.eps, t)
         term, on_eps = _squared(error, inputs.mask, weight, space, process, times)

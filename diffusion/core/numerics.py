@@ -24,9 +24,14 @@ def mean_over(x: Array, mask: Array | None = None) -> Array:
     return sum_over(x, mask) / count_over(x, mask)
 
 
+def masked(x: Array, mask: Array | None = None) -> Array:
+    """x, 0 where `mask` is false; None: x."""
+    return x if mask is None else jnp.where(mask, x, 0)
+
+
 def sum_over(x: Array, mask: Array | None = None) -> Array:
     """[B, ...] -> [B]: the sum over the entries of each example that are true in `mask`; None: over all."""
-    x = x if mask is None else jnp.where(mask, x, 0)
+    x = masked(x, mask)
     return jnp.sum(x.reshape(x.shape[0], -1), 1)
 
 

@@ -22,6 +22,8 @@ class Records:
         if None in counts.values() or len(set(counts.values())) != 1:
             raise DataError(f"The arrays of {self.where} must be [N, ...] with one N: "
                             f"{', '.join(f'{name} {list(np.shape(a))}' for name, a in self.arrays.items()) or 'none'}.")
+        if "mask" in self.arrays:
+            self._check_mask()
         for name, array in self.arrays.items():
             if np.issubdtype(array.dtype, np.floating):
                 self._check_finite(name, array)
@@ -31,6 +33,16 @@ class Records:
                 raise DataError(f"label in {self.where} must be integers [N] from 0, but it is {label.dtype} "
                                 f"{list(label.shape)} from {label.min(initial=0)}.")
             object.__setattr__(self, "arrays", {**self.arrays, "label": label.astype(np.int32)})
+
+    def _check_mask(self) -> None:
+        x, mask = self.arrays.get("x"), self.arrays["mask"]
+        if x is not None and (mask.ndim > x.ndim or any(n not in (1, m) for n, m in zip(mask.shape[1:], x.shape[1:]))):
+            raise DataError(f"mask in {self.where} is {list(mask.shape)}: it must have the first axes of x, "
+                            f"{list(x.shape)}.")
+        empty = np.flatnonzero(~np.asarray(mask, bool).reshape(len(mask), -1).any(axis=1))
+        if len(empty):
+            raise DataError(f"The mask of example {empty[0]} in {self.where} has no valid entry, and so has that of "
+                            f"{len(empty) - 1} others: remove these examples.")
 
     def _check_finite(self, name: str, array: np.ndarray) -> None:
         bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)

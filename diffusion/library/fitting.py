@@ -1,5 +1,6 @@
 """Training on data in memory, without a run folder."""
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import optax
 from diffusion.core.conditions import complete
 from diffusion.core.losses import Loss
 from diffusion.data import pipeline
+from diffusion.data.arrays import Records
 from diffusion.errors import DataError, DivergedError, FieldError, require
 from diffusion.kinds.array import ArraySpec
 from diffusion.kinds.base import preparation
@@ -19,6 +21,7 @@ from diffusion.library.objectives import Objective, objective
 from diffusion.parallel import sharding
 from diffusion.train import step as step_lib
 from diffusion.train.averages import Average, Power
+from diffusion.train.optimizer import hold
 from diffusion.train.state import ONLINE, State, init_state
 from diffusion.train.updates import Update, check_updates
 from diffusion.typing import Array, Params
@@ -60,6 +63,8 @@ def fit(model: Model | Mapping[str, Model], objective: Objective | Loss | Sequen
     frozen = dict(frozen or {})
     trained = [name for name in models if name not in frozen]
     check_updates(found.loss, trained, {name: average.of for name, average in averages.items()}, list(frozen))
+    untrained = {name: getattr(models[name].network, "untrained", ()) for name in trained}
+    updates = [replace(update, optimizer=hold(update.optimizer, untrained[update.trains])) for update in found.loss]
     mesh, main = next(iter(models.values())).mesh, models[ONLINE if ONLINE in models else trained[0]]
     dataset = _dataset(data, main)
     require(steps >= 1, "steps", steps, "must be 1 or more.")
@@ -79,16 +84,17 @@ def fit(model: Model | Mapping[str, Model], objective: Objective | Loss | Sequen
         return start | jax.tree.map(jnp.asarray, dict(params or {}))
 
     def make_state(start: dict[str, Params]) -> State:
-        return init_state(start, {update.trains: update.optimizer for update in found.loss}, averages,
+        return init_state(start, {update.trains: update.optimizer for update in updates}, averages,
                           found.density.init())
 
     create, abstract = step_lib.create_state(init, make_state, mesh=mesh, seed=seed, rules=main.rules)
     made = step_lib.make_train_step(
-        updates=found.loss, denoisers={name: one.denoiser for name, one in models.items()}, density=found.density,
+        updates=updates, denoisers={name: one.denoiser for name, one in models.items()}, density=found.density,
         stratified=found.stratified, averages=averages, seed=seed, accumulate=accumulate,
         prepare=preparation(spec, main.conditions, rates), log_snr_edges=_EDGES, unroll=sharding.on_cpu(mesh),
-        coupling=found.coupling)
-    program = step_lib.compile_train_step(made, mesh=mesh, steps=1, updates=found.loss,
+        coupling=found.coupling,
+        project={name: models[name].project for name in trained if models[name].project})
+    program = step_lib.compile_train_step(made, mesh=mesh, steps=1, updates=updates,
                                           state_shardings=jax.tree.map(lambda x: x.sharding, abstract))
     state = create() if state is None else jax.tree.map(jnp.array, state)  # the step overwrites it
     everywhere = sharding.replicated(mesh)
@@ -126,33 +132,34 @@ def _objective(given: Any, models: Mapping[str, Model], optimizer: Any, learning
     if not callable(given.loss):
         if optimizer is not None:
             raise FieldError("optimizer", optimizer, "is given by each Update of the objective.")
-        return Objective(loss=list(given.loss), density=given.density, coupling=given.coupling,
-                         stratified=given.stratified)
+        return replace(given, loss=list(given.loss))
     require(optimizer is not None, "optimizer", optimizer, "is missing: give one, such as optax.adam(1e-3).")
-    update = Update(loss=given.loss, optimizer=optimizer, learning_rate=learning_rate)
-    return Objective(loss=[update], density=given.density, coupling=given.coupling, stratified=given.stratified)
+    return replace(given, loss=[Update(loss=given.loss, optimizer=optimizer, learning_rate=learning_rate)])
 
 
 def _dataset(data: Any, model: Model) -> dict[str, np.ndarray]:
     """The data as the training step looks them up. Raises DataError, and ConfigError for conditions that the model does
     not take or that are missing."""
-    found = {name: np.asarray(x) for name, x in (data if isinstance(data, Mapping) else {"x0": data}).items()}
+    found = {key: np.asarray(x) for key, x in (data if isinstance(data, Mapping) else {"x0": data}).items()}
     if "x0" not in found:
         raise DataError(f"data has {sorted(found)}: give \"x0\", and the conditions by name.")
-    x, masked = found.pop("x0"), {name: found.pop(name) for name in ("mask",) if name in found}
+    x, masked = found.pop("x0"), {"mask": found.pop("mask")} if "mask" in found else {}
     if x.ndim < 2 or not len(x) or x.shape[1:] != model.shape:
         raise DataError(f"The data are {list(x.shape)}, but the model's are [N, {', '.join(map(str, model.shape))}].")
     if x.dtype != np.uint8:
         if not np.issubdtype(x.dtype, np.floating):
             raise DataError(f"The data are {x.dtype}: give floats, standardised, or uint8 images.")
         x = x.astype(np.float32)
-        wrong = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))
-        if len(wrong):
-            raise DataError(f"Example {wrong[0]} of the data is not finite ({len(wrong):,} of {len(x):,} are not).")
-    found = {name: np.asarray(value) for name, value in complete(model.conditions, found, len(x)).items()}
+    name = "image" if x.dtype == np.uint8 else "x"
+    if model.spec and name not in model.spec.stored:
+        raise DataError(f"The data are {x.dtype}, but the model's kind of data, {model.spec.called}, takes "
+                        f"{'floats' if name == 'image' else 'uint8'}.")
+    if masked and name == "image":
+        raise DataError("Images have no mask: scale them to floats to give the data a mask.")
+    found = {key: np.asarray(value) for key, value in complete(model.conditions, found, len(x)).items()}
     if model.num_classes and not ((0 <= found["label"]) & (found["label"] < model.num_classes)).all():
         raise DataError(f"The labels must be whole numbers in 0 .. {model.num_classes - 1}.")
-    return {"image" if x.dtype == np.uint8 else "x": x, **found, **masked}
+    return dict(Records({name: x, **found, **masked}).arrays)
 
 
 def _row(metrics: step_lib.StepMetrics) -> dict[str, float]:

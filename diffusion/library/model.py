@@ -63,6 +63,8 @@ class Model:
             return dict(self.conditions)
         found = dict(getattr(self.network, "cond", None) or core.labels(self.num_classes))
         if self.null_label is not None:
+            require("label" in found, "null_label", self.null_label, "is a label, but the network takes none: set "
+                    "num_classes.")
             found["label"] = replace(found["label"], null=self.null_label)
         return found
 
@@ -97,6 +99,15 @@ class Model:
         return functools.partial(init_params, net=self.network, shape=self.shape, cond=tuple(self.conditions.items()),
                                  times=1 + self.two_times, schedule=self.process.trained_schedule,
                                  uncertainty=self.uncertainty)
+
+    @property
+    def project(self) -> Callable[[Params], Params] | None:
+        """The network's own projection of all parameters, which ends each update, such as EDM2's normalised weights;
+        None: it has none."""
+        of_network = getattr(self.network, "project", None)
+        if not callable(of_network):
+            return None
+        return lambda params: params | {"params": of_network(params["params"])}
 
     @property
     def shapes(self) -> Params:

@@ -7,6 +7,7 @@ from typing import Any
 from diffusion.core import time_densities, weightings
 from diffusion.core.losses import Loss, bound_weight
 from diffusion.core.parameterization import EPS
+from diffusion.errors import require
 from diffusion.families import BY_NAME
 from diffusion.library.model import Model
 from diffusion.library.parts import part
@@ -29,7 +30,7 @@ def objective(model: Model, loss: Loss | Sequence[Update] | str = "denoising", *
               **settings: Any) -> Objective:
     """The objective of these members with their settings, such as objective(model, weighting="edm", space="x0",
     density="log_normal", density_mean=-1.2). Raises FieldError for a setting that none of them has or that one refuses,
-    ConfigError for an unknown name.
+    and for a loss or a density that does not fit the model; ConfigError for an unknown name.
 
     weighting: of the squared error of `space`, for losses that have one (`core/weightings.py`).
     """
@@ -41,6 +42,7 @@ def objective(model: Model, loss: Loss | Sequence[Update] | str = "denoising", *
     left = {k: v for k, v in settings.items() if not any(k in names for names in owners.values())}
     if isinstance(loss, str):
         member = BY_NAME["loss"].member(loss)
+        _check_loss(model, loss, member.make)
         weight, measured_in = bound_weight, EPS
         if "weighting" in member.keys:
             weight, measured_in = _weight(model, weighting, space, of("weighting"))
@@ -49,8 +51,28 @@ def objective(model: Model, loss: Loss | Sequence[Update] | str = "denoising", *
             if k in member.given})
     elif left:
         part("density", density, **left)  # raises the error for the first of them
-    return Objective(loss=loss, density=part("density", density, **of("density"), **common), stratified=stratified,
-                     coupling=part("coupling", coupling, **of("coupling")))
+    made, discrete = part("density", density, **of("density"), **common), model.process.discrete
+    require(made.of_chain in (None, discrete), "density", density, "draws real times, but the process is a discrete "
+            "chain: use uniform or importance." if discrete else "draws the whole times of a discrete chain, but the "
+            "process is in continuous time: use uniform or log_normal.")
+    return Objective(loss=loss, density=made, stratified=stratified, coupling=part("coupling", coupling,
+                                                                                   **of("coupling")))
+
+
+def _check_loss(model: Model, name: str, member: Any) -> None:
+    """The rules of `build.objective.check_loss`, for a model without a config. Raises FieldError."""
+    ability = lambda name: getattr(member, name, None)  # noqa: E731
+    require(ability("of_chain") in (None, model.process.discrete), "loss", name, "needs a process in continuous time: "
+            "use vlb." if model.process.discrete else "is the sum over the steps of a discrete chain, but the process "
+            "is in continuous time: use continuous_vlb.")
+    require(not ability("needs_variance") or model.learned_range, "loss", name, "learns the variance (Nichol & "
+            "Dhariwal 2021, Eq. 16): the model needs learned_range=True.")
+    require(ability("teaches_variance") or not model.learned_range, "loss", name, "gives the model's variance head "
+            "(learned_range=True) no gradient: use hybrid or vlb.")
+    require(model.process.trained_schedule is None or ability("of_trained_schedule"), "loss", name, "is not the same "
+            "for all schedules, so that it cannot train one (Kingma et al. 2021, Section 5.1): use continuous_vlb.")
+    require(not ability("of_levels") or model.spec is None or model.spec.levels is not None, "loss", name, "has the "
+            "probability of a level of a byte in it, but the data are real numbers: use denoising.")
 
 
 def _weight(model: Model, weighting: Callable | str, space: Any, settings: dict[str, Any]) -> tuple[Callable, Any]:

@@ -35,7 +35,8 @@ def make_continuous_vlb(samples: int, *, uniform: Literal["log_snr", "time"] = "
             value = first + (last - first) * (index + place) / samples
             t = process.time_of_log_snr(value) if uniform == "log_snr" else value
             eps = numerics.normal(numerics.fold_in(here, 1), x0.shape[1:], x0.dtype)
-            error = numerics.mean_over((denoise(process.diffuse(x0, t, eps), t, cond).eps - eps) ** 2, mask)
+            x_t = numerics.masked(process.diffuse(x0, t, eps), mask)
+            error = numerics.mean_over((denoise(x_t, t, cond).eps - eps) ** 2, mask)
             weight = 1.0 if uniform == "log_snr" else process.log_rates(t)[1]
             return None, (error, weight * (last - first) * error)
 

@@ -25,14 +25,14 @@ Probes = Literal["rademacher", "gaussian", "exact"]
 def make_dynamics(diffusion: Diffusion, probes: Array | None, cond: Cond, mask: Array | None = None) -> Dynamics:
     """The velocity and its divergence: the mean of e . (dv/dx) e over the probes e [K, B, H, W, C] (Hutchinson; Song et
     al. 2021, Eq. 40) or, without probes, the exact trace, from one derivative per number in x. Entries that are false
-    in `mask` stay where they are and have no part in the divergence."""
+    in `mask` stay where they are, are 0 for the network and have no part in the divergence."""
     process, denoise = diffusion.process, diffusion.denoise
 
     def dynamics(t: Time, x: Image) -> tuple[Array, Array]:
         def velocity(x: Image) -> Array:
-            prediction = denoise(x, t, cond)
+            prediction = denoise(numerics.masked(x, mask), t, cond)
             v = process.velocity(prediction.x0, prediction.eps, t)
-            return v if mask is None else jnp.where(mask, v, 0)
+            return numerics.masked(v, mask)
 
         v, derivative = jax.linearize(velocity, x)
         per_example = lambda a: jnp.sum(a.reshape(a.shape[0], -1), 1)  # noqa: E731

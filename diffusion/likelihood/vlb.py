@@ -42,7 +42,7 @@ def make_vlb(steps: np.ndarray, *, variance: Variance) -> Estimator:
         def term(_, row):
             index, (t, s, t_previous) = row
             eps = numerics.normal(numerics.fold_in(keys, index), x0.shape[1:], x0.dtype)
-            x_t = process.diffuse(x0, t, eps)
+            x_t = numerics.masked(process.diffuse(x0, t, eps), mask)
             prediction = denoise(x_t, t, cond)
             return None, (vlb_of_prediction(process, prediction, x0, x_t, t, variance, s, t_previous, mask),
                           numerics.mean_over((prediction.x0 - x0) ** 2, mask),

@@ -13,14 +13,20 @@ Heads = Mapping[str, Array]  # the outputs by name: "f" the prediction F, "varia
 
 
 class Network(Protocol):
-    """A network as a pair of functions of its parameters, which it never keeps or changes."""
+    """A network as a pair of functions of its parameters, which it never keeps or changes.
+
+    It may also have `project(params) -> params`, applied after each update; `untrained` and `undecayed`, regular
+    expressions of the paths of parameters that no update changes, or that weight decay leaves alone; `sharding`, its
+    rules (`parallel/sharding.py`); `spatial`, the number of axes of x before the channels; `check` and `check_times`.
+    """
     cond: Declared  # the conditions that it takes
 
     def init(self, key: Array) -> Params:
         """New parameters."""
 
     def apply(self, params: Params, x: Array, c_noise: Array, cond: Cond, keys: Keys | None = None) -> Heads:
-        """The heads of x [B, ...] at the noise c_noise [B]; keys [B] given means that dropout is on."""
+        """The heads of x [B, ...] at the noise c_noise [B], or [B, 2] of a network of two times; keys [B] given means
+        that dropout is on."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ class MLP(nn.Module):
     num_classes: int = 0     # 0: unconditional; else cond["label"] is int32 [B] below it
     out_channels: int = 2
     sharding = SHARDING
+    undecayed = (r"/labels/embedding$",)  # parameters that weight decay leaves alone, besides vectors
     spatial = None           # arrays of any rank
 
     @property

@@ -101,7 +101,7 @@ class Average:
 
 
 def _images(step: Array, batch_size: int, images_before: int) -> Array:
-    return jnp.asarray(step, float) * batch_size + images_before  # in int32 the product would overflow
+    return jnp.asarray(step, float) * batch_size + float(images_before)  # both overflow int32
 
 
 def blend(average: Params, params: Params, share: Array, key: Array | None = None) -> Params:

@@ -203,8 +203,8 @@ def training_steps(*, plan: Durations, program: Callable[[int], Callable], state
     `program(step)` comes from `compile_train_step`; `frozen` are the parameter sets that are only read; `data` yields
     this process's rows of each batch; `started` is the time.perf_counter() of the program's start, for the time to
     first step; `examples_of(images, positions)` returns the data's indices of the examples at these positions of the
-    batch that follows `images` images. Raises DivergedError at
-    a non-finite loss or gradient, unless that step was skipped; nothing after the last checkpoint is then saved.
+    batch that follows `images` images. Raises DivergedError at a non-finite loss or gradient, unless that step was
+    skipped; nothing after the last checkpoint is then saved.
     """
     window, k = Window(clock, plan, examples_of, progress.message), plan.steps_per_dispatch
     first_step, since, booked = clock.step + k, time.perf_counter(), clock.step

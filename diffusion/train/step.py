@@ -209,7 +209,7 @@ def compile_train_step(train_step, *, mesh: Mesh, state_shardings, steps: int, u
     """program(step) -> the jitted training step of the updates that are due after `step` steps, with donated state.
 
     It takes (state, batches [steps, B, ...], dataset, frozen) and makes `steps` steps; its metrics have a leading axis
-    [steps]. Each set of due updates is compiled once. updates: those of `make_train_step`.
+    [steps]. Each set of due updates is compiled once. updates: those of `make_train_step`; (): all in each step.
     """
     unroll, compiled = sharding.on_cpu(mesh), {}
 

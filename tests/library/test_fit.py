@@ -11,6 +11,7 @@ import diffusion
 from diffusion.core import losses, parameterization
 from diffusion.core.parameterization import VELOCITY
 from diffusion.errors import ConfigError, DataError, DivergedError, FieldError
+from diffusion.kinds.image import ImageSpec
 from diffusion.samplers.ddim import DDIM
 from diffusion.samplers.flow_map import FlowMap
 
@@ -26,6 +27,7 @@ def apply(params, x, c_noise):
 
 
 MODEL = diffusion.Model(network=(init, apply), shape=(3,), process="edm", prediction="edm")
+CHAIN = diffusion.Model(network=(init, apply), shape=(3,), process="cosine")
 FIT = dict(data=DATA, batch_size=16, optimizer=optax.adam(1e-2))
 
 
@@ -91,7 +93,6 @@ def test_labels_reach_the_network_and_are_hidden_as_the_null_label():
 
 
 def test_images_of_bytes_are_scaled_and_flipped():
-    from diffusion.kinds.image import ImageSpec
     images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), np.uint8)
     shape = dict(shape=(4, 4, 1), process="cosine", prediction="v")
     network = lambda key: {"w": jnp.ones(())}, lambda params, x, c_noise: params["w"] * x  # noqa: E731
@@ -111,7 +112,12 @@ WRONG[17, 1] = np.nan
 
 
 @pytest.mark.parametrize(("given", "kind", "words"), [
-    (dict(data=WRONG), DataError, "Example 17 of the data is not finite"),
+    (dict(data=WRONG), DataError, "x of example 17 in the data is NaN or infinite"),
+    (dict(data={"x0": DATA, "mask": np.arange(100)[:, None] != 5}), DataError, "mask of example 5.*no valid entry"),
+    (dict(data={"x0": DATA, "mask": np.ones((100, 2))}), DataError, r"mask in the data is \[100, 2\]"),
+    (dict(data={"x0": np.zeros((100, 3), np.uint8), "mask": np.ones((100, 3))}), DataError, "Images have no mask"),
+    (dict(model=dataclasses.replace(MODEL, shape=(4, 4, 1), spec=ImageSpec(shape=(4, 4, 1))),
+          data=np.zeros((9, 4, 4, 1))), DataError, "float32, but the model's kind of data, image, takes uint8"),
     (dict(data=DATA[:, :2]), DataError, r"\[100, 2\], but the model's are \[N, 3\]"),
     (dict(data=DATA.astype(int)), DataError, "int64: give floats"),
     (dict(data={"x0": DATA, "label": np.zeros(100, int)}), ConfigError, "'label' was given.*does not declare"),
@@ -124,7 +130,30 @@ WRONG[17, 1] = np.nan
     (dict(frozen={"ema": {}}), FieldError, "'ema'.*two")])
 def test_what_cannot_be_fitted_is_refused_before_any_compilation(given, kind, words):
     with pytest.raises(kind, match=words):
-        diffusion.fit(MODEL, **FIT | dict(steps=2) | given)
+        diffusion.fit(**dict(model=MODEL, steps=2) | FIT | given)
+
+
+def test_a_networks_own_projection_and_its_untrained_parameters_are_honoured():
+    class Own:
+        untrained = ("/b$",)
+        init = staticmethod(lambda key, *inputs: {"params": {**init(key), "b": jnp.ones(3)}})
+        apply = staticmethod(lambda variables, x, c_noise, *others: apply(variables["params"], x, c_noise))
+
+    class Projected(Own):
+        project = staticmethod(lambda params: params | {"w": jnp.round(params["w"], 1)})
+
+    plain, projected = (diffusion.fit(dataclasses.replace(MODEL, network=network()), steps=1, **FIT | dict(
+        optimizer=optax.adamw(0.01, weight_decay=0.1))).params["online"]["params"] for network in (Own, Projected))
+    assert plain["b"].tolist() == projected["b"].tolist() == [1, 1, 1]
+    np.testing.assert_array_equal(projected["w"], jnp.round(plain["w"], 1))
+    assert not np.array_equal(projected["w"], plain["w"])
+
+
+def test_what_is_masked_may_be_nan():
+    mask = np.arange(3) < np.arange(100)[:, None] % 3 + 1
+    states = [diffusion.fit(MODEL, steps=2, **FIT | dict(data={"x0": np.where(mask, DATA, padding), "mask": mask}))
+              for padding in (0, np.nan)]
+    equal(*states)
 
 
 def test_a_loss_that_diverges_stops_with_its_step():
@@ -137,6 +166,13 @@ def test_a_loss_that_diverges_stops_with_its_step():
     (lambda: diffusion.Model(network=(init, apply), shape=(3,), process="edn"), ConfigError, "'edn'.*Did you mean"),
     (lambda: diffusion.objective(MODEL, density_men=1.0, density="log_normal"), FieldError, "density_men"),
     (lambda: diffusion.objective(MODEL, "vlbb"), ConfigError, "'vlbb'"),
+    (lambda: diffusion.objective(MODEL, "vlb"), FieldError, "loss.*continuous time: use continuous_vlb"),
+    (lambda: diffusion.objective(CHAIN, "continuous_vlb"), FieldError, "loss.*use vlb"),
+    (lambda: diffusion.objective(CHAIN, "hybrid"), FieldError, "loss.*learned_range=True"),
+    (lambda: diffusion.objective(dataclasses.replace(CHAIN, learned_range=True)), FieldError, "variance head"),
+    (lambda: diffusion.objective(CHAIN, density="log_normal"), FieldError, "density.*real times"),
+    (lambda: diffusion.objective(MODEL, density="importance"), FieldError, "density.*whole times"),
+    (lambda: diffusion.Model(network=(init, apply), shape=(3,), process="edm", null_label=2), FieldError, "null_label"),
     (lambda: diffusion.draw(MODEL, None, count=0), FieldError, "count"),
     (lambda: diffusion.grid("cosine", "linspace", 2000), FieldError, "1 .. 1000"),
     (lambda: diffusion.grid("edm", "linspace", 20), FieldError, "discrete chain")])

@@ -59,7 +59,10 @@ def test_warm_up_forgets_the_start_at_once_and_the_full_length_does_not():
 @pytest.mark.parametrize("images", [2**31 - 128, 2**31, 4_000_000_000])
 def test_decay_holds_beyond_int32_images(images):
     """EDM's ImageNet-64 run saw 2.5 billion images."""
-    assert 0 < float(new_share(jnp.int32(images // 4096), batch_size=4096, half_life=5e7, warmup_ratio=0.05)) < 1
+    settings = dict(batch_size=4096, half_life=5e7, warmup_ratio=0.05)
+    share = float(new_share(jnp.int32(images // 4096), **settings))
+    assert 0 < share < 1
+    assert float(new_share(jnp.int32(1), images_before=images - 4096, **settings)) == pytest.approx(share)
 
 
 def test_the_images_seen_count_after_a_change_of_batch_size():
