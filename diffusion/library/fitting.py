@@ -63,9 +63,16 @@ def fit(model: Model | Mapping[str, Model], objective: Objective | Loss | Sequen
     frozen = dict(frozen or {})
     trained = [name for name in models if name not in frozen]
     check_updates(found.loss, trained, {name: average.of for name, average in averages.items()}, list(frozen))
+    for name in frozen:
+        require(name in models, "frozen", name, "has no model: give model={\"online\": ..., NAME: ...}, with one for "
+                "each set.")
     untrained = {name: getattr(models[name].network, "untrained", ()) for name in trained}
     updates = [replace(update, optimizer=hold(update.optimizer, untrained[update.trains])) for update in found.loss]
     mesh, main = next(iter(models.values())).mesh, models[ONLINE if ONLINE in models else trained[0]]
+    for name, one in models.items():
+        require(set(one.conditions) <= set(main.conditions), "model", name, f"takes the conditions "
+                f"{', '.join(one.conditions)}, but the data are prepared for a model that takes "
+                f"{', '.join(main.conditions) or 'none'}.")
     dataset = _dataset(data, main)
     require(steps >= 1, "steps", steps, "must be 1 or more.")
     pieces = sharding.batch_shards(mesh) * accumulate

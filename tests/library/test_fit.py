@@ -9,6 +9,7 @@ import pytest
 
 import diffusion
 from diffusion.core import losses, parameterization
+from diffusion.core.conditions import Condition
 from diffusion.core.parameterization import VELOCITY
 from diffusion.errors import ConfigError, DataError, DivergedError, FieldError
 from diffusion.kinds.image import ImageSpec
@@ -127,6 +128,9 @@ WRONG[17, 1] = np.nan
     (dict(batch_size=0), FieldError, "batch_size"),
     (dict(condition_dropout={"label": 0.1}), FieldError, "null_label"),
     (dict(averages={"raw": diffusion.Average(rule=diffusion.Copy(every=1))}), FieldError, "'raw'"),
+    (dict(frozen={"teacher": {}}), FieldError, "'teacher'.*has no model"),
+    (dict(model={"online": MODEL, "teacher": dataclasses.replace(MODEL, conditions={"label": Condition()})},
+          frozen={"teacher": {}}), FieldError, "'teacher'.*conditions label.*takes none"),
     (dict(frozen={"ema": {}}), FieldError, "'ema'.*two")])
 def test_what_cannot_be_fitted_is_refused_before_any_compilation(given, kind, words):
     with pytest.raises(kind, match=words):
