@@ -12,7 +12,7 @@ from diffusion.core.conditions import complete
 from diffusion.core.losses import Loss
 from diffusion.data import pipeline
 from diffusion.data.arrays import Records
-from diffusion.errors import DataError, DivergedError, FieldError, require
+from diffusion.errors import DataError, DivergedError, require
 from diffusion.kinds.array import ArraySpec
 from diffusion.kinds.base import preparation
 from diffusion.kinds.image import ImageSpec
@@ -137,8 +137,8 @@ def _objective(given: Any, models: Mapping[str, Model], optimizer: Any, learning
     if isinstance(given, str) or not isinstance(given, Objective):
         given = objective(main, given)
     if not callable(given.loss):
-        if optimizer is not None:
-            raise FieldError("optimizer", optimizer, "is given by each Update of the objective.")
+        for name, value in (("optimizer", optimizer), ("learning_rate", learning_rate)):
+            require(value is None, name, value, "is given by each Update of the objective.")
         return replace(given, loss=list(given.loss))
     require(optimizer is not None, "optimizer", optimizer, "is missing: give one, such as optax.adam(1e-3).")
     return replace(given, loss=[Update(loss=given.loss, optimizer=optimizer, learning_rate=learning_rate)])
