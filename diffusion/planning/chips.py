@@ -18,6 +18,12 @@ class Chip:
     source: str
 
 
+def _gpu(name: str, flops: float, link: float, source: str) -> Chip:
+    """A GPU, with the memory that XLA is told of."""
+    gpu = gpus.GPUS[name]
+    return Chip(f"NVIDIA {name.upper()}", flops, gpu.memory, gpu.bandwidth, link, source)
+
+
 _CLOUD, _NVIDIA = "docs.cloud.google.com/tpu/docs/", "nvidia.com/en-us/data-center/"
 # Two of a chip's links lie along one axis of the torus, one each way. Topologies list both cores of a v4 chip.
 CHIPS = {
@@ -26,10 +32,10 @@ CHIPS = {
     "v5p": Chip("TPU v5p", 459e12, 95e9, 2765e9, 100e9, _CLOUD + "v5p"),
     "v6e": Chip("TPU v6e", 918e12, 32e9, 1640e9, 100e9, _CLOUD + "v6e"),
     # All of a GPU's NVLinks send round a ring, half of them to each side; the network between hosts is slower.
-    "a100": Chip("NVIDIA A100", 312e12, 85.1e9, 2039e9, 150e9, _NVIDIA + "a100"),
-    "h100": Chip("NVIDIA H100", 989e12, 84.9e9, 3352e9, 225e9, _NVIDIA + "h100"),
-    "h200": Chip("NVIDIA H200", 989e12, 151.4e9, 4800e9, 225e9, _NVIDIA + "h200"),
-    "b200": Chip("NVIDIA B200", 2250e12, 191.5e9, 7672e9, 450e9, _NVIDIA + "dgx-b200"),
+    "a100": _gpu("a100", 312e12, 150e9, _NVIDIA + "a100"),
+    "h100": _gpu("h100", 989e12, 225e9, _NVIDIA + "h100"),
+    "h200": _gpu("h200", 989e12, 225e9, _NVIDIA + "h200"),
+    "b200": _gpu("b200", 2250e12, 450e9, _NVIDIA + "dgx-b200"),
 }
 KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p",
          "TPU v6 lite": "v6e", "TPU v6e": "v6e"} | {gpu.name: name for name, gpu in gpus.GPUS.items()}
