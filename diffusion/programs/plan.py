@@ -20,7 +20,6 @@ from diffusion.io.files import atomic_write, check_can_be_written
 from diffusion.planning import gpus, roofline
 from diffusion.planning.chips import Chip, chip_of, devices_of
 from diffusion.planning.collectives import collectives
-from diffusion.planning.flops import matrix_flops
 from diffusion.planning.kernels import account, kernels
 from diffusion.programs import shared_flags
 from diffusion.programs.frozen import open_frozen
@@ -165,6 +164,7 @@ def costs_of(model: "build.Model", loops: int, function, *arguments) -> roofline
     """The costs of the function, compiled for the model's devices. loops: iterations of its loop, of which XLA counts
     one."""
     from diffusion.parallel import sharding
+    from diffusion.planning.flops import matrix_flops
     compiled = compile_for(function, *arguments)
     text = compiled.as_text()
     if sharding.platform(model.mesh) not in ("gpu", "cuda"):
