@@ -26,9 +26,9 @@ def network_of(sections: dict) -> UNet:
 
 
 def abstract_params(network: UNet, channels: int = 3) -> dict:
-    labels = jnp.zeros((1,), jnp.int32) if network.num_classes else None
+    cond = {"label": jnp.zeros((1,), jnp.int32)} if network.num_classes else {}
     return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 16, 16, channels)), jnp.ones((1,)),
-                          labels)["params"]
+                          cond)["params"]
 
 
 def state_of(name: str) -> tuple[dict, dict, dict]:
