@@ -51,7 +51,7 @@ def require(condition: object, field: str, value: object, rule: str) -> None:
 def shown(value: object) -> str:
     """A value as text for a message: short and on one line."""
     try:
-        text = repr(value)
+        text = " ".join(line.strip() for line in repr(value).split("\n"))  # an array has several lines
     except Exception:  # nested too deep; more digits than Python prints; a user's class
         text = f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -21,7 +21,7 @@ from diffusion import build
 from diffusion import config as config_lib
 from diffusion.build import averages
 from diffusion.config_values import nearest
-from diffusion.errors import ConfigError, shown
+from diffusion.errors import CheckpointError, ConfigError, shown
 from diffusion.interop import folder, openai, score_sde, unet2d
 from diffusion.interop.tensor_files import read_tensors
 from diffusion.io import run_folder
@@ -54,7 +54,11 @@ class Pretrained:
 def load_source(text: str) -> Pretrained:
     """The model of PATH[@STEP][#WEIGHTS], the form of sources in a config. Raises the errors of `load`."""
     path, step, weights = re.fullmatch(r"(.*?)(?:@(\d+))?(?:#(\w+))?", text, re.DOTALL).groups()
-    return replace(load(path, checkpoint=None if step is None else int(step), weights=weights), where=text)
+    try:
+        found = load(path, checkpoint=None if step is None else int(step), weights=weights)
+    except (CheckpointError, ConfigError) as error:
+        raise type(error)(f"The source {shown(text)}, PATH[@STEP][#WEIGHTS]: {error}") from error
+    return replace(found, where=text)
 
 
 def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: str | None = None,

@@ -16,7 +16,7 @@ from diffusion.core.continuous import VP
 from diffusion.core.parameterization import EPS, Diffusion
 from diffusion.core.streams import example_keys
 from diffusion.core.time_densities import Times
-from diffusion.data import arrays
+from diffusion.data import arrays, sources
 from diffusion.errors import ConfigError, DataError
 from diffusion.families import BY_NAME
 from diffusion.kinds.array import ArraySpec, measure
@@ -168,10 +168,28 @@ def test_images_of_bytes_come_from_a_file_too(tmp_path):
     (dict(x=np.zeros((20, 2)), label=np.full(20, -1)), (2,), {}, "label in .* must be integers .N. from 0"),
     (dict(image=np.zeros((20, 8, 8, 1), np.uint8)), (2,), dict(data__mean=(0.0,), data__deviation=(1.0,)),
      "data.kind = 'array' takes records that hold 'x', but .* gives image"),
+    (dict(x=np.zeros((0, 2))), (2,), {}, "has no examples"),
+    (dict(x=np.zeros(20)), (2,), {}, r"have the shape \[\], .* store numbers as \[N, 1\]"),
+    (dict(x=np.ones((20, 2)), mask=np.ones((20, 3), bool)), (2,), {}, r"mask in .* \[20, 3\]: .* axes of x, \[20, 2\]"),
+    (dict(x=np.ones((20, 2)), mask=np.ones((20, 2, 2), bool)), (2,), {}, r"mask in .* \[20, 2, 2\]: "),
+    (dict(x=np.ones((20, 2)), mask=np.full((20, 2), 0.5)), (2,), {}, "must be true or false .* but it is float64"),
+    (dict(x=np.ones((20, 2)), mask=np.arange(20) != 7), (2,), {}, "mask of example 7 in .* has no valid entry"),
 ])
 def test_data_that_are_refused(tmp_path, given, shape, changes, message):
     with pytest.raises(DataError, match=message):
         build.training_images(build.measured(config_of(write(tmp_path / "data.npz", **given), shape, **changes)))
+
+
+@pytest.mark.parametrize("crop, size", [("none", 8), ("center", 6)])
+def test_images_of_a_file_need_no_labels_for_a_model_without_classes(tmp_path, crop, size):
+    path = write(tmp_path / "data.npz", image=np.zeros((20, 8, 8, 1), np.uint8))
+    config = config_lib.override(config_lib.base(data="file"), {"data.path": path, "data.size": size,
+                                                                "data.channels": 1, "data.crop": crop})
+    found = build.training_images(config)
+    assert sources.gather_examples(found, np.arange(3))["image"].shape == (3, size, size, 1)
+    floats = write(tmp_path / "floats.npz", image=np.zeros((20, 8, 8, 1)))
+    with pytest.raises(DataError, match="Images must be uint8"):
+        build.training_images(config_lib.override(config, {"data.path": floats}))
 
 
 def test_a_kind_that_does_not_fit_the_source():

@@ -68,6 +68,28 @@ def test_frozen_parameters_that_are_missing_or_changed_stop_the_run(runs, tmp_pa
         assert done.returncode == 1 and words in done.stderr and "Restore that folder" in done.stderr, done.stderr
 
 
+@pytest.mark.slow
+def test_a_source_without_that_checkpoint_leaves_no_run_folder(runs, tmp_path):
+    _, source, _ = runs
+    wrong = ["--config.loss.name=distillation", f"--config.teacher.source={source}@7"]
+    done = program.run(f"--workdir={tmp_path}/run", *wrong, check=False)
+    assert done.returncode == 1 and "no checkpoint of step 7" in done.stderr, done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_source_that_does_not_exist_is_named_with_its_form():
+    with pytest.raises(CheckpointError, match=r"'/nowhere@x', PATH\[@STEP\]\[#WEIGHTS\]: There is no folder"):
+        pretrained.load_source("/nowhere@x")
+
+
+def test_an_average_may_not_have_the_name_of_a_frozen_set():
+    config = config_lib.override(config_lib.base(data="digits"), {"averages": ("teacher: copy, every=9 steps",)})
+    build.check(config)
+    config = config_lib.choose(config, loss="distillation")
+    with pytest.raises(ConfigError, match="name 'teacher' is taken: ema, raw, online, teacher are"):
+        build.check(config_lib.override(config, {"teacher.source": "somewhere"}))
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4

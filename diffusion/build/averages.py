@@ -25,10 +25,11 @@ def averages(config: ConfigDict, epoch_size: int | None) -> dict[str, Average]:
     convert = {f"{unit}_of": partial(_convert, getattr(durations, f"to_{unit}"), batch_size=c.train.batch_size,
                                      epoch_size=epoch_size) for unit in ("images", "steps")}
     found = {"ema": Average(rule=_FAMILY.make(c.ema, **_of_key(convert, "ema.")), dtype=c.ema.dtype)}
+    others = [RAW, ONLINE, *(["teacher"] if c.teacher.source else [])]  # sets and frozen sets
     for text in c.averages:
         name, average = _parse(text, convert)
-        require_key(name not in (*found, RAW, ONLINE), "averages", text, f"the name {name!r} is taken: "
-                    f"{', '.join([*found, RAW, ONLINE])} are. Give each average another.")
+        require_key(name not in (*found, *others), "averages", text, f"the name {name!r} is taken: "
+                    f"{', '.join([*found, *others])} are. Give each average another.")
         found[name] = average
     return found
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.errors import ConfigError
+from diffusion.errors import ConfigError, shown
 from diffusion.typing import Array, Cond, Keys
 
 
@@ -42,13 +42,15 @@ def examples(declared: Declared, count: int) -> dict[str, np.ndarray]:
     return {name: condition.rows(0, count) for name, condition in declared.items()}
 
 
-def complete(declared: Declared, cond: Cond | None, count: int, who: str = "The network") -> dict[str, Any]:
+def complete(declared: Declared, cond: Cond | None, count: int, who: str = "the network") -> dict[str, Any]:
     """The conditions of `count` examples as the network takes them, with defaults for those left out.
 
     Raises ConfigError that names the network (`who`) and the condition: for one that it does not declare, one of
     another shape or type, and one that is left out and has no default.
     """
     cond = {} if cond is None else cond
+    if not isinstance(cond, Mapping):
+        raise ConfigError(f"Conditions are given by name, such as {{\"label\": [3, 7]}}, but got {shown(cond)}.")
     for name in cond:
         if name not in declared:
             raise ConfigError(f"The condition {name!r} was given, but {who} does not declare it. It declares: "
@@ -57,21 +59,33 @@ def complete(declared: Declared, cond: Cond | None, count: int, who: str = "The 
     for name, condition in declared.items():
         if name not in cond:
             if condition.default is None:
-                raise ConfigError(f"{who} needs the condition {name!r}, {condition.dtype} {[count, *condition.shape]}, "
-                                  "which has no default and was not given.")
+                raise ConfigError(f"{who[0].upper() + who[1:] if who.startswith('the ') else who} needs the condition "
+                                  f"{name!r}, {condition.dtype} {[count, *condition.shape]}, which has no default and "
+                                  "was not given.")
             found[name] = condition.rows(condition.default, count)
             continue
-        value = cond[name]
+        value = _array(cond[name], name)
         if np.shape(value) != (count, *condition.shape) or not _same_kind(value, condition.dtype):
             raise ConfigError(f"The condition {name!r} of {who} must be {condition.dtype} {[count, *condition.shape]}, "
-                              f"but it is {jnp.result_type(value)} {list(np.shape(value))}.")
-        found[name] = value.astype(condition.dtype) if hasattr(value, "astype") else np.asarray(value, condition.dtype)
+                              f"but it is {value.dtype} {list(np.shape(value))}.")
+        found[name] = value.astype(condition.dtype)
     return found
+
+
+def _array(value: Any, name: str) -> Any:
+    """The value of a condition as an array. Raises ConfigError for lists of different lengths and words."""
+    try:
+        array = value if hasattr(value, "astype") else np.asarray(value)
+    except ValueError:
+        array = None
+    if array is None or array.dtype.kind in "OSU":
+        raise ConfigError(f"The condition {name!r} must be an array of numbers, but it is {shown(value)}.")
+    return array
 
 
 def _same_kind(value: Any, dtype: str) -> bool:
     """Whether the conversion loses nothing but precision: no float becomes an integer."""
-    return np.can_cast(np.asarray(value).dtype if not hasattr(value, "dtype") else value.dtype, dtype, "same_kind")
+    return np.can_cast(value.dtype, dtype, "same_kind")
 
 
 def check_record(declared: Declared, record: Mapping[str, Any], who: str, where: str) -> None:

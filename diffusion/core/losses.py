@@ -54,7 +54,8 @@ class Bind:
     read: set[str] = field(default_factory=set)  # the names asked for so far
 
     def __call__(self, name: str, keys: Keys | None = None) -> Diffusion:
-        return self.denoisers[name](self.params(name), keys)
+        params = self.params(name)
+        return self.denoisers[name](params, keys)
 
     def params(self, name: str) -> Params:
         """All parameters of the set. Raises ValueError if there is none of that name."""

@@ -36,16 +36,19 @@ class Records:
 
     def _check_mask(self) -> None:
         x, mask = self.arrays.get("x"), self.arrays["mask"]
+        if mask.dtype.kind not in "buif" or not np.isin(mask, (0, 1)).all():
+            raise DataError(f"mask in {self.where} must be true or false (1 or 0) for each entry, but it is "
+                            f"{mask.dtype} with others.")
         if x is not None and (mask.ndim > x.ndim or any(n not in (1, m) for n, m in zip(mask.shape[1:], x.shape[1:]))):
             raise DataError(f"mask in {self.where} is {list(mask.shape)}: it must have the first axes of x, "
                             f"{list(x.shape)}.")
-        empty = np.flatnonzero(~np.asarray(mask, bool).reshape(len(mask), -1).any(axis=1))
+        empty = np.flatnonzero(~mask.astype(bool).any(axis=tuple(range(1, mask.ndim))))
         if len(empty):
             raise DataError(f"The mask of example {empty[0]} in {self.where} has no valid entry, and so has that of "
                             f"{len(empty) - 1} others: remove these examples.")
 
     def _check_finite(self, name: str, array: np.ndarray) -> None:
-        bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        bad = ~np.isfinite(array.reshape(len(array), array.size // max(len(array), 1))).all(axis=1)
         if name == "x" and "mask" in self.arrays:  # what is masked may hold anything
             mask = np.asarray(self.arrays["mask"], bool)
             valid = mask.reshape(*mask.shape, *[1] * (array.ndim - mask.ndim))

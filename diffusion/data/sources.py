@@ -115,7 +115,7 @@ def stacked(examples: Sequence[dict[str, Any]], indices: Sequence[int], num_clas
     for i, example in zip(indices, examples):
         if example["image"].dtype != np.uint8:
             raise DataError(f"Images must be uint8, but image {i} is {example['image'].dtype}. {TO_UINT8}")
-        if not 0 <= (label := int(example["label"])) < num_classes:
+        if not 0 <= (label := int(example.get("label", 0))) < num_classes:
             raise DataError(f"The label of example {i} is {label}, but the data set's classes are 0 .. "
                             f"{num_classes - 1}. Correct its label; an unconditional model "
                             "(config.network.num_classes=0) needs none.")

@@ -11,7 +11,7 @@ from diffusion.errors import DataError, DivergedError, require
 from diffusion.kinds.base import Example, Record, check_stored
 from diffusion.typing import Array, Keys
 
-_LARGEST = 30.0   # a root mean square of standardised data above this, or below its reciprocal, is refused
+LARGEST = 30.0   # a root mean square of standardised data above this, or below its reciprocal, is refused
 _CHECKED = 4096   # examples whose root mean square is computed
 
 
@@ -38,7 +38,7 @@ class ArraySpec:
 
     def measure(self, source: Sequence) -> dict[str, tuple[float, ...]]:
         """The keys of config.data that `measure` finds on the data."""
-        check_stored(self, source[0], "array", "config.data")
+        self._check_first(source, "config.data")
         return dict(zip(("mean", "deviation"), measure(source, self.shape)))
 
     def assumed(self) -> dict[str, tuple[float, ...]]:
@@ -63,13 +63,7 @@ class ArraySpec:
     def check(self, source: Sequence, where: str) -> None:
         """Raises DataError if the examples are not floats of this shape, or far from a deviation of 1 when
         standardised."""
-        if not len(source):
-            raise DataError(f"{where} has no examples.")
-        check_stored(self, source[0], "array", where)
-        x = np.asarray(source[0]["x"])
-        if x.shape != self.shape:
-            raise DataError(f"The arrays of {where} have the shape {list(x.shape)}, but the config asks for "
-                            f"{list(self.shape)}: set --config.data.shape={','.join(map(str, x.shape))}.")
+        x = self._check_first(source, where)
         if not np.issubdtype(x.dtype, np.floating):
             raise DataError(f"The arrays of {where} must be floats, but they are {x.dtype}. Images are of "
                             "data.kind=image; other whole numbers must be converted to floats first.")
@@ -79,12 +73,25 @@ class ArraySpec:
         rows = source.gather(np.arange(count)) if hasattr(source, "gather") else {"x": x[None]}
         x = rows["x"] if "mask" not in rows else np.where(self._full(rows["mask"]), rows["x"], mean)
         size = float(np.sqrt(np.mean(((x - mean) / deviation).astype(np.float64) ** 2)))
-        if not 1 / _LARGEST <= size <= _LARGEST:
+        if not 1 / LARGEST <= size <= LARGEST:
             raise DataError(f"With data.mean = {self.mean} and data.deviation = {self.deviation}, "
                             f"the root mean square of {where} is {size:.3g} (its values: {x.min():.4g} .. "
                             f"{x.max():.4g}), and not about 1: such data are not standardised. Leave both keys empty, "
                             "so that they are measured; for values 0 .. 255 of images, store uint8 and use "
                             "data.kind=image.")
+
+    def _check_first(self, source: Sequence, where: str) -> np.ndarray:
+        """The first array. Raises DataError if there is none, or for another shape."""
+        if not len(source):
+            raise DataError(f"{where} has no examples.")
+        check_stored(self, source[0], "array", where)
+        x = np.asarray(source[0]["x"])
+        if x.shape != self.shape:
+            remedy = (f"set --config.data.shape={','.join(map(str, x.shape))}" if x.ndim else
+                      "store numbers as [N, 1], with --config.data.shape=1")
+            raise DataError(f"The arrays of {where} have the shape {list(x.shape)}, but the config asks for "
+                            f"{list(self.shape)}: {remedy}.")
+        return x
 
     def prepare(self, record: Record, keys: Callable[[str], Keys] | None = None) -> Example:
         """{"x": [B, ...], "mask": bool [B, ...] if there is one, ...} -> the standardised x0, 0 where it is masked, and

@@ -73,8 +73,9 @@ def preparation(spec: Spec, declared: Declared, rates: Mapping[str, float] | Non
 
 
 def check_stored(spec: Spec, record: Mapping[str, Any], kind: str, where: str) -> None:
-    """Raises DataError unless one record (without B) of the source `where` holds what this kind of data needs."""
+    """Raises DataError unless one record (without B) of the source `where` holds what this kind of data needs. Only a
+    network needs a label (`core.conditions.check_record`)."""
     for name in spec.stored:
-        if name not in record:
+        if name not in record and name != "label":
             raise DataError(f"data.kind = {kind!r} takes records that hold {name!r}, but {where} gives "
                             f"{', '.join(record)}. Choose the kind that fits the data, or another source.")

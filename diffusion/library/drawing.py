@@ -1,6 +1,6 @@
 """Samples of a model, without a config."""
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,11 +9,12 @@ from diffusion.core import grids
 from diffusion.core.conditions import complete
 from diffusion.core.parameterization import Diffusion
 from diffusion.core.processes import Process
-from diffusion.errors import DivergedError, require
+from diffusion.errors import DivergedError, FieldError, require, shown
 from diffusion.families import BY_NAME
 from diffusion.generate import Sampler, make_sampler
+from diffusion.library.arguments import check_conditions, check_params, whole
 from diffusion.library.model import Model
-from diffusion.library.parts import part
+from diffusion.library.parts import check_settings, part
 from diffusion.parallel import sharding
 from diffusion.samplers.base import Solver
 from diffusion.typing import Array, Cond, Params
@@ -40,14 +41,23 @@ def draw(model: Model, params: Params, *, solver: Solver | str = "ddim", times: 
     Compiles once for a model, solver, transform and count. Raises FieldError for impossible arguments, DivergedError if
     a sample is not finite.
     """
-    require(count >= 1, "count", count, "must be 1 or more.")
+    require(isinstance(model, Model), "model", model, "must be a diffusion.Model.")
+    count, seed, times = whole("count", count, 1, 2**31), whole("seed", seed, 0, 2**32), _checked(times)
+    require(callable(transform), "transform", transform, "is a function Diffusion -> Diffusion.")
+    check_params("params", params, model)
     solver = part("solver", solver, steps=times if isinstance(times, int) else len(times))
+    require(isinstance(solver, Solver), "solver", solver, "must be a solver, such as Heun(), or the name of one.")
     steps = steps_of(model.process_of(params), solver, times)
-    given = {"label": np.arange(count, dtype=np.int32) % model.num_classes} if model.num_classes else {}
-    given = complete(model.conditions, given | dict(cond or {}), count, "The model")
+    given = {"label": np.arange(count, dtype=np.int32) % model.num_classes} if "label" in model.conditions else {}
+    cond = {} if cond is None else cond
+    given = complete(model.conditions, given | cond if isinstance(cond, Mapping) else cond, count, "the model")
+    check_conditions(given, model)
     rows = np.arange(sharding.fill(count, model.mesh), dtype=np.int32)
     sampler = _sampler(_Key(model, solver, transform))
     given = {name: np.resize(value, (len(rows), *value.shape[1:])) for name, value in given.items()}
+    transformed = transform(model.denoiser(params))
+    require(isinstance(transformed, Diffusion), "transform", transform, "must return a Diffusion, but it returned "
+            f"{shown(transformed)}.")
     x = sampler(params, steps, seed, rows, cond=given).x[:count]
     if not np.isfinite(x).all():
         raise DivergedError(f"{int((~np.isfinite(x)).any(axis=tuple(range(1, x.ndim))).sum())} of {count} samples are "
@@ -55,14 +65,33 @@ def draw(model: Model, params: Params, *, solver: Solver | str = "ddim", times: 
     return x
 
 
+def _checked(times: Any) -> int | np.ndarray:
+    """A number of steps, or an array of times [S] or steps [S, 2]. Raises FieldError for anything else."""
+    rule = "is a number of steps, decreasing times [S], or steps [S, 2]."
+    try:
+        found = np.asarray(times)
+    except ValueError as error:
+        raise FieldError("times", times, rule) from error
+    require(found.dtype.kind in "iuf" and found.size, "times", times, rule)
+    if found.ndim == 0:
+        return whole("times", times, 1)
+    require(found.ndim == 1 or found.ndim == 2 and found.shape[1] == 2, "times", times, rule)
+    require(np.isfinite(found).all(), "times", times, "must be finite.")
+    return found
+
+
 def steps_of(process: Process, solver: Solver, times: int | Array) -> np.ndarray:
     """The steps [S, 2] of `draw`."""
     if isinstance(times, int):
         finite = np.isfinite(float(process.log_snr(np.float32(process.t_max))))
         times = grid(process, "linspace" if process.discrete else "log_snr" if finite else "uniform", times)
-    steps = np.asarray(times)
+    steps, rule = np.asarray(times), f"must lie within the process's times, above 0 and up to {process.t_max:g}."
     if steps.ndim == 2:
+        require((steps[:, 0] > 0).all() and (steps[:, 1] >= 0).all() and (steps <= process.t_max).all(), "times",
+                times, rule)
         return steps
+    require((np.diff(steps) < 0).all(), "times", times, "must decrease, from noise to data.")
+    require(steps[-1] > 0 and steps[0] <= process.t_max, "times", times, rule + " The step to the data, 0, is added.")
     return solver.pair_times(steps, process.t_max) if process.discrete else grids.pairs(steps)
 
 
@@ -73,9 +102,13 @@ def grid(process: Process | str, spacing: Callable | str, steps: int, *, t_min: 
     t_min: the last noisy time of a process in continuous time; None: the process's own end. Raises FieldError for an
     impossible setting.
     """
-    process, spacing = part("process", process), _SPACING.member(spacing).make if isinstance(spacing, str) else spacing
-    most = process.t_max if process.discrete else np.inf
-    require(1 <= steps <= most, "steps", steps, f"must lie in 1 .. {most}.")
+    process, steps = part("process", process), whole("steps", steps, 1)
+    if isinstance(spacing, str):
+        member = _SPACING.member(spacing)
+        check_settings("spacing", member, settings)
+        spacing = member.make
+    require(not process.discrete or steps <= process.t_max, "steps", steps, f"must lie in 1 .. {process.t_max}.")
+    require(t_min is None or 0 < t_min < process.t_max, "t_min", t_min, f"must lie between 0 and {process.t_max:g}.")
     if getattr(spacing, "of_chain", False):
         require(process.discrete, "spacing", spacing.__name__, "counts the whole times of a discrete chain, but the "
                 "process is in continuous time.")

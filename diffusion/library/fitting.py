@@ -8,14 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffusion.core.conditions import complete
 from diffusion.core.losses import Loss
 from diffusion.data import pipeline
-from diffusion.data.arrays import Records
-from diffusion.errors import DataError, DivergedError, require
+from diffusion.errors import DivergedError, FieldError, require
 from diffusion.kinds.array import ArraySpec
 from diffusion.kinds.base import preparation
 from diffusion.kinds.image import ImageSpec
+from diffusion.library.arguments import (
+    check_averages,
+    check_dropout,
+    check_models,
+    check_params,
+    dataset,
+    differing,
+    whole,
+)
 from diffusion.library.model import Model
 from diffusion.library.objectives import Objective, objective
 from diffusion.parallel import sharding
@@ -58,14 +65,17 @@ def fit(model: Model | Mapping[str, Model], objective: Objective | Loss | Sequen
     data that do not fit the model or are not finite, FieldError for impossible arguments, and DivergedError if a loss
     becomes NaN or infinite.
     """
-    models = {ONLINE: model} if isinstance(model, Model) else dict(model)
+    models = dict(model) if isinstance(model, Mapping) else {ONLINE: model}
+    check_models(models)
     found = _objective(objective, models, optimizer, learning_rate)
-    frozen = dict(frozen or {})
+    check_averages(averages)
+    frozen, params = dict(frozen or {}), dict(params or {})
     trained = [name for name in models if name not in frozen]
     check_updates(found.loss, trained, {name: average.of for name, average in averages.items()}, list(frozen))
-    for name in frozen:
-        require(name in models, "frozen", name, "has no model: give model={\"online\": ..., NAME: ...}, with one for "
-                "each set.")
+    for field, given in (("frozen", frozen), ("params", params)):
+        for name in given:
+            require(name in models, field, name, "has no model: give model={\"online\": ..., NAME: ...}, with one for "
+                    f"each set. Those are: {', '.join(models)}.")
     untrained = {name: getattr(models[name].network, "untrained", ()) for name in trained}
     updates = [replace(update, optimizer=hold(update.optimizer, untrained[update.trains])) for update in found.loss]
     mesh, main = next(iter(models.values())).mesh, models[ONLINE if ONLINE in models else trained[0]]
@@ -73,22 +83,26 @@ def fit(model: Model | Mapping[str, Model], objective: Objective | Loss | Sequen
         require(set(one.conditions) <= set(main.conditions), "model", name, f"takes the conditions "
                 f"{', '.join(one.conditions)}, but the data are prepared for a model that takes "
                 f"{', '.join(main.conditions) or 'none'}.")
-    dataset = _dataset(data, main)
-    require(steps >= 1, "steps", steps, "must be 1 or more.")
+    for field, given in (("frozen", frozen), ("params", params)):
+        for name, values in given.items():
+            check_params(f"{field}[{name!r}]", values, models[name])
+    spec = main.spec
+    require(getattr(spec, "measured", True), "spec", spec, "has no mean and deviation yet: give both.")
+    records = dataset(data, main)
+    seed, steps, accumulate = whole("seed", seed, 0), whole("steps", steps, 1), whole("accumulate", accumulate, 1)
+    require(report is None or callable(report), "report", report, "is a function of (step, metrics).")
     pieces = sharding.batch_shards(mesh) * accumulate
-    require(batch_size >= 1 and batch_size % pieces == 0, "batch_size", batch_size, f"must be a multiple of {pieces}: "
-            "devices times accumulate.")
-    rates = dict(condition_dropout or {})
-    for name, rate in rates.items():
-        require(0 <= rate < 1, "condition_dropout", rates, "must be probabilities below 1.")
-        require(name in main.conditions and main.conditions[name].null is not None, "condition_dropout", name, "cannot "
-                "be hidden: the model declares no value for it not given (null_label, or the condition's `null`).")
-    spec = main.spec or (ImageSpec(shape=main.shape) if "image" in dataset else
-                         ArraySpec(shape=main.shape, mean=(0.0,), deviation=(1.0,)))
+    batch_size = whole("batch_size", batch_size, 1)
+    require(batch_size % pieces == 0, "batch_size", batch_size, f"must be a multiple of {pieces}: devices times "
+            "accumulate.")
+    rates = condition_dropout or {}
+    check_dropout(rates, main)
+    spec = spec or (ImageSpec(shape=main.shape) if "image" in records else
+                    ArraySpec(shape=main.shape, mean=(0.0,), deviation=(1.0,)))
 
     def init(key: Array) -> dict[str, Params]:
         start = {name: models[name].init(jax.random.fold_in(key, i) if i else key) for i, name in enumerate(trained)}
-        return start | jax.tree.map(jnp.asarray, dict(params or {}))
+        return start | jax.tree.map(jnp.asarray, params)
 
     def make_state(start: dict[str, Params]) -> State:
         return init_state(start, {update.trains: update.optimizer for update in updates}, averages,
@@ -103,17 +117,27 @@ def fit(model: Model | Mapping[str, Model], objective: Objective | Loss | Sequen
         project={name: models[name].project for name in trained if models[name].project})
     program = step_lib.compile_train_step(made, mesh=mesh, steps=1, updates=updates,
                                           state_shardings=jax.tree.map(lambda x: x.sharding, abstract))
-    state = create() if state is None else jax.tree.map(jnp.array, state)  # the step overwrites it
+    if state is not None:
+        require(isinstance(state, State), "state", type(state).__name__, "must be the state that `fit` returned.")
+        if differences := differing(state, abstract):
+            raise FieldError("state", f"of step {int(state.step)}", "does not fit this training, of the same model, "
+                             f"optimizer and averages: {'; '.join(differences)}.")
+    first = 0 if state is None else int(state.step)
     everywhere = sharding.replicated(mesh)
-    dataset, frozen = jax.device_put(dataset, everywhere), jax.device_put(frozen, everywhere)
-    rows = pipeline.index_batches(len(next(iter(dataset.values()))), batch_size=batch_size, seed=seed,
+    shapes = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(  # noqa: E731
+        np.shape(x), jnp.result_type(x), sharding=everywhere), tree)
+    index = shapes(np.zeros((1, batch_size), np.int32))
+    # Before any compilation, so that a loss or a network that is wrong fails at once; the trace is kept.
+    program(first).eval_shape(abstract, {"index": index, "position": index}, shapes(records), shapes(frozen))
+    state = create() if state is None else jax.tree.map(jnp.array, state)  # the step overwrites it
+    records, frozen = jax.device_put(records, everywhere), jax.device_put(frozen, everywhere)
+    rows = pipeline.index_batches(len(next(iter(records.values()))), batch_size=batch_size, seed=seed,
                                   shard_index=jax.process_index(), shard_count=jax.process_count())
-    first = int(state.step)
     rows.set_state({"next_example": first * batch_size})
     pending = []
     for n in range(first, first + steps):
         batch = sharding.place_batch({name: value[None] for name, value in next(rows).items()}, mesh, leading=1)
-        state, metrics = program(n)(state, batch, dataset, frozen)
+        state, metrics = program(n)(state, batch, records, frozen)
         pending.append((n + 1, metrics))
         if report or len(pending) == _CHECKED or n + 1 == first + steps:
             for at, found_there in jax.device_get(pending):
@@ -134,7 +158,9 @@ _CHECKED = 50  # steps between two looks at the losses
 def _objective(given: Any, models: Mapping[str, Model], optimizer: Any, learning_rate: Any) -> Objective:
     """The objective with a list of updates."""
     main = models.get(ONLINE, next(iter(models.values())))
-    if isinstance(given, str) or not isinstance(given, Objective):
+    if not isinstance(given, Objective):
+        require(isinstance(given, (str, list, tuple)) or callable(given), "objective", given, "must be an Objective, a "
+                "loss or the name of one, or a list of Update.")
         given = objective(main, given)
     if not callable(given.loss):
         for name, value in (("optimizer", optimizer), ("learning_rate", learning_rate)):
@@ -142,31 +168,6 @@ def _objective(given: Any, models: Mapping[str, Model], optimizer: Any, learning
         return replace(given, loss=list(given.loss))
     require(optimizer is not None, "optimizer", optimizer, "is missing: give one, such as optax.adam(1e-3).")
     return replace(given, loss=[Update(loss=given.loss, optimizer=optimizer, learning_rate=learning_rate)])
-
-
-def _dataset(data: Any, model: Model) -> dict[str, np.ndarray]:
-    """The data as the training step looks them up. Raises DataError, and ConfigError for conditions that the model does
-    not take or that are missing."""
-    found = {key: np.asarray(x) for key, x in (data if isinstance(data, Mapping) else {"x0": data}).items()}
-    if "x0" not in found:
-        raise DataError(f"data has {sorted(found)}: give \"x0\", and the conditions by name.")
-    x, masked = found.pop("x0"), {"mask": found.pop("mask")} if "mask" in found else {}
-    if x.ndim < 2 or not len(x) or x.shape[1:] != model.shape:
-        raise DataError(f"The data are {list(x.shape)}, but the model's are [N, {', '.join(map(str, model.shape))}].")
-    if x.dtype != np.uint8:
-        if not np.issubdtype(x.dtype, np.floating):
-            raise DataError(f"The data are {x.dtype}: give floats, standardised, or uint8 images.")
-        x = x.astype(np.float32)
-    name = "image" if x.dtype == np.uint8 else "x"
-    if model.spec and name not in model.spec.stored:
-        raise DataError(f"The data are {x.dtype}, but the model's kind of data, {model.spec.called}, takes "
-                        f"{'floats' if name == 'image' else 'uint8'}.")
-    if masked and name == "image":
-        raise DataError("Images have no mask: scale them to floats to give the data a mask.")
-    found = {key: np.asarray(value) for key, value in complete(model.conditions, found, len(x)).items()}
-    if model.num_classes and not ((0 <= found["label"]) & (found["label"] < model.num_classes)).all():
-        raise DataError(f"The labels must be whole numbers in 0 .. {model.num_classes - 1}.")
-    return dict(Records({name: x, **found, **masked}).arrays)
 
 
 def _row(metrics: step_lib.StepMetrics) -> dict[str, float]:

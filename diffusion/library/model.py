@@ -49,9 +49,18 @@ class Model:
 
     def __post_init__(self):
         require(self.sigma_data > 0, "sigma_data", self.sigma_data, "must be positive (Karras et al. 2022: 0.5).")
-        require(self.num_classes >= 0, "num_classes", self.num_classes, "is 0 (unconditional) or the number of labels.")
+        require(isinstance(self.num_classes, int) and self.num_classes >= 0, "num_classes", self.num_classes, "is 0 "
+                "(unconditional) or the number of labels.")
         require(self.shape or self.spec, "shape", self.shape, "is missing: that of one x_0, such as (32, 32, 3).")
-        found = {"network": adapted(self.network), "shape": tuple(self.spec.shape if self.spec else self.shape),
+        require(self.spec is None or hasattr(self.spec, "prepare"), "spec", self.spec, "is the spec of a kind of data, "
+                "such as part(\"kind\", \"image\", size=32).")
+        shape = self.spec.shape if self.spec else self.shape
+        require(isinstance(shape, (tuple, list)) and all(isinstance(n, int) and n >= 1 for n in shape), "shape", shape,
+                "is that of one x_0, positive whole numbers such as (32, 32, 3) or (2,).")
+        require(not (self.shape and self.spec) or tuple(self.shape) == tuple(self.spec.shape), "shape", self.shape,
+                f"is another than the spec's, {self.spec and self.spec.shape}: give one of the two.")
+        require(self.mesh is None or isinstance(self.mesh, Mesh), "mesh", self.mesh, "is a jax.sharding.Mesh.")
+        found = {"network": adapted(self.network), "shape": tuple(shape),
                  "process": part("process", self.process), "conditions": self._declared(),
                  "prediction": part("prediction", self.prediction, sigma_data=self.sigma_data),
                  "mesh": self.mesh or sharding.make_mesh(-1, 1)}
@@ -60,6 +69,11 @@ class Model:
 
     def _declared(self) -> dict[str, Condition]:
         if self.conditions is not None:
+            require(isinstance(self.conditions, Mapping) and all(isinstance(one, Condition) for one in
+                                                                 self.conditions.values()), "conditions",
+                    self.conditions, "are declared by name: {\"text\": Condition(shape=(77, 768))}.")
+            for name in ("x0", "x", "image", "mask", "index", "position"):  # names of the data themselves
+                require(name not in self.conditions, "conditions", name, "is a name of the data: choose another.")
             return dict(self.conditions)
         found = dict(getattr(self.network, "cond", None) or core.labels(self.num_classes))
         if self.null_label is not None:

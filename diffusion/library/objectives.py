@@ -4,15 +4,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffusion.config_values import nearest
 from diffusion.core import time_densities, weightings
 from diffusion.core.losses import Loss, bound_weight
 from diffusion.core.parameterization import EPS
 from diffusion.errors import require
 from diffusion.families import BY_NAME
 from diffusion.library.model import Model
-from diffusion.library.parts import part
+from diffusion.library.parts import COMMON, part
 from diffusion.train.couplings import Coupling
 from diffusion.train.updates import Update
+
+_PARTS = ("loss", "density", "coupling", "stratified", "weighting", "space")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +42,19 @@ def objective(model: Model, loss: Loss | Sequence[Update] | str = "denoising", *
               for family, chosen in (("loss", loss), ("density", density), ("coupling", coupling),
                                      ("weighting", weighting)) if isinstance(chosen, str)}
     of = lambda family: {k: v for k, v in settings.items() if k in owners.get(family, ())}  # noqa: E731
-    left = {k: v for k, v in settings.items() if not any(k in names for names in owners.values())}
+    for name, value in settings.items():
+        known = {key for names in owners.values() for key in names} - COMMON
+        require(name in known, name, value, f"is not a setting of these parts.{nearest(name, [*known, *_PARTS])} They "
+                f"have: {', '.join(sorted(known)) or 'none'}.")
     if isinstance(loss, str):
         member = BY_NAME["loss"].member(loss)
         _check_loss(model, loss, member.make)
         weight, measured_in = bound_weight, EPS
         if "weighting" in member.keys:
             weight, measured_in = _weight(model, weighting, space, of("weighting"))
-        loss = part("loss", loss, **of("loss"), **left, **{k: v for k, v in {
+        loss = part("loss", loss, **of("loss"), **{k: v for k, v in {
             "weight": weight, "measured_in": measured_in, "learned_range": model.learned_range, **common}.items()
             if k in member.given})
-    elif left:
-        part("density", density, **left)  # raises the error for the first of them
     made, discrete = part("density", density, **of("density"), **common), model.process.discrete
     require(made.of_chain in (None, discrete), "density", density, "draws real times, but the process is a discrete "
             "chain: use uniform or importance." if discrete else "draws the whole times of a discrete chain, but the "

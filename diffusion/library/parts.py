@@ -1,4 +1,5 @@
 """Members of families by name, with the settings that their signatures have."""
+from collections.abc import Mapping
 from typing import Any
 
 from diffusion.config_values import nearest
@@ -18,11 +19,15 @@ def part(family: str, chosen: Any, **settings: Any) -> Any:
     member = BY_NAME[family].member(chosen)
     if member.constant:
         return member.make
-    known = {*member.keys, *member.given}
-    if strange := sorted(set(settings) - known - COMMON):
-        raise FieldError(strange[0], settings[strange[0]], f"is not a setting of the {family} {shown(chosen)}."
-                         f"{nearest(strange[0], known)} It has: {', '.join(sorted(known)) or 'none'}.")
-    return member.make(**{name: value for name, value in settings.items() if name in known})
+    check_settings(family, member, settings)
+    return member.make(**{name: value for name, value in settings.items() if name in {*member.keys, *member.given}})
+
+
+def check_settings(family: str, member: Any, settings: Mapping[str, Any]) -> None:
+    """Raises FieldError for a setting that is neither one of the member nor one of a model."""
+    if strange := sorted(set(settings) - {*member.keys, *member.given} - COMMON):
+        raise FieldError(strange[0], settings[strange[0]], f"is not a setting of the {family} {shown(member.name)}."
+                         f"{nearest(strange[0], member.keys)} It has: {', '.join(sorted(member.keys)) or 'none'}.")
 
 
 COMMON = {"process", "sigma_data", "steps", "learned_range"}  # settings of a model that members may take

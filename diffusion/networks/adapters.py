@@ -102,7 +102,10 @@ class NNXNetwork:
         before = jax.tree.leaves_with_path((params, others))
         module = nnx.merge(self.graph, params, others)
         found = module(*_given(module.__call__, (x, c_noise, cond)))
-        after = jax.tree.leaves(nnx.split(module, nnx.Param, ...)[1:])
+        graph, *after = nnx.split(module, nnx.Param, ...)
+        if graph != self.graph:
+            _refuse("attributes that it adds or sets")
+        after = jax.tree.leaves(after)
         names = [jax.tree_util.keystr(path[1:], simple=True, separator=".").removesuffix(".value")
                  for (path, old), new in zip(before, after, strict=True) if old is not new]
         if names:

@@ -46,19 +46,21 @@ class ModuleNetwork:
         return self.module.init(key, jnp.zeros((1, *self.shape)), c_noise, examples(self.cond, 1))["params"]
 
     def apply(self, params: Params, x: Array, c_noise: Array, cond: Cond, keys: Keys | None = None) -> Heads:
-        return split(self.module.apply({"params": params}, x, c_noise, cond, keys), self.heads)
+        return split(self.module.apply({"params": params}, x, c_noise, cond, keys), self.heads, x.shape)
 
 
-def split(output: Array | Heads, heads: tuple[tuple[str, int], ...]) -> Heads:
-    """The heads by name of a module's output. Raises ConfigError if it does not have their channels."""
+def split(output: Array | Heads, heads: tuple[tuple[str, int], ...], shape: tuple[int, ...]) -> Heads:
+    """The heads by name of a module's output for x of this shape [B, ...]. Raises ConfigError for another shape or
+    type."""
     if isinstance(output, Mapping):
         if lacking := [name for name, _ in heads if name not in output]:
-            raise ConfigError(f"The network returns the heads {', '.join(output)}, but not {', '.join(lacking)}.")
+            raise ConfigError(f"The network returns the heads {', '.join(map(str, output))}, but not "
+                              f"{', '.join(lacking)}.")
+        for name, number in heads:
+            _check(f"as the head {name!r}", output[name], (*shape[:-1], number), shape)
         return output
-    channels = sum(number for _, number in heads)
-    if output.shape[-1] != channels:
-        raise ConfigError(f"The network returns {output.shape[-1]} channels, but its heads have {channels}: "
-                          f"{', '.join(f'{name} {number}' for name, number in heads)}.")
+    _check(f"(heads: {', '.join(f'{name} {number}' for name, number in heads)})", output,
+           (*shape[:-1], sum(number for _, number in heads)), shape)
     found, first = {}, 0
     for name, number in heads:
         found[name] = output[..., first:first + number] if len(heads) > 1 else output
@@ -66,3 +68,10 @@ def split(output: Array | Heads, heads: tuple[tuple[str, int], ...]) -> Heads:
     return found
 
 
+def _check(which: str, output: Any, expected: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Raises ConfigError unless the output is an array of floats of the expected shape."""
+    right = f"The network must return floats {list(expected)} {which} for x {list(shape)}, but it returned"
+    if not hasattr(output, "shape") or not hasattr(output, "dtype"):
+        raise ConfigError(f"{right} {'nothing' if output is None else f'a {type(output).__name__}'}.")
+    if output.shape != expected or not jnp.issubdtype(output.dtype, jnp.floating):
+        raise ConfigError(f"{right} {output.dtype} {list(output.shape)}.")

@@ -19,19 +19,17 @@ class Frozen:
     folder: Path
     begun: bool
 
-    def read(self, model: "build.Model", store: bool = True) -> dict[str, Any]:
-        """The parameters. store: those from a source are stored in the run folder, which must be open."""
+    def read(self, model: "build.Model") -> dict[str, Any]:
+        """The parameters by set, of the sources or of the run folder."""
         from diffusion.io import frozen
-        found = {}
-        for name, one in model.frozen.items():
-            if not self.begun:
-                source = self.sources[name]
-                found[name] = source.params(one.abstract_params)
-                if store:
-                    frozen.save(self.folder / name, found[name], source.config.to_dict(), source.where)
-            else:
-                found[name] = frozen.restore(self.folder / name, one.abstract_params)
-        return found
+        return {name: frozen.restore(self.folder / name, one.abstract_params) if self.begun else
+                self.sources[name].params(one.abstract_params) for name, one in model.frozen.items()}
+
+    def store(self, params: dict[str, Any]) -> None:
+        """Stores those from a source in the run folder, which must be open."""
+        from diffusion.io import frozen
+        for name, source in self.sources.items():
+            frozen.save(self.folder / name, params[name], source.config.to_dict(), source.where)
 
 
 def open_frozen(config: ConfigDict, workdir: Path | None) -> Frozen:

@@ -112,10 +112,12 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
         print_once(note)
     if source is not None:
         weights = source.params(pretrained.shared(config, source.config, model.abstract_params))
+    held = frozen.read(model)  # before the run folder is made, so that a wrong source leaves none
     extractor = evaluation.load_extractor(config) if parts.plan.evaluate_every else None
     run = run_folder.open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS,
                               adopt=config_lib.adopt_dict)
-    plan, held = parts.plan, frozen.read(model)
+    frozen.store(held)
+    plan = parts.plan
     with Checkpoints(run.checkpoints, **parts.retention, log=print_once) as checkpoints:
         if (restored := checkpoints.restore_newest(parts.abstract_state, parts.data)) is not None:
             state, clock = restored

@@ -63,7 +63,7 @@ def verify_resume(config: ConfigDict, workdir: Path, steps: int) -> None:
     config, frozen = build.measured(config), open_frozen(config, workdir)
     model = build.model(config, frozen=frozen.configs)
     parts = build.training(config, model)
-    held = frozen.read(model, store=False)
+    held = frozen.read(model)
     k = parts.plan.steps_per_dispatch
     steps = -(-steps // k) * k
     folder = workdir / "verify_resume"

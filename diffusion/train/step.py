@@ -23,7 +23,7 @@ from diffusion.train.averages import Average
 from diffusion.train.couplings import Coupling
 from diffusion.train.optimizer import with_schedule_of
 from diffusion.train.state import ONLINE, State
-from diffusion.train.updates import Update, check_updates, due, rate_of
+from diffusion.train.updates import Update, check_updates, due, loss_of, rate_of
 from diffusion.typing import Array, Params
 
 BAD = 8  # number of examples named in the report of a bad step
@@ -102,10 +102,7 @@ def make_train_step(*, updates: Sequence[Update], denoisers: Mapping[str, Denois
         process = denoisers[update.trains](trained).process
         times = density.draw(draw_u(own, state.step, batch["position"], size), process, state.statistics, state.step)
         inputs = Inputs(x0, cond, jax.lax.stop_gradient(times), own, state.step, batch.get("noise"), mask)
-        per_example, aux = update.loss(bind, inputs)
-        if update.trains not in bind.read:
-            raise ValueError(f"The update of {update.trains!r} does not use these parameters: its loss asks for "
-                             f"{', '.join(sorted(bind.read)) or 'none'}. Nothing would be trained.")
+        per_example, aux = loss_of(update, bind, inputs)
         return jnp.sum(per_example), (per_example, aux._asdict() if isinstance(aux, LossAux) else dict(aux))
 
     def gradient(update, state, frozen, batch, size):

@@ -1,12 +1,13 @@
 """An objective as a list of updates: each trains one parameter set by one loss and one optimizer."""
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from diffusion.core.losses import Loss
+from diffusion.core.losses import Bind, Inputs, Loss
 from diffusion.errors import require
 from diffusion.train.state import ONLINE, RAW
 from diffusion.typing import Array
@@ -28,6 +29,12 @@ def check_updates(updates: Sequence[Update], sets: Collection[str], averages: Ma
     """Raises ValueError unless the updates train different sets that exist, one of them in every step, and no two of
     the sets, averages and frozen sets share a name. averages: name -> the set that it follows."""
     require(len(updates) > 0, "updates", list(updates), "must have an update.")
+    for update in updates:
+        require(isinstance(update, Update), "updates", update, "is not an Update: write Update(loss=..., "
+                "trains=\"online\", optimizer=...).")
+        require(callable(update.loss), "loss", update.loss, "is a function of (bind, inputs): see core/losses.py.")
+        require(hasattr(update.optimizer, "init") and hasattr(update.optimizer, "update"), "optimizer",
+                update.optimizer, "is not an optimizer of optax, such as optax.adam(1e-3).")
     trained = [update.trains for update in updates]
     for name in trained:
         require(name in sets, "trains", name, f"is not a parameter set that is trained. Those are: "
@@ -48,6 +55,21 @@ def check_updates(updates: Sequence[Update], sets: Collection[str], averages: Ma
     for name, followed in averages.items():
         require(followed in sets, "averages", name, f"follows {followed!r}, which is not trained. Trained are: "
                 f"{', '.join(sorted(sets))}.")
+
+
+def loss_of(update: Update, bind: Bind, inputs: Inputs) -> tuple[Array, Any]:
+    """The loss of an update and its auxiliary values. Raises ValueError, while it is traced, for a loss that returns
+    something else, or that does not depend on the set which the update trains."""
+    found, count = update.loss(bind, inputs), len(inputs.x0)
+    if not isinstance(found, tuple) or len(found) != 2 or getattr(found[0], "shape", None) != (count,):
+        shape = lambda x: list(x.shape) if hasattr(x, "shape") else type(x).__name__  # noqa: E731
+        told = ", ".join(str(shape(x)) for x in found) if isinstance(found, tuple) else shape(found)
+        raise ValueError(f"The loss of the update of {update.trains!r} must return (the losses [{count}], one for each "
+                         f"example, and a mapping of values to log, such as {{}}), but it returned {told}.")
+    if update.trains not in bind.read:
+        raise ValueError(f"The update of {update.trains!r} does not use these parameters: its loss asks for "
+                         f"{', '.join(sorted(bind.read)) or 'none'}. Nothing would be trained.")
+    return found
 
 
 def due(updates: Sequence[Update], step: int) -> tuple[bool, ...]:
