@@ -29,6 +29,7 @@ setup(
         "ml-dtypes>=0.5",
         "pillow>=10.1",
         "safetensors>=0.5",
+        "scipy>=1.13",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.10",
         "tqdm>=4.66",

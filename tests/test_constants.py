@@ -13,6 +13,7 @@ from test_docs import ROOT, methods
 from diffusion import build
 from diffusion import config as config_lib
 from diffusion.build import advice
+from diffusion.build.kinds import clips
 from diffusion.build.sampling import sampling_process
 from diffusion.core import time_densities
 from diffusion.families import BY_NAME
@@ -165,6 +166,7 @@ TABLES = {
 def differing(config, expected) -> dict:
     """The keys that differ from a source: key -> (ours, theirs, source)."""
     ours = config_lib.keys(config)
+    ours["sample.clip"] = clips(config)  # None follows the data
     return {key: (ours.get(key), value, source) for source, values in expected for key, value in values.items()
             if ours.get(key) != value}
 

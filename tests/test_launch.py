@@ -310,13 +310,13 @@ def test_cpu_installs_stay_cpu():
 
 
 def test_everything_that_the_package_imports_is_required():
-    """Except the optional libraries that convert.py compares with."""
+    """Except the optional libraries that convert.py compares with, and the one of a user's own network."""
     owner = {"PIL": "pillow", "absl": "absl-py", "array_record": "array-record", "ml_collections": "ml-collections",
              "ml_dtypes": "ml-dtypes", "jaxlib": "jax",
              "orbax": "orbax-checkpoint", "sklearn": "scikit-learn", "tensorflow_datasets": "tensorflow-datasets"}
     required = {r.name for extra in ("", "digits", "hub", "ode") for r in requirements()[extra]}
     ours = {"diffusion", "configs"}
-    optional = {"diffusion/programs/convert.py": {"torch", "diffusers"}}
+    optional = {"diffusion/programs/convert.py": {"torch", "diffusers"}, "diffusion/networks/adapters.py": {"equinox"}}
     for path in [*(ROOT / "diffusion").rglob("*.py"), *(ROOT / "configs").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             names = ([a.name for a in node.names] if isinstance(node, ast.Import)
