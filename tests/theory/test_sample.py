@@ -149,7 +149,7 @@ def test_image_i_is_of_class_i_and_the_last_batch_is_cut():
 
         def __call__(self, params, steps, seed, indices, *, cond, report):
             asked.append((list(indices), list(cond["label"])))
-            return SimpleNamespace(images=np.asarray(indices))
+            return SimpleNamespace(within=lambda bounds: np.asarray(indices))
 
     drawn = list(make_generate(Sampler(), lambda params: np.zeros((1, 2)), batch_size=4,
                                conditions=lambda indices: {"label": indices % 3})(
