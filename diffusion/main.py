@@ -133,7 +133,8 @@ def read_config(values: flags.FlagValues) -> tuple[ConfigDict, str, str]:
         name = file.parent.name if file.suffix == ".json" else file.stem
     elif model is not None:
         from diffusion import pretrained
-        config, name = pretrained.load(model).config, f"{Path(model).name}-finetuned"
+        load = pretrained.load if values.from_pretrained is not None else pretrained.load_source
+        config, name = load(model).config, f"{Path(model).name}-finetuned"
     else:
         raise ConfigError("--config is missing: name a file of configs/, such as --config=configs/digits.py, an "
                           "existing run by --workdir, or a model by --from_pretrained=SOURCE or --init_from=SOURCE.")

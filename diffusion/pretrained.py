@@ -51,9 +51,13 @@ class Pretrained:
     where: str = ""
 
 
-def load_source(text: str) -> Pretrained:
-    """The model of PATH[@STEP][#WEIGHTS], the form of sources in a config. Raises the errors of `load`."""
+def load_source(text: str, checkpoint: int | None = None) -> Pretrained:
+    """The model of PATH[@STEP][#WEIGHTS], the form of a teacher, a guide and the start of a training; a path that
+    exists is taken as it is. checkpoint: the step if the text has none. Raises the errors of `load`."""
     path, step, weights = re.fullmatch(r"(.*?)(?:@(\d+))?(?:#(\w+))?", text, re.DOTALL).groups()
+    if os.path.exists(text):
+        path, step, weights = text, None, None
+    step = checkpoint if step is None else step
     try:
         found = load(path, checkpoint=None if step is None else int(step), weights=weights)
     except (CheckpointError, ConfigError) as error:
@@ -149,7 +153,7 @@ def open_model(config: ConfigDict, source: str | os.PathLike, *,
 def load_guide(config: ConfigDict) -> Pretrained | None:
     """The model that config.sample.guidance.guide names for autoguidance, if any."""
     g = config.sample.guidance
-    return load(g.guide, checkpoint=g.guide_checkpoint) if g.get("guide") else None
+    return load_source(g.guide, g.guide_checkpoint) if g.get("guide") else None
 
 
 def shared(config: ConfigDict, source: ConfigDict, abstract: dict[str, Any]) -> dict[str, Any]:

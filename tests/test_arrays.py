@@ -63,6 +63,7 @@ def test_it_goes_on_and_is_finished(run):
     assert "is finished: 40 of 40 steps" in done.stdout
 
 
+@pytest.mark.slow
 def test_samples_are_in_the_units_of_the_data(run, tmp_path):
     execute(f"--workdir={run}", "--mode=sample", "--num_samples=300", f"--out={tmp_path}/out")
     x = np.load(tmp_path / "out" / "samples.npz")["arr_0"]
@@ -82,6 +83,7 @@ def test_the_likelihood_is_in_nats(run, tmp_path):
     assert 2 < found["nats"] < 8 and "bits_per_dim" not in found
 
 
+@pytest.mark.slow
 def test_it_is_planned():
     assert "memory" in execute("--config=configs/toy_2d.py", "--mode=plan", *TOY).stdout
 
@@ -119,7 +121,7 @@ def config_of(path, shape, **changes):
         NET | {"data.path": str(path), "data.shape": shape} | {k.replace("__", "."): v for k, v in changes.items()})
 
 
-@pytest.mark.parametrize("shape", [(5,), (4, 3), (2, 3, 2)])
+@pytest.mark.parametrize("shape", [(4, 3), *(pytest.param(s, marks=pytest.mark.slow) for s in ((5,), (2, 3, 2)))])
 def test_any_rank_trains_samples_and_has_a_density(tmp_path, shape):
     rng = np.random.default_rng(0)
     x = (7 + 3 * rng.normal(size=(40, *shape))).astype(np.float32)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 FOLDER = program.ROOT / "examples"
+pytestmark = pytest.mark.slow
 
 
 def run(code: str, out, **kwargs) -> dict:

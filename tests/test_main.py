@@ -53,6 +53,7 @@ def test_what_a_kill_after_the_last_checkpoint_left_out_is_drawn(trained, tmp_pa
     assert (workdir / "loss.png").exists() and (workdir / "effective_weight.json").exists()
 
 
+@pytest.mark.slow
 def test_a_longer_duration_goes_on(trained, tmp_path):
     workdir = tmp_path / "longer"
     shutil.copytree(trained[0], workdir)
@@ -245,6 +246,7 @@ def test_resume_is_verified(tmp_path):
     assert "resume is exact" in done.stdout and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_another_batch_size_goes_on_where_the_images_are(trained, tmp_path):
     workdir = tmp_path / "batch"
     shutil.copytree(trained[0], workdir)
@@ -254,6 +256,7 @@ def test_another_batch_size_goes_on_where_the_images_are(trained, tmp_path):
         (10, 160), (20, 320), (30, 480), (35, 640), (40, 800)]
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite_are_skipped_if_asked_until_that_is_hopeless(tmp_path):
     done = says([f"--workdir={tmp_path}", "--config.optimizer.learning_rate=1e20", "--config.optimizer.clip_norm=0.0",
                  "--config.train.nonfinite=skip"], "the 10th in a row", "examples of the data", "log-SNR")
@@ -291,11 +294,12 @@ def test_samplers_are_compared_from_the_same_noise(trained, tmp_path):
 def test_a_guide_is_named_by_its_run(trained, tmp_path):
     """The guide is the run's own early checkpoint, a worse model."""
     flags = [f"--workdir={trained[0]}", "--mode=sample", "--num_samples=4", "--config.sample.solver=ddim"]
-    guide = ["--config.sample.guidance.name=autoguidance", f"--config.sample.guidance.guide={trained[0]}",
-             "--config.sample.guidance.guide_checkpoint=10"]
+    guide = ["--config.sample.guidance.name=autoguidance", f"--config.sample.guidance.guide={trained[0]}"]
+    guided = [f"{guide[1]}@10#raw", "--config.sample.guidance.scale=3.0"]
     images = {}
-    for name, more in {"plain": [], "one": [*guide, "--config.sample.guidance.scale=1.0"],
-                       "two": [*guide, "--config.sample.guidance.scale=3.0"]}.items():
+    for name, more in {"plain": [], "one": [*guide, "--config.sample.guidance.guide_checkpoint=10",
+                                            "--config.sample.guidance.scale=1.0"],
+                       "two": [guide[0], *guided]}.items():
         program.run(*flags, *more, f"--out={tmp_path / name}")
         images[name] = np.load(tmp_path / name / "samples.npz")["arr_0"].astype(int)
     assert np.abs(images["plain"] - images["one"]).max() <= 1 < np.abs(images["plain"] - images["two"]).max()

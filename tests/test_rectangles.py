@@ -47,18 +47,21 @@ def alone(workdir, *flags, **kwargs):
     return program.execute([sys.executable, "-m", "diffusion.main", f"--workdir={workdir}", *flags], **kwargs)
 
 
+@pytest.mark.slow
 def test_training_draws_wide_images(run):
     assert json.loads((run / "config.json").read_text())["data"]["size"] == [8, 12]
     width, height = Image.open(run / "samples" / "step_00000030.png").size
     assert width > 1.2 * height  # 3 x 3 tiles of 8 x 12
 
 
+@pytest.mark.slow
 def test_it_samples(run, tmp_path):
     alone(run, "--mode=sample", "--num_samples=3", f"--out={tmp_path}/out")
     assert np.load(tmp_path / "out" / "samples.npz")["arr_0"].shape == (3, 8, 12, 1)
     assert Image.open(tmp_path / "out" / "000000.png").size == (12, 8)
 
 
+@pytest.mark.slow
 def test_it_has_a_likelihood(run, tmp_path):
     alone(run, "--mode=likelihood", "--num_examples=4", "--config.likelihood.steps=5", f"--out={tmp_path}/bits.json")
     assert np.isfinite(json.loads((tmp_path / "bits.json").read_text())["bits_per_dim"])
@@ -79,6 +82,7 @@ def test_samplers_are_compared(run, tmp_path):
     assert json.loads((tmp_path / "c" / "compare.json").read_text())["cells"][0]["distance"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["inpaint", "vary", "reconstruct"])
 def test_it_edits(run, tmp_path, task):
     config = config_lib.override(pretrained.load(run).config, {"sample.steps": 4, "sample.batch_size": 2})
@@ -86,6 +90,7 @@ def test_it_edits(run, tmp_path, task):
     assert np.load(tmp_path / "out" / "samples.npz")["arr_0"].shape == (2, 8, 12, 1)
 
 
+@pytest.mark.slow
 def test_a_factor_must_divide_both_sides(run, tmp_path):
     config = pretrained.load(run).config
     with pytest.raises(ConfigError, match="--factor=8 must be above 1 and divide .* 8 and 12"):
@@ -93,6 +98,7 @@ def test_a_factor_must_divide_both_sides(run, tmp_path):
              checkpoint=None)
 
 
+@pytest.mark.slow
 def test_the_pipeline_draws_it_and_writes_it_for_diffusers(run, tmp_path):
     pipe = DiffusionPipeline.from_pretrained(run)
     images = pipe(batch_size=2, num_inference_steps=3, output_type="np", progress_bar=False).images
@@ -104,6 +110,7 @@ def test_the_pipeline_draws_it_and_writes_it_for_diffusers(run, tmp_path):
     np.testing.assert_array_equal(images, again)
 
 
+@pytest.mark.slow
 def test_it_is_planned(flags, tmp_path):
     done = program.run("--mode=plan", *flags)
     assert "memory" in done.stdout

@@ -69,7 +69,7 @@ class Projected(ClassifierFree):
 class Autoguidance(Guidance):
     """Guidance by a worse version of the model (Karras et al. 2024)."""
     rescale: float = 0.0
-    guide: str = ""                    # the worse model: a source as for --from_pretrained
+    guide: str = ""                    # the worse model: a source as for --init_from, PATH[@STEP][#WEIGHTS]
     guide_checkpoint: int | None = None  # the checkpoint's step, if the guide is a run
     by_labels = False
 

@@ -23,8 +23,8 @@ INSTEAD = {"init_from": "--from_pretrained, which samples from such a model"}
 
 def declare_flags(values: flags.FlagValues) -> None:
     shared_flags.declare_path("init_from", "A model whose weights a new run starts from: a folder in diffusers' "
-                              "layout, a name on the Hugging Face hub, or a run folder. Its own config is used if "
-                              "--config is not given.", values)
+                              "layout, a name on the Hugging Face hub, or a run folder, PATH[@STEP][#WEIGHTS]. Its own "
+                              "config is used if --config is not given.", values)
 
 
 def prepare_process(values: flags.FlagValues) -> None:
@@ -100,7 +100,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
     from diffusion.train.watchdog import Watchdog
     source, config = None, build.measured(config)
     if init_from is not None and not run_folder.is_run(workdir):
-        source = pretrained.load(init_from)
+        source = pretrained.load_source(init_from)
         pretrained.check_same(config, source.config, init_from, pretrained.NETWORK)
     frozen = open_frozen(config, workdir)
     model = build.model(config, frozen=frozen.configs)

@@ -147,6 +147,7 @@ def test_what_a_network_never_trains_stays_though_its_gradient_is_not_zero():
     assert optimizer.hold(plain, ()) is plain
 
 
+@pytest.mark.slow
 def test_the_networks_say_what_is_never_decayed_or_trained():
     from diffusion import build
     from diffusion import config as config_lib

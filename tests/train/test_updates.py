@@ -202,6 +202,7 @@ def test_projections_come_last_and_only_to_what_was_trained(both):
     assert all(same(new.params["online"], state.params["online"])) and all(same(new.averages, plain.averages))
 
 
+@pytest.mark.slow
 @pytest.mark.multidevice
 def test_killed_and_resumed_trainings_of_two_sets_repeat_every_bit_on_one_device_and_on_eight(tmp_path):
     script, rows = pathlib.Path(__file__).parent / "two_sets.py", {}
