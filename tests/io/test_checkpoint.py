@@ -325,7 +325,7 @@ def test_saved_on_eight_devices_restored_on_one(tmp_path):
             want = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
                 x.shape, x.dtype, sharding=other if x.ndim == 2 else whole), state)
             found, _ = checkpoints.restore(want, make_data())
-            assert found.params["dense"]["kernel"].sharding == other
+            assert found.params["online"]["dense"]["kernel"].sharding == other
             assert_same(found, make_state(4))
         """, tmp_path, devices=8)
     out, err = process.communicate()
