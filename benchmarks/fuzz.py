@@ -113,7 +113,7 @@ def try_config(number: int) -> str:
     state, metrics = parts.program(0)(parts.create_state(), sharding.place_batch(batch, model.mesh, leading=1), None)
     if not np.isfinite(metrics.loss).all():
         raise AssertionError(f"the first loss is {metrics.loss}")
-    x = np.concatenate(list(generate(state.params, 0, 0, 3)))
+    x = np.concatenate(list(generate(state.params["online"], 0, 0, 3)))
     if not np.isfinite(x).all():
         raise AssertionError(f"{np.isnan(x).sum()} of {x.size} sampled values are not finite")
     return "works"
@@ -124,7 +124,7 @@ def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
     config = tiny_config({"network.multipliers": (1, 1)})
     model = build.model(config)
     state = build.training_step(config, model, 64).create_state()
-    pipe = DiffusionPipeline(config, jax.device_get(state.params))
+    pipe = DiffusionPipeline(config, jax.device_get(state.params["online"]))
     pipe.save_pretrained(folder / "exported")
     run = folder / "run"
     with contextlib.redirect_stdout(io.StringIO()):
