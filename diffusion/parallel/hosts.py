@@ -155,6 +155,12 @@ def _gather(coordinator: str, port: int, missing: set[int], deadline: float, sec
         connection.close()
 
 
+def package_code() -> list[tuple[str, str]]:
+    """Name and text of each file of diffusion/."""
+    package = Path(__file__).parents[1]
+    return [(path.relative_to(package).as_posix(), path.read_text()) for path in sorted(package.rglob("*.py"))]
+
+
 def check_same(*settings: object) -> None:
     """Raises ConfigError in all processes if one has other settings (JSON), code or versions than process 0.
 
@@ -163,10 +169,8 @@ def check_same(*settings: object) -> None:
     if jax.process_count() == 1:
         return
     versions = [platform.python_version(), *map(importlib.metadata.version, _PACKAGES)]
-    here = Path(__file__).parent
-    code = [(path.relative_to(here).as_posix(), path.read_text()) for path in sorted(here.rglob("*.py"))]
     digests = [np.frombuffer(hashlib.sha256(json.dumps(part, sort_keys=True).encode()).digest(), np.uint8)
-               for part in (settings, code, versions)]
+               for part in (settings, package_code(), versions)]
     everyone = multihost_utils.process_allgather(np.stack(digests))
     for what, theirs in zip(_COMPARED, everyone.swapaxes(0, 1)):
         if other := [i for i, digest in enumerate(theirs) if (digest != theirs[0]).any()]:

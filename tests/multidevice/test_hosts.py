@@ -1,6 +1,7 @@
 """Several processes: how they meet, and what they say when they cannot or should not."""
 import signal
 
+import numpy as np
 import program
 import pytest
 
@@ -79,6 +80,19 @@ def test_other_configs_are_refused(tmp_path):
     for code, _, err in program.finish(processes):
         assert code == 1 and "Process 1 of 2 has another config" in err and "Traceback" not in err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_code_that_is_compared_is_that_of_the_whole_package(monkeypatch):
+    assert {"main.py", "core/losses.py", "parallel/hosts.py"} <= {name for name, _ in hosts.package_code()}
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
+    mine = hosts.package_code()
+    theirs = [(name, text + "# changed" * (name == "core/losses.py")) for name, text in mine]
+    seen = []
+    monkeypatch.setattr(hosts.multihost_utils, "process_allgather", lambda x: seen.append(x) or np.stack([x, seen[0]]))
+    hosts.check_same("settings")
+    monkeypatch.setattr(hosts, "package_code", lambda: theirs)
+    with pytest.raises(ConfigError, match="another code of diffusion/"):
+        hosts.check_same("settings")
 
 
 @pytest.mark.slow

@@ -33,6 +33,8 @@ PROGRAMS = (
     Mutation("hosts-are-not-compared", "skipped validation", "diffusion/parallel/hosts.py",
              "if jax.process_count() == 1:", "if jax.process_count() >= 1:",
              ("tests/multidevice/test_hosts.py",), "other_configs"),
+    Mutation("one-folder-is-compared", "wrong path", "diffusion/parallel/hosts.py", ".parents[1]", ".parents[0]",
+             ("tests/multidevice/test_hosts.py",), "package"),
     Mutation("pixels-from-minus-one", "lost normalisation", "diffusion/pipeline.py",
              "else (x[:batch_size] + 1) / 2)", "else x[:batch_size])", ("tests/test_pipeline.py",)),
     Mutation("run-loaded-without-its-average", "swapped arguments", "diffusion/pretrained.py",
