@@ -36,33 +36,26 @@ def main() -> None:
 
 def account_of(args: argparse.Namespace) -> dict:
     """Compiles the step and counts it."""
-    import jax
-    import jax.numpy as jnp
-    from jax.sharding import NamedSharding, PartitionSpec
-
     from benchmarks.train_step import prepared
     from diffusion import build
-    from diffusion.parallel import sharding
-    from diffusion.planning import chips, flops, kernels
-    config = prepared(args.config, args.batch, args.dtype, args.tiny)
+    from diffusion.planning import chips, flops, kernels, roofline
+    from diffusion.programs import plan
+    config = build.measured(prepared(args.config, args.batch, args.dtype, args.tiny), assume=True)
     config.train.steps_per_dispatch = 1
     model = build.model(config, devices=gpus.devices_of(args.gpu))
-    step, batch = build.training_step(config, model, None), config.train.batch_size
-    placed = NamedSharding(model.mesh, PartitionSpec(None, *sharding.over_batch(model.mesh).spec))
-    rows = {name: jax.ShapeDtypeStruct((1, batch, *shape), dtype, sharding=placed) for name, shape, dtype in (
-        ("image", model.shape, jnp.uint8), ("label", (), jnp.int32), ("position", (), jnp.int32))}
+    function, *arguments = plan.training_program(config, model, build.training_step(config, model, None))
     began = time.perf_counter()
-    compiled = step.program(0).lower(step.abstract_state, rows, None).compile()
+    compiled = function.lower(*arguments).compile()
     seconds, text = time.perf_counter() - began, compiled.as_text()
     if args.text:
         Path(args.text).write_text(text)
-    found = kernels.account(kernels.kernels(text), args.rows)
-    chip, count = chips.CHIPS[args.gpu], flops.matrix_flops(step.program(0), step.abstract_state, rows, None)
-    bound = found.seconds(count, chip.flops, chip.bandwidth)
-    return {"config": args.config, "batch": batch, "dtype": args.dtype, "gpu": args.gpu, "compile_s": round(seconds, 1),
-            "flops": count, "temporaries": compiled.memory_analysis().temp_size_in_bytes,
-            "seconds": bound, "mfu": count / bound / chip.flops, **found._asdict(),
-            "largest": [one._asdict() for one in found.largest]}
+    found, count = kernels.account(kernels.kernels(text), args.rows), flops.matrix_flops(function, *arguments)
+    chip, costs = chips.CHIPS[args.gpu], roofline.costs(compiled, [], flops=count, kernels=found)
+    bound = roofline.seconds(costs, chip, peak_share=0.7)["step"]
+    return {"config": args.config, "batch": config.train.batch_size, "dtype": args.dtype, "gpu": args.gpu,
+            "compile_s": round(seconds, 1), "flops": count,
+            "temporaries": compiled.memory_analysis().temp_size_in_bytes, "seconds": bound,
+            "mfu": count / bound / chip.flops, **found._asdict(), "largest": [one._asdict() for one in found.largest]}
 
 
 def table(report: dict, rows: int) -> str:

@@ -1,10 +1,7 @@
 """What the benchmarks share: the machine's state, timings of several ways by turns, and their JSON."""
-import datetime
-import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,41 +9,18 @@ from typing import Any
 
 import numpy as np
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "diffusers")
-BUSY = 0.5  # load average at the start above which timings are not of an idle machine
+from diffusion.io import run_folder
+
+PEERS = ("torch", "diffusers")
+BUSY = 0.5  # load average a core, at the start, above which timings are not of an idle machine
 
 
 def machine() -> dict[str, Any]:
-    """Date, device, versions and load: what a timing means nothing without."""
-    import jax
-    device = jax.devices()[0]
-    return {"date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            "device": device.device_kind if device.platform != "cpu" else processor(), "devices": jax.device_count(),
-            "cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0], "python": platform.python_version(),
-            "commit": commit(), "versions": {name: v for name in PACKAGES if (v := version(name))}}
-
-
-def processor() -> str:
-    """The processor's name, as Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def commit() -> str:
-    """The commit of this checkout; empty outside of one."""
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True,
-                           text=True)
-    return found.stdout.strip()
+    """The environment of a run folder, with the load and the peers' versions: what a timing means nothing without."""
+    found, _ = run_folder.describe_environment()
+    found["packages"] |= {name: run_folder.version(name) for name in PEERS}
+    return found | {"processor": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0)),
+                    "load": os.getloadavg()[0]}
 
 
 def busy(found: Mapping[str, Any]) -> str | None:

@@ -1,7 +1,7 @@
 """Training steps in PyTorch of the networks that diffusers has too, to be timed beside ours.
 
 What each side does in a step: scaling of uint8 images, noising by a linear table of 1,000 betas, the squared error in
-eps, its gradient, clipping by the global norm at 1, Adam, and the average of the weights with half-life 0.9999. PyTorch
+eps, its gradient, clipping by the global norm at 1, Adam, and the average of the weights with decay 0.9999. PyTorch
 uses its fused Adam and multi-tensor ("foreach") clipping and averaging, channels_last and, in bfloat16, autocast with
 float32 weights, as ours has. Ours also draws a key for each example and step (every draw is reproducible), looks the
 images up in the data set on the device, and sums losses by noise level.

@@ -133,8 +133,9 @@ class OurStep:
 def table(report: dict) -> str:
     """The report as text."""
     at = report["machine"]
-    lines = [f"{report['config']}, batch {report['batch']}, {report['dtype']}, on {at['device']}, load {at['load']:.1f}"
-             f", {at['date']}", f"  a matrix product runs at {report['ceiling'] / 1e12:.2f} TFLOP/s"]
+    lines = [f"{report['config']}, batch {report['batch']}, {report['dtype']}, on {at['devices']['kind']} "
+             f"({at['processor']}), load {at['load']:.1f}, {at['time']}",
+             f"  a matrix product runs at {report['ceiling'] / 1e12:.2f} TFLOP/s"]
     for way, row in report["ways"].items():
         line = (f"  {way:<8} {row['ms']:9.2f} ms a step ({row['lowest_ms']:.2f} to {row['highest_ms']:.2f}), "
                 f"{row['images_per_second']:,.1f} images/s")

@@ -1,7 +1,6 @@
 """Settings of a whole process: its devices, the cache of compiled programs, and the reuse of freed memory."""
 import ctypes
 import hashlib
-import importlib.util
 import os
 import platform
 import sys
@@ -12,6 +11,7 @@ import jax
 from jaxlib import xla_client
 
 from diffusion.errors import ConfigError, shown
+from diffusion.planning import gpus
 
 # XLA's choices of kernels that add in a changing order, so that two runs of one program on a GPU differ in their bits.
 REPEATABLE = ("xla_gpu_exclude_nondeterministic_ops", "xla_gpu_deterministic_ops")
@@ -23,13 +23,8 @@ def repeat_bits() -> None:
     (docs/results.md); XLA_FLAGS=--xla_gpu_exclude_nondeterministic_ops=false is the faster way. Call it before there
     are devices."""
     given = os.environ.get("XLA_FLAGS", "")
-    if with_cuda() and not any(name in given for name in REPEATABLE):
+    if gpus.has_plugin() and not any(name in given for name in REPEATABLE):
         os.environ["XLA_FLAGS"] = f"{given} --{REPEATABLE[0]}=true".strip()
-
-
-def with_cuda() -> bool:
-    """Whether JAX's plugin for NVIDIA GPUs is installed."""
-    return any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
 
 
 def check_flags() -> None:

@@ -44,14 +44,14 @@ def exact(centers, x, c_noise):
 def generated(bind, inputs):
     """The student's samples: its x_0 at pure noise."""
     noise = jax.vmap(lambda key: jax.random.normal(key, (2,)))(inputs.keys("generator"))
-    return bind("online").denoise(noise, 1.0, None).x0
+    return bind("online").denoise(noise, 1.0).x0
 
 
 def student_loss(bind, inputs):
     x = generated(bind, inputs)
     noise = jax.vmap(lambda key: jax.random.normal(key, (2,)))(inputs.keys("loss"))
     x_t = bind("teacher").process.diffuse(x, inputs.times.t, noise)
-    real, fake = (bind(name).denoise(x_t, inputs.times.t, None).x0 for name in ("teacher", "fake"))
+    real, fake = (bind(name).denoise(x_t, inputs.times.t).x0 for name in ("teacher", "fake"))
     return (x * jax.lax.stop_gradient(fake - real)).sum(axis=1), {}
 
 

@@ -24,7 +24,7 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.command_words": ["diffusion.errors", "diffusion.io.reading"],
     "diffusion.programs": ["diffusion"],
     "diffusion.planning": BASE,
-    "diffusion.runtime": ["diffusion.errors"],
+    "diffusion.runtime": ["diffusion.errors", "diffusion.planning.gpus"],
     "diffusion.program": ["diffusion.errors"],
     "diffusion.user_file": ["diffusion.errors"],
     "diffusion.config_values": ["diffusion.errors"],

@@ -38,7 +38,7 @@ def test_freed_memory_is_kept():
     *((f"--{name}=false", True, f"--{name}=false") for name in runtime.REPEATABLE)])
 def test_gpus_repeat_their_bits_unless_told_otherwise(monkeypatch, given, there, expected):
     monkeypatch.setenv("XLA_FLAGS", given)
-    monkeypatch.setattr(runtime, "with_cuda", lambda: there)
+    monkeypatch.setattr(runtime.gpus, "has_plugin", lambda: there)
     runtime.repeat_bits()
     assert runtime.os.environ["XLA_FLAGS"] == expected
 

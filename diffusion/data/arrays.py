@@ -38,7 +38,7 @@ class Records:
         x, mask = self.arrays.get("x"), self.arrays["mask"]
         if mask.dtype.kind not in "buif" or not np.isin(mask, (0, 1)).all():
             raise DataError(f"mask in {self.where} must be true or false (1 or 0) for each entry, but it is "
-                            f"{mask.dtype} with others.")
+                            f"{mask.dtype} with other values.")
         if x is not None and (mask.ndim > x.ndim or any(n not in (1, m) for n, m in zip(mask.shape[1:], x.shape[1:]))):
             raise DataError(f"mask in {self.where} is {list(mask.shape)}: it must have the first axes of x, "
                             f"{list(x.shape)}.")

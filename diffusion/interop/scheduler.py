@@ -363,7 +363,6 @@ def write_settings(process: dict[str, Any], sample: dict[str, Any], prediction: 
     `betas` do not include `zero_terminal_snr`. Schedules that diffusers does not know by name are written as a table.
     Raises CheckpointError that names a setting that diffusers does not have.
     """
-    sample = sample | {"clip": sample["clip"] is not False}  # None: clipped, since images have bounds
     if sample["solver"] not in EXPORTS:
         raise CheckpointError("diffusers' pipelines of a UNet2DModel do not support config.sample.solver = "
                               f"{sample['solver']!r}. They support: {', '.join(EXPORTS)}.")

@@ -213,14 +213,15 @@ def describe_environment() -> tuple[dict, str]:
         "host": platform.node(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version(name) for name in _PACKAGES},
         "devices": {"kind": devices[0].device_kind, "platform": devices[0].platform, "count": len(devices),
                     "processes": jax.process_count()},
         "git": git,
     }, diff
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """The installed version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

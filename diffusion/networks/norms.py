@@ -13,7 +13,7 @@ Activation = Callable[[Array], Array]
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation (Wu & He 2018) with what a residual block does around it, in one pass on a GPU."""
+    """Group normalisation (Wu & He 2018) with what a residual block does around it, fused on a GPU."""
 
     @nn.compact
     def __call__(self, x: Array, act: Activation = lambda x: x, *, shift: Array | None = None,
@@ -29,6 +29,7 @@ class GroupNorm(nn.GroupNorm):
         return act(h)
 
     def fused(self, x: Array, act: Activation, shift: Array | None, scale_shift: Array | None) -> Array:
+        """The same by `shifted_group_norm`, with the same parameters."""
         batch, channels = x.shape[0], x.shape[3]
         whole = lambda a: jnp.broadcast_to(a.astype(jnp.float32), (batch, channels))  # noqa: E731
         scale, bias = (whole(self.param(name, init, (channels,), self.param_dtype))

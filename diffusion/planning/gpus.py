@@ -58,6 +58,11 @@ def is_gpu(topology: str) -> bool:
     return topology.partition(":")[0] in GPUS
 
 
+def has_plugin() -> bool:
+    """Whether JAX's plugin for NVIDIA GPUs is installed."""
+    return any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
+
+
 def prepare() -> None:
     """Sets this process's environment for `devices_of`; call it before JAX is imported."""
     for name, value in VARIABLES.items():
@@ -73,7 +78,7 @@ def devices_of(topology: str):
     found = re.fullmatch(r"(?:(\d+)x)?(\d+)", size or "1")
     if name not in GPUS or not found or not int(found[2]) or found[1] == "0":
         raise ConfigError(f"--topology={topology} is not known. GPUs are written {FORMS}.")
-    if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
+    if not has_plugin():
         raise ConfigError("Compiling for a GPU needs JAX's plugin for NVIDIA GPUs, but neither a GPU nor a driver: "
                           "pip install -e .[cuda]")
     from jax.experimental import topologies

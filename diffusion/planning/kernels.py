@@ -11,7 +11,6 @@ from diffusion.planning.hlo import Program, sizes
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional",
          "after-all", "partition-id", "replica-id", "async-done", "opt-barrier"}
 PRODUCTS = ("convolution", "matrix product", "attention")  # what the tensor cores compute
-LAUNCH = 2e-6  # seconds that a kernel costs beside its bytes and operations, in a graph of them: 2 to 3 microseconds
 
 
 class Kernel(NamedTuple):
@@ -64,11 +63,6 @@ class Account(NamedTuple):
     by_kind: dict[str, tuple[int, float]]     # kernels and bytes
     by_part: dict[str, tuple[int, float]]     # the same outside of PRODUCTS, by part of the network
     largest: list[Kernel]       # outside of PRODUCTS, most bytes first
-
-    def seconds(self, flops: float, peak: float, bandwidth: float, share: float = 0.7) -> float:
-        """The time of one run at `share` of the peak FLOP/s for the products, the whole bandwidth for what the other
-        kernels move, and LAUNCH for each kernel; nothing overlaps."""
-        return flops / (share * peak) + self.outside / bandwidth + self.kernels * LAUNCH
 
 
 def account(found: Iterable[Kernel], largest: int = 12) -> Account:

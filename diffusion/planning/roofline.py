@@ -3,7 +3,9 @@ from dataclasses import asdict, dataclass, field
 
 from diffusion.planning.chips import Chip
 from diffusion.planning.collectives import Collective
-from diffusion.planning.kernels import LAUNCH, Account
+from diffusion.planning.kernels import Account
+
+LAUNCH = 2e-6  # seconds that a kernel costs beside its bytes and operations, in a graph of them: 2 to 3 microseconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +49,16 @@ def costs(compiled, found: list[Collective], repeats: int = 1, *, flops: float =
                  outside=kernels.outside if kernels else 0.0)
 
 
-def seconds(of: Costs, chip: Chip) -> dict[str, float]:
+def seconds(of: Costs, chip: Chip, peak_share: float = 1.0) -> dict[str, float]:
     """The roofline (Williams et al. 2009): compute, memory and links, each as if running alone; `step` = max(compute,
     memory) + links, without overlap of sending and computing; and `communication`, the share of the links in it.
 
     Sums run round a ring, over two links of each chip. On a GPU kernels follow each other: those of matrix products
-    take the time of computing and all others that of memory, and each costs LAUNCH beside.
+    take the time of computing and all others that of memory, and each costs LAUNCH beside. peak_share: of the chip's
+    FLOP/s, that products reach.
     """
-    times = {"compute": of.flops / chip.flops, "memory": of.bytes / chip.bandwidth, "links": of.moved / (2 * chip.link)}
+    times = {"compute": of.flops / (peak_share * chip.flops), "memory": of.bytes / chip.bandwidth,
+             "links": of.moved / (2 * chip.link)}
     if of.kernels:
         times |= {"memory": of.outside / chip.bandwidth, "launches": of.kernels * LAUNCH}
         step = times["compute"] + times["memory"] + times["launches"] + times["links"]

@@ -121,8 +121,8 @@ def measure(config: ConfigDict, devices: Sequence, chip: Chip | None, sample: bo
     return report | {"fits": fits}
 
 
-def train_costs(config: ConfigDict, model: "build.Model", parts) -> tuple[roofline.Costs, int, int]:
-    """Costs of one step, its images, 1."""
+def training_program(config: ConfigDict, model: "build.Model", parts) -> tuple:
+    """The compiled training step's function and its abstract arguments."""
     import jax
     import jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
@@ -135,8 +135,14 @@ def train_costs(config: ConfigDict, model: "build.Model", parts) -> tuple[roofli
     batch = {name: jax.ShapeDtypeStruct((k, b, *shape), dtype, sharding=placed)
              for name, (shape, dtype) in record.items()}
     frozen = {name: one.abstract_params for name, one in model.frozen.items()}
+    return parts.program(0), parts.abstract_state, batch, None, frozen
+
+
+def train_costs(config: ConfigDict, model: "build.Model", parts) -> tuple[roofline.Costs, int, int]:
+    """Costs of one step, its images, 1."""
+    from diffusion.parallel import sharding
     loops = 1 if sharding.on_cpu(model.mesh) else config.train.accumulate
-    return costs_of(model, loops, parts.program(0), parts.abstract_state, batch, None, frozen), b, 1
+    return costs_of(model, loops, *training_program(config, model, parts)), config.train.batch_size, 1
 
 
 def sample_costs(config: ConfigDict, model: "build.Model") -> tuple[roofline.Costs, int, int]:

@@ -40,7 +40,10 @@ def averages_of(params: Mapping[str, Params], averages: Mapping[str, Average]) -
 
 
 def weights_of(state: State, name: str) -> Params:
-    """The average of that name, or the online parameters for "raw", as float32: the state's own arrays, copied only if
-    they are kept in another dtype."""
-    params = state.params[ONLINE] if name == RAW else state.averages[name]
-    return jax.tree.map(lambda x: x if x.dtype == jnp.float32 else x.astype(jnp.float32), params)
+    """The average of that name, or the online parameters for "raw", `in_float32`."""
+    return in_float32(state.params[ONLINE] if name == RAW else state.averages[name])
+
+
+def in_float32(params: Params) -> Params:
+    """The parameters as they are, but for those kept in bfloat16."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, params)

@@ -22,7 +22,7 @@ from diffusion.parallel import sharding
 from diffusion.train.averages import Average
 from diffusion.train.couplings import Coupling
 from diffusion.train.optimizer import with_schedule_of
-from diffusion.train.state import ONLINE, State
+from diffusion.train.state import ONLINE, State, in_float32
 from diffusion.train.updates import Update, check_updates, due, loss_of, rate_of
 from diffusion.typing import Array, Params
 
@@ -191,10 +191,6 @@ def make_train_step(*, updates: Sequence[Update], denoisers: Mapping[str, Denois
         return new, metrics
 
     return train_step
-
-
-def in_float32(average: Params) -> Params:
-    return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, average)
 
 
 def _stream(average: str) -> str:

@@ -30,6 +30,11 @@ def config_of(sections: dict):
     return config_lib.adopted(sections, "scheduler_config.json")
 
 
+def write(c) -> dict:
+    sample = c.sample.to_dict() | {"clip": build.clips(c)}
+    return scheduler.write_settings(c.process.to_dict(), sample, c.prediction, build.betas(c.process))
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_settings_go_there_and_back(name):
     """Those that the class has, as diffusers would be given them."""
@@ -37,7 +42,7 @@ def test_settings_go_there_and_back(name):
     if given["_class_name"] != "DDPMScheduler":
         del given["variance_type"]
     c = config_of(scheduler.read_settings(given, "s"))
-    back = scheduler.write_settings(c.process.to_dict(), c.sample.to_dict(), c.prediction, build.betas(c.process))
+    back = write(c)
     known = scheduler.SCHEDULERS[given["_class_name"]].fields
     assert back.keys() - {"_class_name"} <= known.keys(), "diffusers warns of settings that the class has not"
     values = [{key: s.get(key, field.default) for key, field in known.items()} for s in (back, given)]
@@ -85,7 +90,7 @@ def test_zero_terminal_snr_with_eps_teaches():
 def test_a_schedule_that_diffusers_cannot_name_becomes_a_table():
     c = config_lib.base(process="cosine")
     c.process.offset, c.process.steps = 0.02, 50
-    written = scheduler.write_settings(c.process.to_dict(), c.sample.to_dict(), c.prediction, build.betas(c.process))
+    written = write(c)
     back = config_of(scheduler.read_settings(written, "s"))
     np.testing.assert_array_equal(build.betas(back.process), build.betas(c.process))
 
@@ -94,6 +99,6 @@ def test_rescaled_times_are_not_diffusers():
     c = config_lib.base()
     c.process.rescale_times, c.process.steps = True, 4000
     with pytest.raises(CheckpointError, match="rescale_times with config.process.steps = 4000"):
-        scheduler.write_settings(c.process.to_dict(), c.sample.to_dict(), c.prediction, build.betas(c.process))
+        write(c)
     c.process.steps = 1000  # where it changes nothing
-    assert scheduler.write_settings(c.process.to_dict(), c.sample.to_dict(), c.prediction, build.betas(c.process))
+    assert write(c)

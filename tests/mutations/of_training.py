@@ -5,7 +5,7 @@ NETWORKS = (
     Mutation("attention-scaled-by-all-channels", "wrong constant", "diffusion/networks/attention.py",
              "logits / math.sqrt(q.shape[-1])", "logits / math.sqrt(q.shape[-1] * q.shape[-2])",
              ("tests/networks/test_layers.py",)),
-    Mutation("one-pass-norm-without-its-shift", "lost term", "diffusion/networks/norms.py",
+    Mutation("fused-norm-without-its-shift", "lost term", "diffusion/networks/norms.py",
              "second = (second + (shift - mean) * first) * inverse", "second = (second - mean * first) * inverse",
              ("tests/networks/test_gpu_forms.py",)),
     Mutation("layers-share-a-dropout-mask", "missing key fold", "diffusion/networks/layers.py",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.networks import backend
+from diffusion.networks.attention import attend
 from diffusion.networks.norms import GroupNorm
 
 X = 0.5 + 2 * jax.random.normal(jax.random.key(0), (3, 4, 6, 24))
@@ -27,7 +28,7 @@ def value_and_gradients(platform, told, dtype):
 
 
 @pytest.mark.parametrize("told", TOLD)
-def test_the_one_pass_norm_is_the_plain_one(told):
+def test_the_fused_norm_is_the_plain_one(told):
     """In value and all gradients, to the rounding of float32 sums."""
     for ours, plain in zip(*(value_and_gradients(p, TOLD[told], jnp.float32) for p in ("gpu", "cpu")), strict=True):
         assert jnp.abs(ours - plain).max() < 2e-6 * jnp.abs(plain).max()
@@ -35,7 +36,7 @@ def test_the_one_pass_norm_is_the_plain_one(told):
 
 @pytest.mark.parametrize("told", TOLD)
 def test_in_bfloat16_it_is_closer_to_the_exact_one(told):
-    """The plain form rounds between its steps; so that the one-pass form must not be further away."""
+    """The plain form rounds between its steps; so that the fused form must not be further away."""
     exact = value_and_gradients("cpu", TOLD[told], jnp.float32)[0]
     errors = [jnp.abs(value_and_gradients(p, TOLD[told], jnp.bfloat16)[0] - exact).mean() for p in ("gpu", "cpu")]
     assert errors[0] < errors[1]
@@ -51,3 +52,31 @@ def test_a_forward_derivative_takes_the_plain_form():
     np.testing.assert_array_equal(along("gpu", jvp=True), along("cpu"))
     with pytest.raises(TypeError, match="forward-mode"):
         along("gpu")
+
+
+@pytest.mark.parametrize("size, dtype, platform, chosen", [
+    (72, "bfloat16", "gpu", True), (128, "float16", "gpu", True), (72, "float32", "gpu", False),
+    (256, "bfloat16", "gpu", False), (36, "bfloat16", "gpu", False), (72, "bfloat16", "tpu", False)])
+def test_cudnn_computes_the_attention_that_it_takes(monkeypatch, size, dtype, platform, chosen):
+    asked = []
+    monkeypatch.setattr(jax.nn, "dot_product_attention",
+                        lambda q, k, v, implementation: asked.append(implementation) or q)
+    q = jnp.ones((1, 4, 2, size), dtype)
+    with backend.compiling_for(platform):
+        assert attend(q, q, q).shape == q.shape
+    assert asked == ["cudnn"] * chosen
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("shape", [(4, 256, 16, 72), (2, 64, 4, 64), (2, 256, 1, 128)])
+def test_cudnns_attention_is_as_near_to_float32_as_the_plain_form(shape):
+    q, k, v, w = (jax.random.normal(key, shape, jnp.bfloat16) for key in jax.random.split(jax.random.key(0), 4))
+
+    def f(q, k, v, platform):
+        with backend.compiling_for(platform):
+            y = attend(q, k, v)
+        return jnp.sum(y.astype(jnp.float32) * w.astype(jnp.float32)), y
+    gradients = jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2), has_aux=True), static_argnums=3)
+    exact = gradients(*(x.astype(jnp.float32) for x in (q, k, v)), "cpu")
+    for ours, right in zip(jax.tree.leaves(gradients(q, k, v, "gpu")), jax.tree.leaves(exact), strict=True):
+        assert jnp.linalg.norm((ours - right).ravel()) < 0.005 * jnp.linalg.norm(right.ravel())

@@ -8,7 +8,8 @@ import pytest
 
 from diffusion.errors import ConfigError
 from diffusion.planning import chips, gpus, roofline
-from diffusion.planning.kernels import LAUNCH, Kernel, account, kernels, part_of
+from diffusion.planning.kernels import Kernel, account, kernels, part_of
+from diffusion.planning.roofline import LAUNCH
 
 TEXT = """HloModule jit_step, is_scheduled=true
 
@@ -51,7 +52,6 @@ def test_the_account():
     found = account(kernels(TEXT))
     assert found.kernels == 9 and found.bytes == 96 + 48 + 480 + 64 + 64 and found.outside == found.bytes - 96
     assert found.by_part["gradient: up_block/norm"] == (1, 48) and found.largest[0].name == "loop_add_fusion"
-    assert found.seconds(70.0, 100.0, 656.0) == pytest.approx(1 + 1 + 9 * LAUNCH)
     assert part_of("") == "by the compiler" and part_of("jit(step)/add") == "the step"
 
 
