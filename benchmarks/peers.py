@@ -27,7 +27,7 @@ def network_of(config: Any):
     if c.name == "unet":
         settings = unet2d.write_settings(c.to_dict(), size=size, channels=channels, learned_range=config.learned_range)
         known = {k: v for k, v in settings.items() if not k.startswith("_")}
-        return diffusers.UNet2DModel(**known, dropout=c.dropout), c.num_classes
+        return diffusers.UNet2DModel(**known), c.num_classes
     if c.name == "dit":
         # Its blocks embed time and label each for itself: 750M parameters instead of DiT-XL/2's 675M.
         return diffusers.DiTTransformer2DModel(

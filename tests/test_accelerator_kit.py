@@ -2,9 +2,11 @@
 import json
 import sys
 
+import jax
 import pytest
 
-from benchmarks import accelerator, measure
+from benchmarks import accelerator, measure, train_step
+from diffusion import build
 
 
 def test_a_part_that_fails_or_takes_too_long_costs_itself_alone(tmp_path, monkeypatch, capsys):
@@ -43,3 +45,19 @@ def test_the_parts_work(tmp_path, monkeypatch):
         row = found[name]["found"]["ways"]["ours"]
         assert row["ms"] > 0 and 0 < row["mfu"] < 1 and row["temporaries_gb"] > 0
     assert all(found["repeatability"]["found"]["default"][way] for way in ("in one process", "loaded", "anew"))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("path, dtype", [("configs/cifar10.py", "float32"), ("configs/dit_xl2.py", "bfloat16")])
+def test_the_step_in_pytorch_trains_the_same_network(path, dtype):
+    pytest.importorskip("diffusers", reason="the parity tests' packages are not installed")
+    from benchmarks import peers
+    config = train_step.prepared(path, 4, dtype, tiny=True)
+    network, classes = peers.network_of(config)
+    assert classes == config.network.num_classes
+    if config.network.name == "unet":  # DiT embeds time and label in each block there
+        ours = jax.eval_shape(build.model(config).init, jax.random.key(0))
+        assert sum(p.numel() for p in network.parameters()) == sum(p.size for p in jax.tree.leaves(ours))
+    step = peers.training_step(config, batch=4, dtype=dtype, compiled=False)
+    losses = [float(step()) for _ in range(60)]
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
