@@ -100,6 +100,7 @@ def test_the_strength_decides_how_far_it_goes(source, given, tmp_path):
     assert far[0] < far[1]
 
 
+@pytest.mark.slow
 def test_the_ends_of_an_interpolation_are_the_images(source, given, tmp_path):
     x = run(source, tmp_path / "out", task="interpolate", image=given, iterations=8,
             settings={"sample.steps": 20}).astype(int)

@@ -74,6 +74,7 @@ def test_a_run_knows_its_config_and_goes_on_at_another_rate(trained, tmp_path):
     assert np.load(tmp_path / "out" / "samples.npz")["arr_0"].shape == (2, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_samples_depend_on_seed_and_index_alone(trained, tmp_path):
     workdir, _ = trained
     arrays = {}
@@ -192,6 +193,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_goes_on(trained, t
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["10", "20", "30", "30.damaged"]
 
 
+@pytest.mark.slow
 def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     done = says([f"--workdir={tmp_path}", "--config.optimizer.learning_rate=1e20", "--config.optimizer.clip_norm=0.0",
                  "--config.train.checkpoint_every=1 step"], "step", "log-SNR", "learning_rate")
@@ -278,6 +280,7 @@ def test_likelihood_of_held_out_images(trained):
     assert found["rate"][-1] == pytest.approx(total) and Image.open(workdir / "bits.png").size[0] > 1000
 
 
+@pytest.mark.slow
 def test_samplers_are_compared_from_the_same_noise(trained, tmp_path):
     out = tmp_path / "compare"
     done = program.run(f"--workdir={trained[0]}", "--mode=compare", "--solvers=ddim,unipc", "--steps=2,20",

@@ -76,6 +76,7 @@ def test_a_run_that_is_not_there(tmp_path):
     assert done.returncode == 1 and "none" in done.stderr and "rain" in done.stderr and not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_mistakes_come_before_anything_is_sampled(tmp_path):
     run = tmp_path / "run"
     program.run(f"--workdir={run}", *SMALL)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from program import TINY, execute, rows, run
+from tiny_pipeline import pipeline
 
 from diffusion import DiffusionPipeline
 
@@ -32,6 +33,15 @@ def trained(tmp_path_factory):
     return folder / "run", folder / "exported"
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A model in diffusers' layout, of random weights."""
+    folder = tmp_path_factory.mktemp("pretrained") / "exported"
+    pipeline(data__channels=1, prediction="v").save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
 def test_all_ways_of_sampling_give_the_same_files(trained, tmp_path):
     run_folder, exported = trained
     run(f"--workdir={run_folder}", "--mode=sample", "--num_samples=8", f"--out={tmp_path}/own")
@@ -49,6 +59,7 @@ def test_all_ways_of_sampling_give_the_same_files(trained, tmp_path):
         np.testing.assert_array_equal(np.rint(array * 255), file["arr_0"])
 
 
+@pytest.mark.slow
 def test_the_sampler_can_be_chosen(trained, tmp_path):
     done = program("--mode=sample", f"--from_pretrained={trained[1]}", "--num_samples=3", f"--out={tmp_path}/ddim",
                    "--config.sample.solver=ddim", "--config.sample.steps=4")
@@ -92,23 +103,24 @@ def test_fine_tuning_with_another_prediction_says_so(trained, tmp_path):
     (["--init_from=SOURCE", *TINY, "--config.network.groups=2"],
      "Leave --config out, or give: --config.network.groups=4"),
 ])
-def test_what_does_not_fit_is_one_message(trained, tmp_path, flags, message):
-    flags = [flag.replace("SOURCE", str(trained[1])) for flag in flags]
+def test_what_does_not_fit_is_one_message(exported, tmp_path, flags, message):
+    flags = [flag.replace("SOURCE", str(exported)) for flag in flags]
     done = program(*flags, f"--workdir={tmp_path}/new", check=False)
     assert done.returncode == 1 and message in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and os.listdir(tmp_path) == []
 
 
-def test_convert_refuses_in_one_message(trained, tmp_path):
+def test_convert_refuses_in_one_message(exported, tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").write_text("mine")
-    for source, destination, message in [(trained[0], tmp_path / "there", "is there already"),
+    for source, destination, message in [(exported, tmp_path / "there", "is there already"),
                                          (tmp_path / "none", tmp_path / "new", "There is no folder")]:
         done = execute([sys.executable, "-m", "diffusion.interop.convert", str(source), str(destination)], check=False)
         assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     assert sorted(os.listdir(tmp_path)) == ["there"] and os.listdir(tmp_path / "there") == ["file"]
 
 
+@pytest.mark.slow
 def test_a_run_from_before_a_key_was_there_goes_on(trained, tmp_path):
     """The run's config.json lacks the key, which then takes its default."""
     flags = [f"--workdir={tmp_path}/run", "--config.train.duration=10 steps", "--config.train.sample_every=10 steps"]

@@ -25,6 +25,7 @@ def own_parts(monkeypatch):
         del sys.modules[name]
 
 
+@pytest.mark.slow
 def test_they_train_and_sample_and_a_run_of_them_asks_before_it_runs_their_code(own_parts, tmp_path):
     run = tmp_path / "run"
     flags = ["--config.train.duration=4 steps", "--config.optimizer.warmup=1 steps", "--config.train.log_every=2 steps",

@@ -345,7 +345,7 @@ def remove(name):
     (lambda f: edit(f / "unet/config.json", _class_name="UNet2DConditionModel"), "describes a UNet2DConditionModel"),
     (lambda f: edit(f / "scheduler/scheduler_config.json", _class_name="VQDiffusionScheduler"),
      "describes a VQDiffusionScheduler, which is not supported. The schedulers are"),
-    (lambda f: edit(f / "unet/config.json", block_out_channels=[8, 24]), "do not fit the network.*another shape"),
+    (lambda f: edit(f / "unet/config.json", block_out_channels=[16]), "do not fit the network.*another shape"),
     (lambda f: edit(f / "unet/config.json", layers_per_block=2), "of .* tensors are missing: down_blocks.0.resnets.1"),
     (lambda f: edit(f / "unet/config.json", norm_num_groups=3), r"network.groups = 3: must divide the channels"),
     (lambda f: edit(f / "unet/config.json", block_out_channels=[0, 8]), r"block_out_channels = \[0, 8\] is not supp"),
@@ -405,7 +405,8 @@ def test_a_failed_save_leaves_nothing(pipe, tmp_path, monkeypatch):
 
 
 def test_what_diffusers_cannot_express_is_named_and_nothing_is_written(tmp_path):
-    pipe = pipeline(network__heads=2, network__attention_resolutions=(8, 4))
+    pipe = pipeline(network__heads=2, network__multipliers=(1, 2),
+                    network__attention_resolutions=(8, 4))
     with pytest.raises(CheckpointError, match="heads = 2 fixes their number"):
         pipe.save_pretrained(tmp_path / "new")
     assert list(tmp_path.iterdir()) == []

@@ -32,7 +32,8 @@ def test_generated_digits_are_digits(tmp_path, capsys):
     assert accuracy > 0.95
 
     digits, out = trained("digits", tmp_path / "run", 900), tmp_path / "samples"
-    program.execute([*digits, "--mode=sample", "--num_samples=256", "--seed=1", f"--out={out}"], optimize=True)
+    program.execute([*digits, "--mode=sample", "--num_samples=256", "--seed=1", f"--out={out}",
+                     "--config.sample.solver=ddim", "--config.sample.steps=50"], optimize=True)
     generated = classifier.predict_proba(inputs(np.load(out / "samples.npz")["arr_0"]))
     confident, counts = (generated.max(1) > 0.9).mean(), np.bincount(generated.argmax(1), minlength=10)
     with capsys.disabled():

@@ -10,8 +10,8 @@ from diffusion import config as config_lib
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "networks"))
 from random_params import random_params  # noqa: E402
 
-TINY = {"data.size": 8, "data.channels": 3, "network.channels": 8, "network.multipliers": (1, 2), "network.blocks": 1,
-        "network.attention_resolutions": (4,), "network.groups": 4, "process.steps": 20, "sample.steps": 10}
+TINY = {"data.size": 8, "data.channels": 3, "network.channels": 8, "network.multipliers": (1,), "network.blocks": 1,
+        "network.attention_resolutions": (), "network.groups": 4, "process.steps": 20, "sample.steps": 10}
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 

@@ -30,6 +30,7 @@ def line(flags: dict) -> str:
     return " ".join(f"--{key} {value}" for key, value in flags.items())
 
 
+@pytest.mark.slow
 def test_a_model_of_guided_diffusion_is_loaded_by_its_flags_and_converted(openai_file, tmp_path, capsys):
     file, codebase, flags = openai_file
     pipe = DiffusionPipeline.from_pretrained(file, layout=codebase, settings=line(flags))

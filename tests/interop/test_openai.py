@@ -33,7 +33,14 @@ def read(case: str) -> tuple[dict, dict, dict]:
 
 # ---- what is theirs ------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("case", OPENAI)
+# Together these have each option of the networks; the slow ones are the others.
+QUICK = ("improved, learned variance, labels", "guided, resampling blocks, new order",
+         "guided, convolutions, old order by channels", "imagenet64_cond_270M_250K", "64x64_diffusion")
+slow_unless_quick = lambda cases: [pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow)  # noqa: E731
+                                   for case in cases]
+
+
+@pytest.mark.parametrize("case", slow_unless_quick(OPENAI))
 def test_output_is_that_of_the_original(golden, case):
     shapes, arrays = golden
     flags, sections, abstract = read(case)
@@ -52,7 +59,7 @@ def test_the_sections_can_be_built(case):
     build.grid(config.sample, build.process(config.process))
 
 
-@pytest.mark.parametrize("case", others.PUBLISHED)
+@pytest.mark.parametrize("case", slow_unless_quick(others.PUBLISHED))
 def test_the_published_models_have_their_numbers_of_parameters(golden, case):
     codebase, line = others.PUBLISHED[case]
     abstract = others.abstract_of(openai.read_settings(others.flags_of(line), case, codebase=codebase))

@@ -40,7 +40,8 @@ def write(path: pathlib.Path, params: dict[str, np.ndarray]) -> pathlib.Path:
 
 # ---- what is theirs ------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("case", SCORE_SDE)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] if case == "as cifar10" else [])
+                                  for case in SCORE_SDE])
 def test_output_is_that_of_the_original(golden, case, tmp_path):
     shapes, arrays = golden
     sections, abstract = read(case)

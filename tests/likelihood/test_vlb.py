@@ -139,6 +139,7 @@ def test_terms_of_a_gaussian(x64, kind, times):
 BOUNDS = [(linear(steps), make_vlb(chain(steps), variance="large")) for steps in (30, 100, 1000)]
 
 
+@pytest.mark.slow
 def test_bounds_fall_to_the_entropy(x64):
     """A bound for any number of steps, coming down to the entropy as they grow. With the large variance, the right one
     where the data are broad beside the noise; the small one stays 0.6 bits above at 1000 steps."""

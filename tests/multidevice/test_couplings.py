@@ -20,6 +20,7 @@ print(json.dumps([jax.device_count(), rows]))
 
 
 @pytest.mark.multidevice
+@pytest.mark.slow
 def test_minibatch_optimal_transport_is_the_same_on_any_number_of_devices():
     (one, alone), (eight, shared) = (json.loads(program.execute([sys.executable, "-c", RUN], n).stdout) for n in (1, 8))
     assert (one, eight) == (1, 8) and shared == pytest.approx(alone, rel=1e-5)

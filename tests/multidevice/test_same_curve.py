@@ -37,8 +37,7 @@ def close(workdir, one_device):
 @pytest.mark.slow
 @pytest.mark.parametrize("name, devices, flags", [
     ("fsdp", 8, ["--config.mesh.fsdp=4"]),
-    ("accumulate", 2, ["--config.train.accumulate=4"]),
-    ("on_device", 8, ["--config.data.on_device=True"]),
+    ("accumulate, data on the device", 8, ["--config.train.accumulate=4", "--config.data.on_device=True"]),
     ("dispatch", 1, ["--config.train.steps_per_dispatch=2", "--config.train.log_every=2 steps"]),
 ])
 def test_devices(tmp_path, one_device, name, devices, flags):

@@ -107,6 +107,7 @@ def check(process, centres, names):
         assert np.all(found <= allowed), f"{name} on {process}: {found}, first order {worst}"
 
 
+@pytest.mark.slow
 def test_no_solver_of_higher_order_is_worse_than_first_order():
     check("flow", (MEAN,), HIGHER)
     check("edm", (MEAN,), ["dpm_solver++m 3", "sa_solver"])

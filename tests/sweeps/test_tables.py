@@ -30,12 +30,16 @@ def test_a_scale_may_change_single_rows():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", table.names())
 def test_rows_can_be_built(name):
-    """All checks that come before a compilation, at the smallest scale."""
-    found = table.find(name)
+    """All checks that come before a compilation, at the smallest scale; models are built once for each network."""
+    found, built = table.find(name), set()
     scale = list(found.scales)[-1]
     for row in found.rows:
         if row.name not in found.scale(scale).leaves_out:
             config = found.config(scale, row)
+            build.check(config)
+            if (network := str((config.network, config.learned_range, config.data.size))) in built:
+                continue
+            built.add(network)
             model = build.model(config)
             build.sampler(config, model)
             build.training_step(config, model, 1437)

@@ -169,6 +169,7 @@ def test_the_gradient_of_the_ends_is_that_of_the_bound(x64):
         np.testing.assert_allclose(gradient[name], (up - down) / (2 * h), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_the_interior_lowers_the_variance_and_not_the_bound(x64):
     t = (np.arange(500) + 0.5) / 500
     params = SCHEDULE.init(jax.random.key(0))

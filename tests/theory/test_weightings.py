@@ -115,7 +115,7 @@ AT_PURE_NOISE = {"snr": 0, "truncated_snr": 1, "snr_plus_one": 1, "min_snr": 0, 
                  "soft_min_snr": 0, "p2": 0, "p2, gamma 1/2": 0, "edm": 4, "edm, sigma_data 1": 1, "sigmoid": 0,
                  "likelihood": 0, "clipped_velocity": 1}
 ENDS = {"zero terminal SNR": DiscreteProcess(betas=schedules.with_zero_terminal_snr(schedules.linear(1000))),
-        "jsd": DiscreteProcess(betas=schedules.jsd(1000)), "flow": continuous.Flow()}
+        "flow": continuous.Flow()}
 
 
 def test_a_loss_at_pure_noise_is_its_limit():

@@ -95,6 +95,7 @@ def assert_close(a, b, rtol):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol), a, b)
 
 
+@pytest.mark.slow
 def test_accumulation_changes_rounding_only(state):
     (one, m1), (four, m4) = (jitted(accumulate=a)(state, batch()) for a in (1, 4))
     np.testing.assert_allclose(m4.loss, m1.loss, rtol=1e-6)

@@ -80,6 +80,7 @@ def test_one_program_for_each_set_of_due_updates():
     assert programs(0) is programs(3) is programs(6) and programs(1) is programs(2) and programs(0) is not programs(1)
 
 
+@pytest.mark.slow
 def test_several_steps_of_different_updates_in_one_dispatch_equal_single_ones():
     updates, mesh = updates_of(every=2), sharding.make_mesh(1, 1, 1, jax.devices()[:1])
     create, abstract = created(updates, mesh)
