@@ -98,12 +98,12 @@ class Model:
         return self._denoiser(jvp=True)
 
     def _denoiser(self, jvp: bool) -> parameterization.Denoiser:
-        channels, platform = self.shape[-1], sharding.platform(self.mesh)
+        channels, platform, devices = self.shape[-1], sharding.platform(self.mesh), self.mesh.size
         heads = (("f", channels * (1 + self.prediction.both)), *((("variance", channels),) * self.learned_range))
         network = ModuleNetwork(module=self.network, shape=self.shape, cond=self.conditions, heads=heads)
 
         def apply(params: Params, *arguments: Any) -> Any:
-            with backend.compiling_for(platform, jvp=jvp):  # the layers' forms for the mesh's devices
+            with backend.compiling_for(platform, devices, jvp=jvp):  # the layers' forms for the mesh's devices
                 return network.apply(params["params"], *arguments)
         return parameterization.make_denoiser(self.process_of, self.prediction, apply, two_times=self.two_times)
 

@@ -9,7 +9,7 @@ import numpy as np
 from diffusion.core.conditions import Declared, labels
 from diffusion.errors import require
 from diffusion.networks.attention import attend
-from diffusion.networks.layers import check_channels, rematerialised, sinusoidal_embedding
+from diffusion.networks.layers import check_channels, dot_of_rows, rematerialised, sinusoidal_embedding
 from diffusion.typing import NO_COND, Array, Cond, Image, Keys
 
 FREQUENCIES = 256  # sines and cosines in the time embedding
@@ -63,7 +63,8 @@ class DiT(nn.Module):
     def __call__(self, x: Image, c_noise: Array, cond: Cond = NO_COND, keys: Keys | None = None) -> Array:
         b, height, width, _ = x.shape
         p, rows, columns = self.patch, height // self.patch, width // self.patch
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(),
+                                  dot_general=dot_of_rows)
         small = nn.initializers.normal(0.02)
 
         h = x.astype(self.dtype).reshape(b, rows, p, columns, p, -1).transpose(0, 1, 3, 2, 4, 5)
@@ -98,7 +99,8 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, emb: Array) -> Array:
         b, tokens, c = x.shape
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(),
+                                  dot_general=dot_of_rows)
         # The authors initialise queries, keys and values as one matrix, whose fan-out is three times as large.
         of_three = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation(emb, 6, self.dtype)

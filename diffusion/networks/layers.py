@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.errors import require
+from diffusion.networks import winograd
 from diffusion.networks.attention import attend
 from diffusion.networks.norms import GroupNorm
 from diffusion.typing import Array, Keys
@@ -38,6 +39,13 @@ def _is_layer(primitive: Any, *_, **settings) -> bool:
     the number of positions."""
     return primitive.name == "conv_general_dilated" or (
         primitive.name == "dot_general" and not settings["dimension_numbers"][1][0])
+
+
+def dot_of_rows(x: Array, kernel: Array, dimensions: Any, **kwargs) -> Array:
+    """`lax.dot_general` as `nn.Dense` calls it: [..., C] and [C, D] -> [..., D], as a product of matrices. The gradient
+    of the kernel is then one, too; for more axes XLA would transpose copies of x and of its gradient on a CPU."""
+    y = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), **kwargs)
+    return y.reshape(*x.shape[:-1], -1)
 
 
 def sinusoidal_embedding(c_noise: Array, dim: int, *, freq_shift: float = 1.0, cos_first: bool = False,
@@ -110,10 +118,11 @@ class BlockConfig:
         return GroupNorm(num_groups=groups or self.groups, epsilon=self.epsilon, dtype=self.dtype, name=name)
 
     def conv(self, channels: int, name: str, scale: float = 1.0, **kwargs) -> nn.Conv:
-        return nn.Conv(channels, (3, 3), dtype=self.dtype, kernel_init=ddpm_init(scale), name=name, **kwargs)
+        return nn.Conv(channels, (3, 3), dtype=self.dtype, kernel_init=ddpm_init(scale), name=name,
+                       conv_general_dilated=winograd.conv_general_dilated, **kwargs)
 
     def dense(self, channels: int, name: str, scale: float = 1.0) -> nn.Dense:
-        return nn.Dense(channels, dtype=self.dtype, kernel_init=ddpm_init(scale), name=name)
+        return nn.Dense(channels, dtype=self.dtype, kernel_init=ddpm_init(scale), name=name, dot_general=dot_of_rows)
 
     def act(self, x: Array) -> Array:
         return ACTIVATIONS[self.activation](x)

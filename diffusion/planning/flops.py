@@ -7,6 +7,10 @@ from typing import Any
 
 import jax
 
+# Jitted functions of networks/winograd.py -> how many convolutions of their first two arguments, images and a 3x3
+# kernel, they stand for. They multiply less, but a step has the same FLOPs however it is computed.
+CONVOLUTIONS = {"conv3x3_value": 1, "conv3x3_gradients": 2}
+
 
 def matrix_flops(function, *arguments) -> float:
     """FLOPs of the convolutions and matrix products of function(*arguments), two for each multiplication and addition;
@@ -30,6 +34,8 @@ def _of_equation(equation: Any) -> float:
     if name.startswith("dot_product_attention"):  # cuDNN's: queries [B, S, heads, D], keys [B, T, heads, D]
         batch, queries, heads, size = shapes[0]
         return (8 if "bwd" in name else 4) * batch * heads * queries * shapes[1][1] * size
+    if params.get("name") in CONVOLUTIONS:
+        return CONVOLUTIONS[params["name"]] * 18 * math.prod(shapes[0]) * shapes[1][-1]
     inner = [_count(j) for value in params.values() for j in _jaxprs(value)]
     if name == "cond":
         return max(inner)
