@@ -1,7 +1,7 @@
 """Data sets of drawn pictures for the benchmarks, stored and read as real ones are.
 
-A picture is a small random one, enlarged smoothly, so that its PNG and JPEG are neither as large as those of noise nor as
-small as those of one colour.
+A picture is a small random one, enlarged smoothly, so that its PNG and JPEG are neither as large as those of noise nor
+as small as those of one colour.
 """
 from pathlib import Path
 from typing import Any

@@ -3,14 +3,15 @@
     python -m benchmarks.input_pipeline --config=configs/cifar10.py --step_ms=34.5
     python -m benchmarks.input_pipeline --sources=jpeg --workers=0,1,2,4 --jpeg_size=256
 
---sources: `index`, the indices alone, for data that lie on the device; `memory`, an array; `png`, an array_record set as
-our prepare program writes it; `jpeg`, a folder of JPEG files. The first three have the config's batch and shape.
+--sources: `index`, the indices alone, for data that lie on the device; `memory`, an array; `png`, an array_record set
+as our prepare program writes it; `jpeg`, a folder of JPEG files. The first three have the config's shape.
 
 What each side does: shuffles, reads and decodes by the same source object, and stacks numpy arrays, or tensors, to a
-batch in this process. Neither scales, flips or copies to the device: our step does that on the device. Both start their
-workers anew ("spawn"), with 2 batches ahead each. Without workers ours reads ahead in one thread, and PyTorch
-in the loop. Ours reads arrays in memory by one gather, without workers; a DataLoader reads them one by one. A turn starts
-a side's workers, waits for the first batch, times --batches more and ends the workers, so that the other side runs alone.
+batch of the config in this process. Neither scales, flips or copies to the device: our step does that on the device.
+Both start their workers anew ("spawn"), with 2 batches ahead each. Without workers ours reads ahead in one thread, and
+PyTorch in the loop. Ours reads arrays in memory by one gather, without workers; a DataLoader reads them one by one. A
+turn starts a side's workers, waits for the first batch, times --batches more and ends the workers, so that the other
+side runs alone.
 
 `of_step` is the time of a batch over --step_ms, or over a step of the config, measured here: above 1 the device waits.
 On a CPU the step and the workers share the cores.

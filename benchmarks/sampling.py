@@ -4,11 +4,12 @@
     python -m benchmarks.sampling --chains=ddim:50 --batches=1,16
     python -m benchmarks.sampling --chains=ddim:50,ddpm:1000 --batches=1,16,256 --dtype=bfloat16 --ways=ours,compile
 
-What each side does: one whole call, from the loaded model to PIL images, without a progress bar. diffusers' DDIMPipeline
-or DDPMPipeline writes the model, with random weights, and both sides load that folder: the same grid of times, eta,
-variance and clipping. Ours is DiffusionPipeline, whose chain is one call of the device; it draws a key for each image,
-so that image i does not depend on the batch. PyTorch's network is channels_last, in bfloat16 by autocast with float32
-weights, as ours has; `compile` compiles it by torch.compile, for each batch. The first call, with compilation, is apart.
+What each side does: one whole call, from the loaded model to PIL images, without a progress bar. diffusers'
+DDIMPipeline or DDPMPipeline writes the model, with random weights, and both sides load that folder: the same grid of
+times, eta, variance and clipping. Ours is DiffusionPipeline, whose chain is one call of the device; it draws a key for
+each image, so that image i does not depend on the batch. PyTorch's network is channels_last, in bfloat16 by autocast
+with float32 weights, as ours has; `compile` compiles it by torch.compile, for each batch. The first call, with
+compilation, is apart.
 """
 import tempfile
 import time

@@ -21,6 +21,7 @@ from diffusion.planning.flops import matrix_flops
 from experiments.table import load_config
 
 WAYS = ("ours", "eager", "compile")
+TINY = {"unet": {"channels": 32, "blocks": 1, "groups": 8}, "dit": {"depth": 1, "channels": 64, "heads": 2}}
 ON_DEVICE = 2048  # images of random bytes in the data set on the device
 
 
@@ -82,10 +83,8 @@ def prepared(path: str, batch: int | None, dtype: str, tiny: bool):
     config.network.dtype = dtype
     if batch or tiny:
         config.train.batch_size = batch or 4
-    if tiny and config.network.name == "dit":
-        config.network.depth, config.network.channels, config.network.heads = 1, 64, 2
-    elif tiny:
-        config.network.channels, config.network.blocks, config.network.groups = 32, 1, 8
+    if tiny:
+        config.network.update(TINY[config.network.name])
     return config
 
 
