@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data_dir", default=None, help="the folder of the real one")
     args = parser.parse_args(argv)
     rounds, steps = (1, 3) if args.quick or args.tiny else (args.rounds, args.steps)
-    config = prepared(args.config, args.batch, args.dtype, args.tiny)
+    config = prepared(args.config, args.batch or (4 if args.quick else None), args.dtype, args.tiny)
     report = measure.begin("loop_overhead", args, config=args.config, batch=config.train.batch_size, dtype=args.dtype,
                            steps=steps, log_every=config.train.log_every)
     far = f"{10**6 * config.train.steps_per_dispatch} steps"

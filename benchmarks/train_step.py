@@ -38,8 +38,9 @@ def main(argv: list[str] | None = None) -> None:
     ways = args.ways.split(",")
     if unknown := set(ways) - set(WAYS):
         parser.error(f"--ways: {', '.join(sorted(unknown))} is not known; it can be of {', '.join(WAYS)}")
-    rounds, steps = (1, 1) if args.quick or args.tiny else (args.rounds, args.steps)
-    config = prepared(args.config, args.batch, args.dtype, args.tiny)
+    short = args.quick or args.tiny
+    rounds, steps = (1, 1) if short else (args.rounds, args.steps)
+    config = prepared(args.config, args.batch or (4 if args.quick else None), args.dtype, args.tiny)
     batch = config.train.batch_size
     report = measure.begin("train_step", args, config=args.config, batch=batch, dtype=args.dtype)
 
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{way}: {details[way]}", flush=True)
     flops = report["flops"] = ours.flops if ours else None
     times = measure.by_turns(functions, rounds=rounds, steps=steps)
-    report["ceiling"] = ceiling = measure.ceiling(args.dtype, size=512 if args.tiny else 8192 if on_gpu() else 2048)
+    report["ceiling"] = ceiling = measure.ceiling(args.dtype, size=512 if short else 8192 if on_gpu() else 2048)
     for way, seconds in times.items():
         row = measure.spread(seconds) | {"images_per_second": batch / np.median(seconds)}
         if flops:
