@@ -36,7 +36,9 @@ def parser(program: str, doc: str | None, *, rounds: int) -> argparse.ArgumentPa
 
 
 def begin(program: str, args: argparse.Namespace, **settings: Any) -> dict[str, Any]:
-    """A report without rows. The process keeps freed memory, as our programs do, for all ways alike."""
+    """A report without rows. Call it before JAX has devices: it leaves memory of a GPU to PyTorch. The process keeps
+    freed memory, as our programs do, for all ways alike."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     found = machine()
     if reason := busy(found):
         print(f"warning: {reason}", flush=True)

@@ -45,8 +45,7 @@ Interval = tuple[str, float, float]  # phase, begin and end by time.perf_counter
 
 
 def main(argv: list[str] | None = None) -> None:
-    environment = dict(os.environ)
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process leaves the device to the others
+    environment = dict(os.environ)  # as the user set it
     from benchmarks import data, measure
     from benchmarks.train_step import TINY
     from experiments.table import load_config

@@ -2,10 +2,14 @@
 import copy
 import importlib
 import json
+import pathlib
+import re
 
 import pytest
 
 from benchmarks import compare, measure, startup
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 def row(low: float, middle: float, high: float) -> dict:
@@ -79,6 +83,12 @@ def test_each_moment_of_a_start_counts_once_for_the_first_phase_that_it_lies_in(
     found = startup.shares(intervals, 0.5, 9.5)
     assert found == pytest.approx({"other": 0.5, "imports": 3.0, "build": 0.5 + 1.0, "trace": 1.0, "compile": 1.5,
                                    "create_state": 1.0, "first_step": 0.5, "data": 0.0, "all": 9.0})
+
+
+def test_the_page_lists_every_program():
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    programs = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()}
+    assert programs == set(re.findall(r"python -m benchmarks\.(\w+)", page)) and "sampling" in programs
 
 
 CONFIG = """
