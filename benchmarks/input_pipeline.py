@@ -9,9 +9,9 @@ as our prepare program writes it; `jpeg`, a folder of JPEG files. The first thre
 What each side does: shuffles, reads and decodes by the same source object, and stacks numpy arrays, or tensors, to a
 batch of the config in this process. Neither scales, flips or copies to the device: our step does that on the device.
 Both start their workers anew ("spawn"), with 2 batches ahead each. Without workers ours reads ahead in one thread, and
-PyTorch in the loop. Ours reads arrays in memory by one gather, without workers; a DataLoader reads them one by one. A
-turn starts a side's workers, waits for the first batch, times --batches more and ends the workers, so that the other
-side runs alone.
+PyTorch in the loop, with one thread of its own. Ours reads arrays in memory by one gather, without workers; a
+DataLoader reads them one by one. A turn starts a side's workers, waits for the first batch, times --batches more and
+ends the workers, so that the other side runs alone.
 
 `of_step` is the time of a batch over --step_ms, or over a step of the config, measured here: above 1 the device waits.
 On a CPU the step and the workers share the cores.
@@ -105,7 +105,9 @@ def started(way: str, name: str, source: Any, batch: int, workers: int) -> tuple
         found = (pipeline.index_batches(len(source), batch_size=batch, seed=0) if name == "index" else
                  pipeline.batches(source, batch_size=batch, seed=0, workers=workers))
         return found, found.close
+    import torch
     from torch.utils.data import DataLoader
+    torch.set_num_threads(1)  # as in its workers: its threads for one stacked batch wait for each other
     more = {"multiprocessing_context": "spawn", "prefetch_factor": 2} if workers else {}
     found = iter(DataLoader(source, batch_size=batch, shuffle=True, drop_last=True, num_workers=workers, **more))
     return found, getattr(found, "_shutdown_workers", lambda: None)
