@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks import compare
+
 PART = "{python} -m benchmarks.train_step --out={out}/{name}.json {tiny} "
 # name: (seconds at most, command); the first are worth the most.
 PARTS = {
@@ -88,15 +90,13 @@ def run(name: str, out: Path, seconds: float, tiny: bool) -> dict:
 
 
 def changes(before: dict, now: dict) -> str:
-    """Milliseconds a step before and now, of the parts that both have."""
-    lines = ["changes, milliseconds a step:"]
+    """What became slower or faster, of the parts that both have."""
+    text = []
     for name, part in now.items():
-        for way, row in ((part.get("found") or {}).get("ways") or {}).items():
-            old = ((before.get(name, {}).get("found") or {}).get("ways") or {}).get(way)
-            if old and "ms" in old and "ms" in row:
-                lines.append(f"  {name}, {way}: {old['ms']:.2f} -> {row['ms']:.2f} ({old['ms'] / row['ms']:.2f} times "
-                             "as fast)")
-    return "\n".join(lines)
+        old, new = ((one.get("found") or {}).get("rows") for one in (before.get(name, {}), part))
+        if old and new:
+            text += [f"{name}:", *(f"  {line}" for line in compare.lines(old, new))]
+    return "\n".join(text)
 
 
 def pack(folder: str, python: str) -> None:

@@ -4,10 +4,10 @@
     python -m benchmarks.train_step --config=configs/cifar10.py --batch=256 --dtype=bfloat16 --ways=ours,eager,compile
 
 benchmarks/peers.py says what each side does in a step. Prints the median over the rounds (and the lowest and highest),
-images and FLOP/s, MFU relative to a matrix product measured in the same run, and the ratio of the speeds, which is left
-out where the machine was not idle at the start. PyTorch is needed only for --ways other than ours.
+images and FLOP/s, MFU relative to a matrix product measured in the same run, peak memory, and the ratio of the speeds,
+which is left out where the machine was not idle at the start. On a CPU the peak is of the whole process so far: name
+one way alone to learn its own. PyTorch is needed only for --ways other than ours.
 """
-import argparse
 import time
 from typing import Any
 
@@ -21,63 +21,57 @@ from diffusion.planning.flops import matrix_flops
 from experiments.table import load_config
 
 WAYS = ("ours", "eager", "compile")
+TINY = {"unet": {"channels": 32, "blocks": 1, "groups": 8}, "dit": {"depth": 1, "channels": 64, "heads": 2}}
 ON_DEVICE = 2048  # images of random bytes in the data set on the device
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str] | None = None) -> None:
+    parser = measure.parser("train_step", __doc__, rounds=5)
     parser.add_argument("--config", default="configs/cifar10.py")
     parser.add_argument("--batch", type=int, default=None, help="Default: the config's")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--ways", default="ours,eager", help="of " + ",".join(WAYS))
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="of a round")
-    parser.add_argument("--quick", action="store_true", help="one round of one step: whether it runs, not how fast")
-    parser.add_argument("--tiny", action="store_true", help="a network small enough for a test")
     parser.add_argument("--trace", default=None, help="a folder for a trace of four of our steps, for TensorBoard; the "
                         "time of each kernel is summed into its kernels.txt")
-    parser.add_argument("--out", default=None, help="a JSON file to write")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     ways = args.ways.split(",")
     if unknown := set(ways) - set(WAYS):
         parser.error(f"--ways: {', '.join(sorted(unknown))} is not known; it can be of {', '.join(WAYS)}")
-    rounds, steps = (1, 1) if args.quick or args.tiny else (args.rounds, args.steps)
-    report: dict[str, Any] = {"machine": measure.machine(), "config": args.config, "dtype": args.dtype, "ways": {}}
-    if reason := measure.busy(report["machine"]):
-        print(f"warning: {reason}", flush=True)
-    config = prepared(args.config, args.batch, args.dtype, args.tiny)
-    batch = report["batch"] = config.train.batch_size
+    short = args.quick or args.tiny
+    rounds, steps = (1, 1) if short else (args.rounds, args.steps)
+    config = prepared(args.config, args.batch or (4 if args.quick else None), args.dtype, args.tiny)
+    batch = config.train.batch_size
+    report = measure.begin("train_step", args, config=args.config, batch=batch, dtype=args.dtype)
 
-    functions, ours = {}, None
+    functions, details, ours = {}, {}, None
     for way in ways:
         began = time.perf_counter()
         if way == "ours":
             ours = OurStep(config)
-            functions[way], details = ours, ours.details
+            functions[way], details[way] = ours, ours.details
         else:
             from benchmarks import peers
             functions[way] = peers.training_step(config, batch=batch, dtype=args.dtype, compiled=way == "compile")
-            details = {}
+            details[way] = {}
         measure.finished(functions[way]())
-        details["first_step_s"] = round(time.perf_counter() - began, 2)
-        report["ways"][way] = details
-        print(f"{way}: first step after {details['first_step_s']} s {details}", flush=True)
+        details[way] |= {"first_step_s": round(time.perf_counter() - began, 2),
+                         "peak_gb": round(measure.peak_gb(torch=way != "ours"), 2)}
+        print(f"{way}: {details[way]}", flush=True)
     flops = report["flops"] = ours.flops if ours else None
     times = measure.by_turns(functions, rounds=rounds, steps=steps)
-    report["ceiling"] = ceiling = measure.ceiling(args.dtype, size=512 if args.tiny else 8192 if on_gpu() else 2048)
+    report["ceiling"] = ceiling = measure.ceiling(args.dtype, size=512 if short else 8192 if on_gpu() else 2048)
     for way, seconds in times.items():
-        row = report["ways"][way] | measure.spread(seconds) | {"images_per_second": batch / np.median(seconds)}
+        row = measure.spread(seconds) | {"images_per_second": batch / np.median(seconds)}
         if flops:
-            row |= {"flops_per_second": flops / np.median(seconds),
-                    "mfu": flops / np.median(seconds) / ceiling}
-        if ours and way != "ours" and not reason:
-            row["ours_over_this"] = float(np.median(np.array(seconds) / np.array(times["ours"])))
-        report["ways"][way] = row
-    print(table(report))
+            row |= {"flops_per_second": flops / np.median(seconds), "mfu": flops / np.median(seconds) / ceiling}
+        if ours and way != "ours":
+            row |= measure.ratio(report, times["ours"], seconds)
+        report["rows"][way] = row | details[way]
+    print(f"a matrix product runs at {ceiling / 1e12:.2f} TFLOP/s, to which mfu is relative")
+    measure.end(report, args.out)
     if args.trace and ours:
         kernels(ours, args.trace)
-    measure.write(args.out, report)
 
 
 def on_gpu() -> bool:
@@ -90,10 +84,8 @@ def prepared(path: str, batch: int | None, dtype: str, tiny: bool):
     config.network.dtype = dtype
     if batch or tiny:
         config.train.batch_size = batch or 4
-    if tiny and config.network.name == "dit":
-        config.network.depth, config.network.channels, config.network.heads = 1, 64, 2
-    elif tiny:
-        config.network.channels, config.network.blocks, config.network.groups = 32, 1, 8
+    if tiny:
+        config.network.update(TINY[config.network.name])
     return config
 
 
@@ -128,23 +120,6 @@ class OurStep:
     def __call__(self):
         self.state, metrics = self.step(self.state, self.batch, self.data)
         return metrics.loss
-
-
-def table(report: dict) -> str:
-    """The report as text."""
-    at = report["machine"]
-    lines = [f"{report['config']}, batch {report['batch']}, {report['dtype']}, on {at['devices']['kind']} "
-             f"({at['processor']}), load {at['load']:.1f}, {at['time']}",
-             f"  a matrix product runs at {report['ceiling'] / 1e12:.2f} TFLOP/s"]
-    for way, row in report["ways"].items():
-        line = (f"  {way:<8} {row['ms']:9.2f} ms a step ({row['lowest_ms']:.2f} to {row['highest_ms']:.2f}), "
-                f"{row['images_per_second']:,.1f} images/s")
-        if "mfu" in row:
-            line += f", {row['flops_per_second'] / 1e12:.3g} TFLOP/s, MFU {row['mfu']:.0%}"
-        if "ours_over_this" in row:
-            line += f"; ours is {row['ours_over_this']:.2f} times as fast"
-        lines.append(line)
-    return "\n".join(lines)
 
 
 def kernels(ours: OurStep, folder: str, steps: int = 4) -> None:

@@ -10,7 +10,8 @@ from diffusion import build
 from diffusion import config as config_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
-DOCUMENTS = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "tests/golden/README.md"])
+DOCUMENTS = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "tests/golden/README.md",
+                    *ROOT.glob("benchmarks/*.md")])
 EQUATIONS = ROOT / "docs" / "equations.md"
 
 
@@ -32,7 +33,7 @@ def test_every_equation_names_tests_that_exist():
             assert name in functions(path), f"{file} has no {name}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#\s]+)\)", document.read_text()):
         if "://" not in target:
