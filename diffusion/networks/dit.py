@@ -8,6 +8,7 @@ import numpy as np
 
 from diffusion.core.conditions import Declared, labels
 from diffusion.errors import require
+from diffusion.networks.activations import gelu
 from diffusion.networks.attention import attend
 from diffusion.networks.layers import check_channels, rematerialised, sinusoidal_embedding
 from diffusion.typing import NO_COND, Array, Cond, Image, Keys
@@ -109,7 +110,7 @@ class Block(nn.Module):
         x = x + gate1 * dense(c, name="out")(attend(q, k, v).reshape(b, tokens, c))
 
         h = modulated(normalised(x, self.dtype, "norm2"), shift2, scale2)
-        h = nn.gelu(dense(round(c * self.mlp_ratio), name="mlp1")(h), approximate=True)
+        h = gelu(dense(round(c * self.mlp_ratio), name="mlp1")(h))
         return x + gate2 * dense(c, name="mlp2")(h)
 
 

@@ -41,8 +41,8 @@ def _check(beta1: float, beta2: float, epsilon: float, clip_norm: float) -> None
 
 
 def clip(clip_norm: float) -> optax.GradientTransformation:
-    """optax.clip_by_global_norm, which does not compute the norm again of a gradient whose norm is known: the step gives
-    it as known_norm = (gradient, norm)."""
+    """optax.clip_by_global_norm, which does not compute again the norm of a gradient whose norm the step knows, given
+    as known_norm = (gradient, norm)."""
     def update(grad, state, params=None, *, known_norm=((), None), **_):
         of, norm = known_norm
         if [*map(id, jax.tree.leaves(of))] != [*map(id, jax.tree.leaves(grad))]:

@@ -66,7 +66,7 @@ def make_train_step(*, updates: Sequence[Update], denoisers: Mapping[str, Denois
     independently per example or, if `stratified`, evenly over the whole batch. coupling: pairs data and noise over the
     whole batch.
     skip_nonfinite: a step whose losses or gradients are not finite changes nothing but `step` and the schedules' count.
-    unroll: micro-batches in unrolled code instead of a loop, see `sharding.on_cpu`. gather: see `gradients.mean`.
+    unroll: micro-batches in unrolled code instead of a loop, see `sharding.on_cpu`. gather: see `gradients.gathers`.
     images_before: see `averages.Rule`.
     project: by set, applied to its parameters at the end of a step that trained it.
     """
@@ -109,8 +109,9 @@ def make_train_step(*, updates: Sequence[Update], denoisers: Mapping[str, Denois
 
     def gradient(update, state, frozen, batch, size):
         """The gradient, summed over the batch, and the [B] losses with their auxiliary values."""
+        params = state.params[update.trains]
         (_, per_example), grad = jax.value_and_grad(micro_loss, has_aux=True)(
-            state.params[update.trains], update, state, frozen, batch, size)
+            gradients.gathered(params) if gather else params, update, state, frozen, batch, size)
         return grad, per_example
 
     def accumulated(update, state, frozen, batch, size):

@@ -48,6 +48,26 @@ def test_kernels_their_bytes_and_loops():
         Kernel("collective", "all-reduce-start", 64, 1, ""), Kernel("copy", "copy.1", 64, 1, "")])
 
 
+def test_of_an_array_that_a_kernel_slices_only_the_slices_are_read():
+    text = """HloModule jit_step
+
+%fused (a: f32[8,4], b: f32[2,4]) -> f32[2,4] {
+  %a = f32[8,4]{1,0} parameter(0)
+  %flat = f32[32]{0} bitcast(%a)
+  %part = f32[8]{0} slice(%flat), slice={[8:16]}
+  %b = f32[2,4]{1,0} parameter(1)
+  ROOT %sum = f32[2,4]{1,0} add(%part, %b)
+}
+
+ENTRY %main (p: f32[8,4], q: f32[2,4]) -> f32[2,4] {
+  %p = f32[8,4]{1,0} parameter(0)
+  %q = f32[2,4]{1,0} parameter(1)
+  ROOT %loop_add_fusion = f32[2,4]{1,0} fusion(%p, %q), kind=kLoop, calls=%fused
+}
+"""
+    assert [one.bytes for one in kernels(text)] == [3 * 32]
+
+
 def test_the_account():
     found = account(kernels(TEXT))
     assert found.kernels == 9 and found.bytes == 96 + 48 + 480 + 64 + 64 and found.outside == found.bytes - 96

@@ -20,6 +20,13 @@ def test_the_mean_and_its_norm(monkeypatch, gather):
     np.testing.assert_allclose(norm, optax.tree.norm(grad), rtol=1e-6)
 
 
+def test_gathered_parameters_are_the_same():
+    """Also where a stack is full."""
+    params = {f"layer{i}": {"kernel": jnp.full((3, 4), i), "bias": jnp.full(4, -i)} for i in range(gradients._MANY + 3)}
+    params |= {"norm": {"scale": jnp.arange(4.0)}, "number": jnp.array(2.0)}
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(gradients.gathered)(params), params)
+
+
 def test_clipping_takes_the_norm_only_of_the_gradient_that_it_is_of():
     """Not where a transformation before the clipping has changed the gradient."""
     grad = {"a": jnp.array([3.0, 4.0])}
