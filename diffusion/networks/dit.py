@@ -10,7 +10,7 @@ from diffusion.core.conditions import Declared, labels
 from diffusion.errors import require
 from diffusion.networks.activations import gelu
 from diffusion.networks.attention import attend
-from diffusion.networks.layers import check_channels, rematerialised, sinusoidal_embedding
+from diffusion.networks.layers import Dense, check_channels, rematerialised, sinusoidal_embedding
 from diffusion.typing import NO_COND, Array, Cond, Image, Keys
 
 FREQUENCIES = 256  # sines and cosines in the time embedding
@@ -99,7 +99,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, emb: Array) -> Array:
         b, tokens, c = x.shape
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
+        dense = functools.partial(Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
         # The authors initialise queries, keys and values as one matrix, whose fan-out is three times as large.
         of_three = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation(emb, 6, self.dtype)

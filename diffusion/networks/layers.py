@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from diffusion.errors import require
 from diffusion.networks.attention import attend
@@ -25,19 +26,30 @@ def ddpm_init(scale: float = 1.0) -> nn.initializers.Initializer:
     return nn.initializers.variance_scaling(scale, "fan_avg", "uniform")
 
 
+class Conv(nn.Conv):
+    """A convolution whose result `rematerialised` may keep."""
+    def __call__(self, x: Array) -> Array:
+        return checkpoint_name(super().__call__(x), "layer")
+
+
+class Dense(nn.Dense):
+    """A dense layer whose result `rematerialised` may keep."""
+    def __call__(self, x: Array) -> Array:
+        return checkpoint_name(super().__call__(x), "layer")
+
+
 def rematerialised(block: type[nn.Module], remat: str) -> type[nn.Module]:
     """The block with its activations stored for the gradient (`remat` none), recomputed except for the results of
-    convolutions and dense layers (light), or all recomputed (full). Values, gradients and parameters are the same."""
+    convolutions, dense layers and cuDNN's attention (light), or all recomputed (full). Values, gradients and parameters
+    are the same."""
     if remat == "none":
         return block
     return nn.remat(block, policy=None if remat == "full" else _is_layer)
 
 
 def _is_layer(primitive: Any, *_, **settings) -> bool:
-    """Whether it is a convolution or an unbatched matrix product: attention's batched products grow with the square of
-    the number of positions."""
-    return primitive.name == "conv_general_dilated" or (
-        primitive.name == "dot_general" and not settings["dimension_numbers"][1][0])
+    return primitive.name.startswith("dot_product_attention") or (
+        primitive.name == "name" and settings["name"] == "layer")
 
 
 def sinusoidal_embedding(c_noise: Array, dim: int, *, freq_shift: float = 1.0, cos_first: bool = False,
@@ -109,11 +121,11 @@ class BlockConfig:
         """A group normalisation; its statistics are computed in float32 whatever the dtype."""
         return GroupNorm(num_groups=groups or self.groups, epsilon=self.epsilon, dtype=self.dtype, name=name)
 
-    def conv(self, channels: int, name: str, scale: float = 1.0, **kwargs) -> nn.Conv:
-        return nn.Conv(channels, (3, 3), dtype=self.dtype, kernel_init=ddpm_init(scale), name=name, **kwargs)
+    def conv(self, channels: int, name: str, scale: float = 1.0, **kwargs) -> Conv:
+        return Conv(channels, (3, 3), dtype=self.dtype, kernel_init=ddpm_init(scale), name=name, **kwargs)
 
-    def dense(self, channels: int, name: str, scale: float = 1.0) -> nn.Dense:
-        return nn.Dense(channels, dtype=self.dtype, kernel_init=ddpm_init(scale), name=name)
+    def dense(self, channels: int, name: str, scale: float = 1.0) -> Dense:
+        return Dense(channels, dtype=self.dtype, kernel_init=ddpm_init(scale), name=name)
 
     def act(self, x: Array) -> Array:
         return ACTIVATIONS[self.activation](x)
