@@ -22,7 +22,7 @@ from diffusion.data import pipeline, sources
 from diffusion.families import BY_NAME
 from diffusion.kinds.base import preparation
 from diffusion.parallel import sharding
-from diffusion.train import durations, optimizer, step
+from diffusion.train import durations, gradients, optimizer, step
 from diffusion.train.averages import Average
 from diffusion.train.loop import Clock, Durations
 from diffusion.train.state import ONLINE, State, init_state
@@ -128,7 +128,8 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
             averages=kept, images_before=images_before, coupling=BY_NAME["coupling"].make(c.loss),
             project={ONLINE: model.project} if model.project else None,
             seed=c.seed, prepare=prepare, accumulate=c.train.accumulate,
-            log_snr_edges=edges, skip_nonfinite=c.train.nonfinite == "skip", unroll=sharding.on_cpu(model.mesh))
+            log_snr_edges=edges, skip_nonfinite=c.train.nonfinite == "skip", unroll=sharding.on_cpu(model.mesh),
+            gather=gradients.gathers(model.mesh))
         return step.compile_train_step(made, mesh=model.mesh, steps=plan.steps_per_dispatch, updates=updates,
                                        state_shardings=jax.tree.map(lambda x: x.sharding, abstract))
 

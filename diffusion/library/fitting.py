@@ -26,6 +26,7 @@ from diffusion.library.arguments import (
 from diffusion.library.model import Model
 from diffusion.library.objectives import Objective, objective
 from diffusion.parallel import sharding
+from diffusion.train import gradients
 from diffusion.train import step as step_lib
 from diffusion.train.averages import Average, Power
 from diffusion.train.optimizer import hold
@@ -113,7 +114,7 @@ def fit(model: Model | Mapping[str, Model], objective: Objective | Loss | Sequen
         updates=updates, denoisers={name: one.denoiser for name, one in models.items()}, density=found.density,
         stratified=found.stratified, averages=averages, seed=seed, accumulate=accumulate,
         prepare=preparation(spec, main.conditions, rates), log_snr_edges=_EDGES, unroll=sharding.on_cpu(mesh),
-        coupling=found.coupling,
+        gather=gradients.gathers(mesh), coupling=found.coupling,
         project={name: models[name].project for name in trained if models[name].project})
     program = step_lib.compile_train_step(made, mesh=mesh, steps=1, updates=updates,
                                           state_shardings=jax.tree.map(lambda x: x.sharding, abstract))

@@ -8,8 +8,9 @@ import numpy as np
 
 from diffusion.core.conditions import Declared, labels
 from diffusion.errors import require
+from diffusion.networks.activations import gelu
 from diffusion.networks.attention import attend
-from diffusion.networks.layers import check_channels, dot_of_rows, rematerialised, sinusoidal_embedding
+from diffusion.networks.layers import Dense, check_channels, rematerialised, sinusoidal_embedding
 from diffusion.typing import NO_COND, Array, Cond, Image, Keys
 
 FREQUENCIES = 256  # sines and cosines in the time embedding
@@ -63,8 +64,7 @@ class DiT(nn.Module):
     def __call__(self, x: Image, c_noise: Array, cond: Cond = NO_COND, keys: Keys | None = None) -> Array:
         b, height, width, _ = x.shape
         p, rows, columns = self.patch, height // self.patch, width // self.patch
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(),
-                                  dot_general=dot_of_rows)
+        dense = functools.partial(Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
         small = nn.initializers.normal(0.02)
 
         h = x.astype(self.dtype).reshape(b, rows, p, columns, p, -1).transpose(0, 1, 3, 2, 4, 5)
@@ -99,8 +99,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, emb: Array) -> Array:
         b, tokens, c = x.shape
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(),
-                                  dot_general=dot_of_rows)
+        dense = functools.partial(Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
         # The authors initialise queries, keys and values as one matrix, whose fan-out is three times as large.
         of_three = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation(emb, 6, self.dtype)
@@ -111,7 +110,7 @@ class Block(nn.Module):
         x = x + gate1 * dense(c, name="out")(attend(q, k, v).reshape(b, tokens, c))
 
         h = modulated(normalised(x, self.dtype, "norm2"), shift2, scale2)
-        h = nn.gelu(dense(round(c * self.mlp_ratio), name="mlp1")(h), approximate=True)
+        h = gelu(dense(round(c * self.mlp_ratio), name="mlp1")(h))
         return x + gate2 * dense(c, name="mlp2")(h)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from diffusion.errors import require
 from diffusion.networks import winograd
@@ -26,26 +27,37 @@ def ddpm_init(scale: float = 1.0) -> nn.initializers.Initializer:
     return nn.initializers.variance_scaling(scale, "fan_avg", "uniform")
 
 
+class Conv(nn.Conv):
+    """A convolution, in the form that is fast on the device, whose result `rematerialised` may keep."""
+    conv_general_dilated: Any = winograd.conv_general_dilated
+
+    def __call__(self, x: Array) -> Array:
+        return checkpoint_name(super().__call__(x), "layer")
+
+
+class Dense(nn.Dense):
+    """A dense layer whose result `rematerialised` may keep.
+
+    It is a product of two matrices, as is then the gradient of its kernel: for more axes of x, XLA would transpose
+    copies of x and of its gradient on a CPU.
+    """
+    def __call__(self, x: Array) -> Array:
+        y = super().__call__(x.reshape(-1, x.shape[-1]))
+        return checkpoint_name(y.reshape(*x.shape[:-1], -1), "layer")
+
+
 def rematerialised(block: type[nn.Module], remat: str) -> type[nn.Module]:
     """The block with its activations stored for the gradient (`remat` none), recomputed except for the results of
-    convolutions and dense layers (light), or all recomputed (full). Values, gradients and parameters are the same."""
+    convolutions, dense layers and cuDNN's attention (light), or all recomputed (full). Values, gradients and parameters
+    are the same."""
     if remat == "none":
         return block
     return nn.remat(block, policy=None if remat == "full" else _is_layer)
 
 
 def _is_layer(primitive: Any, *_, **settings) -> bool:
-    """Whether it is a convolution or an unbatched matrix product: attention's batched products grow with the square of
-    the number of positions."""
-    return primitive.name == "conv_general_dilated" or (
-        primitive.name == "dot_general" and not settings["dimension_numbers"][1][0])
-
-
-def dot_of_rows(x: Array, kernel: Array, dimensions: Any, **kwargs) -> Array:
-    """`lax.dot_general` as `nn.Dense` calls it: [..., C] and [C, D] -> [..., D], as a product of matrices. The gradient
-    of the kernel is then one, too; for more axes XLA would transpose copies of x and of its gradient on a CPU."""
-    y = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), **kwargs)
-    return y.reshape(*x.shape[:-1], -1)
+    return primitive.name.startswith("dot_product_attention") or (
+        primitive.name == "name" and settings["name"] == "layer")
 
 
 def sinusoidal_embedding(c_noise: Array, dim: int, *, freq_shift: float = 1.0, cos_first: bool = False,
@@ -117,12 +129,11 @@ class BlockConfig:
         """A group normalisation; its statistics are computed in float32 whatever the dtype."""
         return GroupNorm(num_groups=groups or self.groups, epsilon=self.epsilon, dtype=self.dtype, name=name)
 
-    def conv(self, channels: int, name: str, scale: float = 1.0, **kwargs) -> nn.Conv:
-        return nn.Conv(channels, (3, 3), dtype=self.dtype, kernel_init=ddpm_init(scale), name=name,
-                       conv_general_dilated=winograd.conv_general_dilated, **kwargs)
+    def conv(self, channels: int, name: str, scale: float = 1.0, **kwargs) -> Conv:
+        return Conv(channels, (3, 3), dtype=self.dtype, kernel_init=ddpm_init(scale), name=name, **kwargs)
 
-    def dense(self, channels: int, name: str, scale: float = 1.0) -> nn.Dense:
-        return nn.Dense(channels, dtype=self.dtype, kernel_init=ddpm_init(scale), name=name, dot_general=dot_of_rows)
+    def dense(self, channels: int, name: str, scale: float = 1.0) -> Dense:
+        return Dense(channels, dtype=self.dtype, kernel_init=ddpm_init(scale), name=name)
 
     def act(self, x: Array) -> Array:
         return ACTIVATIONS[self.activation](x)

@@ -31,29 +31,31 @@ class GroupNorm(nn.GroupNorm):
     def fused(self, x: Array, act: Activation, shift: Array | None, scale_shift: Array | None) -> Array:
         """The same by `shifted_group_norm`, with the same parameters."""
         batch, channels = x.shape[0], x.shape[3]
-        whole = lambda a: jnp.broadcast_to(a.astype(jnp.float32), (batch, channels))  # noqa: E731
-        scale, bias = (whole(self.param(name, init, (channels,), self.param_dtype))
-                       for name, init in (("scale", self.scale_init), ("bias", self.bias_init)))
+        affine = jnp.stack([self.param(name, init, (channels,), self.param_dtype) for name, init in
+                            (("scale", self.scale_init), ("bias", self.bias_init))]).astype(jnp.float32)[:, None]
         if scale_shift is not None:
             s, t = jnp.split(scale_shift.astype(jnp.float32), 2, axis=-1)
-            scale, bias = scale * (1 + s), bias * (1 + s) + t
-        shift = whole(jnp.zeros(channels)) if shift is None else whole(shift)
-        return shifted_group_norm(x, shift, scale, bias, self.num_groups, self.epsilon, act)
+            affine = affine * (1 + s)[None] + jnp.stack([jnp.zeros_like(t), t])
+        shift = jnp.zeros(()) if shift is None else shift.astype(jnp.float32)
+        return shifted_group_norm(x, jnp.broadcast_to(shift, (batch, channels)),
+                                  jnp.broadcast_to(affine, (2, batch, channels)), self.num_groups, self.epsilon, act)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def shifted_group_norm(x: Array, shift: Array, scale: Array, bias: Array, groups: int, epsilon: float,
-                       act: Activation) -> Array:
-    """act(normalised(x + shift) * scale + bias): x [B, H, W, C], the others [B, C] -> [B, H, W, C] in x's dtype.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def shifted_group_norm(x: Array, shift: Array, affine: Array, groups: int, epsilon: float, act: Activation) -> Array:
+    """act(normalised(x + shift) * scale + bias): x [B, H, W, C], shift [B, C], affine = (scale, bias) in one
+    [2, B, C] -> [B, H, W, C] in x's dtype.
 
     Statistics and arithmetic are in float32. Everything that depends on x only by its sums over H and W, which includes
-    the gradients of shift, scale and bias, comes from two [B, C] sums; the gradient keeps x and nothing else of that
-    size. Without forward-mode derivative.
+    the gradients of shift and affine, comes from two [B, C] sums; the gradient keeps x and nothing else of that size.
+    Scale and bias are in one array, so that one kernel sums the gradients of both over B. Without forward-mode
+    derivative.
     """
-    return _forward(x, shift, scale, bias, groups, epsilon, act)[0]
+    return _forward(x, shift, affine, groups, epsilon, act)[0]
 
 
-def _forward(x, shift, scale, bias, groups, epsilon, act):
+def _forward(x, shift, affine, groups, epsilon, act):
+    scale, bias = affine
     x32 = x.astype(jnp.float32)
     positions = x.shape[1] * x.shape[2]
     sum_x, second = _two_sums(x32, x32 * x32)
@@ -93,7 +95,7 @@ def _backward(groups, epsilon, act, saved, dy):
     x32, du = of_input(*jax.lax.optimization_barrier((x, dy)))
     dx = du * factor[:, None, None] + x32 * of_x[:, None, None] + rest[:, None, None]
     dshift = first * factor + sum_x * of_x + positions * rest
-    return dx.astype(x.dtype), dshift, second, first
+    return dx.astype(x.dtype), dshift, jnp.stack([second, first])
 
 
 def _two_sums(x: Array, y: Array) -> tuple[Array, Array]:

@@ -30,6 +30,12 @@ class Instruction:
         return re.findall(r"%([\w.-]+)", self.rest[:end])
 
     @property
+    def calls(self) -> str:
+        """The computation of a fusion; empty if it is none."""
+        found = re.search(r"\bcalls=%?([\w.-]+)", self.rest)
+        return found[1] if found else ""
+
+    @property
     def source(self) -> str:
         """The path in the traced function that it comes from; empty if the compiler made it."""
         found = re.search(r'op_name="([^"]*)"', self.rest)

@@ -1,4 +1,5 @@
 """Accounts for a program compiled for a GPU: its kernels, and the bytes that each reads and writes."""
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -26,11 +27,30 @@ def kernels(hlo: str) -> list[Kernel]:
     program = Program(hlo)
     sequences = {one.computation for one in program.instructions if program.is_a_sequence(one.computation)}
     size = {(one.computation, one.name): _size(one) for one in program.instructions if one.computation in sequences}
+    sliced = _sliced(program)
     return [Kernel(_kind(one), one.name, size[one.computation, one.name] + sum(
-                size.get((one.computation, name), 0) for name in one.operands),
-                program.times(one.computation), one.source)
+                min(size.get((one.computation, name), 0), sliced.get((one.calls, place), math.inf))
+                for place, name in enumerate(one.operands)), program.times(one.computation), one.source)
             for one in program.instructions
             if one.computation in sequences and one.operation not in _FREE and not one.operation.endswith("-done")]
+
+
+def _sliced(program: Program) -> dict[tuple[str, int], float]:
+    """(fusion's computation, place of a parameter) -> bytes that it reads, where it reads only slices of it."""
+    users = defaultdict(list)
+    for one in program.instructions:
+        for name in one.operands:
+            users[one.computation, name].append(one)
+
+    def readers(one) -> list:
+        return [reader for user in users[one.computation, one.name]
+                for reader in (readers(user) if user.operation == "bitcast" else [user])]
+    found = {}
+    for one in program.instructions:
+        if one.operation == "parameter" and (parts := readers(one)):
+            if all(part.operation in ("slice", "dynamic-slice") for part in parts):
+                found[one.computation, int(one.rest.partition(")")[0])] = sum(_size(part) for part in parts)
+    return found
 
 
 def _size(one) -> float:

@@ -40,8 +40,16 @@ def _check(beta1: float, beta2: float, epsilon: float, clip_norm: float) -> None
     require(clip_norm >= 0, "clip_norm", clip_norm, "must not be negative; 0 turns clipping off.")
 
 
-def _clip(clip_norm: float) -> optax.GradientTransformation:
-    return optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+def clip(clip_norm: float) -> optax.GradientTransformation:
+    """optax.clip_by_global_norm, which does not compute again the norm of a gradient whose norm the step knows, given
+    as known_norm = (gradient, norm)."""
+    def update(grad, state, params=None, *, known_norm=((), None), **_):
+        of, norm = known_norm
+        if [*map(id, jax.tree.leaves(of))] != [*map(id, jax.tree.leaves(grad))]:
+            norm = optax.tree.norm(grad)
+        return jax.tree.map(lambda g: jax.lax.select(
+            norm < clip_norm, g, (g / norm.astype(g.dtype)) * clip_norm), grad), state
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update) if clip_norm else optax.identity()
 
 
 def adam(schedule: optax.Schedule, *,
@@ -57,7 +65,7 @@ def adam(schedule: optax.Schedule, *,
     divides by its square root.
     """
     _check(beta1, beta2, epsilon, clip_norm)
-    return optax.chain(_clip(clip_norm), optax.adam(schedule, b1=beta1, b2=beta2, eps=epsilon, mu_dtype=mu_dtype))
+    return optax.chain(clip(clip_norm), optax.adam(schedule, b1=beta1, b2=beta2, eps=epsilon, mu_dtype=mu_dtype))
 
 
 def adamw(schedule: optax.Schedule, decayed: Callable[[Params], Any], *,
@@ -71,7 +79,7 @@ def adamw(schedule: optax.Schedule, decayed: Callable[[Params], Any], *,
     """
     _check(beta1, beta2, epsilon, clip_norm)
     require(weight_decay >= 0, "weight_decay", weight_decay, "must not be negative (Loshchilov & Hutter 2019: 0.01).")
-    return optax.chain(_clip(clip_norm), optax.adamw(schedule, b1=beta1, b2=beta2, eps=epsilon, mu_dtype=mu_dtype,
+    return optax.chain(clip(clip_norm), optax.adamw(schedule, b1=beta1, b2=beta2, eps=epsilon, mu_dtype=mu_dtype,
                                                      weight_decay=weight_decay, mask=decayed))
 
 
@@ -88,11 +96,11 @@ def hold(optimizer: optax.GradientTransformation, untrained: Sequence[str]) -> o
     if not untrained:
         return optimizer
 
-    def update(grad, state, params=None):
-        changes, state = optimizer.update(grad, state, params)
+    def update(grad, state, params=None, **known):
+        changes, state = optax.with_extra_args_support(optimizer).update(grad, state, params, **known)
         return jax.tree_util.tree_map_with_path(lambda path, x: jnp.zeros_like(x) if any(
             re.search(pattern, name_of(path)) for pattern in untrained) else x, changes), state
-    return optax.GradientTransformation(optimizer.init, update)
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 OPTIMIZERS = {"adam": adam, "adamw": adamw}

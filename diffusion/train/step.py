@@ -19,6 +19,7 @@ from diffusion.core.numerics import normal
 from diffusion.core.parameterization import Denoiser
 from diffusion.core.streams import example_keys, step_key
 from diffusion.parallel import sharding
+from diffusion.train import gradients
 from diffusion.train.averages import Average
 from diffusion.train.couplings import Coupling
 from diffusion.train.optimizer import with_schedule_of
@@ -48,7 +49,7 @@ class StepMetrics(NamedTuple):
 def make_train_step(*, updates: Sequence[Update], denoisers: Mapping[str, Denoiser],
                     density: time_densities.TimeDensity, stratified: bool, averages: Mapping[str, Average], seed: int,
                     prepare: Callable[..., Any], accumulate: int, log_snr_edges: np.ndarray,
-                    skip_nonfinite: bool = False, unroll: bool = False, images_before: int = 0,
+                    skip_nonfinite: bool = False, unroll: bool = False, gather: bool = False, images_before: int = 0,
                     coupling: Coupling | None = None,
                     project: Mapping[str, Callable[[Params], Params]] | None = None):
     """train_step(state, batch, dataset=None, frozen=None, made=None) -> (state, StepMetrics); pure, to be compiled by
@@ -65,7 +66,8 @@ def make_train_step(*, updates: Sequence[Update], denoisers: Mapping[str, Denois
     independently per example or, if `stratified`, evenly over the whole batch. coupling: pairs data and noise over the
     whole batch.
     skip_nonfinite: a step whose losses or gradients are not finite changes nothing but `step` and the schedules' count.
-    unroll: micro-batches in unrolled code instead of a loop, see `sharding.on_cpu`. images_before: see `averages.Rule`.
+    unroll: micro-batches in unrolled code instead of a loop, see `sharding.on_cpu`. gather: see `gradients.gathers`.
+    images_before: see `averages.Rule`.
     project: by set, applied to its parameters at the end of a step that trained it.
     """
     followed = {name: average.of for name, average in averages.items()}
@@ -107,8 +109,9 @@ def make_train_step(*, updates: Sequence[Update], denoisers: Mapping[str, Denois
 
     def gradient(update, state, frozen, batch, size):
         """The gradient, summed over the batch, and the [B] losses with their auxiliary values."""
+        params = state.params[update.trains]
         (_, per_example), grad = jax.value_and_grad(micro_loss, has_aux=True)(
-            state.params[update.trains], update, state, frozen, batch, size)
+            gradients.gathered(params) if gather else params, update, state, frozen, batch, size)
         return grad, per_example
 
     def accumulated(update, state, frozen, batch, size):
@@ -156,10 +159,11 @@ def make_train_step(*, updates: Sequence[Update], denoisers: Mapping[str, Denois
         for update in (u for u, now in zip(updates, made or (True,) * len(updates)) if now):
             name = update.trains
             grad, (per_example, aux) = (accumulated if accumulate > 1 else gradient)(update, state, frozen, batch, size)
-            grad = jax.tree.map(lambda g: g / size, grad)
-            changes, opt_state[name] = update.optimizer.update(grad, state.opt_state[name], state.params[name])
+            grad, norm = gradients.mean(grad, size, gather=gather)
+            changes, opt_state[name] = optax.with_extra_args_support(update.optimizer).update(
+                grad, state.opt_state[name], state.params[name], known_norm=(grad, norm))
             params[name] = optax.apply_updates(state.params[name], changes)
-            told[name] = {"loss": jnp.mean(per_example), "grad_norm": optax.tree.norm(grad),
+            told[name] = {"loss": jnp.mean(per_example), "grad_norm": norm,
                           "learning_rate": rate_of(update, state.opt_state[name]), "counted": jnp.ones((), jnp.int32)}
             first, sums = first or (per_example, aux), per_example if sums is None else sums + per_example
             if update is updates[0] and jax.tree.leaves(learned):

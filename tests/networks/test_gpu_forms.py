@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.networks import backend
+from diffusion.networks.activations import gelu
 from diffusion.networks.attention import attend
 from diffusion.networks.norms import GroupNorm
 
@@ -65,6 +66,28 @@ def test_cudnn_computes_the_attention_that_it_takes(monkeypatch, size, dtype, pl
     with backend.compiling_for(platform):
         assert attend(q, q, q).shape == q.shape
     assert asked == ["cudnn"] * chosen
+
+
+@pytest.mark.parametrize("form", ["attention", "gelu"])
+def test_what_is_computed_again_for_the_gradient_is_the_same(form):
+    """Attention with two heads of 24, and gelu, in value and all gradients."""
+    q, k, v, w = (2 * jax.random.normal(key, (3, 10, 2, 24)) for key in jax.random.split(jax.random.key(0), 4))
+
+    def f(q, k, v, platform):
+        with backend.compiling_for(platform):
+            y = attend(q, k, v) if form == "attention" else gelu(q) * k + v
+        return jnp.sum(y * w), y
+    ours, plain = (jax.tree.leaves(jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2), has_aux=True), static_argnums=3)(
+        q, k, v, platform)) for platform in ("gpu", "cpu"))
+    for one, other in zip(ours, plain, strict=True):
+        assert jnp.abs(one - other).max() < 1e-5 * jnp.abs(other).max()
+
+
+def test_attention_keeps_no_weights_for_the_gradient():
+    q = jnp.ones((2, 16, 1, 8))
+    with backend.compiling_for("gpu"):
+        kept = jax.tree.leaves(jax.vjp(attend, q, q, q)[1])
+    assert max(x.size for x in kept) == q.size < 2 * 16 * 16
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")

@@ -48,6 +48,26 @@ def test_kernels_their_bytes_and_loops():
         Kernel("collective", "all-reduce-start", 64, 1, ""), Kernel("copy", "copy.1", 64, 1, "")])
 
 
+def test_of_an_array_that_a_kernel_slices_only_the_slices_are_read():
+    text = """HloModule jit_step
+
+%fused (a: f32[8,4], b: f32[2,4]) -> f32[2,4] {
+  %a = f32[8,4]{1,0} parameter(0)
+  %flat = f32[32]{0} bitcast(%a)
+  %part = f32[8]{0} slice(%flat), slice={[8:16]}
+  %b = f32[2,4]{1,0} parameter(1)
+  ROOT %sum = f32[2,4]{1,0} add(%part, %b)
+}
+
+ENTRY %main (p: f32[8,4], q: f32[2,4]) -> f32[2,4] {
+  %p = f32[8,4]{1,0} parameter(0)
+  %q = f32[2,4]{1,0} parameter(1)
+  ROOT %loop_add_fusion = f32[2,4]{1,0} fusion(%p, %q), kind=kLoop, calls=%fused
+}
+"""
+    assert [one.bytes for one in kernels(text)] == [3 * 32]
+
+
 def test_the_account():
     found = account(kernels(TEXT))
     assert found.kernels == 9 and found.bytes == 96 + 48 + 480 + 64 + 64 and found.outside == found.bytes - 96
@@ -81,3 +101,17 @@ def test_a_step_compiles_for_each_gpu(tmp_path):
         assert done.returncode == 0, done.stderr
         found = json.loads((tmp_path / f"{gpu}.json").read_text())
         assert found["kernels"] > 100 and 0 < found["outside"] < found["bytes"] and found["flops"] > 1e6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("jax_cuda12_plugin"), reason="needs JAX's CUDA wheels: .[cuda]")
+@pytest.mark.parametrize("config, batch, kernels, outside, temporaries, mfu", [
+    ("cifar10", 256, 1320, 25.1e9, 4.95e9, 0.40), ("dit_xl2", 64, 1850, 77.5e9, 20.9e9, 0.49)])
+def test_the_step_for_an_h100_stays_as_small(tmp_path, config, batch, kernels, outside, temporaries, mfu):
+    """What docs/results.md says of the whole steps."""
+    done = program.execute([sys.executable, "-m", "benchmarks.gpu_program", f"--config=configs/{config}.py",
+                            f"--batch={batch}", "--gpu=h100", f"--out={tmp_path}/h100.json"])
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "h100.json").read_text())
+    assert found["kernels"] <= kernels and found["outside"] <= outside
+    assert found["temporaries"] <= temporaries and found["mfu"] >= mfu
