@@ -17,8 +17,7 @@ from diffusion.networks import backend
 from diffusion.typing import Array
 
 POINTS = (0, 1, -1, 2, -2)  # where the polynomials are evaluated, besides at infinity
-VALUE, GRADIENT = 2, 4  # m of the convolution and of its gradients
-CHUNK = 2.5e6  # bytes of the larger array that are transformed at once, so that they stay in the caches
+CHUNK = 1.5e6  # bytes of the larger array that are transformed at once, so that they stay in the caches
 
 
 def conv_general_dilated(x: Array, kernel: Array, strides: Sequence[int], padding: str | Sequence[tuple[int, int]],
@@ -31,10 +30,16 @@ def conv_general_dilated(x: Array, kernel: Array, strides: Sequence[int], paddin
 
 
 def is_faster(shape: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
-    """Whether training with `convolve` is faster than with XLA's convolution, by more than it takes longer to compile:
-    for large arrays of many channels."""
-    return (kernel[:2] == (3, 3) and min(kernel[2:]) >= 64 and min(shape[1:3]) >= 16
-            and all(n % GRADIENT == 0 for n in shape[1:3]))
+    """Whether training with `convolve` was measured to be faster than with XLA's convolution, by more than it takes
+    longer to compile: from 1e9 FLOPs on, for many channels and more tiles, if there are whole ones."""
+    batch, height, width, _ = shape
+    return (kernel[:2] == (3, 3) and min(kernel[2:]) >= 32 and height % 2 == width % 2 == 0
+            and 18 * batch * height * width * kernel[2] * kernel[3] >= 1e9
+            and batch * height * width // gradient_m(height, width)**2 >= max(kernel[2:]) / 2)
+
+
+def gradient_m(height: int, width: int) -> int:
+    return 4 if height % 4 == width % 4 == 0 else 2
 
 
 @functools.cache
@@ -119,27 +124,27 @@ def direct(x: Array, kernel: Array) -> Array:
 
 @jax.custom_vjp
 def convolve(x: Array, kernel: Array) -> Array:
-    """The correlation: by XLA's convolution where no gradient is taken, else by F(2 x 2), with gradients by F(4 x 4).
-    Without forward-mode derivative."""
+    """The correlation: by XLA's convolution where no gradient is taken, else by F(2 x 2), with gradients by F(4 x 4) if
+    4 divides the sides. Without forward-mode derivative."""
     return direct(x, kernel)
 
 
 # Jitted, so that all convolutions of one shape are traced once. planning/flops.py knows these functions by their names.
 @jax.jit
 def conv3x3_value(x, kernel):
-    kernels = kernel_tiles(kernel, VALUE)
-    y = lax.map(lambda x: correlate(x, kernels, VALUE), in_chunks(x, chunks(x)))
+    kernels = kernel_tiles(kernel, 2)
+    y = lax.map(lambda x: correlate(x, kernels, 2), in_chunks(x, chunks(x)))
     return y.reshape(*x.shape[:3], -1), (x, kernel)
 
 
 @jax.jit
 def conv3x3_gradients(saved, dy):
-    x, kernel = saved
-    kernels = kernel_tiles(jnp.swapaxes(kernel[::-1, ::-1], 2, 3), GRADIENT)
+    (x, kernel), m = saved, gradient_m(*dy.shape[1:3])
+    kernels = kernel_tiles(jnp.swapaxes(kernel[::-1, ::-1], 2, 3), m)
 
     def body(total, pair):
         x, dy = pair
-        return total + kernel_gradient(x, dy, GRADIENT), correlate(dy, kernels, GRADIENT)
+        return total + kernel_gradient(x, dy, m), correlate(dy, kernels, m)
 
     n = chunks(x, dy)
     gradient, dx = lax.scan(body, jnp.zeros_like(kernel), (in_chunks(x, n), in_chunks(dy, n)))

@@ -26,19 +26,23 @@ def both(convolve, x, kernel, dy):
     return y, *pull(dy)
 
 
-@pytest.mark.parametrize("chunk", [winograd.CHUNK, X.nbytes / 3])  # at once, and in four parts
-def test_value_and_gradients_are_those_of_the_direct_convolution(monkeypatch, chunk):
-    """The value to float32's rounding, the gradients to the 1e-5 of F(4 x 4); more than that would hide a fault."""
+# At once, in four parts, and by F(2 x 2) in the gradients, too.
+@pytest.mark.parametrize("chunk, width, tolerances", [
+    (winograd.CHUNK, 20, (2e-6, 4e-5, 4e-5)), (X.nbytes / 3, 20, (2e-6, 4e-5, 4e-5)),
+    (winograd.CHUNK, 18, (2e-6, 2e-6, 1e-5))])
+def test_value_and_gradients_are_those_of_the_direct_convolution(monkeypatch, chunk, width, tolerances):
+    """To float32's rounding, the gradients to the 1e-5 of F(4 x 4); more than that would hide a fault."""
     monkeypatch.setattr(winograd, "CHUNK", chunk)
     jax.clear_caches()
-    found, direct = (jax.jit(both, static_argnums=0)(f, X, KERNEL, DY) for f in (winograd.convolve, winograd.direct))
-    for ours, exact, tolerance in zip(found, direct, (2e-6, 4e-5, 4e-5), strict=True):
+    x, dy = X[:, :, :width], DY[:, :, :width]
+    found, direct = (jax.jit(both, static_argnums=0)(f, x, KERNEL, dy) for f in (winograd.convolve, winograd.direct))
+    for ours, exact, tolerance in zip(found, direct, tolerances, strict=True):
         assert 0 < jnp.abs(ours - exact).max() < tolerance * jnp.abs(exact).max()
 
 
-def of_layer(platform, devices=1, jvp=False, side=16, channels=64):
+def of_layer(platform, devices=1, jvp=False, batch=64, side=16, channels=64):
     """The gradient of a layer, and its arguments."""
-    layer, x = BlockConfig().conv(64, "conv"), jnp.zeros((1, side, side, channels))
+    layer, x = BlockConfig().conv(64, "conv"), jax.ShapeDtypeStruct((batch, side, side, channels), jnp.float32)
     params = jax.eval_shape(layer.init, jax.random.key(0), x)
 
     def loss(params, x):
@@ -48,10 +52,12 @@ def of_layer(platform, devices=1, jvp=False, side=16, channels=64):
 
 
 def test_they_are_used_on_one_cpu_for_large_arrays_where_no_forward_derivative_is_asked_for():
-    uses = lambda *args, **kwargs: "conv3x3_gradients" in str(jax.make_jaxpr(  # noqa: E731
-        of_layer(*args, **kwargs)[0])(*of_layer(*args, **kwargs)[1:]))
+    def uses(*args, **kwargs):
+        gradient, *arguments = of_layer(*args, **kwargs)
+        return "conv3x3_gradients" in str(jax.make_jaxpr(gradient)(*arguments))
+
     assert uses("cpu") and not uses("gpu") and not uses("cpu", 2) and not uses("cpu", jvp=True)
-    assert not uses("cpu", side=8) and not uses("cpu", side=18) and not uses("cpu", channels=32)
+    assert not uses("cpu", batch=8) and not uses("cpu", side=17) and not uses("cpu", batch=900, channels=16)
 
 
 def test_they_count_as_what_they_stand_for():
