@@ -21,7 +21,7 @@ from diffusion import runtime
 from diffusion.io import run_folder
 
 PEERS = ("torch", "diffusers")
-BUSY = 0.5  # load average a core, at the start, above which timings are not of an idle machine
+BUSY = 0.2  # share of the cores in use at the start, above which timings are not of an idle machine
 
 
 def parser(program: str, doc: str | None, *, rounds: int) -> argparse.ArgumentParser:
@@ -52,15 +52,31 @@ def machine() -> dict[str, Any]:
     found, _ = run_folder.describe_environment()
     found["packages"] |= {name: run_folder.version(name) for name in PEERS}
     return found | {"processor": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0)),
-                    "load": os.getloadavg()[0]}
+                    "load": os.getloadavg()[0], "used_cores": used_cores()}
+
+
+def used_cores(seconds: float = 1.0) -> float:
+    """How many cores other processes use while this one sleeps; where /proc/stat does not tell, the load average, which
+    is also of the minute before."""
+    def times() -> tuple[int, int]:
+        fields = [int(word) for word in Path("/proc/stat").read_text().split()[1:9]]
+        return sum(fields) - fields[3] - fields[4], sum(fields)  # without idle and iowait
+
+    try:
+        before = times()
+        time.sleep(seconds)
+        used, whole = (b - a for a, b in zip(before, times()))
+        return (os.cpu_count() or 1) * used / max(whole, 1)
+    except (OSError, ValueError):
+        return os.getloadavg()[0]
 
 
 def busy(found: Mapping[str, Any]) -> str | None:
     """Why timings on this machine are not to be trusted now; None if it was idle at the start."""
-    if found["load"] <= BUSY * found["cores"]:
+    if found["used_cores"] <= BUSY * found["cores"]:
         return None
-    return (f"the machine is not idle (load {found['load']:.1f} on {found['cores']} cores): no ratios. Stop what runs "
-            "beside, and repeat.")
+    return (f"the machine is not idle ({found['used_cores']:.1f} of {found['cores']} cores are in use): no ratios. Stop "
+            "what runs beside, and repeat.")
 
 
 def by_turns(ways: Mapping[str, Callable[[], Any]], *, rounds: int, steps: int) -> dict[str, list[float]]:

@@ -15,7 +15,8 @@ from experiments.gather import log
 from experiments.results import read_record
 from experiments.run import command
 
-_SAME_EVERYWHERE = ("seconds", "images_per_second")  # of a row of the log: they depend on the machine
+# Of a row of the log: they depend on the machine.
+_SAME_EVERYWHERE = ("seconds", "images_per_second", "flops_per_second", "mfu", "data_wait")
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ TINY = ["--config.network.channels=8", "--config.network.multipliers=(1,)",
 QUICK = "--xla_backend_optimization_level=0"
 if jax.__version_info__ < (0, 11):
     QUICK += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-TIMES = ("images_per_second", "seconds")  # what may differ between two equal runs
+# What may differ between two equal runs.
+TIMES = ("images_per_second", "seconds", "data_wait", "flops_per_second", "mfu")
 
 
 def command(*flags: str, config: str = "digits") -> list[str]:

@@ -30,7 +30,8 @@ def test_turns_and_their_spread():
     times = measure.by_turns(ways, rounds=3, steps=2)
     assert "".join(calls) == "ab" + "aabb" * 3 and {len(t) for t in times.values()} == {3}
     assert measure.spread([0.001, 0.004, 0.002]) == pytest.approx({"ms": 2, "lowest_ms": 1, "highest_ms": 4})
-    assert measure.busy({"load": 0.3, "cores": 2}) is None and "not idle" in measure.busy({"load": 1.5, "cores": 2})
+    assert measure.busy({"used_cores": 0.3, "cores": 2}) is None
+    assert "not idle" in measure.busy({"used_cores": 1.5, "cores": 2})
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from PIL import Image
 def trained(tmp_path_factory):
     """One finished run: its folder and its output."""
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    return workdir, program.run(f"--workdir={workdir}")
+    return workdir, program.run(f"--workdir={workdir}", "--profile")
 
 
 def test_a_run_folder_explains_itself(trained):
@@ -32,6 +32,10 @@ def test_a_run_folder_explains_itself(trained):
     assert len(curve["log_snr"]) == len(curve["effective_weight"]) == 20  # the times of the chain
     assert list((workdir / "tensorboard").glob("events*"))
     assert "first step after" in done.stdout + done.stderr
+    row = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["flops_per_second"] > 1e6 and 0 <= row["data_wait"] <= 1
+    assert f"at {row['flops_per_second'] / 1e9:,.4g} GFLOP/s" in done.stdout
+    assert list((workdir / "profile").rglob("*.xplane.pb")) and "a trace of 10 dispatches is in" in done.stderr
     assert "--mode=sample" in done.stdout and "loss.png" in done.stdout  # where things are, and what to try next
 
 

@@ -30,7 +30,7 @@ def conv_general_dilated(x: Array, kernel: Array, strides: Sequence[int], paddin
 
 
 def is_faster(shape: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
-    """Whether training with `convolve` was measured to be faster than with XLA's convolution, by more than it takes
+    """Whether `convolve` and its gradients were measured to be faster than XLA's convolution, by more than it takes
     longer to compile: from 1e9 FLOPs on, for many channels and more tiles, if there are whole ones."""
     batch, height, width, _ = shape
     return (kernel[:2] == (3, 3) and min(kernel[2:]) >= 32 and height % 2 == width % 2 == 0
@@ -118,23 +118,12 @@ def in_chunks(x: Array, n: int) -> Array:
     return x.reshape(n, -1, *x.shape[1:])
 
 
-def direct(x: Array, kernel: Array) -> Array:
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-@jax.custom_vjp
-def convolve(x: Array, kernel: Array) -> Array:
-    """The correlation: by XLA's convolution where no gradient is taken, else by F(2 x 2), with gradients by F(4 x 4) if
-    4 divides the sides. Without forward-mode derivative."""
-    return direct(x, kernel)
-
-
 # Jitted, so that all convolutions of one shape are traced once. planning/flops.py knows these functions by their names.
 @jax.jit
 def conv3x3_value(x, kernel):
     kernels = kernel_tiles(kernel, 2)
     y = lax.map(lambda x: correlate(x, kernels, 2), in_chunks(x, chunks(x)))
-    return y.reshape(*x.shape[:3], -1), (x, kernel)
+    return y.reshape(*x.shape[:3], -1)
 
 
 @jax.jit
@@ -151,4 +140,11 @@ def conv3x3_gradients(saved, dy):
     return dx.reshape(x.shape), gradient
 
 
-convolve.defvjp(conv3x3_value, conv3x3_gradients)
+@jax.custom_vjp
+def convolve(x: Array, kernel: Array) -> Array:
+    """The correlation by F(2 x 2), and its gradients by F(4 x 4) if 4 divides the sides. Without forward-mode
+    derivative."""
+    return conv3x3_value(x, kernel)
+
+
+convolve.defvjp(lambda x, kernel: (conv3x3_value(x, kernel), (x, kernel)), conv3x3_gradients)

@@ -1,6 +1,9 @@
 """Trains a model into a run folder, or resumes a run that stopped."""
 import dataclasses
 import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +28,8 @@ def declare_flags(values: flags.FlagValues) -> None:
     shared_flags.declare_path("init_from", "A model whose weights a new run starts from: a folder in diffusers' "
                               "layout, a name on the Hugging Face hub, or a run folder, PATH[@STEP][#WEIGHTS]. Its own "
                               "config is used if --config is not given.", values)
+    flags.DEFINE_bool("profile", False, "Write a trace of ten steps, after the first ones, into the folder profile of "
+                      "the run.", flag_values=values)
 
 
 def prepare_process(values: flags.FlagValues) -> None:
@@ -32,10 +37,11 @@ def prepare_process(values: flags.FlagValues) -> None:
 
 
 def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> None:
-    train(config, workdir, program.STARTED, values.init_from)
+    train(config, workdir, program.STARTED, values.init_from, values.profile)
 
 
-def train(config: ConfigDict, workdir: Path, started: float, init_from: str | None = None) -> None:
+def train(config: ConfigDict, workdir: Path, started: float, init_from: str | None = None, profile: bool = False
+          ) -> None:
     """Trains into `workdir`, or resumes the run of the same config there. Drives `training` to its end."""
     from diffusion import build
     from diffusion.io.processes import print_once
@@ -46,7 +52,7 @@ def train(config: ConfigDict, workdir: Path, started: float, init_from: str | No
         print_once(finished_message(config, workdir, steps))
         return
     with Interrupts() as interrupts:
-        loop.run_training(training(config, workdir, started, interrupts, init_from))
+        loop.run_training(training(config, workdir, started, interrupts, init_from, profile))
 
 
 def finished_steps(config: ConfigDict, workdir: Path) -> int | None:
@@ -80,11 +86,12 @@ def finished_message(config: ConfigDict, path: Path, steps: int) -> str:
             f"  {longer}")
 
 
-def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Interrupts", init_from: str | None = None):
+def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Interrupts", init_from: str | None = None,
+             profile: bool = False):
     """A training run in `workdir`, new or resumed, as a generator whose caller makes the steps (`loop.training_steps`).
 
     `started` is time.perf_counter() at the program's start. init_from: the source (`pretrained.load`) of the weights
-    that a new run starts from. Raises the errors of `diffusion.errors`.
+    that a new run starts from. profile: whether to trace some steps. Raises the errors of `diffusion.errors`.
     """
     from diffusion import build, pretrained
     from diffusion import config as config_lib
@@ -97,6 +104,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
     from diffusion.programs import evaluation
     from diffusion.train import loop
     from diffusion.train.state import ONLINE, averages_of, weights_of
+    from diffusion.train.tracing import StepTrace
     from diffusion.train.watchdog import Watchdog
     source, config = None, build.measured(config)
     if init_from is not None and not run_folder.is_run(workdir):
@@ -161,16 +169,24 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
             evaluation.write(run.path / "evaluations", *evaluator(
                 weights_of(state, config.sample.weights), config.seed, evaluation.sampling(config, workdir, step)))
 
+        last_row = {}
+
+        def write_row(row: dict) -> None:
+            writer.write(row)
+            last_row.update(row)
+
         with (MetricsWriter(run.metrics, run.tensorboard, from_step=clock.step) as writer,
               Progress(plan.total, unit="step", initial=clock.step, images_per_unit=plan.batch_size,
                        ahead=loop.IN_FLIGHT * plan.steps_per_dispatch) as progress,
-              Watchdog(config.train.stall_seconds) as watchdog):
+              Watchdog(config.train.stall_seconds) as watchdog,
+              StepTrace(run.path / "profile", progress.message) if profile else nullcontext(lambda _: None) as trace):
             try:
                 yield from loop.training_steps(
                     plan=plan, program=parts.program, state=state, clock=clock, data=parts.data,
-                    dataset=parts.dataset, mesh=model.mesh, started=started, write_row=writer.write,
+                    dataset=parts.dataset, mesh=model.mesh, started=started, write_row=write_row,
                     draw_samples=draw_samples, progress=progress, interrupts=interrupts, watchdog=watchdog,
                     examples_of=parts.examples_of, evaluate=evaluate, frozen=held,
+                    speed_of=partial(speed_of, plan.steps_per_dispatch), trace=trace,
                     save=lambda step, state, clock: checkpoints.save(
                         step, state, parts.data, dataclasses.asdict(clock), clock.score))
             except DivergedError as error:
@@ -181,12 +197,35 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
                           "same command resumes from it", interrupts.exit_code)
     draw_curves(run, parts)
     print_once(f"""
-trained {plan.total:,} steps in {duration(clock.seconds)}; in {run.path}:
+trained {plan.total:,} steps in {duration(clock.seconds)}{described_speed(last_row)}; in {run.path}:
   samples/step_{plan.total:08d}.png   the last grid of samples
   loss.png, loss_by_noise.png   the loss curve, and the loss by noise level
   effective_weight.png   the weight of each noise level in the loss
 Next, draw more samples, or read README.md there:
   {run_folder.command(run.path, "--mode=sample", "--num_samples=256", plugins=config.plugins)}""")
+
+
+def speed_of(steps: int, program, *arguments) -> Callable[[float], dict]:
+    """steps per second -> the columns of the log that say how fast the devices compute, for a dispatch of `steps`: the
+    FLOP/s of all convolutions and matrix products, and their share of the peak where the devices' is known."""
+    import jax
+
+    from diffusion.planning import chips, flops
+    of_step, devices = flops.matrix_flops(program, *arguments) / steps, jax.devices()
+    chip = chips.chip_of(devices[0].device_kind)
+
+    def columns(rate: float) -> dict:
+        share = {"mfu": round(rate * of_step / (chip.flops * len(devices)), 4)} if chip else {}
+        return {"flops_per_second": float(f"{rate * of_step:.4g}"), **share}
+    return columns
+
+
+def described_speed(row: dict) -> str:
+    """The speed at the end, from the last row of the log."""
+    if "flops_per_second" not in row:
+        return ""
+    share = f" (MFU {row['mfu']:.1%})" if "mfu" in row else ""
+    return f", at {row['flops_per_second'] / 1e9:,.4g} GFLOP/s{share}, {row['data_wait']:.1%} of it waiting for data"
 
 
 def picture_of(run: "RunFolder", step: int) -> Path:

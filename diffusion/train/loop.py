@@ -23,7 +23,7 @@ from diffusion.train.state import State
 from diffusion.train.step import BAD, StepMetrics
 from diffusion.train.watchdog import Watchdog
 
-_SUMS = ("steps", "loss", "grad_norm", "skipped", "seconds", "timed_steps")
+_SUMS = ("steps", "loss", "grad_norm", "skipped", "seconds", "timed_steps", "waiting")
 _BINNED = ("bin_loss", "bin_count", "bin_weight")
 IN_FLIGHT = 2  # dispatches queued ahead of the device: it never waits for the host, and progress stays true
 _SLOW_STEP = 10.0  # seconds; a first step at least this long predicts the remaining time
@@ -90,12 +90,18 @@ class Window:
     def __init__(self, clock: Clock, plan: Durations, examples_of: Callable, report: Callable[[str], None]):
         self.clock, self.batch_size, self.score, self.report = clock, plan.batch_size, plan.score, report
         self.examples_of, self.pending, self.learning_rate = examples_of, [], 0.0
+        self.speed: Callable[[float], dict] = lambda steps_per_second: {}  # columns of a row
 
     def add(self, metrics: StepMetrics) -> None:
         """Queues the metrics of the steps after the clock's, still on the device."""
         self.pending.append((self.clock.step, self.clock.images, metrics))
         if len(self.pending) > IN_FLIGHT:
             jax.block_until_ready(self.pending[-1 - IN_FLIGHT][2].loss)
+
+    def waited(self, seconds: float) -> None:
+        """Counts the seconds that a batch took, if the device has nothing left to do."""
+        if not self.pending or self.pending[-1][2].loss.is_ready():
+            self.clock.window["waiting"] += seconds
 
     def fetch(self) -> None:
         """Waits for the device and adds up what is pending. Raises DivergedError at the first bad step."""
@@ -141,11 +147,13 @@ class Window:
     def row(self) -> dict:
         """The means since the last row, as one row of metrics.jsonl; starts the next window."""
         clock, window = self.clock, self.clock.window
-        n = max(window["steps"], 1)
+        n, seconds = max(window["steps"], 1), max(window["seconds"], 1e-9)
+        rate = window["timed_steps"] / seconds
         row = {
             "step": clock.step, "images": clock.images,
             "loss": window["loss"] / n, "grad_norm": window["grad_norm"] / n, "learning_rate": self.learning_rate,
-            "images_per_second": round(window["timed_steps"] * self.batch_size / max(window["seconds"], 1e-9), 1),
+            "images_per_second": round(rate * self.batch_size, 1), **self.speed(rate),
+            "data_wait": round(min(window["waiting"] / seconds, 1.0), 4),
             "seconds": round(clock.seconds, 3), "skipped": int(window["skipped"]),
             "loss_by_log_snr": [a / b if b else None for a, b in zip(clock.bin_loss, clock.bin_count)],
             "effective_weight_by_log_snr": [a / n for a in clock.bin_weight],
@@ -194,7 +202,9 @@ def training_steps(*, plan: Durations, program: Callable[[int], Callable], state
                    examples_of: Callable[[int, np.ndarray], np.ndarray], write_row: Callable[[dict], None],
                    draw_samples: Callable[[int, State], None], save: Callable[[int, State, Clock], None], progress,
                    interrupts: Interrupts, watchdog: Watchdog,
-                   evaluate: Callable[[int, State], None] = lambda step, state: None, frozen: dict | None = None
+                   evaluate: Callable[[int, State], None] = lambda step, state: None, frozen: dict | None = None,
+                   speed_of: Callable[..., Callable[[float], dict]] = lambda *dispatch: lambda rate: {},
+                   trace: Callable[[StepMetrics], None] = lambda metrics: None
                    ) -> Generator[Dispatch, tuple[State, StepMetrics], State]:
     """Trains from clock.step to plan.total, or until `interrupts` requests a stop, and returns the last state, saved.
     The caller (`run_training`, or one that runs several trainings) executes each yielded step and sends back its
@@ -203,8 +213,9 @@ def training_steps(*, plan: Durations, program: Callable[[int], Callable], state
     `program(step)` comes from `compile_train_step`; `frozen` are the parameter sets that are only read; `data` yields
     this process's rows of each batch; `started` is the time.perf_counter() of the program's start, for the time to
     first step; `examples_of(images, positions)` returns the data's indices of the examples at these positions of the
-    batch that follows `images` images. Raises DivergedError at a non-finite loss or gradient, unless that step was
-    skipped; nothing after the last checkpoint is then saved.
+    batch that follows `images` images; `speed_of(step, *arguments)` is asked once, and its result gives columns of the
+    log from the steps per second; `trace` is called after each dispatch. Raises DivergedError at a non-finite loss or
+    gradient, unless that step was skipped; nothing after the last checkpoint is then saved.
     """
     window, k = Window(clock, plan, examples_of, progress.message), plan.steps_per_dispatch
     first_step, since, booked = clock.step + k, time.perf_counter(), clock.step
@@ -221,10 +232,16 @@ def training_steps(*, plan: Durations, program: Callable[[int], Callable], state
 
     while clock.step < plan.total:
         watchdog("the next batch of data")
+        asked = time.perf_counter()
         batch = sharding.place_batch(jax.tree.map(lambda *rows: np.stack(rows), *(next(data) for _ in range(k))),
                                      mesh, leading=1)
+        dispatch = program(clock.step), state, batch, dataset, frozen or {}
+        if clock.step >= first_step:
+            window.waited(time.perf_counter() - asked)
+        else:
+            window.speed = speed_of(*dispatch)
         watchdog(f"step {clock.step + 1}")
-        state, metrics = yield program(clock.step), state, batch, dataset, frozen or {}
+        state, metrics = yield dispatch
         dispatched = time.perf_counter()
         window.add(metrics)
         clock.step += k
@@ -240,6 +257,7 @@ def training_steps(*, plan: Durations, program: Callable[[int], Callable], state
             jax.block_until_ready(metrics)
             progress.expect((time.perf_counter() - since) / k)
         progress.update(k)
+        trace(metrics)
 
         last, stop = clock.step == plan.total, interrupts()
         if last or clock.step % plan.log_every == 0:

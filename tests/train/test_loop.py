@@ -1,6 +1,8 @@
 """The order of the training loop, with a step that costs nothing."""
 import contextlib
+import pathlib
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 from diffusion.parallel import sharding
 from diffusion.train import loop
 from diffusion.train.step import BAD, StepMetrics
+from diffusion.train.tracing import StepTrace
 from diffusion.train.watchdog import Watchdog
 
 
@@ -64,6 +67,40 @@ def run(stop_at=None, fails=None, **plan):
             save=lambda step, state, clock: note("checkpoint", step),
             interrupts=Interrupts(stop_at), watchdog=Watchdog(0.0)))
     return done, progress.said
+
+
+def test_a_row_says_how_fast_the_devices_compute_and_how_long_they_waited_for_data(monkeypatch):
+    clock, rows, seconds = loop.Clock(), [], iter(range(1000))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))  # each question takes a second
+    loop.run_training(loop.training_steps(
+        plan=loop.Durations(total=4, log_every=4, sample_every=4, checkpoint_every=4, batch_size=3),
+        program=lambda step: train_step, state=jnp.zeros(()), clock=clock, dataset=None, started=0.0, examples_of=None,
+        data=iter(lambda: {"image": np.zeros((1, 1))}, None), mesh=sharding.make_mesh(1, 1), write_row=rows.append,
+        draw_samples=lambda *_: None, progress=Progress(), save=lambda *_: None, interrupts=Interrupts(None),
+        watchdog=Watchdog(0.0), speed_of=lambda step, state, *_: lambda rate: {"steps_per_second": rate}))
+    (row,) = rows
+    assert row["steps_per_second"] == pytest.approx(row["images_per_second"] / 3, rel=0.1)
+    assert 3 / row["seconds"] - 1e-3 < row["data_wait"] < 1  # of the three steps after the first
+
+    window = loop.Window(clock, loop.Durations(total=1, log_every=1, sample_every=1, checkpoint_every=1, batch_size=3),
+                         None, None)
+    for ready, waiting in ((False, 0), (True, 5)):  # while a step is being made, nothing waits
+        window.pending = [(0, 0, SimpleNamespace(loss=SimpleNamespace(is_ready=lambda ready=ready: ready)))]
+        window.waited(5)
+        assert clock.window["waiting"] == waiting
+
+
+def test_a_trace_is_of_ten_dispatches_or_of_those_that_there_were(monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: calls.append(f"start {folder}"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
+    for dispatches, traced in ((20, 10), (5, 3)):
+        said = []
+        with StepTrace(pathlib.Path("there"), said.append) as trace:
+            for i in range(dispatches):
+                trace(jnp.zeros(()))
+        assert calls == ["start there", "stop"] and said[0].startswith(f"a trace of {traced} dispatches is in there")
+        calls.clear()
 
 
 @pytest.fixture(autouse=True)
