@@ -75,8 +75,8 @@ def busy(found: Mapping[str, Any]) -> str | None:
     """Why timings on this machine are not to be trusted now; None if it was idle at the start."""
     if found["used_cores"] <= BUSY * found["cores"]:
         return None
-    return (f"the machine is not idle ({found['used_cores']:.1f} of {found['cores']} cores are in use): no ratios. Stop "
-            "what runs beside, and repeat.")
+    return (f"the machine is not idle ({found['used_cores']:.1f} of {found['cores']} cores are in use): no ratios. "
+            "Stop what runs beside, and repeat.")
 
 
 def by_turns(ways: Mapping[str, Callable[[], Any]], *, rounds: int, steps: int) -> dict[str, list[float]]:
@@ -155,7 +155,8 @@ def table(report: Mapping[str, Any]) -> str:
     at, settings = report["machine"], {k: v for k, v in report["settings"].items() if v not in (None, False)}
     width = max(map(len, report["rows"]), default=0)
     lines = [f"{report['program']} ({', '.join(f'{name} {value}' for name, value in settings.items())}) on "
-             f"{at['devices']['kind']} ({at['processor']}, {at['cores']} cores), load {at['load']:.1f}, {at['time']}"]
+             f"{at['devices']['kind']} ({at['processor']}, {at['cores']} cores, {at['used_cores']:.1f} in use before), "
+             f"{at['time']}"]
     for name, row in report["rows"].items():
         line = f"  {name:<{width}} {row['ms']:10.2f} ms ({row['lowest_ms']:.2f} to {row['highest_ms']:.2f})"
         line += "".join(f", {key.replace('_', ' ')} {shown(value)}" for key, value in row.items()

@@ -18,7 +18,7 @@ def row(low: float, middle: float, high: float) -> dict:
 
 def report(**rows) -> dict:
     return {"program": "train_step", "busy": None, "settings": {"quick": False, "batch": 16}, "rows": rows, "machine": {
-        "devices": {"kind": "cpu", "count": 1}, "processor": "x86_64", "cores": 2, "load": 0.1, "time": "today"}}
+        "devices": {"kind": "cpu", "count": 1}, "processor": "x86_64", "cores": 2, "used_cores": 0.1, "time": "today"}}
 
 
 BEFORE = row(9.9, 10.0, 10.2)
@@ -72,7 +72,7 @@ def test_a_busy_machine_gets_no_ratio():
 def test_a_report_as_text():
     text = measure.table(report(ours=BEFORE | {"flops_per_second": 2.5e12, "peak_gb": 1.25},
                                 eager=row(19, 20, 21) | {"ours_over_this": 2.0, "images": 12345})).splitlines()
-    assert text[0] == "train_step (batch 16) on cpu (x86_64, 2 cores), load 0.1, today"
+    assert text[0] == "train_step (batch 16) on cpu (x86_64, 2 cores, 0.1 in use before), today"
     assert text[1].split() == "ours 10.00 ms (9.90 to 10.20), flops per second 2.5 T, peak gb 1.25".split()
     assert text[2].endswith("20.00 ms (19.00 to 21.00), images 12,345; ours is 2.00 times as fast")
 
