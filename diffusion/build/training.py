@@ -74,7 +74,7 @@ def training(config: ConfigDict, model: Model) -> Training:
     source = training_images(c)
     size = len(source)
     require_key(c.network.num_classes in (0, source.num_classes), "network.num_classes", c.network.num_classes,
-         f"the data has labels of {source.num_classes} classes; it is that, or 0 for an unconditional model.")
+                f"the data has labels of {source.num_classes} classes; it is that, or 0 for an unconditional model.")
     check_record(model.conditions, source[0], f"network.name = {c.network.name!r}", f"config.data ({c.data.name})")
     built = training_step(c, model, size)
     shards = dict(batch_size=c.train.batch_size, seed=c.seed, shard_index=jax.process_index(),
@@ -99,8 +99,8 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
     loss, density, effective_weight = objective(c, model.process)
     check_batch(c.train, sharding.batch_shards(model.mesh))
     require_key(not sharding.on_cpu(model.mesh) or c.train.accumulate * c.train.steps_per_dispatch <= UNROLLED,
-         "train.steps_per_dispatch", c.train.steps_per_dispatch, f"times train.accumulate is above {UNROLLED}: on a "
-         "CPU each step and each micro-batch of a dispatch is compiled separately.")
+                "train.steps_per_dispatch", c.train.steps_per_dispatch, f"times train.accumulate is above {UNROLLED}: "
+                "on a CPU each step and each micro-batch of a dispatch is compiled separately.")
     in_steps = partial(durations.to_steps, batch_size=c.train.batch_size, epoch_size=epoch_size)
     plan = make_durations(c.train, in_steps)
 
@@ -169,7 +169,7 @@ def training_images(config: ConfigDict):
     source = open_source(config)
     spec(config).check(source, f"config.data ({c.name})")
     require_key(classes == 0 or source.num_classes <= classes, "network.num_classes", classes,
-         f"the data has labels of {source.num_classes} classes; it is that, or 0 for an unconditional model.")
+                f"the data has labels of {source.num_classes} classes; it is that, or 0 for an unconditional model.")
     load = spec(config).load
     source = sources.Loaded(source, load) if load else source
     return source if classes else sources.without_labels(source)
@@ -179,8 +179,9 @@ def check_batch(c: ConfigDict, shards: int) -> None:
     pieces = shards * c.accumulate
     require_key(c.accumulate >= 1, "train.accumulate", c.accumulate, "must be 1 (no accumulation) or more.")
     require_key(c.batch_size >= 1 and c.batch_size % pieces == 0, "train.batch_size", c.batch_size,
-         f"must be a multiple of {pieces} = {shards} devices that share it x config.train.accumulate. The nearest are "
-         f"{c.batch_size // pieces * pieces or pieces} and {math.ceil((c.batch_size + 1) / pieces) * pieces}.")
+                f"must be a multiple of {pieces} = {shards} devices that share it x config.train.accumulate. The nearest "
+                f"are {c.batch_size // pieces * pieces or pieces} and "
+                f"{math.ceil((c.batch_size + 1) / pieces) * pieces}.")
 
 
 def retention(c: ConfigDict, in_steps) -> dict:
@@ -189,7 +190,7 @@ def retention(c: ConfigDict, in_steps) -> dict:
     every = 0 if c.keep_every == "never" else in_steps(c.keep_every, key="train.keep_every")
     between = in_steps(c.checkpoint_every, key="train.checkpoint_every")
     require_key(every % between == 0, "train.keep_every", c.keep_every,
-         f"must be a multiple of train.checkpoint_every ({c.checkpoint_every}), or \"never\".")
+                f"must be a multiple of train.checkpoint_every ({c.checkpoint_every}), or \"never\".")
     return {"keep": c.keep_checkpoints, "every": every, "best": c.keep_best}
 
 
@@ -210,6 +211,6 @@ def make_durations(c: ConfigDict, in_steps) -> Durations:
             continue
         require_key(steps >= 1, f"train.{name}", c[name], "must be one step or more.")
         require_key(steps % c.steps_per_dispatch == 0, f"train.{name}", c[name],
-             f"is {steps} steps, which config.train.steps_per_dispatch = {c.steps_per_dispatch} does not divide: "
-             "samples, checkpoints and rows of the log are made between dispatches.")
+                    f"is {steps} steps, which config.train.steps_per_dispatch = {c.steps_per_dispatch} does not "
+                    "divide: samples, checkpoints and rows of the log are made between dispatches.")
     return plan
