@@ -179,8 +179,8 @@ def check_batch(c: ConfigDict, shards: int) -> None:
     pieces = shards * c.accumulate
     require_key(c.accumulate >= 1, "train.accumulate", c.accumulate, "must be 1 (no accumulation) or more.")
     require_key(c.batch_size >= 1 and c.batch_size % pieces == 0, "train.batch_size", c.batch_size,
-                f"must be a multiple of {pieces} = {shards} devices that share it x config.train.accumulate. The nearest "
-                f"are {c.batch_size // pieces * pieces or pieces} and "
+                f"must be a multiple of {pieces} = {shards} devices that share it x config.train.accumulate. The "
+                f"nearest are {c.batch_size // pieces * pieces or pieces} and "
                 f"{math.ceil((c.batch_size + 1) / pieces) * pieces}.")
 
 
