@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 INSTEAD: dict[str, str] = {}
 _SHOWN = 8  # arrays listed in a message
-_TIMES = ("seconds", "images_per_second", "timed_steps", "waiting", "data_wait")
+_TIMES = ("seconds", "images_per_second", "flops_per_second", "mfu", "timed_steps", "waiting", "data_wait")
 
 
 def declare_flags(values: flags.FlagValues) -> None:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from program import TIMES
 
 from diffusion.core import losses, parameterization, processes, schedules, time_densities, weightings
 from diffusion.core.parameterization import EPS
@@ -137,7 +138,7 @@ def main(folder: Path, total: int, kill: int) -> None:
         def write_row(row):
             if row["step"] > kill > 0:
                 os._exit(9)
-            rows.append({key: value for key, value in row.items() if "second" not in key})
+            rows.append({key: value for key, value in row.items() if key not in TIMES})
 
         state = loop.run_training(loop.training_steps(
             plan=loop.Durations(total=total, log_every=3, sample_every=1000, checkpoint_every=2, batch_size=BATCH),
