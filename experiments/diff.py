@@ -10,13 +10,11 @@ from diffusion.errors import ConfigError, DataError
 from diffusion.io.files import read_json
 from diffusion.io.reading import expanded
 from diffusion.io.run_folder import is_run, read_starts
+from diffusion.io.writers import TIMES
 from diffusion.metrics import record
 from experiments.gather import log
 from experiments.results import read_record
 from experiments.run import command
-
-# Of a row of the log: they depend on the machine.
-_SAME_EVERYWHERE = ("seconds", "images_per_second", "flops_per_second", "mfu", "data_wait")
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def unlike(a: dict, b: dict) -> list[str]:
 def curves(a: Path, b: Path) -> Curves:
     one, other = ({row["step"]: row for row in log(run)} for run in (a, b))
     both = sorted(set(one) & set(other))
-    plain = lambda row: {k: v for k, v in row.items() if k not in _SAME_EVERYWHERE}  # noqa: E731
+    plain = lambda row: {k: v for k, v in row.items() if k not in TIMES}  # noqa: E731
     first = next((step for step in both if plain(one[step]) != plain(other[step])), None)
     gaps = [abs(one[step]["loss"] - other[step]["loss"]) / max(abs(one[step]["loss"]), 1e-30) for step in both
             if one[step].get("loss") is not None and other[step].get("loss") is not None]

@@ -26,6 +26,7 @@ import psutil
 
 from diffusion import config as config_lib
 from diffusion import config_flags
+from diffusion.io.writers import TIMES
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = ["--config.network.channels=8", "--config.network.multipliers=(1,)",
@@ -39,8 +40,6 @@ TINY = ["--config.network.channels=8", "--config.network.multipliers=(1,)",
 QUICK = "--xla_backend_optimization_level=0"
 if jax.__version_info__ < (0, 11):
     QUICK += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-# What may differ between two equal runs.
-TIMES = ("images_per_second", "seconds", "data_wait", "flops_per_second", "mfu")
 
 
 def command(*flags: str, config: str = "digits") -> list[str]:

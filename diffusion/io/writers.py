@@ -14,6 +14,8 @@ from diffusion.io.processes import is_primary
 # The values of a row that programs read.
 NUMBERS = ("loss", "grad_norm", "learning_rate", "images", "seconds", "images_per_second")
 LISTS = ("loss_by_log_snr", "effective_weight_by_log_snr")
+# Those that depend on the machine: two equal runs differ in them.
+TIMES = ("seconds", "images_per_second", "flops_per_second", "mfu", "data_wait")
 
 
 class MetricsWriter:

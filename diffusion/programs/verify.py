@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 INSTEAD: dict[str, str] = {}
 _SHOWN = 8  # arrays listed in a message
-_TIMES = ("seconds", "images_per_second", "flops_per_second", "mfu", "timed_steps", "waiting", "data_wait")
+_TIMES = ("seconds", "timed_steps", "waiting")  # of the clock
 
 
 def declare_flags(values: flags.FlagValues) -> None:
@@ -125,6 +125,8 @@ def digests(state, clock: "loop.Clock", rows: list[dict], data) -> dict[str, str
     """SHA-256 of each array (of this process's shards), the clock, the log and the place in the data, except times."""
     import jax
 
+    from diffusion.io.writers import TIMES
+
     def of_array(x) -> str:
         digest = hashlib.sha256()
         for shard in sorted(x.addressable_shards, key=lambda shard: shard.device.id):
@@ -140,7 +142,7 @@ def digests(state, clock: "loop.Clock", rows: list[dict], data) -> dict[str, str
              for path, x in jax.tree_util.tree_flatten_with_path(state)[0]}
     return found | {
         "the clock": of_values([{name: clock[name] for name in clock if name not in _TIMES}, window]),
-        "the log": of_values([{name: row[name] for name in row if name not in _TIMES} for row in rows]),
+        "the log": of_values([{name: row[name] for name in row if name not in TIMES} for row in rows]),
         "the place in the data": of_values(data.get_state())}
 
 

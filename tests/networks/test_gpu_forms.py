@@ -1,4 +1,4 @@
-"""The forms that layers have for GPUs, computed on the CPU: the same functions as the plain ones."""
+"""The forms that layers have for GPUs and for one CPU, computed on the CPU: the same functions as the plain ones."""
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from diffusion.networks.activations import gelu
 from diffusion.networks.attention import attend
 from diffusion.networks.norms import GroupNorm
 
+PLAIN = "tpu"  # has no forms of its own
 X = 0.5 + 2 * jax.random.normal(jax.random.key(0), (3, 4, 6, 24))
 TOLD = {"alone": {}, "shift": {"shift": jax.random.normal(jax.random.key(1), (3, 24))},
         "scale and shift": {"scale_shift": jax.random.normal(jax.random.key(2), (3, 48))}}
@@ -68,8 +69,8 @@ def test_cudnn_computes_the_attention_that_it_takes(monkeypatch, size, dtype, pl
     assert asked == ["cudnn"] * chosen
 
 
-@pytest.mark.parametrize("form", ["attention", "gelu"])
-def test_what_is_computed_again_for_the_gradient_is_the_same(form):
+@pytest.mark.parametrize("form, platform", [("attention", "gpu"), ("attention", "cpu"), ("gelu", "gpu")])
+def test_what_is_computed_again_for_the_gradient_is_the_same(form, platform):
     """Attention with two heads of 24, and gelu, in value and all gradients."""
     q, k, v, w = (2 * jax.random.normal(key, (3, 10, 2, 24)) for key in jax.random.split(jax.random.key(0), 4))
 
@@ -78,14 +79,15 @@ def test_what_is_computed_again_for_the_gradient_is_the_same(form):
             y = attend(q, k, v) if form == "attention" else gelu(q) * k + v
         return jnp.sum(y * w), y
     ours, plain = (jax.tree.leaves(jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2), has_aux=True), static_argnums=3)(
-        q, k, v, platform)) for platform in ("gpu", "cpu"))
+        q, k, v, used)) for used in (platform, PLAIN))
     for one, other in zip(ours, plain, strict=True):
         assert jnp.abs(one - other).max() < 1e-5 * jnp.abs(other).max()
 
 
-def test_attention_keeps_no_weights_for_the_gradient():
+@pytest.mark.parametrize("platform", ["gpu", "cpu"])
+def test_attention_keeps_no_weights_for_the_gradient(platform):
     q = jnp.ones((2, 16, 1, 8))
-    with backend.compiling_for("gpu"):
+    with backend.compiling_for(platform):
         kept = jax.tree.leaves(jax.vjp(attend, q, q, q)[1])
     assert max(x.size for x in kept) == q.size < 2 * 16 * 16
 
@@ -100,6 +102,6 @@ def test_cudnns_attention_is_as_near_to_float32_as_the_plain_form(shape):
             y = attend(q, k, v)
         return jnp.sum(y.astype(jnp.float32) * w.astype(jnp.float32)), y
     gradients = jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2), has_aux=True), static_argnums=3)
-    exact = gradients(*(x.astype(jnp.float32) for x in (q, k, v)), "cpu")
+    exact = gradients(*(x.astype(jnp.float32) for x in (q, k, v)), PLAIN)
     for ours, right in zip(jax.tree.leaves(gradients(q, k, v, "gpu")), jax.tree.leaves(exact), strict=True):
         assert jnp.linalg.norm((ours - right).ravel()) < 0.005 * jnp.linalg.norm(right.ravel())

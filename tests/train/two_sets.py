@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from program import TIMES
 
 from diffusion.core import losses, parameterization, processes, schedules, time_densities, weightings
 from diffusion.core.parameterization import EPS
 from diffusion.data import pipeline
 from diffusion.io.checkpoint import Checkpoints
+from diffusion.io.writers import TIMES
 from diffusion.kinds.base import preparation
 from diffusion.kinds.image import ImageSpec
 from diffusion.parallel import sharding
