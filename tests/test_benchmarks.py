@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from benchmarks import compare, measure, startup
+from benchmarks import compare, convolutions, measure, startup
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -129,6 +129,14 @@ def test_the_programs_run(rows):
     found = rows("input_pipeline", "--ways=ours", "--step_ms=10")
     assert set(found) == {"index: ours", "memory: ours", "png, 0 workers: ours", "jpeg, 0 workers: ours"}
     assert all(one["of_step"] == pytest.approx(one["ms"] / 10) for one in found.values())
+
+
+@pytest.mark.slow
+def test_the_filtered_convolutions_are_timed_beside_the_direct_ones(tmp_path):
+    convolutions.main(["--quick", f"--out={tmp_path}/report.json"])
+    found = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert len(found) == 4 and found["4x8x8x32 -> 32, value: filtered"]["error"] < 2e-6
+    assert found["4x8x8x32 -> 32, gradients: filtered"]["error"] < 4e-5
 
 
 @pytest.mark.slow
