@@ -88,10 +88,18 @@ def test_it_is_planned():
     assert "memory" in execute("--config=configs/toy_2d.py", "--mode=plan", *TOY).stdout
 
 
-@pytest.mark.parametrize("mode", ["compare", "sample"])
-def test_what_is_for_images_is_refused(run, mode):
-    done = program.execute([sys.executable, "-m", "diffusion.main", f"--workdir={run}", f"--mode={mode}",
-                            *(["--task=vary"] if mode == "sample" else [])], check=False)
+@pytest.mark.slow
+def test_samplers_are_compared(run, tmp_path):
+    execute(f"--workdir={run}", "--mode=compare", "--num_samples=200", "--solvers=heun", "--steps=2,16",
+            f"--out={tmp_path}/compare")
+    coarse, fine = json.loads((tmp_path / "compare" / "compare.json").read_text())["cells"]
+    assert 0 < fine["error"] < 0.1 * coarse["error"] and fine["distance"] < 1
+    assert (tmp_path / "compare" / "heun_16_steps.png").exists()
+
+
+def test_what_is_for_images_is_refused(run):
+    done = program.execute([sys.executable, "-m", "diffusion.main", f"--workdir={run}", "--mode=sample", "--task=vary"],
+                           check=False)
     assert done.returncode == 1 and "is for images, but data.kind = 'array' is of arrays" in done.stdout + done.stderr
 
 

@@ -23,11 +23,12 @@ from diffusion.build.sampling import (
     sampler,
     sampling_process,
     solver,
+    titles,
 )
 from diffusion.build.training import RESUMABLE_KEYS, Training, training, training_images, training_step
 
 __all__ = ["RESUMABLE_KEYS", "Model", "Sampler", "Training", "betas", "check", "check_memory", "check_sample_batch",
            "classes", "clips", "conditions", "evaluator", "extractor", "generate", "grid", "grid_of",
            "likelihood_chain", "measured", "model", "needs_records", "network", "prediction", "process",
-           "require_images", "sampler", "sampling_process", "solver", "spec", "training", "training_images",
+           "require_images", "sampler", "sampling_process", "solver", "spec", "titles", "training", "training_images",
            "training_step", "with_scale"]

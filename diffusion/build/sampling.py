@@ -212,6 +212,12 @@ def conditions(config: ConfigDict, model: Model, chosen: Sequence[int] | None = 
     return of_records
 
 
+def titles(config: ConfigDict, model: Model, count: int, chosen: Sequence[int] | None = None) -> tuple[str, ...]:
+    """A text for each of the first `count` samples, their class; () for a model without classes."""
+    found = classes(config, model, chosen)
+    return () if found is None else tuple(f"class {found[i % len(found)]}" for i in range(count))
+
+
 def check_sample_batch(c: ConfigDict, model: Model) -> None:
     """Raises ConfigError unless the devices can share config.sample.batch_size."""
     shards = sharding.batch_shards(model.mesh)

@@ -170,8 +170,9 @@ def training_images(config: ConfigDict):
     spec(config).check(source, f"config.data ({c.name})")
     require_key(classes == 0 or source.num_classes <= classes, "network.num_classes", classes,
                 f"the data has labels of {source.num_classes} classes; it is that, or 0 for an unconditional model.")
-    load = spec(config).load
-    source = sources.Loaded(source, load) if load else source
+    kind = spec(config)
+    if kind.needs_load(getattr(source, "encoded", False)):
+        source = sources.Loaded(source, kind.load)
     return source if classes else sources.without_labels(source)
 
 

@@ -23,8 +23,9 @@ from diffusion.io.reading import check_room, expanded, ordinary, reading
 
 
 class Source(Protocol):
-    """N images with integer labels. `source[i]` -> {"image": uint8 [H, W, C], "label": integer}, for 0 <= i < N. Other
-    entries, arrays of one shape each, are conditions for networks that declare them.
+    """N examples with integer labels. `source[i]` -> {"image": uint8 [H, W, C], "label": integer}, for 0 <= i < N, or
+    another array that a kind of data takes; or, of a source with the attribute `encoded`, {"file": `files.File`, ...},
+    which the kind decodes. Other entries, arrays of one shape each, are conditions for networks that declare them.
 
     A source that reads many examples faster than one by one may have `__getitems__(indices)` -> list of examples, or,
     in memory, `gather(indices)` -> arrays [b, ...] by name.
@@ -107,13 +108,15 @@ def gather_examples(source: Source, indices: Sequence[int] | np.ndarray) -> dict
 
 def stacked(examples: Sequence[dict[str, Any]], indices: Sequence[int], num_classes: int) -> dict[str, np.ndarray]:
     """The examples at `indices` as arrays [b, ...] by name. Raises DataError as `gather_examples`."""
-    shapes = {e["image"].shape: i for i, e in zip(indices, examples, strict=True)}
-    if len(shapes) > 1:
-        found = ", ".join(f"image {i} is {by(shape)}" for shape, i in shapes.items())
-        raise DataError(f"All images of a data set must have the same size, but {found}. Resize them to one size and "
-                        "prepare the data set again.")
+    for name in examples[0]:
+        shapes = {np.shape(e[name]): i for i, e in zip(indices, examples, strict=True)}
+        if len(shapes) > 1:
+            found = ", ".join(f"{name} {i} is {by(shape)}" for shape, i in shapes.items())
+            raise DataError(f"All {name}s of a data set must have the same size, but {found}. "
+                            + ("Resize them to one size and prepare the data set again, or choose data.crop."
+                               if name == "image" else "Make them of one shape."))
     for i, example in zip(indices, examples):
-        if example["image"].dtype != np.uint8:
+        if "image" in example and example["image"].dtype != np.uint8:
             raise DataError(f"Images must be uint8, but image {i} is {example['image'].dtype}. {TO_UINT8}")
         if not 0 <= (label := int(example.get("label", 0))) < num_classes:
             raise DataError(f"The label of example {i} is {label}, but the data set's classes are 0 .. "

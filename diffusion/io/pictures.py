@@ -104,12 +104,19 @@ def opened(file: str | os.PathLike | IO[bytes], where: object = None, *, size: t
     return turned
 
 
-def decode(file: str | os.PathLike | IO[bytes], where: object = None, *, channels: int,
-           size: tuple[int, int] | None = None, whose: str = "the others are",
-           seen: Counter | None = None) -> np.ndarray:
-    """uint8 [H, W, C] of a picture file; C = 1 grey, 3 RGB, 4 with alpha.
+def decode(file: str | os.PathLike | IO[bytes], where: object = None, *, channels: int, **options) -> np.ndarray:
+    """`decoded` as uint8 [H, W, C]."""
+    found = np.asarray(decoded(file, where, channels=channels, **options))
+    return found[..., None] if found.ndim == 2 else found
 
-    Other arguments and errors as for `opened`. seen: counts conversions that the owner may not expect.
+
+def decoded(file: str | os.PathLike | IO[bytes], where: object = None, *, channels: int,
+            size: tuple[int, int] | None = None, whose: str = "the others are", background: str = "white",
+            seen: Counter | None = None) -> Image.Image:
+    """The picture of a file, in 8 bits: 1 channel grey, 3 RGB, 4 with alpha.
+
+    background: the colour behind transparent parts, if alpha is not requested. seen: counts conversions that the owner
+    may not expect. Other arguments and errors as for `opened`.
     """
     if channels not in _MODES:
         raise DataError(f"A picture has 1, 3 or 4 channels, not the {channels} of config.data.channels.")
@@ -118,9 +125,8 @@ def decode(file: str | os.PathLike | IO[bytes], where: object = None, *, channel
         seen = Counter() if seen is None else seen
         with reading(f"{where or file} cannot be made {mode}", "Convert it."):
             image = _eight_bits(image, where or file, seen)
-            image = (image if channels == 4 else _opaque(image, seen)).convert(mode)
-    found = np.asarray(image)
-    return found[..., None] if found.ndim == 2 else found
+            image = (image if channels == 4 else _opaque(image, background, seen)).convert(mode)
+    return image
 
 
 def by(shape: tuple[int, ...]) -> str:
@@ -142,14 +148,14 @@ def _eight_bits(image: Image.Image, where: object, seen: Counter) -> Image.Image
     return Image.merge("LA", (grey, Image.fromarray(np.where(levels == hidden, 0, 255).astype(np.uint8))))
 
 
-def _opaque(image: Image.Image, seen: Counter) -> Image.Image:
-    """The picture on white, as viewers and img2dataset show it."""
+def _opaque(image: Image.Image, background: str, seen: Counter) -> Image.Image:
+    """The picture on a background, by default white, as viewers and img2dataset show it."""
     if not image.has_transparency_data:
         return image
     image = image.convert("RGBA")
     if image.getextrema()[3][0] < 255:
-        seen["with transparent parts, which are now white"] += 1
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        seen[f"with transparent parts, which are now {background}"] += 1
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
     return image
 
 

@@ -23,8 +23,8 @@ class ArraySpec:
     deviation: tuple[float, ...] = ()  # the same
     bounds = None
     levels = None
-    called = "array"
-    load, draws = None, False  # a record is read as it is
+    field, called, endings = "x", "array", ()
+    draws = False
 
     @property
     def stored(self) -> dict:
@@ -93,6 +93,17 @@ class ArraySpec:
                             f"{list(self.shape)}: {remedy}.")
         return x
 
+    def needs_load(self, encoded: bool) -> bool:
+        """A record is read as it is. Raises DataError for files."""
+        if encoded:
+            raise DataError("data.kind = 'array' is of arrays of floats, and not of files: choose data.kind=image, or "
+                            "another kind that reads them.")
+        return False
+
+    def load(self, raw: dict, rng: np.random.Generator | None) -> dict:
+        """The record itself."""
+        return raw
+
     def prepare(self, record: Record, keys: Callable[[str], Keys] | None = None) -> Example:
         """{"x": [B, ...], "mask": bool [B, ...] if there is one, ...} -> the standardised x0, 0 where it is masked, and
         the record's other entries as conditions."""
@@ -111,16 +122,20 @@ class ArraySpec:
                                 "config.network.dtype=float32 or with an earlier checkpoint (--checkpoint=STEP).")
         return np.asarray(x0, np.float32) * deviation + mean
 
-    def write(self, folder: Path, batches: Iterable[np.ndarray], count: int) -> str:
+    def write(self, folder: Path, batches: Iterable[np.ndarray], count: int, titles: Sequence[str] = ()) -> str:
         """samples.npz and a scatter plot."""
         from diffusion.io import array_files  # imports matplotlib, which takes half a second
         array_files.save_arrays(folder, batches, count=count)
         return "scatter.png and samples.npz"
 
-    def preview(self, path: Path, samples: np.ndarray) -> None:
+    def preview(self, path: Path, samples: np.ndarray, titles: Sequence[str] = ()) -> None:
         """A scatter plot."""
         from diffusion.io import array_files
         array_files.save_scatter(path, samples)
+
+    def pooled(self, x0: np.ndarray) -> np.ndarray:
+        """The first 256 numbers of each array."""
+        return x0.reshape(len(x0), -1)[:, :256].astype(np.float64)
 
     def _full(self, mask: Array) -> Array:
         """bool [B, ...] with as many axes as x0."""

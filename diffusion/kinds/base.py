@@ -28,10 +28,17 @@ class Spec(Protocol):
     levels: int | None                   # evenly spaced values within the bounds, on which all data lie; None: real
                                          # numbers, so that likelihoods are densities, in nats
     stored: Mapping[str, tuple[tuple[int, ...], Any]]  # shape and type of what a record must hold of each example
+    field: str                           # the name of the record's array that holds the data: "image"
     called: str                          # one example, in messages: "image"
-    load: Callable[[dict, Any], dict] | None  # (raw, rng or None) -> a record of fixed shapes, on the host, where the
-                                         # source's examples are not that already; without rng it draws nothing
+    endings: tuple[str, ...]             # of the files that `load` decodes
     draws: bool                          # whether `load` draws, in training
+
+    def needs_load(self, encoded: bool) -> bool:
+        """Whether the examples of a source pass through `load`; encoded: they are files."""
+
+    def load(self, raw: dict, rng: np.random.Generator | None) -> dict:
+        """A record of fixed shapes, on the host, from an example {"file": `data.files.File` or several, ...} or one
+        with an array of another size; without rng it draws nothing. Raises DataError that names an unreadable file."""
 
     def check(self, source: Sequence, where: str) -> None:
         """Raises DataError if the examples of the source, which `where` names, are not of this kind and shape."""
@@ -43,11 +50,15 @@ class Spec(Protocol):
     def finish(self, x0: np.ndarray) -> np.ndarray:
         """[B, ...] of samples -> the values that are written. Raises DivergedError for NaN."""
 
-    def write(self, folder: Path, batches: Iterable[np.ndarray], count: int) -> str:
-        """Writes `count` finished samples into the new folder, and returns the names of its main files."""
+    def write(self, folder: Path, batches: Iterable[np.ndarray], count: int, titles: Sequence[str] = ()) -> str:
+        """Writes `count` finished samples into the new folder, and returns the names of its main files. titles: a text
+        for each sample, such as its class."""
 
-    def preview(self, path: Path, samples: np.ndarray) -> None:
+    def preview(self, path: Path, samples: np.ndarray, titles: Sequence[str] = ()) -> None:
         """Writes a PNG that shows finished samples."""
+
+    def pooled(self, x0: np.ndarray) -> np.ndarray:
+        """float [B, D], D <= 256, of samples: what `--mode=compare` takes distances of."""
 
 
 # (record, keys of each stream or None) -> Example, with the conditions that the network takes

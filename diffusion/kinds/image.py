@@ -1,4 +1,5 @@
 """Images: uint8 [H, W, C] on disk, floats in [-1, 1] in a training step."""
+import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,11 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from diffusion.data import sources
+from diffusion.data import crops, sources
 from diffusion.data.augment import random_flip, to_float
 from diffusion.errors import DataError, require
-from diffusion.io import images
-from diffusion.io.pictures import by
+from diffusion.io import images, pictures
 from diffusion.kinds.base import Example, Record, check_stored
 from diffusion.typing import Keys
 
@@ -20,10 +20,11 @@ class ImageSpec:
     """Images of one height, width and number of channels."""
     shape: tuple[int, int, int]  # [H, W, C]
     flip: bool = False           # mirror each image with probability 1/2
-    crop: str = "none"           # how larger images are cut: none, center, random
+    crop: str = "none"           # how pictures get this size: none, or one of `data.crops`
+    background: str = "white"    # behind transparent parts
     bounds = (-1.0, 1.0)
     levels = 256
-    called = "image"
+    field, called, endings = "image", "image", pictures.ENDINGS
 
     @property
     def stored(self) -> dict:
@@ -33,28 +34,42 @@ class ImageSpec:
     def check(self, source: Sequence, where: str) -> None:
         """Raises DataError if the first image is not uint8 of this shape."""
         if len(source):
-            check_stored(self, source[0], "image", where)
-            source = [self.load(source[0], None)] if self.load else source
+            encoded = getattr(source, "encoded", False)
+            if not encoded:
+                check_stored(self, source[0], "image", where)
+            source = [self.load(source[0], None)] if self.needs_load(encoded) else source
         sources.check_images(source, *self.shape)
 
     @property
     def draws(self) -> bool:
         """Whether training cuts at random places."""
-        return self.crop == "random"
+        return self.crop in crops.DRAWS
 
-    @property
-    def load(self) -> Callable[[dict, np.random.Generator | None], dict] | None:
-        """Cuts larger images, at random with an rng and otherwise in the middle; None: images are used as they are."""
-        return None if self.crop == "none" else self._cut
+    def needs_load(self, encoded: bool) -> bool:
+        """Whether pictures are decoded, or cut and scaled."""
+        return encoded or self.crop != "none"
 
-    def _cut(self, raw: dict, rng: np.random.Generator | None) -> dict:
-        image, (height, width) = raw["image"], self.shape[:2]
-        spare = image.shape[0] - height, image.shape[1] - width
-        if min(spare) < 0:
-            raise DataError(f"An image is {by(image.shape[:2])} (height x width), smaller than the {height}x{width} of "
-                            "config.data.size that are to be cut from it. Remove such images, or enlarge them.")
-        y, x = (n // 2 for n in spare) if rng is None or not self.draws else (rng.integers(n + 1) for n in spare)
-        return {**raw, "image": image[y:y + height, x:x + width]}
+    def load(self, raw: dict, rng: np.random.Generator | None) -> dict:
+        """{"file": File, ...} or {"image": uint8 [h, w, C], ...} -> "image" uint8 [H, W, C]; with an rng at random
+        where the crop is. Raises DataError for a picture that cannot be read, or is of another size without a crop."""
+        rest = {name: value for name, value in raw.items() if name not in ("file", "image")}
+        if file := raw.get("file"):
+            where, size = file.where, self.shape[:2] if self.crop == "none" else None
+            image = pictures.decoded(io.BytesIO(file.content), where, channels=self.shape[-1], size=size,
+                                     background=self.background, whose="config.data.size is (see data.crop)")
+        else:
+            where, image = "An image", raw["image"]
+            if self.crop in SCALED:
+                require(image.shape[-1] in (1, 3, 4), "crop", self.crop, "scales pictures, of 1, 3 or 4 channels; "
+                        "arrays of other channels can be cut, by center or random.")
+                image = images.picture(image)
+        if self.crop != "none":
+            try:
+                image = crops.CROPS[self.crop](image, self.shape[:2], rng)
+            except DataError as error:
+                raise DataError(f"{where} {error}") from None
+        image = np.asarray(image)
+        return {"image": image if image.ndim == 3 else image[..., None], **rest}
 
     def prepare(self, record: Record, keys: Callable[[str], Keys] | None = None) -> Example:
         """{"image": uint8 [B, H, W, C], ...} -> x0 in [-1, 1], and the record's other entries as conditions."""
@@ -67,25 +82,38 @@ class ImageSpec:
         """uint8 of samples in [-1, 1]."""
         return images.to_uint8(x0)
 
-    def write(self, folder: Path, batches: Iterable[np.ndarray], count: int) -> str:
+    def write(self, folder: Path, batches: Iterable[np.ndarray], count: int, titles: Sequence[str] = ()) -> str:
         """PNG files, a grid, and samples.npz."""
         images.save_samples(folder, batches, count=count)
         return "grid.png and samples.npz"
 
-    def preview(self, path: Path, samples: np.ndarray) -> None:
+    def preview(self, path: Path, samples: np.ndarray, titles: Sequence[str] = ()) -> None:
         """A grid of the images."""
         images.save_png(path, images.grid(samples))
+
+    def pooled(self, x0: np.ndarray, size: int = 8) -> np.ndarray:
+        """Averages over blocks, at most size x size for each channel: sees colours, layout and noise but no objects."""
+        n, height, width, channels = x0.shape
+        k = max(1, height // size)
+        cut = x0[:, :height // k * k, :width // k * k]
+        return cut.reshape(n, height // k, k, width // k, k, channels).mean((2, 4), dtype=np.float64).reshape(n, -1)
+
+
+Crop = Literal["none", "center", "random", "adm", "adm_random", "edm", "box"]
+SCALED = ("adm", "adm_random", "edm", "box")
 
 
 def image(*, size: int | tuple[int, int] = 32,  # height and width of an image, pixels: one number, or both
           channels: int = 3,                    # of an image
           flip: bool = False,                   # mirror each image with probability 1/2
-          crop: Literal["none", "center", "random"] = "none",  # cut larger images to `size`: in the middle, or, in
-                                                # training, at random
+          crop: Crop = "none",                  # how others get that size: cut in the middle (center) or, in training,
+                                                # at random; first scaled as guided-diffusion does (adm, adm_random);
+                                                # edm: by LANCZOS; box: stretched, as the published ImageNet 64
+          background: Literal["white", "black", "gray"] = "white",  # behind transparent parts
           ) -> ImageSpec:
     """Images of bytes, scaled to [-1, 1] (Ho et al. 2020)."""
     require(channels >= 1, "channels", channels, "must be positive.")
-    return ImageSpec(shape=(*sides(size), channels), flip=flip, crop=crop)
+    return ImageSpec(shape=(*sides(size), channels), flip=flip, crop=crop, background=background)
 
 
 def sides(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -56,14 +56,3 @@ def span_of(covariance: np.ndarray, count: int) -> np.ndarray | None:
     if count > len(covariance):
         return None
     return np.linalg.eigh(covariance)[1][:, 1 - count:]
-
-
-def pooled_pixels(images: np.ndarray, size: int = 8) -> np.ndarray:
-    """Images [N, H, W, C] in [-1, 1], averaged over blocks to at most size x size pixels -> [N, D].
-
-    A rough measure that sees colours, layout and noise but no objects, for comparing samplers of one model.
-    """
-    n, height, width, channels = images.shape
-    k = max(1, height // size)
-    cut = images[:, :height // k * k, :width // k * k]
-    return cut.reshape(n, height // k, k, width // k, k, channels).mean((2, 4), dtype=np.float64).reshape(n, -1)

@@ -12,12 +12,13 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from diffusion.errors import ConfigError, DataError
-from diffusion.metrics.frechet import Statistics, frechet_distance, pooled_pixels, statistics
+from diffusion.metrics.frechet import Statistics, frechet_distance, statistics
 from diffusion.programs import shared_flags
 
 if TYPE_CHECKING:
     from diffusion import build
     from diffusion.generate import Samples
+    from diffusion.kinds.base import Spec
 
 SHOWN = 25  # images in a cell's picture
 LISTS = {"solvers": str, "steps": int, "scales": float}
@@ -83,7 +84,6 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
     from diffusion.io.processes import is_primary
     from diffusion.io.progress import Progress, of_chains
     from diffusion.parallel import sharding
-    build.require_images(config, "--mode=compare")
     if scales is None:
         scales = [config.sample.guidance.scale if config.sample.guidance.name != "none" else 1.0]
     elif config.sample.guidance.name == "none" and (others := [scale for scale in scales if scale != 1]):
@@ -92,7 +92,7 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
     images.check_samples_folder(out)
     cells = [build_cell(config, model, name, list(steps)) for name in solvers]
     params = read()
-    data = data_statistics(config)
+    data = data_statistics(config, model.spec)
 
     longest = getattr(model.process, "t_max", 1.0)
     finest = int(longest) if model.process.discrete else 1000
@@ -122,7 +122,7 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
         for (name, (sampler, grids)), scale in itertools.product(zip(solvers, cells), scales):
             for count, grid in zip(steps, [of(params) for of in grids]):
                 list(draw(sampler, grid[-1:], scale, 1))  # compiles on the first use
-                cell, shown = measure(draw(sampler, grid, scale), exact[scale], data)
+                cell, shown = measure(draw(sampler, grid, scale), exact[scale], data, model.spec.pooled)
                 results.append(Cell(solver=name, steps=count, scale=scale, **cell))
                 pictures[f"{name}_{count}_steps" + (f"_scale_{scale:g}" if len(scales) > 1 else "")] = shown
                 progress.update(1)
@@ -130,7 +130,7 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
         from diffusion.io import solver_plots  # imports matplotlib, which takes half a second
         out.mkdir(parents=True, exist_ok=True)
         for name, x in pictures.items():
-            images.save_png(out / f"{name}.png", images.grid(images.to_uint8(x)))
+            model.spec.preview(out / f"{name}.png", model.spec.finish(x))
         rows = [dataclasses.asdict(cell) for cell in results]
         atomic_write(out / "compare.json", json.dumps({"seed": seed, "images": num_samples, "cells": rows}, indent=2))
         solver_plots.plot_quality(rows, out / "quality.png")
@@ -138,9 +138,9 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
         print(f"quality.png, compare.json and the pictures are in {out}")
 
 
-def measure(batches: Iterator[tuple[slice, "Samples"]], exact: np.ndarray, data: Statistics | None
-            ) -> tuple[dict[str, float | None], np.ndarray]:
-    """The cell's measures of the images from `batches`, against `exact` [N, H, W, C], and the first SHOWN images."""
+def measure(batches: Iterator[tuple[slice, "Samples"]], exact: np.ndarray, data: Statistics | None,
+            pooled_of: Callable[[np.ndarray], np.ndarray]) -> tuple[dict[str, float | None], np.ndarray]:
+    """The cell's measures of the samples from `batches`, against `exact` [N, ...], and the first SHOWN of them."""
     seconds, squares, evaluations, pooled, shown = 0.0, 0.0, 0.0, [], []
     started = time.perf_counter()
     for at, drawn in batches:
@@ -148,7 +148,7 @@ def measure(batches: Iterator[tuple[slice, "Samples"]], exact: np.ndarray, data:
         x = drawn.images[:at.stop - at.start]
         squares += float(np.sum((x - exact[at]) ** 2, dtype=np.float64))
         evaluations += drawn.evaluations * len(x)
-        pooled.append(pooled_pixels(x))
+        pooled.append(pooled_of(x))
         shown.extend(x[:SHOWN - len(shown)])
         started = time.perf_counter()
     distance = None if data is None else frechet_distance(statistics(np.concatenate(pooled)), data)
@@ -165,19 +165,18 @@ def build_cell(config: ConfigDict, model: "build.Model", solver: str, counts: li
     return build.sampler(of(counts[0]), model), grids
 
 
-def data_statistics(config: ConfigDict) -> Statistics | None:
-    """The statistics of the training images; None, with a note, if they are not available."""
+def data_statistics(config: ConfigDict, spec: "Spec") -> Statistics | None:
+    """The statistics of the training data; None, with a note, if they are not available."""
     from diffusion import build
-    from diffusion.data.augment import to_float
-    from diffusion.data.pipeline import to_arrays
+    from diffusion.data.sources import gather_examples
     try:
         source = build.training_images(config)
     except (ConfigError, DataError) as error:
         print(f"note: no distances to the data: {error}")
         return None
-    pixels = to_arrays(source)["image"]
-    return statistics(np.concatenate([pooled_pixels(np.asarray(to_float(pixels[i:i + 1000])))
-                                      for i in range(0, len(pixels), 1000)]))
+    return statistics(np.concatenate([
+        spec.pooled(np.asarray(spec.prepare(gather_examples(source, np.arange(i, min(i + 1000, len(source))))).x0))
+        for i in range(0, len(source), 1000)]))
 
 
 def table(cells: list[Cell]) -> str:

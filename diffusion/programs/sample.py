@@ -68,7 +68,7 @@ def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_
     with progress:
         batches, written = map(model.spec.finish, generate(params, seed, 0, num_samples, report)), ""
         if is_primary():
-            written = model.spec.write(out, batches, num_samples)
+            written = model.spec.write(out, batches, num_samples, build.titles(config, model, num_samples, classes))
         else:  # every process computes its share
             collections.deque(batches, maxlen=0)
     print_once(f"{num_samples:,} {model.spec.called}s, {written} are in {out}")

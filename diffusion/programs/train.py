@@ -151,7 +151,8 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
             x = np.concatenate(list(generate(weights_of(state, config.sample.weights), config.seed, 0,
                                         config.sample.preview)))
             if is_primary():
-                model.spec.preview(picture_of(run, step), model.spec.finish(x))
+                model.spec.preview(picture_of(run, step), model.spec.finish(x),
+                                   build.titles(config, model, config.sample.preview))
 
         finished = clock.step >= plan.total
         due = restored is not None and (finished or clock.step % plan.sample_every == 0)

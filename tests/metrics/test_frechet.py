@@ -2,7 +2,8 @@
 import numpy as np
 import pytest
 
-from diffusion.metrics.frechet import Statistics, frechet_distance, pooled_pixels, statistics
+from diffusion.kinds.image import image
+from diffusion.metrics.frechet import Statistics, frechet_distance, statistics
 
 
 def test_of_one_dimension_and_of_commuting_covariances():
@@ -38,6 +39,7 @@ def test_of_a_set_and_itself_is_0_also_where_its_covariance_is_singular():
 
 def test_pixels_are_pooled_to_blocks_means():
     images = np.arange(2 * 32 * 32 * 3, dtype=np.float32).reshape(2, 32, 32, 3)
+    pooled_pixels = image().pooled
     pooled = pooled_pixels(images)
     assert pooled.shape == (2, 8 * 8 * 3)
     assert pooled[1, 3] == pytest.approx(images[1, :4, 4:8, 0].mean())

@@ -104,7 +104,7 @@ METRICS = (
     Mutation("frechet-cross-term-once", "wrong constant", "diffusion/metrics/frechet.py",
              "np.trace(b.covariance) - 2 * cross)", "np.trace(b.covariance) - cross)",
              ("tests/metrics/test_frechet.py",)),
-    Mutation("pixels-pooled-across-blocks", "wrong axis", "diffusion/metrics/frechet.py",
+    Mutation("pixels-pooled-across-blocks", "wrong axis", "diffusion/kinds/image.py",
              ".mean((2, 4), dtype=np.float64)", ".mean((1, 3), dtype=np.float64)", ("tests/metrics/test_frechet.py",)),
     Mutation("inception-score-by-sample-deviation", "off by one", "diffusion/metrics/inception_score.py",
              "float(scores.std())", "float(scores.std(ddof=1))", ("tests/metrics/test_formulas.py",)),
