@@ -58,7 +58,7 @@ def run_level() -> ConfigDict:
 
     c.network = n = ConfigDict()
     n.name = "unet"
-    n.num_classes = 0                  # 0: unconditional; else the number of labels of the data
+    n.num_classes = 0                  # 0: unconditional; else the number of labels of the data; -1: counted
     n.label_dropout = 0.0              # probability that training drops a label, for guidance (Ho & Salimans 2022): the
                                        # network then has one more label, num_classes
 

@@ -200,6 +200,16 @@ def load_plugins(names: Iterable[str]) -> None:
             raise
 
 
+def user_function(place: str) -> Callable:
+    """The function at PLUGIN:NAME, of a loaded plugin. Raises ConfigError for any other place."""
+    module, _, name = place.partition(":")
+    found = getattr(_PLUGINS.get(module), name, None)
+    if not callable(found):
+        raise ConfigError(f"{shown(place)} is not PLUGIN:FUNCTION, a function of a module in config.plugins. Loaded: "
+                          f"{', '.join(_PLUGINS) or 'none'}.")
+    return found
+
+
 def check_keys() -> None:
     """Raises ConfigError if two members in one section declare the same key with different types."""
     found: dict[str, tuple[str, Key]] = {}

@@ -1,12 +1,15 @@
 """Builds the kind of data that a config describes."""
 from ml_collections import ConfigDict
 
+from diffusion import families
 from diffusion.build.rules import require_key
 from diffusion.config import override
 from diffusion.data.sources import Source
 from diffusion.errors import ConfigError
 from diffusion.families import BY_NAME
 from diffusion.kinds.base import Spec
+
+COUNTED = -1  # config.network.num_classes: as many as the data have
 
 
 def spec(config: ConfigDict) -> Spec:
@@ -16,17 +19,21 @@ def spec(config: ConfigDict) -> Spec:
 
 def source(config: ConfigDict) -> Source:
     """The data of config.data, unchecked. Raises DataError if they are missing."""
-    return BY_NAME["data"].make(config.data, split=config.data.split)
+    return BY_NAME["data"].make(config.data, split=config.data.split, kind=spec(config),
+                                embedder=families.user_function)
 
 
 def measured(config: ConfigDict, *, assume: bool = False) -> ConfigDict:
-    """The config with the keys of its kind that are measured on the data, such as data.mean. assume: usual values
-    instead, without the data, for what depends on shapes alone."""
-    found = spec(config)
-    if getattr(found, "measured", True):
-        return config
-    values = found.assumed() if assume else found.measure(source(config))
-    return override(config, {f"data.{key}": value for key, value in values.items()})
+    """The config with the keys that follow from the data: network.num_classes = -1, and those that its kind measures,
+    such as data.mean. assume: usual values instead, without the data, for what depends on shapes alone."""
+    found, values, opened = spec(config), {}, None
+    if config.network.num_classes == COUNTED:
+        opened = None if assume else source(config)
+        values["network.num_classes"] = 0 if opened is None or opened.num_classes < 2 else opened.num_classes
+    if not getattr(found, "measured", True):
+        measured = found.assumed() if assume else found.measure(opened or source(config))
+        values |= {f"data.{key}": value for key, value in measured.items()}
+    return override(config, values) if values else config
 
 
 def clips(config: ConfigDict) -> bool:

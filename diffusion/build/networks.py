@@ -10,8 +10,8 @@ def network(c: ConfigDict, size: int | tuple[int, ...], out_channels: int):
     """The network for arrays of this shape without the channels, such as (height, width); a number is the side of a
     square. Raises ConfigError for impossible keys."""
     size = (size, size) if isinstance(size, int) else tuple(size)
-    require_key(c.num_classes >= 0, "network.num_classes", c.num_classes, "is 0 (unconditional) or the number of "
-                "labels.")
+    require_key(c.num_classes >= 0, "network.num_classes", c.num_classes, "is 0 (unconditional), the number of labels, "
+                "or -1, which programs replace by the number of the data's classes.")
     require_key(0 <= c.label_dropout < 1, "network.label_dropout", c.label_dropout, "is a probability below 1 (Ho & "
                 "Salimans 2022: 0.1).")
     require_key(c.num_classes > 0 or not c.label_dropout, "network.label_dropout", c.label_dropout, "hides labels, but "

@@ -87,13 +87,28 @@ def file(*, split: str,
         with reading(f"{found} cannot be read as a plain array", "Write it again, with numpy.save."):
             content = ordinary(found).read_bytes()
             check_room(2 * len(content), f"The content of {found}")
-            arrays = {"x": np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)}
+            array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+            arrays = {_name_of(array): array}
     else:
-        arrays = npz.read_npz(found)
+        arrays = _usual_names(npz.read_npz(found), split)
     if not {"x", "image"} & set(arrays):
         raise DataError(f"{found} must hold an array named x, of floats, or image, of bytes. It holds: "
                         f"{', '.join(arrays) or 'none'}.")
     return Records(arrays, str(found))
+
+
+def _usual_names(arrays: dict[str, np.ndarray], split: str) -> dict[str, np.ndarray]:
+    """The arrays by our names, of the names in use: arr_0 and arr_1 (labels) of published samples, and SPLIT_images and
+    SPLIT_labels."""
+    for data, label in (("arr_0", "arr_1"), (f"{split}_images", f"{split}_labels")):
+        if data in arrays and not {"x", "image"} & set(arrays):
+            found = {_name_of(arrays[data]): arrays[data]}
+            return found | ({"label": arrays[label]} if label in arrays else {})
+    return arrays
+
+
+def _name_of(array: np.ndarray) -> str:
+    return "image" if array.dtype == np.uint8 and array.ndim == 4 else "x"
 
 
 def mixture(*, split: str,

@@ -129,7 +129,7 @@ def stacked(examples: Sequence[dict[str, Any]], indices: Sequence[int], num_clas
 def without_labels(source: Source) -> Source:
     """The same images, each with label 0, for an unconditional model: its data set may have labels outside the classes,
     such as -1 for unlabelled examples."""
-    if isinstance(source, ArraySource):
+    if isinstance(getattr(source, "labels", None), np.ndarray):
         return dataclasses.replace(source, labels=np.zeros_like(source.labels))
     if isinstance(source, Loaded):
         return dataclasses.replace(source, source=without_labels(source.source))
@@ -268,14 +268,17 @@ def tfds_source(name: str, data_dir: str, split: str) -> Source:
     """
     data_dir = expanded(data_dir)
     remedy = f"Prepare it with: python -m diffusion.data.prepare {name} --source=PATH_OR_URL --data_dir={data_dir}"
-    again = f"Delete the folder, then prepare it again. {remedy}"
     versions = [p.parent for p in expanded(data_dir / name).glob("*/dataset_info.json")
                 if re.fullmatch(r"\d+\.\d+\.\d+", p.parent.name)]
     if not versions:
         raise DataError(f"There is no prepared data set {name!r} in {data_dir} (looked for "
                         f"{data_dir / name}/VERSION/dataset_info.json). {remedy}")
-    folder = max(versions, key=lambda p: [int(n) for n in p.name.split(".")])
+    return tfds_folder(max(versions, key=lambda p: [int(n) for n in p.name.split(".")]), split, remedy)
 
+
+def tfds_folder(folder: pathlib.Path, split: str, remedy: str = "") -> Source:
+    """`tfds_source` of the folder with dataset_info.json. remedy: added to errors."""
+    again = f"Delete the folder, then prepare it again. {remedy}".strip()
     for path in folder.iterdir():
         if not path.is_dir():
             ordinary(path)
@@ -321,7 +324,7 @@ def tfds_source(name: str, data_dir: str, split: str) -> Source:
 
 def tfds(*, split: str,
          dataset: str = "cifar10",  # name of the prepared data set
-         dir: str = "data",         # the data_dir of the prepare program, or the folder of idx files
+         dir: str = "data",         # the data's folder or file; for tfds, the data_dir of the prepare program
          ) -> Source:
     """`tfds_source` with its config keys as arguments."""
     return tfds_source(dataset, dir, split)
