@@ -2,6 +2,7 @@
 
   python -m diffusion.main --config=configs/digits.py
   python -m diffusion.main --config=configs/digits.py --mode=sample --num_samples=64 --out=samples
+  python -m diffusion.main --config=configs/folder.py --config.data.dir=PHOTOS --mode=data
   python -m diffusion.main --config=configs/cifar10.py --config.train.batch_size=64 --workdir=runs/small_batch
   python -m diffusion.main --config=configs/digits.py --mode=sample --task=inpaint --num_samples=8
   python -m diffusion.main --config=configs/digits.py --mode=evaluate --config.evaluate.images=5000
@@ -29,10 +30,20 @@ from ml_collections import ConfigDict  # noqa: E402
 
 from diffusion.command_words import check_text, expanded  # noqa: E402
 from diffusion.errors import ConfigError, shown  # noqa: E402
-from diffusion.programs import compare, evaluate, likelihood, plan, sample, shared_flags, train, verify  # noqa: E402
+from diffusion.programs import (  # noqa: E402
+    compare,
+    data,
+    evaluate,
+    likelihood,
+    plan,
+    sample,
+    shared_flags,
+    train,
+    verify,
+)
 
 MODES = {"train": train, "sample": sample, "evaluate": evaluate, "likelihood": likelihood, "compare": compare,
-         "verify_resume": verify, "plan": plan}
+         "verify_resume": verify, "plan": plan, "data": data}
 INSTEAD = {name: words for module in (shared_flags, *MODES.values()) for name, words in module.INSTEAD.items()}
 
 COMMON = flags.FlagValues()  # read by every mode

@@ -6,7 +6,7 @@ from diffusion.build.check import check
 from diffusion.build.conditions import needs_records
 from diffusion.build.evaluation import extractor
 from diffusion.build.guidance import classes, with_scale
-from diffusion.build.kinds import clips, measured, require_images, spec
+from diffusion.build.kinds import clips, measured, require_images, source, spec
 from diffusion.build.likelihood import evaluator, likelihood_chain
 from diffusion.build.memory import check_memory
 from diffusion.build.models import Model, model
@@ -30,5 +30,5 @@ from diffusion.build.training import RESUMABLE_KEYS, Training, training, trainin
 __all__ = ["RESUMABLE_KEYS", "Model", "Sampler", "Training", "betas", "check", "check_memory", "check_sample_batch",
            "classes", "clips", "conditions", "evaluator", "extractor", "generate", "grid", "grid_of",
            "likelihood_chain", "measured", "model", "needs_records", "network", "prediction", "process",
-           "require_images", "sampler", "sampling_process", "solver", "spec", "titles", "training", "training_images",
-           "training_step", "with_scale"]
+           "require_images", "sampler", "sampling_process", "solver", "source", "spec", "titles", "training",
+           "training_images", "training_step", "with_scale"]

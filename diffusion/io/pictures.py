@@ -20,7 +20,7 @@ from diffusion.io.reading import expanded, ordinary, reading
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # Other picture files: refused next to readable ones, since they would be left out silently.
 _OTHER_ENDINGS = (".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".ppm", ".pgm", ".exr", ".npy")
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's others run programs, or are never data
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's others run programs, or are never data
 _MAX_PIXELS = 2**26  # if no other limit on the size is known; Pillow itself only warns
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _WIDE = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -83,10 +83,10 @@ def opened(file: str | os.PathLike | IO[bytes], where: object = None, *, size: t
         where = where or file
     with reading(f"{where} is not a picture that can be read, or is damaged", "Replace or remove it."):
         try:
-            image = Image.open(file, formats=_FORMATS)
+            image = Image.open(file, formats=FORMATS)
         except UnidentifiedImageError as error:
             raise DataError(f"{where} is not a picture that can be read, or is damaged: it has none of the formats "
-                            f"{', '.join(_FORMATS)}. Replace or remove it.") from error
+                            f"{', '.join(FORMATS)}. Replace or remove it.") from error
         with image:
             width, height = image.size
             if size is not None and sorted(size) != sorted((height, width)):

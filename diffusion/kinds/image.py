@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from diffusion.data import crops, sources
 from diffusion.data.augment import random_flip, to_float
@@ -70,6 +71,13 @@ class ImageSpec:
                 raise DataError(f"{where} {error}") from None
         image = np.asarray(image)
         return {"image": image if image.ndim == 3 else image[..., None], **rest}
+
+    def describe(self, raw: dict) -> str:
+        """The size and mode of a picture as it is stored, in a text for people."""
+        if file := raw.get("file"):
+            with Image.open(io.BytesIO(file.content), formats=pictures.FORMATS) as image:
+                return f"{image.height}x{image.width} {image.format} {image.mode}"
+        return f"{pictures.by(raw['image'].shape)} array"
 
     def prepare(self, record: Record, keys: Callable[[str], Keys] | None = None) -> Example:
         """{"image": uint8 [B, H, W, C], ...} -> x0 in [-1, 1], and the record's other entries as conditions."""
