@@ -28,9 +28,8 @@ def write_set(folder: str | Path, name: str, shape: tuple[int, ...], count: int,
     """Writes the data set `name` of drawn pictures into the folder, as our prepare program does: PNG in array_record
     files."""
     labels = (np.arange(count) % classes).astype(np.int32)
-    writer.write(Path(folder) / name / "1.0.0", {split: (drawn(count, shape), labels)}, name=name, version="1.0.0",
-                 description="Drawn pictures.", homepage="", citation="",
-                 class_names=[f"class {i}" for i in range(classes)])
+    writer.write(Path(folder) / name / "1.0.0", {split: (drawn(count, shape), labels)}, writer.Layout(
+        name=name, description="Drawn pictures.", class_names=tuple(f"class {i}" for i in range(classes)), shape=shape))
 
 
 def with_data(config: ConfigDict, folder: str | Path, count: int) -> ConfigDict:

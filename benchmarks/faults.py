@@ -50,8 +50,8 @@ class Campaign:
     def __init__(self, folder: Path):
         self.folder, self.data = folder, folder / "data"
         images = np.repeat(sources.digits("train").images[:200], 3, axis=-1)
-        writer.write(self.data / "small" / "1.0.0", {"train": (images, np.zeros(len(images), np.int32))}, name="small",
-                     version="1.0.0", description="", homepage="", citation="", class_names=("a",))
+        writer.write(self.data / "small" / "1.0.0", {"train": (images, np.zeros(len(images), np.int32))},
+                     writer.Layout(name="small", description="", class_names=("a",), shape=images.shape[1:]))
         self.config = config_lib.override(config_lib.base(), VALUES | {"data.dir": str(self.data)})
         self.file = folder / "small.py"
         self.file.write_text("from diffusion import config\n\n\ndef get_config():\n    return config.override("

@@ -17,6 +17,10 @@ class DataError(DiffusionError):
     """A data set that is missing, truncated, corrupted, or of another shape than in the config."""
 
 
+class NoSplit(DataError):
+    """The data have no split of that name."""
+
+
 class CheckpointError(DiffusionError):
     """A checkpoint or run folder that cannot be read, does not fit, or cannot be written."""
 

@@ -59,7 +59,8 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.networks": [*BASE, "diffusion.core.conditions"],
     "diffusion.kinds": [*BASE, "diffusion.core.conditions", "diffusion.data", "diffusion.io"],
     "diffusion.data": [*BASE, *READING],
-    "diffusion.data.prepare": [*BASE, *READING, "diffusion.data", "diffusion.io.download", "diffusion.program"],
+    "diffusion.data.prepare": [*BASE, *READING, "diffusion.data", "diffusion.io.download", "diffusion.program",
+                               "diffusion.kinds.image", "diffusion.families"],
     "diffusion.io": BASE,
 }
 ONLY_IN = {  # library: where it may be imported

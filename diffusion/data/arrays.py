@@ -2,10 +2,11 @@
 import dataclasses
 import io
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
-from diffusion.errors import DataError, require
+from diffusion.errors import DataError, NoSplit, require
 from diffusion.io import npz
 from diffusion.io.reading import check_room, expanded, ordinary, reading
 
@@ -83,6 +84,11 @@ def file(*, split: str,
     found = expanded(path.replace("{split}", split))
     if not found.is_file():
         raise DataError(f"There is no file {str(found)!r} (config.data.path, config.data.split).")
+    return read_file(found, "train")
+
+
+def read_file(found: Path, split: str) -> Records:
+    """The split of a .npy or .npz. Raises NoSplit if it holds another alone."""
     if found.suffix == ".npy":
         with reading(f"{found} cannot be read as a plain array", "Write it again, with numpy.save."):
             content = ordinary(found).read_bytes()
@@ -90,7 +96,10 @@ def file(*, split: str,
             array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
             arrays = {_name_of(array): array}
     else:
-        arrays = _usual_names(npz.read_npz(found), split)
+        arrays = npz.read_npz(found)
+    if split != "train" and f"{split}_images" not in arrays:
+        raise NoSplit(f"{found} has no split {split!r}: its arrays are the split train.")
+    arrays = _usual_names(arrays, split)
     if not {"x", "image"} & set(arrays):
         raise DataError(f"{found} must hold an array named x, of floats, or image, of bytes. It holds: "
                         f"{', '.join(arrays) or 'none'}.")

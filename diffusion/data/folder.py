@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from diffusion.data import arrays, entries, metadata, sources, tables
 from diffusion.data.sources import Source
-from diffusion.errors import DataError, shown
+from diffusion.errors import DataError, NoSplit, shown
 from diffusion.io.reading import expanded
 
 _SPLIT = re.compile(r"(\w+)(?:\[(\d+%?)?:(\d+%?)?\])?")
@@ -133,7 +133,7 @@ def readable(source: Source, load: Callable) -> Source:
 def _data_set(path: Path, base: str) -> Source | None:
     """The source of arrays or of a data set in one of the known layouts; None for a tree of files."""
     if path.suffix.lower() in (".npz", ".npy"):
-        return arrays.file(split=base, path=str(path))
+        return arrays.read_file(path, base)
     if path.is_dir():
         if any(path.glob("*-idx3-ubyte*")):
             return sources.idx(str(path), base)
@@ -151,12 +151,12 @@ def _tree(found: entries.Entries, base: str, kind: Any, labels: str, columns: Se
     names = [name for name in found.names if name.startswith(inside)]
     if splits := {s for s in ("train", "test") if any(name.startswith(f"{inside}{s}/") for name in names)}:
         if base not in splits:
-            raise DataError(f"{found.where} has no split {base!r}, but {' and '.join(sorted(splits))} "
+            raise NoSplit(f"{found.where} has no split {base!r}, but {' and '.join(sorted(splits))} "
                             "(config.data.split).")
         inside += f"{base}/"
         names = [name for name in names if name.startswith(inside)]
     elif base != "train":
-        raise DataError(f"{found.where} has no folder {base!r}: all of its files are the split train. For held-out "
+        raise NoSplit(f"{found.where} has no folder {base!r}: all of its files are the split train. For held-out "
                         "examples use config.data.split=train[:5%], and train[5%:] for training.")
     clips: dict[str, list[str]] = {}
     for name in names:

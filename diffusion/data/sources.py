@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from diffusion.data.augment import TO_UINT8
-from diffusion.errors import DataError
+from diffusion.errors import DataError, NoSplit
 from diffusion.io import pictures
 from diffusion.io.pictures import by
 from diffusion.io.reading import check_room, expanded, ordinary, reading
@@ -168,7 +168,7 @@ def digits(split: str) -> ArraySource:
     held_out = np.arange(len(images)) % 5 == 0
     rows = {"train": ~held_out, "test": held_out, "all": np.full(len(images), True)}
     if split not in rows:
-        raise DataError(f"The digits have no split {split!r}. Choose one of: {', '.join(rows)}.")
+        raise NoSplit(f"The digits have no split {split!r}. Choose one of: {', '.join(rows)}.")
     return ArraySource(images[rows[split]], labels[rows[split]].astype(np.int32))
 
 
@@ -184,7 +184,7 @@ def idx(folder: str, split: str) -> ArraySource:
     Raises DataError for a missing folder or file, a wrong magic number, and sizes that do not match the data.
     """
     if split not in _IDX_FILES:
-        raise DataError(f"An idx data set has no split {split!r}. Choose one of: {', '.join(_IDX_FILES)}.")
+        raise NoSplit(f"An idx data set has no split {split!r}. Choose one of: {', '.join(_IDX_FILES)}.")
     if not (folder := expanded(folder)).is_dir():
         raise DataError(f"There is no folder {str(folder)!r}. {_IDX_HELP}")
     images, path = _read_idx(folder, f"{_IDX_FILES[split]}-images-idx3-ubyte", rank=3)
@@ -233,6 +233,9 @@ class _TFDSSource:
     folder: str
     remedy: str
     labelled: bool = True  # otherwise each label is 0
+    class_names: tuple[str, ...] = ()
+    # name -> (shape, dtype) of further entries, which are conditions
+    conditions: dict[str, tuple[tuple[int, ...], np.dtype]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -256,7 +259,9 @@ class _TFDSSource:
         image = pictures.decode(io.BytesIO(feature["image"].bytes_list.value[0]), "its image",
                                 channels=self.channels, size=self.size, whose="the data set's are")
         label = feature["label"].int64_list.value[0] if self.labelled and "label" in feature else 0
-        return {"image": image, "label": label}
+        return {"image": image, "label": label, **{
+            name: np.array(getattr(feature[name], "float_list" if dtype.kind == "f" else "int64_list").value,
+                           dtype).reshape(shape) for name, (shape, dtype) in self.conditions.items()}}
 
 
 def tfds_source(name: str, data_dir: str, split: str) -> Source:
@@ -295,6 +300,8 @@ def tfds_folder(folder: pathlib.Path, split: str, remedy: str = "") -> Source:
     if not isinstance(image, tfds.features.Image) or image.shape[-1] not in (1, 3, 4) or image.np_dtype != np.uint8:
         raise DataError(f"The data set in {folder} must have a feature 'image', uint8 with 1, 3 or 4 channels. It has: "
                         f"{', '.join(f'{key} ({value})' for key, value in features.items())}.")
+    if (base := re.match(r"\w*", split)[0]) and base not in splits:
+        raise NoSplit(f"The data set in {folder} has no split {split!r}. Its splits: {', '.join(splits)}.")
     with reading(f"The data set in {folder} has no split {split!r}", f"Its splits: {', '.join(splits)}."):
         count, shards = splits[split].num_examples, splits[split].file_instructions
     if not count:
@@ -315,7 +322,11 @@ def tfds_folder(folder: pathlib.Path, split: str, remedy: str = "") -> Source:
                         f"expected. {again}")
     label = features["label"] if "label" in features else None
     classes = label.num_classes if isinstance(label, tfds.features.ClassLabel) else None
-    source = _TFDSSource(records, image.shape[-1], image.shape[:2], classes or 1, str(folder), again, bool(classes))
+    others = {name: (feature.shape, np.dtype(feature.np_dtype)) for name, feature in features.items()
+              if type(feature) is tfds.features.Tensor and feature.np_dtype in (np.float32, np.int32)
+              and None not in feature.shape}
+    source = _TFDSSource(records, image.shape[-1], image.shape[:2], classes or 1, str(folder), again, bool(classes),
+                         tuple(label.names) if classes else (), others)
     if None in image.shape[:2]:  # not declared: the size of the first image
         source = dataclasses.replace(source, size=None)
         source = dataclasses.replace(source, size=source[0]["image"].shape[:2])

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusion.data import metadata
 from diffusion.data.files import File
-from diffusion.errors import DataError
+from diffusion.errors import DataError, NoSplit
 from diffusion.io.reading import check_room, ordinary, reading
 
 
@@ -102,7 +102,7 @@ def _files(path: Path, split: str) -> tuple[str, ...] | None:
 
 def _check_split(split: str, splits: Sequence[str], path: Path) -> None:
     if split not in splits:
-        raise DataError(f"{path} has no split {split!r}, but {', '.join(sorted(splits))} (config.data.split).")
+        raise NoSplit(f"{path} has no split {split!r}, but {', '.join(sorted(splits))} (config.data.split).")
 
 
 def _arrow() -> Any:

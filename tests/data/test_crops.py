@@ -90,8 +90,8 @@ def test_every_mode_of_pictures_is_read(mode):
 
 def test_transparent_parts_show_the_background_or_stay():
     file = MODES["RGBA"][0]
-    levels = [image(size=8, background=b).load({"file": file}, None)["image"][0, 0, 0] for b in ("white", "gray", "black")]
-    assert levels == [255, 128, 0]
+    for colour, level in (("white", 255), ("gray", 128), ("black", 0)):
+        assert image(size=8, background=colour).load({"file": file}, None)["image"][0, 0, 0] == level
     assert image(size=8, channels=4).load({"file": file}, None)["image"][0, 0].tolist() == [0, 0, 0, 0]
 
 

@@ -211,8 +211,8 @@ def tiny_tfds(tmp_path):
     """(images, a TFDS source of them, the path of its one file)"""
     images = np.random.default_rng(0).integers(0, 256, (SIZE, 4, 4, 3), dtype=np.uint8)
     folder = pathlib.Path(tmp_path, "tiny", "1.0.0")
-    writer.write(folder, {"train": (images, np.zeros(SIZE, np.int32))}, name="tiny", version="1.0.0", description="",
-                 homepage="", citation="", class_names=("a",))
+    writer.write(folder, {"train": (images, np.zeros(SIZE, np.int32))},
+                 writer.Layout(name="tiny", description="", class_names=("a",), shape=images.shape[1:]))
     return images, tfds_source("tiny", str(tmp_path), "train"), folder / "tiny-train.array_record-00000-of-00001"
 
 

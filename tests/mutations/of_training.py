@@ -141,7 +141,7 @@ DATA = (
     Mutation("npz-may-hold-pickles", "unsafe archive", "diffusion/io/npz.py",
              "if dtype.hasobject:", "if False:", ("tests/io/test_reading.py",)),
     Mutation("record-with-the-label-of-the-one-before", "shifted label", "diffusion/data/prepare/writer.py",
-             "\"label\": int(labels[i])", "\"label\": int(labels[i - 1])", ("tests/data/prepare/test_prepare.py",)),
+             "\"label\": labels[i]}", "\"label\": labels[i - 1]}", ("tests/data/prepare/test_prepare.py",)),
 )
 
 BUILD = (

@@ -1,21 +1,32 @@
 """python -m diffusion.data.prepare NAME --source=PATH_OR_URL --data_dir=DIR
 
-A new data set is a file like cifar10.py and a row in DATA_SETS.
+NAME is a published data set, whose official form is checked, or a new name for one's own pictures. A new published
+data set is a file like cifar10.py and a row in DATA_SETS.
 """
 import argparse
+import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 
 from diffusion import program
+from diffusion.data.crops import CROPS, DRAWS
 from diffusion.data.prepare import cifar10
 from diffusion.data.prepare.data_set import DataSet, prepare
-from diffusion.errors import DiffusionError
+from diffusion.data.prepare.own import prepare_own
+from diffusion.errors import ConfigError, DiffusionError, shown
+from diffusion.families import naming_keys
 from diffusion.io import pictures
+from diffusion.kinds.image import image
 
 DATA_SETS = {data_set.name: data_set for data_set in (cifar10.CIFAR10,)}
 
 _SOURCES = """\
---source is one of
+For one's own pictures, --source is anything that data.name=folder reads (docs/data.md): a folder, a .zip or .tar, a
+.npz, parquet files; --size, --crop and --labels are as config.data's keys. Splits are the folders train and test, or
+all is train. A stopped run continues where it was.
+
+For a published data set, --source is one of
   an official archive of the data set, or the folder of its unpacked files:
 {archives}
   an .npz file with the arrays train_images uint8 [N, H, W, C] and train_labels integers [N],
@@ -38,13 +49,28 @@ def main(argv: Sequence[str] | None = None, data_sets: Mapping[str, DataSet] = D
         prog="python -m diffusion.data.prepare", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Writes a data set to disk once, for training to read at random.",
         epilog=_SOURCES.format(archives=archives, endings=", ".join(pictures.ENDINGS)))
-    parser.add_argument("name", choices=list(data_sets), help="the data set")
+    parser.add_argument("name", help=f"a published data set ({', '.join(data_sets)}), or a new name for your own")
     parser.add_argument("--source", required=True, metavar="PATH_OR_URL", help="the source of the images, see below")
     parser.add_argument("--data_dir", required=True, metavar="DIR", help="the folder that holds all prepared data sets")
     parser.add_argument("--allow_other", action="store_true", help="accept images that are not the official data set")
+    own = parser.add_argument_group("one's own pictures")
+    own.add_argument("--size", metavar="PIXELS", help="a side, or HEIGHT,WIDTH")
+    own.add_argument("--channels", type=int, default=3, help="1 grey, 3 colours, 4 with alpha (default 3)")
+    own.add_argument("--crop", default="adm", choices=[name for name in CROPS if name not in DRAWS] + ["none"],
+                     help="how pictures get the size, as config.data.crop (default adm)")
+    own.add_argument("--labels", default="none", help="folders, or a column of the metadata (default none)")
+    own.add_argument("--columns", default="", help="columns of the metadata to keep as conditions, with commas")
+    own.add_argument("--skip_unreadable", action="store_true", help="leave out files that cannot be read")
+    own.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one for each core)")
     args = parser.parse_args(argv)
     try:
-        prepare(data_sets[args.name], source=args.source, data_dir=args.data_dir, allow_other=args.allow_other)
+        if args.name in data_sets:
+            if args.size:
+                raise ConfigError(f"--size is for one's own pictures; {args.name} has its official size. Give another "
+                                  "name to prepare it at another size.")
+            prepare(data_sets[args.name], source=args.source, data_dir=args.data_dir, allow_other=args.allow_other)
+        else:
+            prepare_pictures(args, data_sets)
     except DiffusionError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
@@ -52,6 +78,23 @@ def main(argv: Sequence[str] | None = None, data_sets: Mapping[str, DataSet] = D
         print("interrupted: run the same command again.", file=sys.stderr)
         return 130
     return 0
+
+
+def prepare_pictures(args: argparse.Namespace, data_sets: Mapping[str, DataSet]) -> None:
+    """Prepares one's own pictures by the flags. Raises ConfigError for wrong ones."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", args.name):
+        raise ConfigError(f"{shown(args.name)} must be a name of small letters, digits and _, beginning with a letter. "
+                          f"Published data sets: {', '.join(data_sets)}.")
+    numbers = (args.size or "").split(",")
+    if not all(number.isdecimal() for number in numbers) or len(numbers) > 2:
+        raise ConfigError(f"{args.name} is no published data set ({', '.join(data_sets)}): one's own pictures need "
+                          "--size, a side in pixels, or HEIGHT,WIDTH.")
+    keys = {"size": tuple(map(int, numbers)) * (3 - len(numbers)), "channels": args.channels, "crop": args.crop}
+    with naming_keys("data."):
+        kind = image(**keys)
+        prepare_own(args.name, source=args.source, data_dir=args.data_dir, kind=kind, kind_keys=keys,
+                    labels=args.labels, columns=tuple(filter(None, args.columns.split(","))),
+                    skip_unreadable=args.skip_unreadable, workers=args.workers)
 
 
 if __name__ == "__main__":

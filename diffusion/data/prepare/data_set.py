@@ -48,7 +48,7 @@ def prepare(data_set: DataSet, *, source: str, data_dir: str, allow_other: bool 
         print(f"{target} is already prepared. To prepare it again, delete that folder.")
         return target
     try:
-        with _only_one(target.parent):
+        with only_one(target.parent):
             splits, official = _read(data_set, source, data_dir)
             note = _check(data_set, splits, source=source, official=official, allow_other=allow_other)
             _write(data_set, splits, note, target)
@@ -66,9 +66,10 @@ def _write(data_set: DataSet, splits: Splits, note: str, target: pathlib.Path) -
     shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed run
     try:
         folder = unfinished / data_set.name / data_set.version
-        writer.write(folder, splits, name=data_set.name, version=data_set.version,
-                     description=f"{data_set.description} {note}".strip(), homepage=data_set.homepage,
-                     citation=data_set.citation, class_names=data_set.class_names)
+        writer.write(folder, splits, writer.Layout(
+            name=data_set.name, version=data_set.version, description=f"{data_set.description} {note}".strip(),
+            homepage=data_set.homepage, citation=data_set.citation, class_names=data_set.class_names,
+            shape=data_set.image_shape))
         for split, (images, labels) in splits.items():
             found = to_arrays(tfds_source(data_set.name, str(unfinished), split))
             if not np.array_equal(found["image"], images) or not np.array_equal(found["label"], labels):
@@ -79,7 +80,7 @@ def _write(data_set: DataSet, splits: Splits, note: str, target: pathlib.Path) -
 
 
 @contextlib.contextmanager
-def _only_one(folder: pathlib.Path) -> Iterator[None]:
+def only_one(folder: pathlib.Path) -> Iterator[None]:
     """Locks `folder` against a second run. The system releases the lock when the process ends, in any way."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:

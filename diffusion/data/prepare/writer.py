@@ -1,53 +1,103 @@
 """Writes images as array_record files in TFDS's layout, without TensorFlow."""
 import contextlib
 import io
+import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from PIL import Image
 from tqdm import tqdm
 
 from diffusion.data.prepare.readers import Splits
+from diffusion.io.reading import reading
 
 
-def write(folder: pathlib.Path, splits: Splits, *, name: str, version: str, description: str, homepage: str,
-          citation: str, class_names: Sequence[str], images_per_shard: int = 100_000) -> None:
-    """Writes `folder`/NAME-SPLIT.array_record-00000-of-00001, ..., for each split, dataset_info.json and features.json.
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The description of a prepared data set. Record i of a split is a tf.Example of id, image (PNG), label and the
+    conditions; `tfds.builder_from_directory(folder).as_data_source(split)` reads it."""
+    name: str
+    version: str = "1.0.0"
+    description: str
+    homepage: str = ""
+    citation: str = ""
+    class_names: tuple[str, ...]
+    shape: tuple[int, int, int]
+    conditions: Mapping[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)  # name -> shape, dtype
 
-    Record i is a tf.Example of id "SPLIT_i", image (PNG) and label, in the order of the arrays.
-    `tfds.builder_from_directory(folder).as_data_source(split)` reads it. Raises OSError if the disk is full.
-    """
+    def features(self) -> Any:
+        """TFDS's features."""
+        import tensorflow_datasets as tfds
+        return tfds.features.FeaturesDict({
+            "id": tfds.features.Text(),
+            "image": tfds.features.Image(shape=self.shape, encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=list(self.class_names)),
+            **{name: tfds.features.Tensor(shape=shape, dtype=np.dtype(dtype))
+               for name, (shape, dtype) in self.conditions.items()}})
+
+    def shard(self, folder: pathlib.Path, split: str, number: int, count: int) -> pathlib.Path:
+        """The path of a file of a split."""
+        return folder / f"{self.name}-{split}.array_record-{number:05d}-of-{count:05d}"
+
+
+def write_shard(path: pathlib.Path, features: Any, examples: Iterable[tuple[str, dict[str, Any]]]) -> int:
+    """Writes (id, {"image", "label", ...}) as one file, whole or not at all. Returns its bytes of records. Raises
+    OSError if the disk is full."""
+    unfinished, size = path.with_name(f".{path.name}"), 0
+    with _open(unfinished) as records:
+        for name, example in examples:
+            record = features.serialize_example(features.encode_example(
+                {**example, "id": name, "image": _png(example["image"]), "label": int(example["label"])}))
+            records.write(record)
+            size += len(record)
+    os.replace(unfinished, path)
+    return size
+
+
+def shard_bytes(path: pathlib.Path, count: int) -> int | None:
+    """The bytes of the records of a file with `count` records; None if it is another."""
+    with contextlib.suppress(Exception), reading("", ""):
+        reader = ArrayRecordReader(str(path))
+        try:
+            if reader.num_records() == count:
+                return sum(map(len, reader.read_all()))
+        finally:
+            reader.close()
+    return None
+
+
+def write_description(folder: pathlib.Path, layout: Layout, shards: Mapping[str, Sequence[tuple[int, int]]]) -> None:
+    """Writes dataset_info.json and features.json. shards: split -> (records, bytes) of each file."""
     import tensorflow_datasets as tfds
+    template = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name=layout.name, filetype_suffix="array_record")
+    infos = [tfds.core.SplitInfo(name=split, shard_lengths=[records for records, _ in files],
+                                 num_bytes=sum(size for _, size in files),
+                                 filename_template=template.replace(split=split)) for split, files in shards.items()]
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder, features=layout.features(), split_infos=infos, version=layout.version,
+        filename_template=template, check_data=False,  # the check of tfds needs TensorFlow
+        description=layout.description, homepage=layout.homepage, citation=layout.citation)
 
+
+def write(folder: pathlib.Path, splits: Splits, layout: Layout, *, images_per_shard: int = 100_000) -> None:
+    """Writes the new `folder`: images in memory, in the order of the arrays, with ids "SPLIT_i". Raises OSError if the
+    disk is full."""
     folder.mkdir(parents=True)
-    shape = next(iter(splits.values()))[0].shape[1:]
-    features = tfds.features.FeaturesDict({
-        "id": tfds.features.Text(),
-        "image": tfds.features.Image(shape=shape, encoding_format="png"),
-        "label": tfds.features.ClassLabel(names=list(class_names)),
-    })
-    template = tfds.core.ShardedFileTemplate(data_dir=folder, dataset_name=name, filetype_suffix="array_record")
-    infos = []
+    features, found = layout.features(), {}
     for split, (images, labels) in splits.items():
         parts = np.array_split(np.arange(len(images)), -(-len(images) // images_per_shard))
-        num_bytes = 0
         with tqdm(total=len(images), desc=f"writing {split}", unit=" images", mininterval=1) as progress:
-            for shard, part in enumerate(parts):
-                with _open(folder / f"{name}-{split}.array_record-{shard:05d}-of-{len(parts):05d}") as records:
-                    for i in part:
-                        record = features.serialize_example(features.encode_example(
-                            {"id": f"{split}_{i:05d}", "image": _png(images[i]), "label": int(labels[i])}))
-                        records.write(record)
-                        num_bytes += len(record)
-                        progress.update()
-        infos.append(tfds.core.SplitInfo(name=split, shard_lengths=[len(part) for part in parts],
-                                         num_bytes=num_bytes, filename_template=template.replace(split=split)))
-    tfds.folder_dataset.write_metadata(
-        data_dir=folder, features=features, split_infos=infos, version=version, filename_template=template,
-        check_data=False,  # the check of tfds needs TensorFlow
-        description=description, homepage=homepage, citation=citation)
+            def examples(part):
+                for i in part:
+                    yield f"{split}_{i:05d}", {"image": images[i], "label": labels[i]}  # noqa: B023
+                    progress.update()  # noqa: B023
+            found[split] = [(len(part), write_shard(layout.shard(folder, split, number, len(parts)), features,
+                                                    examples(part))) for number, part in enumerate(parts)]
+    write_description(folder, layout, found)
 
 
 @contextlib.contextmanager
