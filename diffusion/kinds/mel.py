@@ -11,7 +11,7 @@ from diffusion.typing import Array
 
 WINDOW = 0.025   # seconds: the window is the next power of two of samples, 256 at 8 kHz and 512 at 16 kHz
 STEP = 0.010     # seconds from one frame to the next
-FLOOR = 1e-6     # of the power: 80 dB below a sine of full scale; a silent band has the logarithm -13.8
+FLOOR = 1e-6     # of the power: 80 dB below a full-scale sine at 8 kHz; a silent band has the logarithm -13.8
 _BREAK = 1000.0  # Hz: below it Slaney's scale is linear, 200/3 Hz a mel, above it logarithmic, 27 mels a factor 6.4
 
 
