@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from diffusion.io.files import atomic_write
-from diffusion.io.images import check_samples_folder
 from diffusion.io.plots import BLUE, STYLE
+from diffusion.io.sample_set import check_samples_folder
 
 SHOWN = 10_000  # at most this many arrays are plotted
 

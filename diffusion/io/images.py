@@ -1,21 +1,17 @@
 """Converts images to bytes, grids and files."""
-import itertools
 import math
 import os
-import re
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from PIL import Image
 
-from diffusion.errors import CheckpointError, ConfigError, DivergedError
-from diffusion.io.files import atomic_write, cannot_write, check_can_be_written
+from diffusion.errors import DivergedError
+from diffusion.io.files import atomic_write
+from diffusion.io.sample_set import save_set
 from diffusion.typing import Array
 
-GRID_IMAGES = 100  # at most this many samples of a set are shown in its grid.png
 _MARGIN_GREY = 225
 _LARGEST = 2048    # pixels; a larger grid is enlarged less
 
@@ -75,54 +71,17 @@ def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
     atomic_write(path, lambda file: picture(image).save(file, "PNG"))
 
 
-def check_samples_folder(folder: str | os.PathLike) -> None:
-    """Raises ConfigError if the folder already holds samples (two sets must not be mixed, nor the first one lost), or
-    cannot be a folder."""
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; samples need a folder. Give another --out.")
-    names = [p.name for p in folder.iterdir()] if folder.exists() else []
-    found = sorted(n for n in names if re.fullmatch(r"\d{6,}\.png|grid\.png|samples\.npz", n))
-    if found:
-        raise ConfigError(f"{folder} holds samples already ({found[0]}{', ...' if len(found) > 1 else ''}). Give "
-                          "another --out, or move or delete that folder.")
-    check_can_be_written(folder / "samples.npz")
-
-
 def save_samples(folder: str | os.PathLike, images: np.ndarray | Iterable[np.ndarray], first_index: int = 0, *,
                  count: int | None = None) -> None:
-    """Writes image i as `{first_index + i:06d}.png`, the first 100 as grid.png, then all as samples.npz.
+    """Writes image i as `{first_index + i:06d}.png`, the first 100 as grid.png, then all as samples.npz, by `save_set`.
 
-    images: uint8 [N, H, W, C], or batches [b, H, W, C], `count` images in all, each batch written as it comes and not
-    kept. samples.npz holds `arr_0`, uint8 [N, H, W, C], as the field's evaluators read it, and marks the set as whole.
-    `check_samples_folder` refuses a folder with samples before the first batch is drawn. Raises CheckpointError if the
-    disk is full.
+    images: uint8 [N, H, W, C], or batches [b, H, W, C], `count` images in all.
     """
-    folder = Path(folder)
-    check_samples_folder(folder)
     if isinstance(images, np.ndarray):
         images, count = [images], len(images)
-    batches, index, shown = iter(images), itertools.count(first_index), []
-    first = next(batches)  # drawn before the folder is made
-
-    def write(file: IO[bytes]) -> None:
-        with zipfile.ZipFile(file, "w") as archive, archive.open("arr_0.npy", "w", force_zip64=True) as array:
-            np.lib.format.write_array_header_1_0(
-                array, {"descr": "|u1", "fortran_order": False, "shape": (count, *first.shape[1:])})
-            for batch in itertools.chain([first], batches):
-                for image in batch:
-                    path = folder / f"{next(index):06d}.png"
-                    try:
-                        picture(image).save(path)  # not atomic: tens of thousands of fsyncs take minutes
-                    except OSError as error:
-                        raise CheckpointError(cannot_write(path, error)) from error
-                shown.extend(batch[:GRID_IMAGES - len(shown)])
-                array.write(np.ascontiguousarray(batch).tobytes())
-        if (written := next(index) - first_index) != count:
-            raise ValueError(f"{written} images came, but {count} were announced")
-        save_png(folder / "grid.png", grid(np.stack(shown)))
-
-    atomic_write(folder / "samples.npz", write)
+    save_set(folder, images, count=count, first_index=first_index, ending=".png",
+             save=lambda path, image: picture(image).save(path),
+             overview=lambda shown: save_png(Path(folder) / "grid.png", grid(shown)))
 
 
 def picture(image: np.ndarray) -> Image.Image:

@@ -79,7 +79,7 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
                           "2 or more.")
     from diffusion import build, pretrained
     from diffusion import config as config_lib
-    from diffusion.io import images
+    from diffusion.io import sample_set
     from diffusion.io.files import atomic_write
     from diffusion.io.processes import is_primary
     from diffusion.io.progress import Progress, of_chains
@@ -89,7 +89,7 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
     elif config.sample.guidance.name == "none" and (others := [scale for scale in scales if scale != 1]):
         config = build.with_scale(config, others[0])
     model, read = pretrained.open_model(config, source or workdir, checkpoint=checkpoint)
-    images.check_samples_folder(out)
+    sample_set.check_samples_folder(out)
     cells = [build_cell(config, model, name, list(steps)) for name in solvers]
     params = read()
     data = data_statistics(config, model.spec)

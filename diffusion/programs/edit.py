@@ -93,7 +93,7 @@ def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settin
     from diffusion import build, pretrained
     from diffusion import config as config_lib
     from diffusion.data.augment import to_float
-    from diffusion.io import images
+    from diffusion.io import images, sample_set
     from diffusion.io.progress import Progress
     from diffusion.parallel import sharding
     build.require_images(config, "--task")
@@ -103,7 +103,7 @@ def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settin
         config = config_lib.override(config, DDIM)
     model, read = pretrained.open_model(config, source or workdir, checkpoint=checkpoint)
     check(settings, model.shape)
-    images.check_samples_folder(out)
+    sample_set.check_samples_folder(out)
     step_table(config, model, settings, model.process)  # raises for wrong settings
     pixels, given = given_images(config, model, settings)
     if settings.task == "interpolate" and len(pixels) < 2:

@@ -49,7 +49,7 @@ def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_
     from diffusion import build, pretrained
     from diffusion import config as config_lib
     from diffusion.build import advice
-    from diffusion.io import images
+    from diffusion.io import sample_set
     from diffusion.io.processes import is_primary, print_once
     from diffusion.io.progress import of_chains
     from diffusion.io.run_folder import open_run
@@ -61,7 +61,7 @@ def sample(config: ConfigDict, workdir: Path, source: str | None = None, *, num_
     generate = build.generate(config, model, classes)
     for note in advice.of_sampling(config):
         print_once(note)
-    images.check_samples_folder(out)
+    sample_set.check_samples_folder(out)
     params = read()
     progress, report = of_chains(num_samples, batch=config.sample.batch_size,
                                  steps=len(build.grid_of(config, model)(params)))

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from diffusion.errors import CheckpointError, ConfigError, DivergedError
-from diffusion.io.images import GRID_IMAGES, check_samples_folder, grid, save_png, save_samples, to_uint8, visible
+from diffusion.io.images import grid, save_png, save_samples, to_uint8, visible
+from diffusion.io.sample_set import SHOWN, check_samples_folder
 
 
 def random(*shape):
@@ -90,7 +91,7 @@ def test_samples_as_files_as_one_array_and_as_a_grid(tmp_path, channels):
         assert names == [f"{i:06d}.png" for i in range(7, 127)]
         np.testing.assert_array_equal(np.asarray(Image.open(folder / names[3])), np.squeeze(
             images[3] if channels != 2 else visible(images[3])))
-        np.testing.assert_array_equal(np.asarray(Image.open(folder / "grid.png")), grid(images[:GRID_IMAGES]))
+        np.testing.assert_array_equal(np.asarray(Image.open(folder / "grid.png")), grid(images[:SHOWN]))
 
 
 def test_two_sets_of_samples_are_not_mixed(tmp_path):
