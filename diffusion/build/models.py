@@ -73,7 +73,7 @@ def build_guide(guide: ConfigDict, config: ConfigDict, proc: processes.Process) 
 
 def scale_of(kind: Spec) -> tuple:
     """What x_0 is, apart from how examples are loaded and augmented."""
-    return type(kind), kind.shape, getattr(kind, "mean", ()), getattr(kind, "deviation", ())
+    return type(kind), kind.shape, kind.scaling
 
 
 def build_frozen(name: str, other: ConfigDict, config: ConfigDict, parts: Parts, devices: Sequence | None) -> Model:

@@ -32,6 +32,11 @@ class ArraySpec:
         return {"x": (self.shape, np.float32)}
 
     @property
+    def scaling(self) -> tuple:
+        """Mean and deviation."""
+        return self.mean, self.deviation
+
+    @property
     def measured(self) -> bool:
         """Whether mean and deviation are known."""
         return bool(self.mean)

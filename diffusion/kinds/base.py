@@ -32,6 +32,8 @@ class Spec(Protocol):
     called: str                          # one example, in messages: "image"
     endings: tuple[str, ...]             # of the files that `load` decodes
     draws: bool                          # whether `load` draws, in training
+    scaling: tuple                       # what x0 depends on beside its shape: models share parameters, or one guides
+                                         # another, only with the same
 
     def needs_load(self, encoded: bool) -> bool:
         """Whether the examples of a source pass through `load`; encoded: they are files."""

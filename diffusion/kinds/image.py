@@ -26,6 +26,7 @@ class ImageSpec:
     bounds = (-1.0, 1.0)
     levels = 256
     field, called, endings = "image", "image", pictures.ENDINGS
+    scaling = ()
 
     @property
     def stored(self) -> dict:
