@@ -10,11 +10,13 @@ from diffusion.errors import DataError, NoSplit, require
 from diffusion.io import npz
 from diffusion.io.reading import check_room, expanded, ordinary, reading
 
+FIELDS = {"x", "image", "audio"}  # the names of the data's array, by kind
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:
-    """Examples in memory: arrays [N, ...] by name. "x" or "image" is the data, "label" integers from 0, "mask" true
-    where x is valid; others are conditions for networks that declare them."""
+    """Examples in memory: arrays [N, ...] by name. "x", "image" or "audio" is the data, "label" integers from 0, "mask"
+    true where the data are valid; others are conditions for networks that declare them."""
     arrays: Mapping[str, np.ndarray]
     where: str = "the data"
 
@@ -100,23 +102,25 @@ def read_file(found: Path, split: str) -> Records:
     if split != "train" and f"{split}_images" not in arrays:
         raise NoSplit(f"{found} has no split {split!r}: its arrays are the split train.")
     arrays = _usual_names(arrays, split)
-    if not {"x", "image"} & set(arrays):
-        raise DataError(f"{found} must hold an array named x, of floats, or image, of bytes. It holds: "
-                        f"{', '.join(arrays) or 'none'}.")
+    if not FIELDS & set(arrays):
+        raise DataError(f"{found} must hold an array named x, of floats, or image, of bytes, or audio, of sound. It "
+                        f"holds: {', '.join(arrays) or 'none'}.")
     return Records(arrays, str(found))
 
 
 def _usual_names(arrays: dict[str, np.ndarray], split: str) -> dict[str, np.ndarray]:
-    """The arrays by our names, of the names in use: arr_0 and arr_1 (labels) of published samples, and SPLIT_images and
-    SPLIT_labels."""
+    """The arrays by our names, of the names in use: arr_0 and arr_1 (labels) of published samples and of our own, and
+    SPLIT_images and SPLIT_labels."""
     for data, label in (("arr_0", "arr_1"), (f"{split}_images", f"{split}_labels")):
-        if data in arrays and not {"x", "image"} & set(arrays):
+        if data in arrays and not FIELDS & set(arrays):
             found = {_name_of(arrays[data]): arrays[data]}
             return found | ({"label": arrays[label]} if label in arrays else {})
     return arrays
 
 
 def _name_of(array: np.ndarray) -> str:
+    if array.dtype == np.int16 and array.ndim == 3:  # as clips of sound are written
+        return "audio"
     return "image" if array.dtype == np.uint8 and array.ndim == 4 else "x"
 
 

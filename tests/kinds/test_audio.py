@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion import build
+from diffusion import config as config_lib
 from diffusion.data import pipeline
 from diffusion.data.files import File
+from diffusion.data.sources import gather_examples
 from diffusion.errors import ConfigError, DataError, DivergedError, FieldError
 from diffusion.families import BY_NAME
 from diffusion.io import sound
@@ -257,3 +260,60 @@ def test_two_channels_are_written_and_drawn(tmp_path):
     spec.write(tmp_path, iter([clips]), 3)
     with wave.open(io.BytesIO((tmp_path / "000000.wav").read_bytes())) as one:
         assert one.getnchannels() == 2
+
+
+# ---- by a config --------------------------------------------------------------------------------------------------
+
+SMALL = {"network.num_classes": -1, "network.channels": 8, "data.length": LENGTH, "data.rate": RATE,
+         "optimizer.warmup": "2 steps", "train.batch_size": 4, "train.duration": "4 steps",
+         "train.log_every": "2 steps", "train.sample_every": "4 steps", "train.checkpoint_every": "2 steps",
+         "ema.half_life": "8 images", "sample.steps": 3, "likelihood.steps": 2, "process.steps": 5,
+         "sample.batch_size": 4}
+FORMS = {"waveform": ("mlp", {"network.depth": 1}, (LENGTH, 1)),
+         "stft": ("unet", {"network.multipliers": (1, 1), "network.blocks": 1, "network.groups": 4,
+                           "network.attention_resolutions": (), "data.frequencies": 16, "data.hop": 24}, (16, 32, 2))}
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Six .wav files of three lengths in two class folders."""
+    folder = tmp_path_factory.mktemp("data")
+    for i in range(6):
+        path = folder / "train" / ("no", "yes")[i % 2] / f"{i}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sound.wav(PCM[i % 3, :LENGTH - 100 * (i // 2)], RATE))
+    return folder
+
+
+@decodes
+@pytest.mark.parametrize("form", ["waveform", pytest.param("stft", marks=pytest.mark.slow)])
+def test_a_folder_of_recordings_trains_samples_and_has_a_likelihood(recordings, tmp_path, form):
+    network, keys, shape = FORMS[form]
+    estimator = "vlb" if form == "waveform" else None
+    config = config_lib.base(data="folder", kind="audio", network=network, solver="ddim", spacing="linspace",
+                             **{"estimator": estimator} if estimator else {})
+    config = build.measured(config_lib.override(config, SMALL | keys | {
+        "data.dir": str(recordings), "data.labels": "folders", "data.form": form}))
+    build.check(config, "train")
+    assert config.network.num_classes == 2 and len(config.data.bands) == (16 if form == "stft" else 0)
+    model = build.model(config)
+    assert model.shape == shape and build.clips(config) == (form == "waveform")
+    parts = build.training(config, model)
+    state = parts.create_state()
+    params = jax.tree.map(np.array, state.params)
+    _, metrics = parts.program(0)(state, jax.tree.map(lambda x: np.asarray(x)[None], next(parts.data)), None)
+    assert np.isfinite(metrics.loss).all()
+    clips = model.spec.finish(next(build.generate(config, model)(params.get("online", params), 0, 0, 3)))
+    assert clips.shape == (3, LENGTH, 1) and clips.dtype == np.int16
+    assert "index.html" in model.spec.write(tmp_path / "out", iter([clips]), 3, build.titles(config, model, 3, None))
+    if estimator:
+        found = build.evaluator(config, model, 0)(params.get("online", params), gather_of(config), 4)
+        assert 0 < found["bits_per_dim"] < 40
+    again = config_lib.override(config, {"data.dir": str(tmp_path / "out" / "samples.npz"), "data.labels": "none",
+                                         "network.num_classes": 0})
+    np.testing.assert_array_equal(gather_examples(build.training_images(again), [0, 1, 2])["audio"], clips)
+
+
+def gather_of(config):
+    source = build.training_images(config)
+    return lambda indices: gather_examples(source, indices)
