@@ -78,6 +78,7 @@ def test_shorter_ones_end_in_silence_and_longer_ones_are_cut(raw_of):
         assert found["mask"].all()
     assert starts == {0, 1, 2, 3} and random.draws and not masked.draws
     assert random.load(raw_of(ramp(LENGTH + 21)), None)["audio"][0, 0] == 10
+    assert masked.load(raw_of(ramp(LENGTH + 21)), np.random.default_rng(0))["audio"][0, 0] == 10
 
 
 def test_a_mask_of_arrays_is_where_they_end():
