@@ -45,7 +45,8 @@ def objective(config: ConfigDict, process: Process) -> Objective:
         space = weightings.space_of(weighting, space, process)
         per_log_snr = getattr(_WEIGHTING.member(c.weighting).make, "per_log_snr", False)
         weight = weightings.in_space(weighting, space, per_log_snr=per_log_snr)
-    loss = _LOSS.make(c, weight=weight, measured_in=space, learned_range=config.learned_range, process=process)
+    loss = _LOSS.make(c, weight=weight, measured_in=space, learned_range=config.learned_range, process=process,
+                      levels=spec(config).levels)
     learned = c.get("uncertainty", False) or process.trained_schedule is not None
     return Objective(loss, density, None if learned else partial(
         losses.effective_weight, weight, density, process, density.init(), space=space))

@@ -139,30 +139,31 @@ def _bound_aux(process: Process, times: Times, term: Array) -> LossAux:
     return LossAux(times.t, process.log_snr(times.t), bound_weight(process, times) * times.importance, term)
 
 
-def make_vlb_loss(variance: variational.Variance) -> Terms:
+def make_vlb_loss(variance: variational.Variance, levels: int = variational.BYTE) -> Terms:
     """L_vlb (Nichol & Dhariwal 2021, Eq. 4) without the prior term, in bits per dimension, from one L_t per example.
 
     For the integer times of a DiscreteProcess: E_p[L_t / p(t)], the sum over t for any density. variance: of p(x_{t-1}
-    | x_t), as in `variational.reverse_log_variance`.
+    | x_t), as in `variational.reverse_log_variance`. levels: on which the data lie.
     """
     def terms(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys,
               noise: Image | None = None, mask: Array | None = None):
         process = diffusion.process
         _, x_t, prediction = draw(diffusion, x0, cond, times.t, keys, noise, mask)
-        term = variational.vlb_of_prediction(process, prediction, x0, x_t, times.t, variance, mask=mask)
+        term = variational.vlb_of_prediction(process, prediction, x0, x_t, times.t, variance, mask=mask,
+                                             levels=levels)
         term = term / times.p
         return times.importance * term, _bound_aux(process, times, term)
     return terms
 
 
 def make_hybrid_loss(variance: variational.Variance, weight: Weight, space: Parameterization = EPS,
-                     scale: float = 0.001) -> Terms:
+                     scale: float = 0.001, levels: int = variational.BYTE) -> Terms:
     """L_simple + scale * L_vlb, where L_vlb trains only the variance: Nichol & Dhariwal (2021), Eq. 16.
 
     The mean is held fixed in L_vlb. L_simple is the denoising loss with `weight` and `space`; aux is L_simple's, but
     its `term` includes L_vlb.
     """
-    denoising, bound = make_denoising_loss(weight, space), make_vlb_loss(variance)
+    denoising, bound = make_denoising_loss(weight, space), make_vlb_loss(variance, levels)
 
     def terms(params: Params, diffusion: Diffusion, x0: Image, cond: Cond, times: Times, keys: Keys,
               noise: Image | None = None, mask: Array | None = None):
@@ -179,7 +180,7 @@ def _answering(diffusion: Diffusion, prediction: Prediction) -> Diffusion:
     return Diffusion(diffusion.process, lambda x_t, t, cond: prediction)
 
 
-def make_continuous_vlb_loss(*, learned: bool = False) -> Terms:
+def make_continuous_vlb_loss(*, learned: bool = False, levels: int = variational.BYTE) -> Terms:
     """The variational bound in continuous time, in bits per dimension: Kingma et al. (2021), VDM, Eqs. 3, 11 and 17.
 
     E_t[-lambda'(t)/(2 p(t)) ||eps - eps_hat||^2] + KL(q(x_1 | x_0) || N(0, prior_std^2)) - E[log p(x_0 | x_{t_min})].
@@ -198,7 +199,7 @@ def make_continuous_vlb_loss(*, learned: bool = False) -> Terms:
         diffusion_term = -process.log_rates(t)[1] / (2 * times.p) * error * NATS
         plain = numerics.normal(numerics.fold_in(keys, 1), x0.shape[1:], x0.dtype)
         term = (diffusion_term + variational.prior_term(process, x0, mask)
-                + variational.reconstruction_term(process, x0, plain, mask))
+                + variational.reconstruction_term(process, x0, plain, mask, levels))
         per_example = times.importance * term
         if learned:
             surrogate = -jax.lax.stop_gradient(diffusion_term**2) * process.log_density(t)
@@ -251,24 +252,24 @@ def denoising(*, weight: Weight, measured_in: Parameterization,
     return of_set(make_denoising_loss(weight, measured_in, Uncertainty() if uncertainty else None))
 
 
-def vlb(*, learned_range: bool,
+def vlb(*, learned_range: bool, levels: int,
         variance: Literal["large", "small"] = "large",  # of p(x_{t-1} | x_t), without learned_range
         ) -> Loss:
     """The variational bound of a chain (Nichol & Dhariwal 2021, Eq. 4)."""
-    return of_set(make_vlb_loss("learned_range" if learned_range else variance))
+    return of_set(make_vlb_loss("learned_range" if learned_range else variance, levels))
 
 
-def hybrid(*, weight: Weight, measured_in: Parameterization, space: str = "eps", weighting: str = "simple",
+def hybrid(*, weight: Weight, measured_in: Parameterization, levels: int, space: str = "eps", weighting: str = "simple",
            hybrid_scale: float = 1e-3,  # weight of L_vlb (Nichol & Dhariwal 2021, Eq. 16)
            ) -> Loss:
     """The squared error trains the mean, and the bound trains the variance (Nichol & Dhariwal 2021, Eq. 16)."""
     require(hybrid_scale > 0, "hybrid_scale", hybrid_scale, "must be positive.")
-    return of_set(make_hybrid_loss("learned_range", weight, measured_in, hybrid_scale))
+    return of_set(make_hybrid_loss("learned_range", weight, measured_in, hybrid_scale, levels))
 
 
-def continuous_vlb(*, process: Process) -> Loss:
+def continuous_vlb(*, process: Process, levels: int) -> Loss:
     """The variational bound in continuous time, which can also train a learned schedule (Kingma et al. 2021)."""
-    return of_set(make_continuous_vlb_loss(learned=process.trained_schedule is not None))
+    return of_set(make_continuous_vlb_loss(learned=process.trained_schedule is not None, levels=levels))
 
 
 def distillation(*, weight: Weight, measured_in: Parameterization, space: str = "eps", weighting: str = "simple",

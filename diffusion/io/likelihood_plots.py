@@ -25,6 +25,6 @@ def plot_terms(times: np.ndarray, terms: np.ndarray, rate: np.ndarray, distortio
         left.set(xlabel="t:  data $\\leftarrow$ $\\rightarrow$ noise", ylabel="$L_{t-1}$, bits/dim", yscale="log",
                  xscale="log" if len(times) > 50 else "linear", title="terms of the bound")
         right.plot(rate, distortion, color=BLUE, linewidth=2)
-        right.set(xlabel="rate, bits/dim", ylabel="distortion, root mean square error on 0 .. 255", xlim=(0, None),
+        right.set(xlabel="rate, bits/dim", ylabel="distortion, root mean square error in levels", xlim=(0, None),
                   ylim=(0, None), title="rate and distortion of the progressive code")
         atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=150))

@@ -8,6 +8,7 @@ from diffusion.config_values import nearest
 from diffusion.core import time_densities, weightings
 from diffusion.core.losses import Loss, bound_weight
 from diffusion.core.parameterization import EPS
+from diffusion.core.variational import BYTE
 from diffusion.errors import require
 from diffusion.families import BY_NAME
 from diffusion.library.model import Model
@@ -53,7 +54,8 @@ def objective(model: Model, loss: Loss | Sequence[Update] | str = "denoising", *
         if "weighting" in member.keys:
             weight, measured_in = _weight(model, weighting, space, of("weighting"))
         loss = part("loss", loss, **of("loss"), **{k: v for k, v in {
-            "weight": weight, "measured_in": measured_in, "learned_range": model.learned_range, **common}.items()
+            "weight": weight, "measured_in": measured_in, "learned_range": model.learned_range,
+            "levels": model.spec.levels if model.spec else BYTE, **common}.items()
             if k in member.given})
     made, discrete = part("density", density, **of("density"), **common), model.process.discrete
     require(made.of_chain in (None, discrete), "density", density, "draws real times, but the process is a discrete "

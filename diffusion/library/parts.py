@@ -30,4 +30,4 @@ def check_settings(family: str, member: Any, settings: Mapping[str, Any]) -> Non
                          f"{nearest(strange[0], member.keys)} It has: {', '.join(sorted(member.keys)) or 'none'}.")
 
 
-COMMON = {"process", "sigma_data", "steps", "learned_range"}  # settings of a model that members may take
+COMMON = {"process", "sigma_data", "steps", "learned_range", "levels"}  # settings of a model that members may take

@@ -9,8 +9,10 @@ from diffusion.core.time_densities import clean_end
 from diffusion.errors import require
 from diffusion.typing import Array, Time
 
-HALF = 1 / 255  # half the distance between two levels of a byte, as numbers in [-1, 1]
 
+def half(levels: int) -> float:
+    """Half the distance between two of `levels` even levels in [-1, 1]."""
+    return 1 / (levels - 1)
 
 class Estimate(NamedTuple):
     """Per-example estimates. Averaging over the data set is up to the caller."""
@@ -19,7 +21,7 @@ class Estimate(NamedTuple):
     nats: Array | None = None     # [B], for real numbers: -log of the density of the whole example
 
 
-# (keys [B], diffusion, x0 [B,H,W,C] on the levels of a byte in [-1, 1], cond, mask=None) -> Estimate. Row i depends
+# (keys [B], diffusion, x0 [B, ...] on even levels in [-1, 1], cond, mask=None) -> Estimate. Row i depends
 # only on keys[i], x0[i], cond[i] and mask[i], which is true where x0 is valid.
 Estimator = Callable[..., Estimate]
 

@@ -14,7 +14,8 @@ from diffusion.likelihood.base import Estimate, Estimator, check_steps, ends
 from diffusion.typing import NO_COND, Array, Cond, Image, Keys
 
 
-def make_continuous_vlb(samples: int, *, uniform: Literal["log_snr", "time"] = "log_snr") -> Estimator:
+def make_continuous_vlb(samples: int, *, uniform: Literal["log_snr", "time"] = "log_snr",
+                        levels: int = 256) -> Estimator:
     """-log p(x_0) <= prior + 1/2 int ||eps - eps_hat||^2 d lambda + reconstruction (VDM, Eqs. 4, 11 and 17).
 
     The integral is over t_min .. t_max of the process, with `samples` draws per example, one in each of `samples`
@@ -43,16 +44,16 @@ def make_continuous_vlb(samples: int, *, uniform: Literal["log_snr", "time"] = "
         _, (eps_mse, integrand) = jax.lax.scan(stratum, None, jnp.arange(samples))
         eps = numerics.normal(numerics.fold_in(keys, samples), x0.shape[1:], x0.dtype)
         terms = dict(prior=prior_term(process, x0, mask), diffusion=jnp.mean(integrand, 0) / (2 * math.log(2)),
-                     reconstruction=reconstruction_term(process, x0, eps, mask))
+                     reconstruction=reconstruction_term(process, x0, eps, mask, levels))
         return Estimate(sum(terms.values()), terms | {"eps_mse": eps_mse.T})
     return estimate
 
 
-def continuous_vlb(*, process: Process, steps: int = 1000) -> Estimator:
+def continuous_vlb(*, process: Process, levels: int = 256, steps: int = 1000) -> Estimator:
     """The bound in continuous time (Kingma et al. 2021), over log-SNR, or over t if the log-SNR is infinite."""
     check_steps(steps)
     finite = np.isfinite(float(process.log_snr(process.t_max)))
-    return make_continuous_vlb(steps, uniform="log_snr" if finite else "time")
+    return make_continuous_vlb(steps, uniform="log_snr" if finite else "time", levels=levels)
 
 
 ESTIMATORS = {"continuous_vlb": continuous_vlb}

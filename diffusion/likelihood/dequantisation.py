@@ -1,6 +1,7 @@
-"""Dequantisation: the probability P(x_0) of byte levels, the integral of a density p over the cell of x_0.
+"""Dequantisation: the probability P(x_0) of levels, the integral of a density p over the cell of x_0.
 
-The cell is x_0 + u with |u| < 1/255 in each coordinate. For any density q(u | x_0) on it
+The cell is x_0 + u with |u| < h in each coordinate, h = 1/(n - 1) for n levels (`half`).
+For any density q(u | x_0) on it
 
   -log P(x_0) <= -E log (1/K sum_k p(x_0 + u_k) / q(u_k | x_0)),  u_k ~ q
 
@@ -15,30 +16,32 @@ import jax.numpy as jnp
 
 from diffusion.core import numerics
 from diffusion.core.processes import Process
-from diffusion.likelihood.base import HALF, Estimate, Estimator, LogDensity, ends
+from diffusion.likelihood.base import Estimate, Estimator, LogDensity, ends, half
 from diffusion.typing import NO_COND, Array, Cond, Image, Keys
 
-# (keys [B], process, x0) -> (u [B,H,W,C] within +-1/255, log q(u | x_0) [B] in nats)
+# (keys [B], process, x0) -> (u [B, ...] within +-h, log q(u | x_0) [B] in nats)
 Dequantizer = Callable[[Keys, Process, Image], tuple[Image, Array]]
 
 
-def uniform(keys: Keys, process: Process, x0: Image) -> tuple[Image, Array]:
-    """Uniform in the cell: log q = -log(2/255) for each coordinate."""
-    u = jax.vmap(lambda key: jax.random.uniform(key, x0.shape[1:], x0.dtype, -HALF, HALF))(keys)
-    return u, jnp.full(x0.shape[0], -x0[0].size * math.log(2 * HALF), x0.dtype)
+def uniform(keys: Keys, process: Process, x0: Image, levels: int = 256) -> tuple[Image, Array]:
+    """Uniform in the cell: log q = -log(2 h) for each coordinate."""
+    h = half(levels)
+    u = jax.vmap(lambda key: jax.random.uniform(key, x0.shape[1:], x0.dtype, -h, h))(keys)
+    return u, jnp.full(x0.shape[0], -x0[0].size * math.log(2 * h), x0.dtype)
 
 
-def truncated_normal(keys: Keys, process: Process, x0: Image) -> tuple[Image, Array]:
+def truncated_normal(keys: Keys, process: Process, x0: Image, levels: int = 256) -> tuple[Image, Array]:
     """N(0, (sigma/alpha)^2) at t_min, truncated to the cell: the noise of the model's training, with nothing to learn.
 
     Zheng et al. (2023), "Improved Techniques for Maximum Likelihood Estimation for Diffusion ODEs", Section 4.2.
     """
     std = process.noise_level(ends(process)[0]).astype(x0.dtype)
-    edge = HALF / std
+    h = half(levels)
+    edge = h / std
     z = jax.vmap(lambda key: jax.random.truncated_normal(key, -edge, edge, x0.shape[1:], x0.dtype))(keys)
     log_mass = jnp.log(jax.lax.erf(edge / math.sqrt(2)))
     log_q = -0.5 * z**2 - 0.5 * math.log(2 * math.pi) - jnp.log(std) - log_mass
-    return jnp.clip(std * z, -HALF, HALF), _per_example(log_q)
+    return jnp.clip(std * z, -h, h), _per_example(log_q)
 
 
 def dequantized(log_density: LogDensity, dequantizer: Dequantizer, *, samples: int = 1) -> Estimator:

@@ -2,6 +2,7 @@
 
 With dx/dt = v(x, t), log p(x at t_min) = log p(x at t_max) + the integral of div v over the path between them.
 """
+import functools
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -166,8 +167,8 @@ def ode(*, levels: int | None = 256,
                    if tolerance else make_fixed(steps, probes=probes, probe_count=probe_count))
     if levels is None:
         return density(log_density)
-    return dequantized(log_density, {"uniform": uniform, "truncated_normal": truncated_normal}[dequantisation],
-                       samples=samples)
+    dequantizer = {"uniform": uniform, "truncated_normal": truncated_normal}[dequantisation]
+    return dequantized(log_density, functools.partial(dequantizer, levels=levels), samples=samples)
 
 
 ESTIMATORS = {"ode": ode}

@@ -14,7 +14,7 @@ from diffusion.likelihood.base import Estimate, Estimator, check_steps
 from diffusion.typing import NO_COND, Array, Cond, Image, Keys
 
 
-def make_vlb(steps: np.ndarray, *, variance: Variance) -> Estimator:
+def make_vlb(steps: np.ndarray, *, variance: Variance, levels: int = 256) -> Estimator:
     """-log p(x_0) <= prior + sum of L over `steps` [S, 2], rows (t, s) from t_max to 0, each ending where the next
     begins; S denoiser calls, in one compiled loop.
 
@@ -44,7 +44,8 @@ def make_vlb(steps: np.ndarray, *, variance: Variance) -> Estimator:
             eps = numerics.normal(numerics.fold_in(keys, index), x0.shape[1:], x0.dtype)
             x_t = numerics.masked(process.diffuse(x0, t, eps), mask)
             prediction = denoise(x_t, t, cond)
-            return None, (vlb_of_prediction(process, prediction, x0, x_t, t, variance, s, t_previous, mask),
+            return None, (vlb_of_prediction(process, prediction, x0, x_t, t, variance, s, t_previous, mask,
+                                            levels),
                           numerics.mean_over((prediction.x0 - x0) ** 2, mask),
                           numerics.mean_over((prediction.eps - eps) ** 2, mask))
 
@@ -55,18 +56,19 @@ def make_vlb(steps: np.ndarray, *, variance: Variance) -> Estimator:
     return estimate
 
 
-def rate_distortion(prior: float, vlb: np.ndarray, x0_mse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def rate_distortion(prior: float, vlb: np.ndarray, x0_mse: np.ndarray, levels: int = 256
+                    ) -> tuple[np.ndarray, np.ndarray]:
     """The progressive code of Ho et al. (2020), Section 4.3, Fig. 5: rate and distortion [S + 1] after each part.
 
     prior, vlb [S] and x0_mse [S]: means over examples of `make_vlb`'s terms. rate, bits per dimension: the bits sent
     once x_t is known, i.e. the prior and all L of greater times; the last is the total. distortion: the root mean
-    square error of x_0_hat(x_t), on the scale 0..255; the last is 0, since x_0 is then known.
+    square error of x_0_hat(x_t), in levels (0..255 of a byte); the last is 0, since x_0 is then known.
     """
     rate = prior + np.concatenate([[0.0], np.cumsum(vlb)])
-    return rate, np.append(127.5 * np.sqrt(x0_mse), 0.0)
+    return rate, np.append((levels - 1) / 2 * np.sqrt(x0_mse), 0.0)
 
 
-def vlb(*, process: Process,
+def vlb(*, process: Process, levels: int = 256,
         steps: int = 1000,  # times of the chain; draws of continuous_vlb; steps of ode without tolerance
         variance: Literal["large", "small", "learned_range", "mixed"] = "large",  # as sample.variance of ancestral
         variance_share: float = 0.2,  # mixed: share of the large variance, in logarithms
@@ -75,7 +77,7 @@ def vlb(*, process: Process,
     check_steps(steps)
     require(steps <= process.t_max, "steps", steps, f"must be at most {process.t_max}, the number of the model's "
             "times: the chain of all of them, or a respaced one.")
-    return make_vlb(chain_of(process, steps), variance=variance_of(variance, variance_share))
+    return make_vlb(chain_of(process, steps), variance=variance_of(variance, variance_share), levels=levels)
 
 
 def chain_of(process: Process, steps: int) -> np.ndarray:

@@ -31,8 +31,8 @@ def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> 
 
 def likelihood(config: ConfigDict, workdir: Path, source: str | None = None, *, num_examples: int | None, seed: int,
                out: Path, step: int | None) -> None:
-    """Writes bits per dimension of the first `num_examples` images of config.data (None: all), by config.likelihood, to
-    the JSON file `out`, next to a plot of the terms of a bound. Other arguments as in `programs.sample.sample`."""
+    """Writes bits per dimension of the first `num_examples` of config.data (None: all), by config.likelihood, to the
+    JSON file `out`, next to a plot of the terms of a bound. Other arguments as in `programs.sample.sample`."""
     from diffusion import build, pretrained
     from diffusion.data.sources import gather_examples
     from diffusion.io.files import atomic_write, check_can_be_written
@@ -47,13 +47,13 @@ def likelihood(config: ConfigDict, workdir: Path, source: str | None = None, *, 
     params = read()
     count = min(num_examples or len(images_of), len(images_of))
 
-    with Progress(count, unit="image") as progress:
+    with Progress(count, unit=model.spec.called) as progress:
         found = evaluator(params, lambda indices: gather_examples(images_of, indices), count, progress.update)
     found = {**found, "estimator": config.likelihood.to_dict(), "data": config.data.to_dict(), "seed": seed,
              "clip": build.clips(config)}
     if config.likelihood.estimator == "vlb":
         prior, vlb, x0_mse = (np.array(found["terms"][name]["mean"], float) for name in ("prior", "vlb", "x0_mse"))
-        rate, distortion = rate_distortion(prior, vlb, x0_mse)
+        rate, distortion = rate_distortion(prior, vlb, x0_mse, model.spec.levels)
         times = build.likelihood_chain(config, model)[:, 0]
         found |= {"times": times.tolist(), "rate": rate.tolist(), "distortion": distortion.tolist()}
     if is_primary():

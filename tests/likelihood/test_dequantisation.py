@@ -9,8 +9,9 @@ from scipy.stats import kstest, truncnorm
 
 from diffusion.core.continuous import VP, VarianceExploding
 from diffusion.likelihood import dequantisation
-from diffusion.likelihood.base import HALF
+from diffusion.likelihood.base import half
 
+HALF = half(256)
 SHAPE = (400, 2, 2, 1)
 PROCESSES = {"narrow": VarianceExploding(sigma_min=0.002), "wide": VarianceExploding(sigma_min=0.02), "vp": VP()}
 

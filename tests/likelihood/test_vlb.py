@@ -194,6 +194,34 @@ def test_reconstruction_is_vdms(x64):
     assert np.all(np.abs(clean) < 1e-11)
 
 
+@pytest.mark.parametrize("width", [0.05, 0.7, 3.9, 4.1, 40.0])
+def test_reconstruction_among_thousands_of_levels(width):
+    """In float32, against the softmax over all in float64, also at the bounds; width: of the noise, in levels."""
+    levels, rng = 65_536, np.random.default_rng(2)
+    own = np.concatenate([rng.integers(0, levels, 20), [0, 1, levels - 2, levels - 1]])
+    every = np.linspace(-1, 1, levels)
+    eps = rng.normal(size=(3, len(own), 1)).astype(np.float32)
+    noise = width * 2 / (levels - 1)
+    x0 = np.broadcast_to(every[own][:, None], eps.shape).astype(np.float32)
+    found = jax.jit(lambda x0, eps: reconstruction_term(VarianceExploding(sigma_min=noise), x0, eps,
+                                                        levels=levels))(x0, eps)
+    z = every[own][:, None] + noise * eps.astype(float)
+    logits = -0.5 * ((z[..., None] - every) / noise) ** 2
+    log_p = np.take_along_axis(logits, own[None, :, None, None], -1)[..., 0] - np.logaddexp.reduce(logits, -1)
+    np.testing.assert_allclose(found, -log_p.mean((1, 2)) / np.log(2), rtol=1e-3, atol=1e-4)
+
+
+def test_masses_of_65536_levels_add_up_to_1():
+    """In float32, where the normal is as wide as at the last steps of chains, and at the bounds."""
+    every = jnp.linspace(-1, 1, 65_536)
+    for mean, std in ((0.3, 6e-3), (0.999, 6e-3), (-0.2, 3e-2)):
+        log_p = discretized_gaussian_log_likelihood(every, mean, jnp.log(std), 65_536)
+        np.testing.assert_allclose(np.exp(np.asarray(log_p, float)).sum(), 1, rtol=1e-3)
+        density = stats.norm.logpdf(every, mean, std) + np.log(2 / 65_535)
+        near = np.abs(np.asarray(every) - mean) < 2 * std  # where the approximate CDF has the density to 2 %
+        np.testing.assert_allclose(np.asarray(log_p)[near][1:-1], density[near][1:-1], atol=0.02)
+
+
 def test_prior_of_variance_exploding(x64):
     x0 = exact.draw(exact.MIXTURE, (5, 2, 2, 3))
     np.testing.assert_allclose(prior_term(VarianceExploding(), x0), np.mean(x0**2, (1, 2, 3)) / (2 * 80**2 * np.log(2)),

@@ -18,6 +18,12 @@ AUDIO = (
     Mutation("parts-are-drawn-where-nothing-trains", "lost condition", "diffusion/kinds/audio.py",
              "if self.draws and rng is not None else spare // 2", "if rng is not None else spare // 2",
              ("tests/kinds/test_audio.py",), "shorter"),
+    Mutation("bits-of-sound-by-the-levels-of-a-byte", "lost argument", "diffusion/likelihood/ode.py",
+             "functools.partial(dequantizer, levels=levels)", "dequantizer", ("tests/likelihood/test_agreement.py",),
+             "65536"),
+    Mutation("levels-beyond-the-bounds-count", "lost condition", "diffusion/core/variational.py",
+             "(own + k >= 0) & (own + k <= levels - 1)", "own + k >= 0", ("tests/likelihood/test_vlb.py",),
+             "thousands"),
     Mutation("bands-without-area", "lost factor", "diffusion/kinds/mel.py",
              "(triangles * 2 / (right - left))", "(triangles * 1.0)", ("tests/kinds/test_mel.py",), "triangle"),
 )

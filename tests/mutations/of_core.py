@@ -122,7 +122,7 @@ LIKELIHOOD = (
              "divisor = self.number * (self.number - 1) or np.nan", "divisor = self.number**2 or np.nan",
              ("tests/likelihood/test_evaluate.py",)),
     Mutation("distortion-twice", "wrong constant", "diffusion/likelihood/vlb.py",
-             "np.append(127.5 * np.sqrt(x0_mse), 0.0)", "np.append(255 * np.sqrt(x0_mse), 0.0)",
+             "np.append((levels - 1) / 2 * np.sqrt(x0_mse), 0.0)", "np.append((levels - 1) * np.sqrt(x0_mse), 0.0)",
              ("tests/likelihood/test_vlb.py",)),
     Mutation("time-before-is-the-time-itself", "wrong index", "diffusion/likelihood/vlb.py",
              "np.column_stack([steps, np.append(steps[:1, 0], steps[:-1, 0])])",
