@@ -18,12 +18,23 @@ def network(c: ConfigDict, size: int | tuple[int, ...], out_channels: int):
                 "the network has none: set network.num_classes.")
     found = BY_NAME["network"].make(c, num_classes=c.num_classes + (c.label_dropout > 0), out_channels=out_channels)
     spatial = getattr(found, "spatial", None)
-    require_key(spatial in (None, len(size)), "network.name", c.name, f"takes arrays of {spatial} axes and channels, "
-                f"such as images, but the data have {len(size)} axes and channels: use another network, such as mlp.")
+    require_key(spatial in (None, len(size)), "network.name", c.name, f"takes arrays of {axes(spatial)} and channels, "
+                f"but the data have {axes(len(size))} and channels, as these networks take: "
+                f"{', '.join(taking(len(size)))}.")
     if hasattr(found, "check"):
         with naming_keys("network."):
             found.check(size)
     return found
+
+
+def axes(number: int | None) -> str:
+    return f"{number} ax{'i' if number == 1 else 'e'}s"
+
+
+def taking(spatial: int) -> list[str]:
+    """The networks for arrays with so many axes before the channels."""
+    return [name for name, member in BY_NAME["network"].members().items()
+            if getattr(member.make, "spatial", None) in (None, spatial)]
 
 
 def check_times(net, process: Process, *, between_times: bool) -> None:

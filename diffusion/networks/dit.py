@@ -10,7 +10,7 @@ from diffusion.core.conditions import Declared, labels
 from diffusion.errors import require
 from diffusion.networks.activations import gelu
 from diffusion.networks.attention import attend
-from diffusion.networks.layers import Dense, check_channels, rematerialised, sinusoidal_embedding
+from diffusion.networks.layers import Dense, check_channels, fold, rematerialised, sinusoidal_embedding, unfold
 from diffusion.typing import NO_COND, Array, Cond, Image, Keys
 
 FREQUENCIES = 256  # sines and cosines in the time embedding
@@ -32,7 +32,7 @@ class DiT(nn.Module):
     channels: int = 384                         # width of a token
     depth: int = 12                             # number of blocks
     heads: int = 6                              # attention heads
-    patch: int = 2                              # height and width of the image under a token, pixels
+    patch: int = 2                              # side of a patch of x, which becomes one position of the network
     mlp_ratio: float = 4.0                      # width of the MLPs / channels
     num_classes: int = 0                        # 0: unconditional; else cond["label"] is int32 [B] below it
     out_channels: int = 3
@@ -63,11 +63,11 @@ class DiT(nn.Module):
     @nn.compact
     def __call__(self, x: Image, c_noise: Array, cond: Cond = NO_COND, keys: Keys | None = None) -> Array:
         b, height, width, _ = x.shape
-        p, rows, columns = self.patch, height // self.patch, width // self.patch
+        rows, columns = height // self.patch, width // self.patch
         dense = functools.partial(Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform())
         small = nn.initializers.normal(0.02)
 
-        h = x.astype(self.dtype).reshape(b, rows, p, columns, p, -1).transpose(0, 1, 3, 2, 4, 5)
+        h = fold(x.astype(self.dtype), self.patch)
         h = dense(self.channels, name="patches")(h.reshape(b, rows * columns, -1))
         h += positions(self.channels, rows, columns)[None].astype(self.dtype)
 
@@ -84,8 +84,8 @@ class DiT(nn.Module):
 
         shift, scale = modulation(emb, 2, self.dtype)
         h = modulated(normalised(h, self.dtype, "norm_out"), shift, scale)
-        h = dense(p * p * self.out_channels, kernel_init=nn.initializers.zeros_init(), name="pixels")(h)
-        h = h.reshape(b, rows, columns, p, p, -1).transpose(0, 1, 3, 2, 4, 5).reshape(b, height, width, -1)
+        h = dense(self.patch**2 * self.out_channels, kernel_init=nn.initializers.zeros_init(), name="pixels")(h)
+        h = unfold(h.reshape(b, rows, columns, -1), self.patch)
         return h.astype(jnp.promote_types(h.dtype, jnp.float32))
 
 

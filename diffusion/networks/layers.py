@@ -1,4 +1,7 @@
-"""Layers shared by the U-Nets. Initialisers are those of Ho et al. (2020), as in their released code."""
+"""Layers shared by the U-Nets, for waveforms [B, L, C], images [B, H, W, C] and arrays of any other rank.
+
+Initialisers are those of Ho et al. (2020), as in their released code.
+"""
 import dataclasses
 import math
 import zlib
@@ -124,13 +127,16 @@ class BlockConfig:
     activation: str = "swish"     # one of ACTIVATIONS
     dropout: float = 0.0          # probability of dropping
     scale_shift: bool = False     # the embedding scales and shifts (Nichol & Dhariwal 2021) or only shifts
+    spatial: int = 2              # axes of x before the channels
 
     def group_norm(self, name: str, groups: int | None = None) -> GroupNorm:
         """A group normalisation; its statistics are computed in float32 whatever the dtype."""
         return GroupNorm(num_groups=groups or self.groups, epsilon=self.epsilon, dtype=self.dtype, name=name)
 
-    def conv(self, channels: int, name: str, scale: float = 1.0, **kwargs) -> Conv:
-        return Conv(channels, (3, 3), dtype=self.dtype, kernel_init=ddpm_init(scale), name=name, **kwargs)
+    def conv(self, channels: int, name: str, scale: float = 1.0, size: int = 3, **kwargs) -> Conv:
+        """A convolution whose kernel has `size` taps along each spatial axis."""
+        return Conv(channels, (size,) * self.spatial, dtype=self.dtype, kernel_init=ddpm_init(scale), name=name,
+                    **kwargs)
 
     def dense(self, channels: int, name: str, scale: float = 1.0) -> Dense:
         return Dense(channels, dtype=self.dtype, kernel_init=ddpm_init(scale), name=name)
@@ -139,21 +145,45 @@ class BlockConfig:
         return ACTIVATIONS[self.activation](x)
 
 
-def upsample_2x(x: Array) -> Array:
-    """[B,H,W,C] -> [B,2H,2W,C] by nearest neighbours."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+def upsample(x: Array, factor: int = 2) -> Array:
+    """Each spatial axis made `factor` times as long by nearest neighbours: [B,H,W,C] -> [B,2H,2W,C]."""
+    for axis in range(1, x.ndim - 1):
+        x = jnp.repeat(x, factor, axis=axis)
+    return x
 
 
-def downsample_2x(x: Array) -> Array:
-    """[B,H,W,C] -> [B,H/2,W/2,C]: means of 2 x 2."""
-    return nn.avg_pool(x, (2, 2), (2, 2))
+def downsample(x: Array, factor: int = 2) -> Array:
+    """Means of `factor` neighbours along each spatial axis: [B,H,W,C] -> [B,H/2,W/2,C]."""
+    window = (factor,) * (x.ndim - 2)
+    return nn.avg_pool(x, window, window)
+
+
+def fold(x: Array, patch: int) -> Array:
+    """Patches of x become its channels: [B, H, W, C] -> [B, H/patch, W/patch, patch^2 C], by row, column, channel."""
+    if patch == 1:
+        return x
+    b, *sides, c = x.shape
+    n, short = len(sides), [side // patch for side in sides]
+    x = x.reshape(b, *(length for side in short for length in (side, patch)), c)
+    return x.transpose(0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1).reshape(b, *short, -1)
+
+
+def unfold(x: Array, patch: int) -> Array:
+    """The inverse of `fold`: [B, H, W, patch^2 C] -> [B, patch H, patch W, C]."""
+    if patch == 1:
+        return x
+    b, *sides, _ = x.shape
+    n = len(sides)
+    x = x.reshape(b, *sides, *[patch] * n, -1)
+    x = x.transpose(0, *(axis for i in range(1, n + 1) for axis in (i, n + i)), 2 * n + 1)
+    return x.reshape(b, *(patch * side for side in sides), -1)
 
 
 class ResBlock(nn.Module):
     """norm-act-conv, + embedding, norm-act-dropout-conv(zero), + shortcut (Ho et al. 2020, Appendix B).
 
-    `resample` (`halve`, `double`) changes the resolution of both branches before the first convolution (the BigGAN
-    block of Song et al. 2021 and Dhariwal & Nichol 2021). The sum is divided by `divisor`.
+    `resample` (`downsample`, `upsample`) changes the resolution of both branches before the first convolution (the
+    BigGAN block of Song et al. 2021 and Dhariwal & Nichol 2021). The sum is divided by `divisor`.
     """
     channels: int
     style: BlockConfig
@@ -178,7 +208,7 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the H*W positions with a residual connection and a zero-initialised output.
+    """Self-attention over all positions, such as H*W, with a residual connection and a zero-initialised output.
 
     groups: of the normalisation; None: the style's, 0: no normalisation. The sum is divided by `divisor`. Each head has
     `head_channels` channels; 0: the heads share all channels equally.
@@ -191,35 +221,41 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        b, height, width, c = x.shape
+        b, *sides, c = x.shape
+        positions = math.prod(sides)
         h = x if self.groups == 0 else self.style.group_norm("norm", self.groups)(x)
-        h = h.reshape(b, height * width, c)
+        h = h.reshape(b, positions, c)
         inner = self.heads * self.head_channels or c
         size = inner // self.heads
-        q, k, v = (self.style.dense(inner, name)(h).reshape(b, height * width, self.heads, size) for name in "qkv")
-        h = attend(q, k, v).reshape(b, height, width, inner)
+        q, k, v = (self.style.dense(inner, name)(h).reshape(b, positions, self.heads, size) for name in "qkv")
+        h = attend(q, k, v).reshape(b, *sides, inner)
         return (x + self.style.dense(c, "out", scale=0.0)(h)) / self.divisor
 
 
 class Downsample(nn.Module):
-    """[B,H,W,C] -> [B,H/2,W/2,C] by a strided 3x3 convolution.
+    """Each spatial axis made `factor` times shorter by a strided convolution of 2 factor - 1 taps: [B,H,W,C] ->
+    [B,H/2,W/2,C] by 3x3.
 
     Padded after the last row and column only, as TensorFlow's SAME does for even sizes (Ho et al. 2020), or all around
     (PyTorch's padding of 1: Nichol & Dhariwal 2021). Published weights depend on it.
     """
     style: BlockConfig
     pad_around: bool = False
+    factor: int = 2
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        padding = ((1, 1), (1, 1)) if self.pad_around else ((0, 1), (0, 1))
-        return self.style.conv(x.shape[-1], "conv", strides=2, padding=padding)(x)
+        pad = self.factor - 1
+        padding = ((pad if self.pad_around else 0, pad),) * self.style.spatial
+        return self.style.conv(x.shape[-1], "conv", size=2 * self.factor - 1, strides=self.factor, padding=padding)(x)
 
 
 class Upsample(nn.Module):
-    """[B,H,W,C] -> [B,2H,2W,C] by nearest neighbours and a 3x3 convolution."""
+    """Each spatial axis made `factor` times longer by nearest neighbours and a convolution of 2 factor - 1 taps:
+    [B,H,W,C] -> [B,2H,2W,C] by 3x3."""
     style: BlockConfig
+    factor: int = 2
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return self.style.conv(x.shape[-1], "conv")(upsample_2x(x))
+        return self.style.conv(x.shape[-1], "conv", size=2 * self.factor - 1)(upsample(x, self.factor))

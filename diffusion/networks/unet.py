@@ -1,4 +1,7 @@
 """The U-Net of Ho et al. (2020) in its exact structure, and its published variants as options of it."""
+import functools
+import itertools
+import operator
 from typing import Literal
 
 import flax.linen as nn
@@ -14,12 +17,14 @@ from diffusion.networks.layers import (
     ResBlock,
     Upsample,
     check_channels,
-    downsample_2x,
+    downsample,
+    fold,
     rematerialised,
     sinusoidal_embedding,
-    upsample_2x,
+    unfold,
+    upsample,
 )
-from diffusion.typing import NO_COND, Array, Cond, Image, Keys
+from diffusion.typing import NO_COND, Array, Cond, Keys
 
 # How parameters are cut over a mesh, by their paths: in a pair of layers the first is cut over its outputs and the
 # second over its inputs, so that one sum over the tensor axis serves both (Shoeybi et al. 2019, "Megatron-LM").
@@ -35,6 +40,8 @@ RESAMPLERS = ("conv", "resblock")
 class UNet(nn.Module):
     """The U-Net of Ho et al. (2020) and its published variants.
 
+    `UNet1d` (networks/unet_1d.py) is the same network for waveforms: nothing here depends on the number of axes.
+
     F(x, c_noise, cond): [B,H,W,C_in] -> [B,H,W,out_channels], float32 at least. The defaults are "Denoising Diffusion
     Probabilistic Models", Appendix B, with the 35,746,307 parameters of its CIFAR-10 model; the options after them are
     the variants of Improved DDPM (Nichol & Dhariwal 2021), ADM (Dhariwal & Nichol 2021) and diffusers' UNet2DModel.
@@ -45,7 +52,8 @@ class UNet(nn.Module):
     channels: int = 128                         # channels of the first level
     multipliers: tuple[float, ...] = (1, 2, 2, 2)  # channels of each level / `channels`
     blocks: int = 2                             # residual blocks a level
-    attention_resolutions: tuple[int, ...] = (16,)  # heights of the feature maps with attention
+    attention_resolutions: tuple[int, ...] = (16,)  # heights (unet_1d: lengths) of the feature maps with
+                                                # attention
     up_attention_resolutions: tuple[int, ...] | None = None  # those on the way up; None: the same
     heads: int = 1                              # attention heads, if head_channels is 0
     head_channels: int = 0                      # channels per head, which sets the number of heads; 0: see heads
@@ -77,14 +85,16 @@ class UNet(nn.Module):
     undecayed = (r"/(times|labels)/embedding$",)  # parameters that weight decay leaves alone, besides vectors
     untrained = (r"/frequencies$",)
     spatial = 2
+    patch, factors = 1, (2,)  # as the keys of unet_1d
+    side, sides = "pixels (config.data.size)", "heights"  # of x and of its feature maps, in messages
 
     @property
     def cond(self) -> Declared:
         """The label, if there are classes."""
         return labels(self.num_classes)
 
-    def check(self, size: tuple[int, int]) -> None:
-        """Raises FieldError for fields that do not fit images of this height and width, or each other."""
+    def check(self, size: tuple[int, ...]) -> None:
+        """Raises FieldError for fields that do not fit x of these sides, such as (height, width), or each other."""
         check_channels(self.channels)
         require(self.blocks >= 1, "blocks", self.blocks, "each level needs at least one residual block.")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "is a probability below 1.")
@@ -96,9 +106,15 @@ class UNet(nn.Module):
                 "for the others.")
         require(self.freq_shift < self.channels // 2, "freq_shift", self.freq_shift, "must be below half of "
                 "network.channels.")
-        self.check_levels(*size)
+        self.check_levels(size)
 
-    def check_levels(self, height: int, width: int) -> None:
+    @property
+    def reductions(self) -> list[int]:
+        """By how many times the feature maps of each level are shorter than those of the first."""
+        factors = self.factors * (len(self.multipliers) if len(self.factors) == 1 else 1)
+        return list(itertools.accumulate((1, *factors[:len(self.multipliers) - 1]), operator.mul))
+
+    def check_levels(self, size: tuple[int, ...]) -> None:
         """The part of `check` about levels, their widths and their attention."""
         channels, multipliers, levels = self.channels, self.multipliers, len(self.multipliers)
         require(levels >= 1, "multipliers", multipliers, "needs a number for each level, at least one.")
@@ -110,16 +126,16 @@ class UNet(nn.Module):
             require(len(kinds) in (1, levels), key, kinds, f"needs one kind, or one for each of {levels} levels.")
             for kind in kinds:
                 require(kind in RESAMPLERS, key, kind, f"is not known. It can be one of: {', '.join(RESAMPLERS)}.")
-        for side in (height, width):
-            require(side % 2**(levels - 1) == 0, "multipliers", multipliers, f"{levels} levels halve the image "
-                    f"{levels - 1} times, which {side} pixels (config.data.size) do not allow. Use fewer levels or "
-                    "another size.")
-        heights, attended = [height // 2**i for i in range(levels)], set()
+        for n in size:
+            shortest = self.patch * self.reductions[-1]
+            require(n % shortest == 0, "multipliers", multipliers, f"{levels} levels make feature maps {shortest} "
+                    f"times shorter, which {n} {self.side} do not allow. Use fewer levels or another size.")
+        maps, attended = [size[0] // (self.patch * times) for times in self.reductions], set()
         for key in ("attention_resolutions", "up_attention_resolutions"):
             chosen = getattr(self, key) or ()
-            require(set(chosen) <= set(heights), key, chosen, "no level has feature maps of that height; they are "
-                    f"{heights}.")
-            attended |= {w for w, of_level in zip(widths, heights) if of_level in chosen}
+            require(set(chosen) <= set(maps), key, chosen, f"is not the size of any level's feature maps; their "
+                    f"{self.sides} are {maps}.")
+            attended |= {w for w, of_level in zip(widths, maps) if of_level in chosen}
         attended |= {widths[-1]} if self.middle == "attention" else set()
         require(self.groups >= 1 and all(w % self.groups == 0 for w in widths), "groups", self.groups,
                 f"must divide the channels of all levels, {widths}.")
@@ -141,11 +157,13 @@ class UNet(nn.Module):
                 "betas of no more steps, without process.rescale_times and sample.between_times.")
 
     @nn.compact
-    def __call__(self, x: Image, c_noise: Array, cond: Cond = NO_COND, keys: Keys | None = None) -> Array:
-        style = BlockConfig(self.dtype, self.groups, self.norm_epsilon, self.activation, self.dropout, self.scale_shift)
+    def __call__(self, x: Array, c_noise: Array, cond: Cond = NO_COND, keys: Keys | None = None) -> Array:
+        style = BlockConfig(self.dtype, self.groups, self.norm_epsilon, self.activation, self.dropout, self.scale_shift,
+                            self.spatial)
         widths = [round(self.channels * m) for m in self.multipliers]
         levels = len(widths)
-        downs, ups = ((kinds * levels if len(kinds) == 1 else kinds) for kinds in (self.downsample, self.upsample))
+        downs, ups, factors = (of_levels * levels if len(of_levels) == 1 else of_levels
+                               for of_levels in (self.downsample, self.upsample, self.factors))
         down_attends = self.attention_resolutions
         up_attends = down_attends if self.up_attention_resolutions is None else self.up_attention_resolutions
 
@@ -156,7 +174,8 @@ class UNet(nn.Module):
             return attention(heads, style, head_channels=self.head_channels, **kwargs, name=name)(h)
 
         emb = self.embed(c_noise, cond, style)
-        h = style.conv(self.channels, "conv_in")((2 * x - 1 if self.center_input else x).astype(self.dtype))
+        h = fold((2 * x - 1 if self.center_input else x).astype(self.dtype), self.patch)
+        h = style.conv(self.channels, "conv_in")(h)
         skips = [h]
         for level, width in enumerate(widths):
             for block in range(self.blocks):
@@ -166,9 +185,10 @@ class UNet(nn.Module):
                 skips.append(h)
             if level < levels - 1:
                 if downs[level] == "resblock":
-                    h = res_block(width, style, downsample_2x, name=f"down{level}_downsample")(h, emb, keys)
+                    shorten = functools.partial(downsample, factor=factors[level])
+                    h = res_block(width, style, shorten, name=f"down{level}_downsample")(h, emb, keys)
                 else:
-                    h = Downsample(style, self.pad_around, name=f"down{level}_downsample")(h)
+                    h = Downsample(style, self.pad_around, factors[level], name=f"down{level}_downsample")(h)
                 skips.append(h)
 
         if self.middle != "none":
@@ -185,14 +205,16 @@ class UNet(nn.Module):
                     h = attend(h, f"up{level}_attention{block}")
             if level > 0:
                 if ups[level] == "resblock":
-                    h = res_block(width, style, upsample_2x, name=f"up{level}_upsample")(h, emb, keys)
+                    lengthen = functools.partial(upsample, factor=factors[level - 1])
+                    h = res_block(width, style, lengthen, name=f"up{level}_upsample")(h, emb, keys)
                 else:
-                    h = Upsample(style, name=f"up{level}_upsample")(h)
+                    h = Upsample(style, factors[level - 1], name=f"up{level}_upsample")(h)
 
         h = style.group_norm("norm_out")(h, nn.swish)
-        h = style.conv(self.out_channels, "conv_out", scale=0.0)(h)
+        h = style.conv(self.patch**self.spatial * self.out_channels, "conv_out", scale=0.0)(h)
+        h = unfold(h, self.patch)
         h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
-        return h / c_noise[:, None, None, None] if self.embedding == "fourier" else h
+        return h / jnp.expand_dims(c_noise, tuple(range(1, h.ndim))) if self.embedding == "fourier" else h
 
     def embed(self, c_noise: Array, cond: Cond, style: BlockConfig) -> Array:
         """[B] c_noise and conditions -> [B, embedding_channels]."""

@@ -16,23 +16,24 @@ TOLD = {"alone": {}, "shift": {"shift": jax.random.normal(jax.random.key(1), (3,
         "scale and shift": {"scale_shift": jax.random.normal(jax.random.key(2), (3, 48))}}
 
 
-def value_and_gradients(platform, told, dtype):
+def value_and_gradients(platform, told, dtype, x=X):
     norm = GroupNorm(num_groups=8, epsilon=1e-6, dtype=dtype)
     params = jax.tree.map(lambda a: a + 0.3 * jax.random.normal(jax.random.key(3), a.shape),
-                          norm.init(jax.random.key(4), X))
+                          norm.init(jax.random.key(4), x))
 
     def f(params, x, told):
         with backend.compiling_for(platform):
             y = norm.apply(params, x.astype(dtype), nn.swish, **jax.tree.map(lambda a: a.astype(dtype), told))
         return jnp.sum(y * jax.random.normal(jax.random.key(5), x.shape)), y
-    (_, y), gradients = jax.value_and_grad(f, argnums=(0, 1, 2), has_aux=True)(params, X, told)
+    (_, y), gradients = jax.value_and_grad(f, argnums=(0, 1, 2), has_aux=True)(params, x, told)
     return y, *jax.tree.leaves(gradients)
 
 
+@pytest.mark.parametrize("x", [X, X.reshape(3, 24, 24)], ids=["images", "sequences"])
 @pytest.mark.parametrize("told", TOLD)
-def test_the_fused_norm_is_the_plain_one(told):
+def test_the_fused_norm_is_the_plain_one(told, x):
     """In value and all gradients, to the rounding of float32 sums."""
-    for ours, plain in zip(*(value_and_gradients(p, TOLD[told], jnp.float32) for p in ("gpu", "cpu")), strict=True):
+    for ours, plain in zip(*(value_and_gradients(p, TOLD[told], jnp.float32, x) for p in ("gpu", "cpu")), strict=True):
         assert jnp.abs(ours - plain).max() < 2e-6 * jnp.abs(plain).max()
 
 

@@ -18,9 +18,11 @@ from diffusion.networks.layers import (
     ResBlock,
     Upsample,
     ddpm_init,
-    downsample_2x,
+    downsample,
+    fold,
     sinusoidal_embedding,
-    upsample_2x,
+    unfold,
+    upsample,
 )
 
 RNG = np.random.default_rng(0)
@@ -116,6 +118,41 @@ def test_upsample_repeats_then_convolves():
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("factor", [2, 4])
+def test_sequences_are_shortened_and_lengthened_by_any_factor(factor):
+    """By 2 factor - 1 taps, whose sums are written out."""
+    x, taps = normal(2, 8, 3), 2 * factor - 1
+    params = {"conv": {"kernel": normal(taps, 3, 3), "bias": normal(3)}}
+
+    def correlated(x, stride, before, after):
+        x = np.pad(x.astype(np.float64), ((0, 0), (before, after), (0, 0)))
+        places = range(0, x.shape[1] - taps + 1, stride)
+        return np.stack([np.einsum("bkc,kcd->bd", x[:, i:i + taps], params["conv"]["kernel"]) for i in places],
+                        1) + params["conv"]["bias"]
+    style, pad = BlockConfig(spatial=1), factor - 1
+    for around in (False, True):
+        out = apply(Downsample(style, around, factor), params, x)
+        assert out.shape == (2, 8 // factor, 3)
+        np.testing.assert_allclose(out, correlated(x, factor, pad * around, pad), atol=2e-5)
+    out = apply(Upsample(style, factor), params, x)
+    np.testing.assert_allclose(out, correlated(np.repeat(x, factor, 1), 1, pad, pad), atol=2e-5)
+    np.testing.assert_allclose(downsample(x, factor), x.reshape(2, 8 // factor, factor, 3).mean(2), atol=1e-6)
+
+
+def test_folded_patches_are_channels():
+    x = normal(2, 6, 4, 3)
+    folded = np.asarray(fold(x, 2))
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        first = 3 * (2 * row + column)
+        np.testing.assert_array_equal(folded[..., first:first + 3], x[:, row::2, column::2])
+    np.testing.assert_array_equal(unfold(folded, 2), x)
+    sequence = normal(2, 6, 3)
+    np.testing.assert_array_equal(fold(sequence, 3), sequence.reshape(2, 2, 9))
+    np.testing.assert_array_equal(unfold(fold(sequence, 3), 3), sequence)
+    volume = normal(1, 2, 4, 6, 2)
+    np.testing.assert_array_equal(unfold(fold(volume, 2), 2), volume)
+
+
 # ---- normalisation ------------------------------------------------------------------------------------------------
 
 def test_group_norm_is_the_formula():
@@ -179,15 +216,15 @@ def test_attention_without_normalisation_and_with_a_divisor():
 # ---- residual block -----------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("scale_shift", [False, True])
-@pytest.mark.parametrize("resample", [None, downsample_2x, upsample_2x])
+@pytest.mark.parametrize("resample", [None, downsample, upsample])
 def test_residual_block_is_the_formula(resample, scale_shift):
     style = BlockConfig(groups=2, activation="relu", scale_shift=scale_shift)
     layer, x, emb = ResBlock(6, style, resample, divisor=1.25), normal(2, 4, 2, 4), normal(2, 5)
     abstract = jax.eval_shape(layer.init, jax.random.key(0), x, emb, None)["params"]
     p = jax.tree.map(lambda a: normal(*a.shape), abstract)
     relu = lambda x: np.maximum(x, 0)  # noqa: E731
-    resampled = {None: lambda x: x, upsample_2x: lambda x: np.kron(x, np.ones((1, 2, 2, 1))),
-                 downsample_2x: lambda x: (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
+    resampled = {None: lambda x: x, upsample: lambda x: np.kron(x, np.ones((1, 2, 2, 1))),
+                 downsample: lambda x: (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
                  }[resample]
     same = lambda p, x: conv3x3(p, np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 1)  # noqa: E731
 
