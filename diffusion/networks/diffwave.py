@@ -18,8 +18,11 @@ EMBEDDING = 512    # width of the time's two layers
 LABEL = 128        # width of a label's embedding
 TAPS = 3           # of a dilated convolution
 
-# As networks/unet.SHARDING: the dilated convolution is cut by outputs, and those after it by inputs.
-SHARDING = ((r"/(dilated|time1)/kernel$", ("fsdp", "tensor")), (r"/(residual|skip|time2)/kernel$", ("tensor", "fsdp")))
+# As networks/unet.SHARDING: the dilated convolution is cut by outputs, and the layers after it by inputs.
+SHARDING = (
+    (r"/(dilated|label|time1)/kernel$", ("fsdp", "tensor")),
+    (r"/(residual|skip|time|time2)/kernel$", ("tensor", "fsdp")),
+)
 
 
 class DiffWave(nn.Module):

@@ -32,29 +32,40 @@ NETWORKS = {
                            "network.num_classes": 10, "network.label_dropout": 0.1},
     "dit": {"network.name": "dit", "network.depth": 2, "network.heads": 8, "network.num_classes": 10,
             "network.label_dropout": 0.1, "network.channels": 64},
+    "unet_1d": UNET | {"network.name": "unet_1d", "network.patch": 2, "network.factors": (4,),
+                       "network.channels": 64},
+    "diffwave": {"network.name": "diffwave", "network.channels": 64, "network.depth": 3, "network.dilation_cycle": 2,
+                 "network.num_classes": 10, "network.label_dropout": 0.1},
 }
 # Each axis cuts each network, alone or with others; test_same_curve.py trains on data and on data x fsdp.
-RUN = {"unet": ("all", "fsdp"), "unet of ADM": ("all", "data x tensor"), "dit": ("all", "tensor")}
-BATCH, SIZE = 16, 8
+RUN = {"unet": ("all", "fsdp"), "unet of ADM": ("all", "data x tensor"), "dit": ("all", "tensor"),
+       "unet_1d": ("all", "data x fsdp"), "diffwave": ("all", "tensor")}
+SEQUENCES = {"unet_1d", "diffwave"}
+BATCH, SIZE, LENGTH = 16, 8, 32  # images of 8 x 8 x 3, sequences of 32 x 3
 AVERAGES = {"ema": Average(rule=HalfLife(half_life=100.0, warmup_ratio=0.0))}
 
 
 def config_of(network, mesh):
-    return config_lib.override(config_lib.base(), {
-        "data.size": SIZE, "process.steps": 100,
+    if network in SEQUENCES:
+        config = config_lib.override(config_lib.base(data="file", kind="array"), {
+            "data.shape": (LENGTH, 3), "data.mean": (0.0,), "data.deviation": (1.0,)})
+    else:
+        config = config_lib.override(config_lib.base(), {"data.size": SIZE})
+    return config_lib.override(config, {
+        "process.steps": 100,
         **dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), mesh)), **NETWORKS[network]})
 
 
 def pieces(network, mesh, optimizer):
     config = config_of(network, mesh)
     model = build.model(config)
+    spec = build.spec(config) if network in SEQUENCES else ImageSpec(shape=model.shape, flip=True)
     train_step = step.make_train_step(
         updates=[Update(loss=losses.of_set(losses.make_denoising_loss(weightings.in_space(None, EPS))),
                         optimizer=optimizer)],
         denoisers={"online": model.denoiser}, density=time_densities.UniformDiscrete(), stratified=False,
         averages=AVERAGES, seed=0, accumulate=1,
-        prepare=preparation(ImageSpec(shape=model.shape, flip=True), model.conditions, dropout_rates(
-            config, model.conditions)),
+        prepare=preparation(spec, model.conditions, dropout_rates(config, model.conditions)),
         log_snr_edges=np.linspace(-10, 10, 6))
 
     def init(key):  # no zeros: every parameter then has a gradient
@@ -62,10 +73,11 @@ def pieces(network, mesh, optimizer):
     return model, train_step, init
 
 
-def batch():
+def batch(network):
     rng = np.random.default_rng(0)
-    return {"image": rng.integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8),
-            "label": rng.integers(0, 10, BATCH).astype(np.int32), "position": np.arange(BATCH, dtype=np.int32)}
+    x = ({"x": rng.standard_normal((BATCH, LENGTH, 3), np.float32)} if network in SEQUENCES else
+         {"image": rng.integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)})
+    return {**x, "label": rng.integers(0, 10, BATCH).astype(np.int32), "position": np.arange(BATCH, dtype=np.int32)}
 
 
 def largest(a, b, floor=1e-2):
@@ -86,7 +98,7 @@ def main():
         _, train_step, init = pieces(network, (-1, 1, 1), optimizer)
         make_state = functools.partial(init_state, optimizers={"online": optimizer}, averages=AVERAGES)
         start = jax.device_get(jax.jit(lambda key: make_state(init(key)))(jax.random.key(0)))
-        alone, told = jax.device_get(jax.jit(train_step)(start, batch()))
+        alone, told = jax.device_get(jax.jit(train_step)(start, batch(network)))
         for name, mesh in MESHES.items():
             model, train_step, init = pieces(network, mesh, optimizer)
             abstract = step.create_state(init, make_state, mesh=model.mesh, seed=0, rules=model.rules)[1]
@@ -99,7 +111,7 @@ def main():
             if name not in RUN[network]:
                 continue
             compiled = step.compile_train_step(train_step, mesh=model.mesh, steps=1, state_shardings=shardings)(0)
-            placed = sharding.place_batch(jax.tree.map(lambda x: x[None], batch()), model.mesh, leading=1)
+            placed = sharding.place_batch(jax.tree.map(lambda x: x[None], batch(network)), model.mesh, leading=1)
             state, metrics = compiled(jax.device_put(start, shardings), placed, None)
             assert [held for _, held in parts] == [
                 sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(part))
