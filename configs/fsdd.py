@@ -2,9 +2,9 @@
 
     python -m diffusion.main --config=configs/fsdd.py --config.data.dir=FOLDER
 
-FOLDER holds https://github.com/Jakobovski/free-spoken-digit-dataset. Takes 0 to 4 of each speaker and digit are held out
-(data.split=test). Clips of 6,144 samples are longer than 97 % of the recordings. Not from a paper: the U-Net of Ho et al.
-(2020) at a small size, by Karras et al. (2022), "EDM".
+FOLDER holds https://github.com/Jakobovski/free-spoken-digit-dataset. Takes 0 to 4 of each speaker and digit are held
+out (data.split=test). Clips of 6,144 samples are longer than 97 % of the recordings. Not from a paper: the U-Net of Ho
+et al. (2020) at a small size, by Karras et al. (2022), "EDM".
 """
 from diffusion import config
 
@@ -17,11 +17,11 @@ def get_config():
     c.loss.space, c.loss.density_mean, c.loss.density_std = "x0", -1.2, 1.2
     c.loss.stratified = True
     c.network.num_classes, c.network.label_dropout = 10, 0.1
-    c.network.channels, c.network.multipliers, c.network.blocks = 32, (1, 2, 4), 1
+    c.network.patch, c.network.channels, c.network.multipliers, c.network.blocks = 2, 64, (1, 2, 2), 1
     c.network.attention_resolutions, c.network.groups, c.network.dropout = (16,), 8, 0.1
     c.optimizer.learning_rate, c.optimizer.warmup, c.optimizer.decay = 1e-3, "200 steps", "cosine"
-    c.ema.half_life, c.ema.warmup_ratio = "10k images", 0.05
-    c.train.batch_size, c.train.duration = 32, "2400 steps"
+    c.ema.half_life, c.ema.warmup_ratio = "5k images", 0.05
+    c.train.batch_size, c.train.duration = 32, "2000 steps"
     c.train.log_every, c.train.sample_every, c.train.checkpoint_every = "20 steps", "400 steps", "200 steps"
     c.sample.steps, c.sample.clip, c.sample.preview = 18, False, 20
     c.sample.guidance.scale = 1.5

@@ -152,6 +152,9 @@ def write_settings(network: dict[str, Any], *, size: int | tuple[int, int], chan
     if n["name"] != "unet":
         raise CheckpointError(f"diffusers' UNet2DModel cannot express config.network.name = {n['name']!r}; "
                               "only 'unet'.")
+    if n.get("patch", 1) != 1:
+        raise CheckpointError("diffusers' UNet2DModel has no patches: config.network.patch must be 1, not "
+                              f"{n['patch']}.")
     widths = [round(n["channels"] * m) for m in n["multipliers"]]
     levels = len(widths)
     if widths[0] != n["channels"]:

@@ -76,6 +76,7 @@ class UNet(nn.Module):
     freq_shift: float = 1.0                     # positional: see `sinusoidal_embedding`
     cos_first: bool = False                     # cosines before sines
     center_input: bool = False                  # x -> 2x - 1
+    patch: int = 1                              # side of a patch of x, which becomes one position of the network
     num_classes: int = 0                        # 0: unconditional; else cond["label"] is int32 [B] below it
     out_channels: int = 3
     dtype: Literal["float32", "bfloat16"] = "float32"  # computation precision; parameters are float32
@@ -85,7 +86,7 @@ class UNet(nn.Module):
     undecayed = (r"/(times|labels)/embedding$",)  # parameters that weight decay leaves alone, besides vectors
     untrained = (r"/frequencies$",)
     spatial = 2
-    patch, factors = 1, (2,)  # as the keys of unet_1d
+    factors = (2,)  # as the key of unet_1d
     side, sides = "pixels (config.data.size)", "heights"  # of x and of its feature maps, in messages
 
     @property
@@ -97,6 +98,8 @@ class UNet(nn.Module):
         """Raises FieldError for fields that do not fit x of these sides, such as (height, width), or each other."""
         check_channels(self.channels)
         require(self.blocks >= 1, "blocks", self.blocks, "each level needs at least one residual block.")
+        require(self.patch >= 1 and not any(side % self.patch for side in size), "patch", self.patch, "must divide the "
+                f"sides of x, {list(size)} {self.side}.")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "is a probability below 1.")
         require(self.norm_epsilon > 0, "norm_epsilon", self.norm_epsilon, "must be positive (Ho et al. 2020: 1e-6).")
         require(self.middle_divisor > 0, "middle_divisor", self.middle_divisor, "must be positive; 1 changes nothing.")

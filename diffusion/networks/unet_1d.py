@@ -13,15 +13,12 @@ class UNet1d(UNet):
     """
     attention_resolutions: tuple[int, ...] = ()
     out_channels: int = 1
-    patch: int = 1                              # side of a patch of x, which becomes one position of the network
     factors: tuple[int, ...] = (2,)             # how many times shorter each level is than the one before; one for all
     spatial = 1
     side, sides = "samples (config.data)", "lengths"
 
     def check(self, size: tuple[int]) -> None:
         """Raises FieldError for fields that do not fit sequences of this length, or each other."""
-        require(self.patch >= 1 and size[0] % self.patch == 0, "patch", self.patch, f"must divide the length of x, "
-                f"{size[0]} samples.")
         require(len(self.factors) in (1, len(self.multipliers) - 1) and min(self.factors) >= 1, "factors", self.factors,
                 f"is one number of 1 or more, or one for each change between {len(self.multipliers)} levels.")
         super().check(size)
