@@ -36,6 +36,8 @@ LDM = "CompVis/stable-diffusion 21f890f, configs/stable-diffusion/v1-inference.y
 FLOW = "gnobitab/RectifiedFlow 5a1fd4d, ImageGeneration/sde_lib.py, losses.py (eps), configs/rectified_flow"
 SD3 = "Stability-AI/sd3-ref 883b836, sd3_infer.py"
 DIT = "facebookresearch/DiT ed81ce2, train.py, sample.py"
+DIFFWAVE = "albertfgu/diffwave-sashimi d35c153, configs/model/wavenet.yaml, configs/config.yaml, dataset/sc09.yaml, " \
+           "experiment/sc09.yaml, train.py, generate.py"
 ADM = "Dhariwal & Nichol 2021, Appendix I; openai/guided-diffusion 22e0df8, README.md"
 RECALLED = "recalled"
 
@@ -104,6 +106,13 @@ CONFIGS = {
     "dit_xl2": [(DIT, {**LINEAR, "learned_range": True, "loss.name": "hybrid", "loss.hybrid_scale": 1e-3,
                        "sample.steps": 250, "sample.clip": False, "network.label_dropout": 0.1,
                        "optimizer.learning_rate": 1e-4, "optimizer.clip_norm": 0.0, "train.batch_size": 256})],
+    "sc09_diffwave": [(DIFFWAVE, {
+        "process.name": "linear", "process.steps": 200, "process.beta_start": 1e-4, "process.beta_end": 0.02,
+        "prediction": "eps", "loss.space": "eps", "loss.weighting": "simple", "data.length": 16_000,
+        "data.rate": 16_000, "network.channels": 256, "network.depth": 36, "network.dilation_cycle": 12,
+        "network.weight_norm": True, "optimizer.name": "adam", "optimizer.learning_rate": 2e-4,
+        "optimizer.warmup": "0 steps", "optimizer.clip_norm": 0.0, "train.batch_size": 16,
+        "sample.variance": "small", "sample.steps": 200, "sample.clip": False})],
     "imagenet64_adm": [(ADM, {"process.name": "cosine", "process.steps": 1000, "process.rescale_times": False,
                               "loss.name": "hybrid", "loss.hybrid_scale": 1e-3, "sample.steps": 250,
                               "sample.clip": True, "network.dropout": 0.1, "optimizer.learning_rate": 3e-4,

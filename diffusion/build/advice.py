@@ -14,7 +14,8 @@ def of_training(config: ConfigDict) -> list[str]:
     """For --mode=train."""
     v = _Values(config)
     loss, process, prediction = v["loss.name"], v["process.name"], v["prediction"]
-    patch, width = spec(config).shape[-1] * (v["network.patch"] or 1) ** 2, v["network.channels"]
+    *sides, channels = spec(config).shape
+    patch, width = channels * (v["network.patch"] or 1) ** len(sides), v["network.channels"]
     if loss == "denoising" and v["loss.space"] == "x0" and prediction == "eps" and v["loss.weighting"] == "simple":
         v.note("loss.space", "weighs an error in eps by 1 / SNR, without bound towards noise (Salimans & Ho 2022, "
                "Section 4): predict x0 or v, or measure in eps.")

@@ -7,6 +7,7 @@ from networks.random_params import random_params, unit
 
 from diffusion import build
 from diffusion import config as config_lib
+from diffusion.build import advice
 from diffusion.errors import ConfigError
 from diffusion.networks.layers import fold, unfold
 from diffusion.networks.unet import UNet
@@ -81,6 +82,13 @@ def test_settings_that_do_not_fit(changes, message):
     assert build.network(config_of(patch=4, factors=(4,)).network, (LENGTH,), 2)
     with pytest.raises(ConfigError, match=message):
         build.check(config_of(**changes), "train")
+
+
+@pytest.mark.parametrize("patch, told", [(4, False), (8, True)])
+def test_noise_of_more_numbers_than_a_patch_has_channels_is_advised_against(patch, told):
+    """Of 2 channels: 8 numbers fit into the network's 8 channels, 16 do not."""
+    config = build.measured(config_of(patch=patch, multipliers=(1,)), assume=True)
+    assert any("numbers for each patch" in note for note in advice.of_training(config)) == told
 
 
 def test_images_are_refused():
