@@ -1,0 +1,17 @@
+"""Faults in clips: moving digits, their law, the kind video and its networks."""
+from mutations.mutation import Mutation
+
+VIDEO = (
+    Mutation("digits-start-anew-in-each-split", "missing key fold", "diffusion/data/moving_digits.py",
+             "key = np.array([self.seed, i], np.uint64)", "key = np.array([0, i], np.uint64)",
+             ("tests/data/test_moving_digits.py",)),
+    Mutation("digits-wrap-around-where-they-overlap", "lost clip", "diffusion/data/moving_digits.py",
+             "np.minimum(video, 255).astype(np.uint8)", "video.astype(np.uint8)",
+             ("tests/data/test_moving_digits.py",)),
+    Mutation("digits-enter-the-wall", "off by one", "diffusion/data/moving_digits.py",
+             "place[axis] = 0 if inward == 1 else room[axis] - 1", "place[axis] = 0 if inward == 1 else room[axis]",
+             ("tests/data/test_moving_digits.py",)),
+    Mutation("bounces-change-nothing", "lost term", "diffusion/metrics/moving_digits.py",
+             "velocities = {tuple(-v if a == axis else v for a, v in enumerate(pair)) for pair in velocities}",
+             "velocities = set(velocities)", ("tests/metrics/test_moving_digits.py",)),
+)
