@@ -161,8 +161,13 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, c_noise: Array, cond: Cond = NO_COND, keys: Keys | None = None) -> Array:
+        return self.applied(x, c_noise, cond, keys, self.out_channels)
+
+    def applied(self, x: Array, c_noise: Array, cond: Cond, keys: Keys | None, out_channels: int) -> Array:
+        """The network: x [B, ..., C_in] -> [B, ..., out_channels]."""
+        spatial = x.ndim - 2
         style = BlockConfig(self.dtype, self.groups, self.norm_epsilon, self.activation, self.dropout, self.scale_shift,
-                            self.spatial)
+                            spatial)
         widths = [round(self.channels * m) for m in self.multipliers]
         levels = len(widths)
         downs, ups, factors = (of_levels * levels if len(of_levels) == 1 else of_levels
@@ -214,7 +219,7 @@ class UNet(nn.Module):
                     h = Upsample(style, factors[level - 1], name=f"up{level}_upsample")(h)
 
         h = style.group_norm("norm_out")(h, nn.swish)
-        h = style.conv(self.patch**self.spatial * self.out_channels, "conv_out", scale=0.0)(h)
+        h = style.conv(self.patch**spatial * out_channels, "conv_out", scale=0.0)(h)
         h = unfold(h, self.patch)
         h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
         return h / jnp.expand_dims(c_noise, tuple(range(1, h.ndim))) if self.embedding == "fourier" else h

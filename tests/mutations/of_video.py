@@ -14,4 +14,12 @@ VIDEO = (
     Mutation("bounces-change-nothing", "lost term", "diffusion/metrics/moving_digits.py",
              "velocities = {tuple(-v if a == axis else v for a, v in enumerate(pair)) for pair in velocities}",
              "velocities = set(velocities)", ("tests/metrics/test_moving_digits.py",)),
+    Mutation("later-frames-are-earlier-ones", "wrong sign", "diffusion/networks/video_unet.py",
+             "half * (distance > 0)", "half * (distance < 0)", ("tests/networks/test_video.py",)),
+    Mutation("frames-alone-see-the-others", "lost term", "diffusion/networks/video_unet.py",
+             "return jnp.where(hidden, jnp.finfo(found.dtype).min, found)", "return found + 0 * hidden",
+             ("tests/networks/test_video.py",)),
+    Mutation("frames-mixed-up-in-the-channels", "swapped arguments", "diffusion/networks/unet_frames.py",
+             "found.reshape(b, height, width, t, -1).transpose(0, 3, 1, 2, 4)",
+             "found.reshape(b, height, width, -1, t).transpose(0, 4, 1, 2, 3)", ("tests/networks/test_video.py",)),
 )
