@@ -79,14 +79,13 @@ def training(config: ConfigDict, model: Model) -> Training:
     built = training_step(c, model, size)
     shards = dict(batch_size=c.train.batch_size, seed=c.seed, shard_index=jax.process_index(),
                   shard_count=jax.process_count())
-    kind = model.spec
-    require_key(not (kind.draws and c.data.on_device), "data.on_device", True, "holds each example once, but "
-                f"data.crop = {c.data.get('crop')!r} draws it anew each time that it is read.")
+    raw, load = sources.drawn(source, model.spec)
+    require_key(not (load and c.data.on_device), "data.on_device", True, f"holds each example once, but data.kind = "
+                f"{c.data.kind!r} with data.crop = {c.data.get('crop')!r} draws it anew each time that it is read.")
     if c.data.on_device:
         data, dataset = pipeline.index_batches(size, **shards), jax.device_put(
             pipeline.to_arrays(source), sharding.replicated(model.mesh))
     else:
-        raw, load = (source.source, kind.load) if kind.draws else (source, None)
         data, dataset = pipeline.batches(raw, workers=c.data.workers, load=load, **shards), None
     return Training(**vars(built), data=data, dataset=dataset, examples_of=lambda images, positions: pipeline.examples(
         images + positions.astype(np.int64), size=size, seed=c.seed))

@@ -23,6 +23,7 @@ def to_float(image: Array) -> jax.Array:
 
 
 def random_flip(keys: Keys, image: Array) -> jax.Array:
-    """Mirrors each image left to right with probability 1/2; image i of [B, H, W, C] depends only on keys[i]."""
+    """Mirrors each image left to right with probability 1/2; image i of [B, H, W, C], or all frames of clip i of
+    [B, T, H, W, C], depend only on keys[i]."""
     flip = jax.vmap(jax.random.bernoulli)(keys)
-    return jnp.where(flip[:, None, None, None], image[:, :, ::-1], image)
+    return jnp.where(jnp.expand_dims(flip, range(1, image.ndim)), image[..., ::-1, :], image)

@@ -89,6 +89,12 @@ class Loaded:
         return [self.load(raw, None) for raw in read_examples(self.source, indices)]
 
 
+def drawn(source: Source, kind: Any) -> tuple[Source, Callable | None]:
+    """What training reads, and the kind's `load` that it applies with draws; None: the source's examples are all that
+    they ever are."""
+    return (source.source, kind.load) if kind.draws and isinstance(source, Loaded) else (source, None)
+
+
 def read_examples(source: Source, indices: Sequence[int]) -> list[dict[str, Any]]:
     """The examples at `indices`, one by one or together, whichever the source does faster."""
     return source.__getitems__(indices) if hasattr(source, "__getitems__") else [source[i] for i in indices]

@@ -21,8 +21,8 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # Other picture files: refused next to readable ones, since they would be left out silently.
 _OTHER_ENDINGS = (".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".ppm", ".pgm", ".exr", ".npy")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's others run programs, or are never data
-_MAX_PIXELS = 2**26  # if no other limit on the size is known; Pillow itself only warns
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MAX_PIXELS = 2**26  # if no other limit on the size is known; Pillow itself only warns
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _WIDE = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -91,8 +91,8 @@ def opened(file: str | os.PathLike | IO[bytes], where: object = None, *, size: t
             width, height = image.size
             if size is not None and sorted(size) != sorted((height, width)):
                 raise _wrong_size(where, (height, width), size, whose)
-            if size is None and width * height > _MAX_PIXELS:
-                raise DataError(f"{where} claims {width:,} x {height:,} pixels, more than {_MAX_PIXELS:,}: it "
+            if size is None and width * height > MAX_PIXELS:
+                raise DataError(f"{where} claims {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}: it "
                                 "is damaged, or made to fill the memory. Crop or scale it.")
             if getattr(image, "is_animated", False) and image.format != "MPO":  # a JPEG with a preview
                 raise DataError(f"{where} is an animation of {image.n_frames} pictures. Save each as a file.")
@@ -118,9 +118,9 @@ def decoded(file: str | os.PathLike | IO[bytes], where: object = None, *, channe
     background: the colour behind transparent parts, if alpha is not requested. seen: counts conversions that the owner
     may not expect. Other arguments and errors as for `opened`.
     """
-    if channels not in _MODES:
+    if channels not in MODES:
         raise DataError(f"A picture has 1, 3 or 4 channels, not the {channels} of config.data.channels.")
-    image, mode = opened(file, where, size=size, whose=whose), _MODES[channels]
+    image, mode = opened(file, where, size=size, whose=whose), MODES[channels]
     if image.mode != mode or image.has_transparency_data:
         seen = Counter() if seen is None else seen
         with reading(f"{where or file} cannot be made {mode}", "Convert it."):

@@ -98,8 +98,8 @@ def measures_of(kind: "Spec", source: "Source", chosen: np.ndarray) -> dict[str,
 
 def speed_of(config: ConfigDict, kind: "Spec", source: "Source") -> float:
     """Examples that this machine reads and decodes in a second, with the workers of the config."""
-    from diffusion.data import pipeline
-    raw, load = (source.source, kind.load) if kind.draws else (source, None)
+    from diffusion.data import pipeline, sources
+    raw, load = sources.drawn(source, kind)
     size = min(config.train.batch_size, 256)
     batches = pipeline.batches(raw, batch_size=size, seed=config.seed, workers=config.data.workers, load=load)
     try:
