@@ -148,7 +148,7 @@ def test_cifar10_is_the_papers_model():
     (dict(network__freq_shift=1000.0), ["network.freq_shift"]),
     (dict(network__norm_epsilon=0.0), ["network.norm_epsilon"]),
     (dict(mesh__fsdp=3), ["mesh.fsdp", "1 devices"]),
-    (dict(data__name="imagenet"), ["data.name", "digits, file, folder, fsdd, idx, mixture, tfds"]),
+    (dict(data__name="imagenet"), ["data.name", "digits, file, folder, fsdd, idx, mixture, moving_mnist, tfds"]),
     (dict(data__split="valid"), ["split"]),
     (dict(data__size=16, network__attention_resolutions=()), ["8x8x1", "16x16x1", "config.data.size"]),
     (dict(data__channels=3), ["8x8x1", "8x8x3", "config.data.channels"]),

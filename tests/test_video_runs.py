@@ -11,8 +11,9 @@ from configs import moving_mnist, moving_mnist_vdm
 from diffusion import build
 from diffusion import config as config_lib
 from diffusion.data import pipeline, sources
-from diffusion.errors import ConfigError
+from diffusion.errors import ConfigError, DataError
 from diffusion.io import clips
+from diffusion.library import arguments
 
 SMALL = ["--config.data.size=16", "--config.data.frames=4", "--config.data.digit=10", "--config.data.clips=60",
          "--config.sample.steps=3", "--config.likelihood.steps=3"]
@@ -91,7 +92,7 @@ def test_moving_digits_may_be_held_on_the_device_and_files_may_not(folder, tmp_p
     assert pipeline.to_arrays(source)["video"].shape == (5, 8, 32, 32, 1)
     write_own(tmp_path / "clips")
     own = config_lib.override(config_lib.choose(config, data="folder"), {"data.dir": str(tmp_path / "clips")})
-    with pytest.raises(ConfigError, match="data.kind = 'video' with data.crop = 'edm' draws it anew"):
+    with pytest.raises(ConfigError, match="data.crop = 'edm' of data.kind = 'video' draws it anew"):
         build.training(config_lib.override(own, {"data.on_device": True, "train.batch_size": 2}), build.model(own))
 
 
@@ -120,3 +121,19 @@ def test_files_of_ones_own(tmp_path):
     np.testing.assert_array_equal(one["video"], other["video"])
     later = pipeline.batches(raw, batch_size=4, seed=4, load=load)
     assert any(not np.array_equal(np.sort(one["video"], 0), np.sort(next(later)["video"], 0)) for _ in range(3))
+
+
+def test_arrays_of_ones_own(tmp_path):
+    """Samples that were written, and arrays by name; in the library, too."""
+    x = np.random.default_rng(0).integers(0, 256, (5, 8, 32, 32, 1), np.uint8)
+    np.savez(tmp_path / "named.npz", video=x, label=np.arange(5))
+    np.savez(tmp_path / "samples.npz", x)
+    for name in ("named", "samples"):
+        config = config_lib.override(config_lib.choose(moving_mnist.get_config(), data="folder"), {
+            "data.dir": str(tmp_path / f"{name}.npz")})
+        source = build.training_images(config)
+        np.testing.assert_array_equal(pipeline.to_arrays(source)["video"], x)
+    model = build.model(config_lib.override(config, {"network.channels": 8, "network.groups": 4}))
+    assert set(arguments.dataset(x, model)) == {"video"}
+    with pytest.raises(DataError, match="have no mask"):
+        arguments.dataset({"x0": x, "mask": np.ones((5, 8), bool)}, model)

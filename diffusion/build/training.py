@@ -80,8 +80,8 @@ def training(config: ConfigDict, model: Model) -> Training:
     shards = dict(batch_size=c.train.batch_size, seed=c.seed, shard_index=jax.process_index(),
                   shard_count=jax.process_count())
     raw, load = sources.drawn(source, model.spec)
-    require_key(not (load and c.data.on_device), "data.on_device", True, f"holds each example once, but data.kind = "
-                f"{c.data.kind!r} with data.crop = {c.data.get('crop')!r} draws it anew each time that it is read.")
+    require_key(not (load and c.data.on_device), "data.on_device", True, f"holds each example once, but data.crop = "
+                f"{c.data.get('crop')!r} of data.kind = {c.data.kind!r} draws it anew each time that it is read.")
     if c.data.on_device:
         data, dataset = pipeline.index_batches(size, **shards), jax.device_put(
             pipeline.to_arrays(source), sharding.replicated(model.mesh))

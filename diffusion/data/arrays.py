@@ -10,13 +10,13 @@ from diffusion.errors import DataError, NoSplit, require
 from diffusion.io import npz
 from diffusion.io.reading import check_room, expanded, ordinary, reading
 
-FIELDS = {"x", "image", "audio"}  # the names of the data's array, by kind
+FIELDS = {"x", "image", "audio", "video"}  # the names of the data's array, by kind
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:
-    """Examples in memory: arrays [N, ...] by name. "x", "image" or "audio" is the data, "label" integers from 0, "mask"
-    true where the data are valid; others are conditions for networks that declare them."""
+    """Examples in memory: arrays [N, ...] by name. "x", "image", "audio" or "video" is the data, "label" integers from
+    0, "mask" true where the data are valid; others are conditions for networks that declare them."""
     arrays: Mapping[str, np.ndarray]
     where: str = "the data"
 
@@ -103,8 +103,8 @@ def read_file(found: Path, split: str) -> Records:
         raise NoSplit(f"{found} has no split {split!r}: its arrays are the split train.")
     arrays = _usual_names(arrays, split)
     if not FIELDS & set(arrays):
-        raise DataError(f"{found} must hold an array named x, of floats, or image, of bytes, or audio, of sound. It "
-                        f"holds: {', '.join(arrays) or 'none'}.")
+        raise DataError(f"{found} must hold an array named x, of floats, image or video, of bytes, or audio, of "
+                        f"sound. It holds: {', '.join(arrays) or 'none'}.")
     return Records(arrays, str(found))
 
 
@@ -121,7 +121,7 @@ def _usual_names(arrays: dict[str, np.ndarray], split: str) -> dict[str, np.ndar
 def _name_of(array: np.ndarray) -> str:
     if array.dtype == np.int16 and array.ndim == 3:  # as clips of sound are written
         return "audio"
-    return "image" if array.dtype == np.uint8 and array.ndim == 4 else "x"
+    return {4: "image", 5: "video"}.get(array.ndim, "x") if array.dtype == np.uint8 else "x"
 
 
 def mixture(*, split: str,

@@ -108,12 +108,12 @@ def dataset(data: Any, model: Model) -> dict[str, np.ndarray]:
             raise DataError(f"The data are {x.dtype}: give floats, standardised, or uint8 images.")
         with np.errstate(over="ignore"):  # infinite then
             x = x.astype(np.float32)
-    kind = "image" if x.dtype == np.uint8 else "x"
+    kind = {4: "image", 5: "video"}.get(x.ndim, "image") if x.dtype == np.uint8 else "x"
     if model.spec and kind not in model.spec.stored:
         raise DataError(f"The data are {x.dtype}, but the model's kind of data, {model.spec.called}, takes "
-                        f"{'floats' if kind == 'image' else 'uint8'}.")
-    if masked and kind == "image":
-        raise DataError("Images have no mask: scale them to floats to give the data a mask.")
+                        f"{'uint8' if kind == 'x' else 'floats'}.")
+    if masked and kind != "x":
+        raise DataError("Images have no mask, nor have clips: scale them to floats to give the data a mask.")
     given = {name: np.asarray(value) for name, value in complete(model.conditions, found, len(x), "the model").items()}
     records = dict(Records({kind: x, **given, **masked}).arrays)
     check_conditions(given, model)

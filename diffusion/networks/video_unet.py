@@ -35,7 +35,7 @@ class VideoUNet(nn.Module):
     """
     channels: int = 64                          # channels of the first level
     multipliers: tuple[float, ...] = (1, 2, 4, 8)  # channels of each level / `channels`
-    heads: int = 8
+    heads: int = 8                              # attention heads, of head_channels each
     head_channels: int = 32
     spatial_attention: Literal["linear", "full", "none"] = "linear"  # over the pixels of a frame, outside the middle:
                                                 # linear in their number (video-diffusion-pytorch), full (Ho et al.)

@@ -103,7 +103,7 @@ DATA = (
              ".astype(jnp.float32) - 255.0) / 255.0", ".astype(jnp.float32) - 256.0) / 256.0",
              ("tests/data/test_augment.py",)),
     Mutation("flipped-upside-down", "wrong axis", "diffusion/data/augment.py",
-             "image[:, :, ::-1]", "image[:, ::-1]", ("tests/data/test_augment.py",)),
+             "image[..., ::-1, :]", "image[..., ::-1, :, :]", ("tests/data/test_augment.py",)),
     Mutation("every-epoch-in-one-order", "missing key fold", "diffusion/data/pipeline.py",
              "np.array([seed % 2**64, epoch], np.uint64)", "np.array([seed % 2**64, 0], np.uint64)",
              ("tests/data/test_pipeline.py",)),
