@@ -11,7 +11,14 @@ import numpy as np
 from diffusion.core.conditions import Declared, labels
 from diffusion.errors import require
 from diffusion.networks.attention import attend
-from diffusion.networks.layers import Conv, Dense, ddpm_init, rematerialised, sinusoidal_embedding
+from diffusion.networks.layers import (
+    Conv,
+    Dense,
+    check_channels,
+    ddpm_init,
+    rematerialised,
+    sinusoidal_embedding,
+)
 from diffusion.typing import NO_COND, Array, Cond, Keys
 
 # As networks/unet.SHARDING: queries, keys and values are cut by outputs, hence by heads.
@@ -56,6 +63,7 @@ class VideoUNet(nn.Module):
 
     def check(self, size: tuple[int, int, int]) -> None:
         """Raises FieldError for fields that do not fit clips of these frames, height and width, or each other."""
+        check_channels(self.channels)
         require(self.channels >= 4, "channels", self.channels, "must be at least 4: the time is sines and cosines of "
                 "two frequencies or more.")
         levels = len(self.multipliers)

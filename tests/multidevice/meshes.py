@@ -36,19 +36,23 @@ NETWORKS = {
                        "network.channels": 64},
     "diffwave": {"network.name": "diffwave", "network.channels": 64, "network.depth": 3, "network.dilation_cycle": 2,
                  "network.num_classes": 10, "network.label_dropout": 0.1},
+    "unet_frames": UNET | {"network.name": "unet_frames"},
+    "video_unet": {"network.name": "video_unet", "network.channels": 64, "network.multipliers": (1, 2),
+                   "network.head_channels": 8, "network.single_frames": 0.5},
 }
 # Each axis cuts each network, alone or with others; test_same_curve.py trains on data and on data x fsdp.
 RUN = {"unet": ("all", "fsdp"), "unet of ADM": ("all", "data x tensor"), "dit": ("all", "tensor"),
-       "unet_1d": ("all", "data x fsdp"), "diffwave": ("all", "tensor")}
-SEQUENCES = {"unet_1d", "diffwave"}
-BATCH, SIZE, LENGTH = 16, 8, 32  # images of 8 x 8 x 3, sequences of 32 x 3
+       "unet_1d": ("all", "data x fsdp"), "diffwave": ("all", "tensor"),
+       "unet_frames": ("all", "fsdp"), "video_unet": ("all", "tensor")}
+BATCH, SIZE = 16, 8  # images of 8 x 8 x 3
+ARRAYS = {"unet_1d": (32, 3), "diffwave": (32, 3), "unet_frames": (2, 8, 8, 3), "video_unet": (2, 8, 8, 3)}
 AVERAGES = {"ema": Average(rule=HalfLife(half_life=100.0, warmup_ratio=0.0))}
 
 
 def config_of(network, mesh):
-    if network in SEQUENCES:
+    if network in ARRAYS:
         config = config_lib.override(config_lib.base(data="file", kind="array"), {
-            "data.shape": (LENGTH, 3), "data.mean": (0.0,), "data.deviation": (1.0,)})
+            "data.shape": ARRAYS[network], "data.mean": (0.0,), "data.deviation": (1.0,)})
     else:
         config = config_lib.override(config_lib.base(), {"data.size": SIZE})
     return config_lib.override(config, {
@@ -59,7 +63,7 @@ def config_of(network, mesh):
 def pieces(network, mesh, optimizer):
     config = config_of(network, mesh)
     model = build.model(config)
-    spec = build.spec(config) if network in SEQUENCES else ImageSpec(shape=model.shape, flip=True)
+    spec = build.spec(config) if network in ARRAYS else ImageSpec(shape=model.shape, flip=True)
     train_step = step.make_train_step(
         updates=[Update(loss=losses.of_set(losses.make_denoising_loss(weightings.in_space(None, EPS))),
                         optimizer=optimizer)],
@@ -75,7 +79,7 @@ def pieces(network, mesh, optimizer):
 
 def batch(network):
     rng = np.random.default_rng(0)
-    x = ({"x": rng.standard_normal((BATCH, LENGTH, 3), np.float32)} if network in SEQUENCES else
+    x = ({"x": rng.standard_normal((BATCH, *ARRAYS[network]), np.float32)} if network in ARRAYS else
          {"image": rng.integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)})
     return {**x, "label": rng.integers(0, 10, BATCH).astype(np.int32), "position": np.arange(BATCH, dtype=np.int32)}
 

@@ -23,6 +23,8 @@ CASES = {
     "unet_1d": ((32, 2), UNET | dict(attention_resolutions=(4,), dropout=0.3, patch=2, factors=(4,))),
     "dit": ((8, 4, 2), dict(channels=16, depth=2, heads=2)),
     "diffwave": ((32, 2), dict(channels=8, depth=3, dilation_cycle=2)),
+    "unet_frames": ((3, 8, 8, 2), UNET | dict(attention_resolutions=(4,), dropout=0.3)),
+    "video_unet": ((3, 8, 4, 2), dict(channels=8, multipliers=(1, 2), heads=2, head_channels=8)),
     "mlp": ((3, 2), dict(channels=16, depth=2)),
 }
 MEMBERS = BY_NAME["network"].members()

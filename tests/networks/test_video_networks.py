@@ -18,7 +18,6 @@ from diffusion.networks.unet_frames import FramesUNet
 from diffusion.networks.video_unet import VideoUNet, buckets
 
 GOLDEN = np.load(pathlib.Path(__file__).parent.parent / "golden" / "video_unet.npz")
-SMALL = VideoUNet(channels=4, multipliers=(1,), heads=1, head_channels=4, out_channels=3)
 FRAMES = FramesUNet(channels=8, multipliers=(1, 2), blocks=1, groups=4, attention_resolutions=(4,), out_channels=2)
 
 
@@ -96,25 +95,9 @@ def test_distances_of_frames():
     assert found[40, 0] == 15 and found[0, 40] == 31 and found[0, 12] == 18 + 8 and (np.diff(found[0]) >= 0).all()
 
 
-def test_it_starts_as_zero_and_takes_labels_and_any_number_of_frames():
-    network = SMALL.clone(num_classes=4, out_channels=2)
-    made = jax.jit(network.init)(jax.random.key(0, impl="rbg"), jnp.zeros((1, *SHAPE)), jnp.zeros(1),
-                                 {"label": jnp.zeros(1, int)})
-    x = jnp.asarray(clips())[:, :3]
-    found = network.apply(made, x, jnp.ones(2), {"label": jnp.array([1, 3])})
-    assert found.shape == (2, 3, 8, 4, 2) and found.dtype == jnp.float32 and not found.any()
-    close = output(NETWORK.clone(dtype="bfloat16"))
-    assert close.dtype == jnp.float32 and np.abs(close - GOLDEN["output"]).mean() < 0.1
-
-
-@pytest.mark.parametrize("remat", ["light", pytest.param("full", marks=pytest.mark.slow)])
-def test_remat_changes_no_gradient(remat):
-    def loss(params, network):
-        return jnp.mean(network.apply(params, jnp.asarray(clips())[:, :2], jnp.asarray(TIMES, jnp.float32), {}) ** 2)
-    made = jax.tree.map(jnp.asarray, {"params": random_params(SMALL, SHAPE, SEED)})
-    one, other = (jax.jit(jax.grad(loss), static_argnums=1)(made, network)
-                  for network in (SMALL, SMALL.clone(remat=remat)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, other)
+def test_any_number_of_frames():
+    assert jax.eval_shape(NETWORK.apply, params(), jnp.zeros((2, 1, 8, 4, 3)), jnp.ones(2), {}).shape == (2, 1, 8, 4, 3)
+    assert jax.eval_shape(NETWORK.apply, params(), jnp.zeros((2, 50, 8, 4, 3)), jnp.ones(2), {}).shape[1] == 50
 
 
 def test_frames_are_channels():
@@ -136,7 +119,7 @@ def test_frames_are_channels():
     ("video_unet", {"multipliers": (1, 2, 4, 8, 16)}, "12 pixels"), ("video_unet", {"channels": 2}, "at least 4"),
     ("video_unet", {"head_channels": 5}, "must be even"), ("video_unet", {"single_frames": 1.0}, "below 1"),
     ("video_unet", {"heads": 0}, "1 or more"), ("unet_frames", {"multipliers": (1, 1, 1, 1)}, "12 pixels"),
-    ("unet_frames", {"attention_resolutions": (5,)}, "no level")])
+    ("unet_frames", {"attention_resolutions": (5,)}, "is not the size of any level")])
 def test_wrong_keys(name, values, words):
     config = config_lib.override(config_lib.base(network=name), {"network.multipliers": (1, 2)} | {
         f"network.{key}": value for key, value in values.items()})
