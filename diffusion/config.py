@@ -123,15 +123,17 @@ def run_level() -> ConfigDict:
     k.batch_size = 64                  # images at a time, over all devices
 
     c.evaluate = v = ConfigDict()
-    v.extractor = "efficientnet_lite0"  # network of the features: inception (FID), dinov2, efficientnet_lite0
+    v.extractor = "efficientnet_lite0"  # network of the features: inception (FID), dinov2, efficientnet_lite0, or a
+                                       # classifier of the data's own classes (diffusion.metrics.train_classifier)
     v.weights = ""                     # file or URL of its weights; empty: the file in its package, if it has one
     v.other_weights = False            # allow weights that are not the published ones
     v.resize = ""                      # tensorflow, clean, bilinear, bicubic; empty: the extractor's own
-    v.metrics = ("fd", "is", "kid", "prdc", "duplicates")  # also sfd (inception), memorisation
+    v.metrics = ("fd", "is", "kid", "prdc", "duplicates")  # also sfd (inception), memorisation, nearest; of classifier
+                                       # accuracy, identity, deviation_within_class; and the data's own
     v.images = 50_000                  # samples drawn; papers use 50,000
     v.reference_images = 0             # images of config.data to compare with, from the first on; 0: all
-    v.keep = 10_000                    # samples, and images of the data, for kid, prdc, duplicates, memorisation
-    v.held_out = ""                    # memorisation: a split of the data that was not trained on
+    v.keep = 10_000                    # samples, and images of the data, for all metrics but fd, sfd and is
+    v.held_out = ""                    # a split of the data that was not trained on, whose own figures stand beside
     return c
 
 

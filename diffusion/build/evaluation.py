@@ -12,9 +12,9 @@ def extractor(config: ConfigDict) -> Any:
     """The extractor that config.evaluate names, without its weights. Raises ConfigError if it takes other data."""
     c, data = config.evaluate, config.data
     found = BY_NAME["extractor"].member(c.extractor).make
-    require_key(found.takes == data.kind, "evaluate.extractor", c.extractor, f"takes data.kind = {found.takes!r}, but "
-                f"this model's is {data.kind!r}.")
+    require_key(data.kind in found.takes, "evaluate.extractor", c.extractor, "takes data.kind = "
+                f"{' or '.join(map(repr, found.takes))}, but this model's is {data.kind!r}.")
     channels = spec(config).shape[-1]
-    require_key(channels in found.channels, "evaluate.extractor", c.extractor, "takes data of "
+    require_key(not found.channels or channels in found.channels, "evaluate.extractor", c.extractor, "takes data of "
                 f"{' or '.join(map(str, found.channels))} channels, but this model's have {channels}.")
     return found

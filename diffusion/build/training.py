@@ -161,9 +161,9 @@ def rate_of(config: ConfigDict, epoch_size: int | None) -> Callable:
                                    warmup_steps=in_steps(o.warmup, key="optimizer.warmup"))
 
 
-def training_images(config: ConfigDict):
-    """The data source of config.data, without labels if the model has no classes. Raises ConfigError or DataError if
-    it is missing or does not match the config."""
+def training_images(config: ConfigDict, *, labelled: bool = False):
+    """The data source of config.data, without labels if the model has no classes, unless they are asked for. Raises
+    ConfigError or DataError if it is missing or does not match the config."""
     c, classes = config.data, config.network.num_classes
     source = open_source(config)
     spec(config).check(source, f"config.data ({c.name})")
@@ -172,7 +172,7 @@ def training_images(config: ConfigDict):
     kind = spec(config)
     if kind.needs_load(getattr(source, "encoded", False)):
         source = sources.Loaded(source, kind.load)
-    return source if classes else sources.without_labels(source)
+    return source if classes or labelled else sources.without_labels(source)
 
 
 def check_batch(c: ConfigDict, shards: int) -> None:

@@ -24,6 +24,7 @@ class ArraySpec:
     bounds = None
     levels = None
     field, called, endings = "x", "array", ()
+    rounding = "none: float32, in the data's units"
     draws = False
 
     @property

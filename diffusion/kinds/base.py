@@ -34,6 +34,7 @@ class Spec(Protocol):
     draws: bool                          # whether `load` draws, in training
     scaling: tuple                       # what x0 depends on beside its shape: models share parameters, or one guides
                                          # another, only with the same
+    rounding: str                        # how `finish` makes values of samples, in metric records
 
     def needs_load(self, encoded: bool) -> bool:
         """Whether the examples of a source pass through `load`; encoded: they are files."""
@@ -61,6 +62,10 @@ class Spec(Protocol):
 
     def pooled(self, x0: np.ndarray) -> np.ndarray:
         """float [B, D], D <= 256, of samples: what `--mode=compare` takes distances of."""
+    # A kind whose examples a classifier can see (metrics/classifier.py) also has
+    #   pictures(values [B, ...] finished) -> [B, n, h, w, c], uint8 or float32: the image, a spectrogram, the frames;
+    # and one with metrics of its own, as may a source,
+    #   measures: {name of the metric: values [B, ...] finished -> float [B]}, whose mean is the metric.
 
 
 # (record, keys of each stream or None) -> Example, with the conditions that the network takes

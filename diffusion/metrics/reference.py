@@ -1,7 +1,8 @@
-"""The reference for metrics of samples: statistics collected from a set of images, or published, in an npz."""
+"""The reference for metrics of samples: statistics collected from a set of examples, or published, in an npz."""
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +15,8 @@ from diffusion.metrics.extractors import Extractor
 from diffusion.metrics.features import Collected
 from diffusion.metrics.frechet import Statistics
 
+_OPTIONAL = ("recognised", "labels", "score")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
@@ -21,13 +24,18 @@ class Reference:
     spatial: Statistics | None = None
     kept: np.ndarray | None = None      # float32 [K, D]
     count: int | None = None            # None: unknown for published statistics
-    digest: str = ""                    # SHA-256 of the images, or of the published file
+    digest: str = ""                    # SHA-256 of the examples, or of the published file
     shape: tuple[int, ...] | None = None
+    recognised: np.ndarray | None = None  # these as in `Collected`
+    labels: np.ndarray | None = None
+    measured: Mapping[str, np.ndarray] = field(default_factory=dict)
+    score: tuple[float, float] | None = None
 
     @classmethod
     def from_features(cls, found: Collected) -> "Reference":
         return cls(statistics=found.statistics(), spatial=found.spatial, kept=found.kept, count=found.count,
-                   digest=found.digest, shape=found.shape)
+                   digest=found.digest, shape=found.shape, recognised=found.recognised, labels=found.labels,
+                   measured=found.measured, score=found.score)
 
     def write(self, file: IO[bytes], extractor: Extractor) -> None:
         """Writes an npz with mu and sigma, as other programs read them, and the other fields."""
@@ -35,8 +43,10 @@ class Reference:
                  "count": self.count, "digest": self.digest, "shape": self.shape}
         spatial = {} if self.spatial is None else {"spatial_mu": self.spatial.mean,
                                                    "spatial_sigma": self.spatial.covariance}
+        more = {name: value for name in _OPTIONAL if (value := getattr(self, name)) is not None}
+        more |= {f"measured/{name}": value for name, value in self.measured.items()}
         np.savez(file, mu=self.statistics.mean, sigma=self.statistics.covariance, kept=self.kept,
-                 about=np.array(json.dumps(about)), **spatial)
+                 about=np.array(json.dumps(about)), **spatial, **more)
 
     @classmethod
     def from_file(cls, path: Path, extractor: Extractor) -> "Reference":
@@ -69,6 +79,13 @@ class Reference:
             kept, count = arrays["kept"], about["count"]
             if kept.dtype != np.float32 or kept.shape != (len(kept), dimension) or type(count) is not int or (
                     not np.isfinite(kept).all()):
-                raise ValueError(f"it has kept {kept.dtype} {list(kept.shape)} of {count} images")
-            return cls(statistics=Statistics(mean, covariance), spatial=spatial, kept=kept,
-                       count=count, digest=about["digest"], shape=tuple(about["shape"]))
+                raise ValueError(f"it has kept {kept.dtype} {list(kept.shape)} of {count} examples")
+            more = {name: arrays[name] for name in ("recognised", "labels") if name in arrays}
+            if any(len(value) != len(kept) or value.dtype != np.int32 for value in more.values()):
+                raise ValueError("its classes are not of the kept examples")
+            if "score" in arrays:
+                more["score"] = tuple(map(float, arrays["score"]))
+            measured = {name.removeprefix("measured/"): value for name, value in arrays.items()
+                        if name.startswith("measured/")}
+            return cls(statistics=Statistics(mean, covariance), spatial=spatial, kept=kept, measured=measured,
+                       count=count, digest=about["digest"], shape=tuple(about["shape"]), **more)

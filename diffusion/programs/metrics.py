@@ -40,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--resize", default="", help=f"{', '.join(MODES)}; default: the extractor's own")
     p.add_argument("--metrics", help=f"of {', '.join(values.NAMES)}; default: {','.join(USUAL)}, as "
                    "far as the extractor and the reference allow")
-    p.add_argument("--held_out", type=expanded, help="images outside the training set, for memorisation")
+    p.add_argument("--held_out", type=expanded, help="images outside the training set, for memorisation, and "
+                   "whose own figures stand beside")
     p.add_argument("--images", type=int, help="use only this many images of each set, the first ones")
     p.add_argument("--keep", type=int, default=10_000, help="features for kid, prdc, duplicates (%(default)s)")
     p.add_argument("--json", type=expanded, help="write the record: the numbers and everything that they depend on")
@@ -97,7 +98,7 @@ def measure(args: argparse.Namespace) -> None:
     reference = reference or Reference.from_features(found("reference"))
     if args.save_reference:
         atomic_write(args.save_reference, lambda file: reference.write(file, extractor))
-    held_out = found("held-out").kept if "held-out" in opened else None
+    held_out = Reference.from_features(found("held-out")) if "held-out" in opened else None
     fake = found("generated")
     for note in values.rank_notes(fake.count, reference.count, len(reference.statistics.mean)):
         print(f"note: {note}", file=sys.stderr)

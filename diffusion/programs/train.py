@@ -168,7 +168,8 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
 
         def evaluate(step: int, state) -> None:
             evaluation.write(run.path / "evaluations", *evaluator(
-                weights_of(state, config.sample.weights), config.seed, evaluation.sampling(config, workdir, step)))
+                weights_of(state, config.sample.weights), config.seed, evaluation.sampling(config, workdir, step)),
+                             spec=model.spec)
 
         last_row = {}
 
