@@ -39,6 +39,8 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.metrics": [*BASE, "diffusion.interop.tensor_files", "diffusion.io.download", *READING,
                           "diffusion.parallel.sharding"],
     "diffusion.metrics.__main__": ["diffusion.program", "diffusion.programs.metrics"],
+    "diffusion.metrics.train_classifier": ["diffusion.program", "diffusion.programs.train_classifier"],
+    "diffusion.metrics.fit_classifier": [*BASE, "diffusion.metrics", "diffusion.core.streams"],
     "diffusion.interop": [*BASE, "diffusion.io.files"],
     "diffusion.interop.convert": ["diffusion.program", "diffusion.programs.convert"],
     "diffusion.library": [*BASE, "diffusion.core", "diffusion.data", "diffusion.families", "diffusion.config_values",
@@ -70,7 +72,7 @@ ONLY_IN = {  # library: where it may be imported
     "grain": ["diffusion.data"],
     "tensorflow_datasets": ["diffusion.data"],
     "array_record": ["diffusion.data"],
-    "optax": ["diffusion.train", "diffusion.library"],
+    "optax": ["diffusion.train", "diffusion.library", "diffusion.metrics.fit_classifier"],
     "equinox": ["diffusion.networks.adapters"],  # if the user has it
     "diffrax": ["diffusion.likelihood.ode", "diffusion.samplers.adaptive"],
     "absl": ["diffusion.main", "diffusion.programs", "diffusion.io.checkpoint"],

@@ -65,10 +65,13 @@ class Classifier:
             found.update(f"{name} {value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
         return found.hexdigest()
 
-    def apply(self, params: Any, pictures: Array, keys: Any = None) -> tuple[Array, Array]:
-        """(features [B, FEATURES], logits [B, classes]) of pictures [B, h, w, c]; keys [B]: of training's dropout."""
-        x = (pictures.astype(jnp.float32) - self.mean) / self.deviation
-        return self.network.apply({"params": params}, x, keys)
+    def scaled(self, pictures: Array) -> Array:
+        """The network's input: pictures [B, h, w, c] of any type, as float32 of about mean 0 and deviation 1."""
+        return (pictures.astype(np.float32) - np.float32(self.mean)) / np.float32(self.deviation)
+
+    def apply(self, params: Any, pictures: Array) -> tuple[Array, Array]:
+        """(features [B, FEATURES], logits [B, classes]) of pictures [B, h, w, c]."""
+        return self.network.apply({"params": params}, self.scaled(pictures))
 
     def write(self, file: IO[bytes]) -> None:
         """Writes an npz, the same bytes for the same classifier."""

@@ -68,4 +68,4 @@ def evaluate(config: ConfigDict, workdir: Path, source: str | None, *, seed: int
         number = at if at is not None or source else Checkpoints(workdir / "checkpoints").steps()[-1]
         params, what = read(), evaluation.sampling(config, source or workdir, number)
         records, first = zip(*(evaluate_params(params, seed + i, what) for i in range(seeds)))
-        evaluation.write(out, evaluation.average_records(records), first[0], model.spec)
+        evaluation.write(out, evaluation.average_records(records), first[0], model.spec, evaluate_params.titles)

@@ -57,6 +57,11 @@ class Evaluation:
                 "versions": record.versions(), "devices": self.model.mesh.size, "seconds": seconds}
         return made, np.stack(drawn.first)
 
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Of the first config.sample.preview samples."""
+        return build.titles(self.config, self.model, self.drawing.preview)
+
     def protocol(self) -> dict:
         """The settings that must agree for two numbers to be comparable."""
         c, e, reference = self.config, self.extractor, self.reference
@@ -225,15 +230,15 @@ def average_records(records: Sequence[dict]) -> dict:
         r["samples"]["sha256"] for r in records]}}
 
 
-def write(out: Path, found: dict, first: np.ndarray, spec: Spec) -> None:
-    """Writes the record to a file of the folder, next to a picture of its first samples; prints it, and plots it with
-    the folder's other records."""
+def write(out: Path, found: dict, first: np.ndarray, spec: Spec, titles: Sequence[str] = ()) -> None:
+    """Writes the record to a file of the folder, next to a picture of its first samples with their titles; prints it,
+    and plots it with the folder's other records."""
     at = found["samples"]["checkpoint"]
     if is_primary():
         from diffusion.io import evaluation_plots  # imports matplotlib: half a second that only its users pay
         name = f"step_{at:08d}" if at is not None else "model"
         file = out / f"{name}_{found['protocol']['extractor']}_{digest(found)}.json"
-        spec.preview(file.with_suffix(".png"), first)
+        spec.preview(file.with_suffix(".png"), first, titles[:len(first)])
         atomic_write(file, json.dumps(found, indent=1) + "\n")
         evaluation_plots.plot_records(records_in(out), out / "evaluations.png")
         print_once(values.lines(found["metrics"]))

@@ -169,7 +169,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
         def evaluate(step: int, state) -> None:
             evaluation.write(run.path / "evaluations", *evaluator(
                 weights_of(state, config.sample.weights), config.seed, evaluation.sampling(config, workdir, step)),
-                             spec=model.spec)
+                             spec=model.spec, titles=evaluator.titles)
 
         last_row = {}
 
