@@ -102,7 +102,7 @@ def test_files_of_something_else_are_refused(path, tmp_path):
         extractors.load("classifier")
     with pytest.raises(ConfigError, match="resizes none: leave 'clean' out"):
         extractors.load("classifier", str(path), mode="clean")
-    with pytest.raises(DataError, match="trained on pictures of data.kind = 'image', 8x8x1 .*, but here they are 1 of 9"):
+    with pytest.raises(DataError, match="pictures of data.kind = 'image', 8x8x1 .*, but here they are 1 of 9"):
         of(open_extractor(str(path)), np.zeros((20, 9, 8, 1), np.uint8))
 
 
