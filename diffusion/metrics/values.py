@@ -1,4 +1,5 @@
 """Computes the metrics from the statistics of two sets of examples, each with its error and the error's method."""
+import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -120,8 +121,11 @@ def metric_values(names: Sequence[str], called: Callable[[str], str], fake: Coll
             n = min(len(b), len(held_out.kept))
             for name, value in memorisation(a, b, held_out.kept).items():
                 found[name] = Value(value=value, images=n)
-    beside = {} if held_out is None else of_examples(names, called, held_out, reference, fake.labels is not None)
-    for name, value in of_examples(names, called, fake, reference, fake.labels is not None).items():
+    unseen = held_out if held_out is not None and held_out.recognised is not None else reference
+    among = functools.partial(of_examples, names, called, reference=reference, unseen=unseen,
+                              labelled=fake.labels is not None)
+    beside = {} if held_out is None else among(held_out)
+    for name, value in among(fake).items():
         if name not in found:  # those without a special error
             error, error_is = None, ""
             if name in fake.measured:
@@ -134,10 +138,11 @@ def metric_values(names: Sequence[str], called: Callable[[str], str], fake: Coll
     return {name: replace(value, held_out=beside.get(name)) for name, value in found.items()}
 
 
-def of_examples(names: Sequence[str], called: Callable[[str], str], x: Collected | Reference, reference: Reference,
-                labelled: bool) -> dict[str, float]:
+def of_examples(names: Sequence[str], called: Callable[[str], str], x: Collected | Reference, *, reference: Reference,
+                unseen: Reference, labelled: bool) -> dict[str, float]:
     """The metrics among `names` that have a figure for any examples x, samples or real ones, as far as x has what they
-    need. labelled: whether labels count."""
+    need. unseen: real examples, if possible such as the classifier was not trained on, since it draws together those of
+    a class that it knows. labelled: whether labels count."""
     labels, seen, found = x.labels if labelled else None, x.recognised, {}
     if isinstance(x, Reference):  # samples have these with their errors
         if "fd" in names:
@@ -153,7 +158,7 @@ def of_examples(names: Sequence[str], called: Callable[[str], str], x: Collected
     if "identity" in names and seen is not None:
         found[called("identity")] = identity(seen, labels)
     if "deviation_within_class" in names and seen is not None:
-        found[called("deviation_within_class")] = deviation_ratio(x.kept, seen, reference.kept, reference.recognised)
+        found[called("deviation_within_class")] = deviation_ratio(x.kept, seen, unseen.kept, unseen.recognised)
     return found | {name: float(np.mean(x.measured[name])) for name in names if name in x.measured}
 
 

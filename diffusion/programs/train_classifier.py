@@ -31,6 +31,7 @@ from diffusion.metrics import fit_classifier
 from diffusion.metrics.classifier import Classifier
 from diffusion.metrics.fit_classifier import Batch
 
+EPOCHS, LEAST, MOST = 20, 300, 3000  # more would draw the training examples of a class together in its features
 READ = 200  # held-out examples read at a time
 SHIFTS = {"audio": (0.03, 0.1)}  # by kind: sounds begin at any time, and voices differ in pitch
 
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", required=True, help="the file to write, ending in .npz")
     p.add_argument("--held_out", default="test", metavar="SPLIT", help="the split on which the accuracy is measured "
                    "(%(default)s)")
-    p.add_argument("--steps", type=int, default=1500, help="training steps (%(default)s)")
+    p.add_argument("--steps", type=int, help=f"training steps; default: {EPOCHS} epochs, but {LEAST:,} .. {MOST:,} steps")
     p.add_argument("--batch_size", type=int, default=64, help="examples a step (%(default)s)")
     p.add_argument("--seed", type=int, default=0, help="fixes every draw (%(default)s)")
     p.add_argument("--shift", help="the largest random shift of a training picture, as shares of its height and width, "
@@ -72,11 +73,11 @@ def main(words: list[str]) -> None:
           f"{duration(time.perf_counter() - program.STARTED)}")
 
 
-def train(config: ConfigDict, *, steps: int, batch_size: int, seed: int, held_out: str, shift: str | None = None
+def train(config: ConfigDict, *, steps: int | None, batch_size: int, seed: int, held_out: str, shift: str | None = None
           ) -> tuple[Classifier, int]:
-    """(the classifier, the number of held-out examples). Raises ConfigError or DataError before training."""
+    """(the classifier, the number of held-out examples). steps: by the number of examples if None. Raises ConfigError or DataError before training."""
     for flag, value, least in (("steps", steps, 2), ("batch_size", batch_size, 1), ("seed", seed, 0)):
-        if value < least:
+        if value is not None and value < least:
             raise ConfigError(f"--{flag}={value} is too small: {least} or more.")
     spec = build.spec(config)
     if not hasattr(spec, "pictures"):
@@ -92,6 +93,7 @@ def train(config: ConfigDict, *, steps: int, batch_size: int, seed: int, held_ou
     if not len(unseen):
         raise DataError(f"The split {held_out!r} of --held_out has no examples.")
     rows = sources.gather_examples(source, [0])
+    steps = steps or min(max(EPOCHS * len(source) // batch_size, LEAST), MOST)
     height, width = spec.pictures(rows[spec.field]).shape[2:4]
     shares = shift_of(shift, config.data.kind)
     with Progress(steps, unit="step", images_per_unit=batch_size) as progress:

@@ -112,11 +112,13 @@ def test_real_images_are_recognised_and_vary_as_much_as_others(extractor, real):
     unseen = Reference.from_features(of(extractor, UNSEEN.images, UNSEEN.labels))
     names = ["accuracy", "deviation_within_class", "nearest", "fd"]
     found = values.metric_values(names, extractor.called, half, Reference.from_features(other), unseen)
-    assert found["accuracy_classifier"].value > 0.99 and found["accuracy_classifier"].held_out >= 0.95
-    assert found["deviation_within_class_classifier"].value == pytest.approx(1, abs=0.05)
-    assert found["deviation_within_class_classifier"].held_out == pytest.approx(1, abs=0.1)
     assert found["nearest_classifier"].value == pytest.approx(found["nearest_classifier"].held_out, rel=0.2)
     assert 0 < found["fd_classifier"].value < found["fd_classifier"].held_out + 0.5
+    assert found["accuracy_classifier"].value > 0.99 and found["accuracy_classifier"].held_out >= 0.95
+    assert found["deviation_within_class_classifier"].value == pytest.approx(1, abs=0.15)  # the classifier knows them
+    assert found["deviation_within_class_classifier"].held_out == 1
+    found |= values.metric_values(names, extractor.called, half, Reference.from_features(other))
+    assert found["deviation_within_class_classifier"].value == pytest.approx(1, abs=0.05)
 
     first = [int(np.argmax(DIGITS.labels == c)) for c in range(10)] * 4
     copies = of(extractor, DIGITS.images[first], DIGITS.labels[first])
