@@ -46,6 +46,7 @@ def evaluate(config: ConfigDict, workdir: Path, source: str | None, *, seed: int
     from diffusion.io.processes import print_once
     from diffusion.programs import evaluation
     build.extractor(config)  # raises for data that it does not take
+    config = build.measured(config)
     if source is None:
         run_folder.open_run(workdir, config.to_dict(), resumable_keys=build.RESUMABLE_KEYS, read_only=True,
                             adopt=config_lib.adopt_dict)

@@ -43,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", required=True, help="the file to write, ending in .npz")
     p.add_argument("--held_out", default="test", metavar="SPLIT", help="the split on which the accuracy is measured "
                    "(%(default)s)")
-    p.add_argument("--steps", type=int, help=f"training steps; default: {EPOCHS} epochs, but {LEAST:,} .. {MOST:,} steps")
+    p.add_argument("--steps", type=int, help=f"training steps; default: {EPOCHS} epochs, but {LEAST:,} .. {MOST:,} "
+                   "steps")
     p.add_argument("--batch_size", type=int, default=64, help="examples a step (%(default)s)")
     p.add_argument("--seed", type=int, default=0, help="fixes every draw (%(default)s)")
     p.add_argument("--shift", help="the largest random shift of a training picture, as shares of its height and width, "
@@ -75,7 +76,8 @@ def main(words: list[str]) -> None:
 
 def train(config: ConfigDict, *, steps: int | None, batch_size: int, seed: int, held_out: str, shift: str | None = None
           ) -> tuple[Classifier, int]:
-    """(the classifier, the number of held-out examples). steps: by the number of examples if None. Raises ConfigError or DataError before training."""
+    """(the classifier, the number of held-out examples). steps: by the number of examples if None. Raises ConfigError
+    or DataError before training."""
     for flag, value, least in (("steps", steps, 2), ("batch_size", batch_size, 1), ("seed", seed, 0)):
         if value is not None and value < least:
             raise ConfigError(f"--{flag}={value} is too small: {least} or more.")
