@@ -41,6 +41,12 @@ class AudioSpec:
         return self.stft.frequencies, self.stft.frames, 2 * self.channels
 
     @property
+    def rounding(self) -> str:
+        """How `finish` makes 16 bits."""
+        return ("int16: rint(32767.5 clip(x, -1, 1) - 1/2)" if self.stft is None else
+                "int16: clip(rint(32768 x)) of the spectrogram's waveform x")
+
+    @property
     def bounds(self) -> tuple[float, float] | None:
         """Those of waveforms; a spectrum has none."""
         return (-1.0, 1.0) if self.stft is None else None
@@ -201,6 +207,10 @@ class AudioSpec:
             lengths = np.diff(edges).reshape([-1 if i == axis else 1 for i in range(3)])
             levels = np.add.reduceat(levels.astype(np.float64), edges[:-1], axis) / lengths
         return levels.reshape(len(x0), -1)
+
+    def pictures(self, values: np.ndarray) -> np.ndarray:
+        """Log-mel spectrograms, low tones first: float32 [B, 1, mels, frames, 1] of PCM."""
+        return np.swapaxes(self._log_mel(values.mean(-1, dtype=np.float32) / 32768), 1, 2)[:, None, ..., None]
 
     def _log_mel(self, x: Array) -> Array:
         return mel.log_mel(x, self.rate, mels=min(64, mel.window_of(self.rate) // 4))

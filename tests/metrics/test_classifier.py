@@ -227,6 +227,32 @@ def test_arrays_are_evaluated_by_an_extractor_of_theirs(tmp_path):
     assert set(found["metrics"]) == {"fd_numbers", "nearest_numbers"}
 
 
+@pytest.mark.slow
+def test_clips_of_sound_are_classified_by_their_spectrograms(tmp_path):
+    """Tones of two pitches. The model's clips are evaluated beside held-out tones."""
+    rng, count, at = np.random.default_rng(0), 120, np.arange(512) / 8000
+    labels = np.arange(count, dtype=np.int32) % 2
+    pitch = np.where(labels, 2000, 500) * rng.uniform(0.9, 1.1, count)
+    tones = 0.5 * np.sin(2 * np.pi * pitch[:, None] * at + rng.uniform(0, 6, (count, 1)))
+    np.savez(tmp_path / "tones.npz", audio=np.rint(32767 * tones).astype(np.int16)[..., None], label=labels)
+    config = config_lib.override(config_lib.base(data="folder", kind="audio", network="mlp"), {
+        "data.dir": str(tmp_path / "tones.npz"), "data.length": 512, "data.rate": 8000, "data.split": "train[:60%]",
+        "network.num_classes": 2, "network.channels": 8, "network.depth": 1, "process.steps": 20, "sample.steps": 2,
+        "evaluate.images": 40, "evaluate.metrics": ("fd", "accuracy", "nearest"), "evaluate.held_out": "train[60%:]",
+        "evaluate.extractor": "classifier", "evaluate.weights": str(tmp_path / "c.npz"), "sample.preview": 3})
+    made, unseen = train_classifier.train(config, steps=25, batch_size=16, seed=0, held_out="train[60%:]")
+    assert made.kind == "audio" and made.shape == (64, 7, 1) and 30 < unseen < 66 and made.accuracy == 1
+    assert made.trained["shift"] == [0.03, 0.1]
+    with open(tmp_path / "c.npz", "wb") as file:
+        made.write(file)
+    model = build.model(config)
+    measured = evaluation.prepare(config, model, evaluation.load_extractor(config), tmp_path)
+    params = jax.tree.map(lambda x: np.full(x.shape, 0.01, x.dtype), model.abstract_params)
+    found, first = measured(params, 0, {})
+    assert found["metrics"]["accuracy_classifier"]["held_out"] == 1 and first.dtype == np.int16
+    assert found["protocol"]["reference"]["shape"] == [512, 1] and found["protocol"]["rounding"].startswith("int16")
+
+
 def test_the_classes_of_several_pictures():
     """A clip's class is that of most frames; its identity holds in all of them."""
     seen = np.array([[3, 3, 3], [3, 1, 3], [2, 1, 0], [5, 5, 5]], np.int32)
