@@ -144,24 +144,19 @@ def prepare(config: ConfigDict, model: build.Model, extractor: extractors.Extrac
     """Reads the data and computes its features, or loads the features of exactly the same images from `cache`. Raises
     ConfigError or DataError before anything is sampled."""
     c, drawing, measures = config.evaluate, SampleStream(config, model), measures_of(config)
-    source = build.training_images(config, labelled=knows_classes(extractor))
+    source = build.training_images(config)
     values.check_counts(c.images, min(c.reference_images or len(source), len(source)), c.keep,
                         outputs(extractor)["pool"].shape[-1])
     if c.held_out:
         other = config.copy_and_resolve_references()
         other.data.split = c.held_out
-        unseen = build.training_images(other, labelled=knows_classes(extractor))  # which may be missing
+        unseen = build.training_images(other)  # which may be missing
     found = features_of(config, model, extractor, source, cache)
     held_out = features_of(other, model, extractor, unseen, cache, measures) if c.held_out else None
     for note in values.rank_notes(c.images, found.count, len(found.statistics.mean), model.spec.called):
         print_once(f"note: {note}")
     return Evaluation(config=config, model=model, drawing=drawing, extractor=extractor, reference=found,
                       held_out=held_out, measures=measures)
-
-
-def knows_classes(extractor: extractors.Extractor) -> bool:
-    """Whether the extractor's classes are the data's, so that labels of real examples count for any model."""
-    return "recognised" in outputs(extractor)
 
 
 def features_of(config: ConfigDict, model: build.Model, extractor: extractors.Extractor, source: Source,
