@@ -98,9 +98,11 @@ def test_samplers_are_compared(run, tmp_path):
 
 
 def test_what_is_for_images_is_refused(run):
-    done = program.execute([sys.executable, "-m", "diffusion.main", f"--workdir={run}", "--mode=sample", "--task=vary"],
-                           check=False)
-    assert done.returncode == 1 and "is for images, but data.kind = 'array' is of arrays" in done.stdout + done.stderr
+    for task, message in (("upscale", "is for images, but data.kind = 'array' is of arrays"),
+                          ("inpaint", "--task=inpaint needs images, sound or clips, but the data are arrays")):
+        done = program.execute([sys.executable, "-m", "diffusion.main", f"--workdir={run}", "--mode=sample",
+                                f"--task={task}"], check=False)
+        assert done.returncode == 1 and message in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("changes, message", [

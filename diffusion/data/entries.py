@@ -27,10 +27,12 @@ class Entries(Protocol):
 
 
 def opened(path: Path) -> Entries:
-    """The files in a folder at any depth, or in an archive. Hidden files are left out. Raises DataError for an archive
-    that is damaged, or has entries outside its folder, links or encrypted entries."""
+    """The files in a folder at any depth or in an archive, or a file alone. Hidden files are left out. Raises DataError
+    for an archive that is damaged, or has entries outside its folder, links or encrypted entries."""
     if path.is_dir():
         return FolderEntries(str(path), sorted(_below(path)))
+    if path.suffix.lower() not in (".zip", ".tar") and ".tar." not in path.name:
+        return FolderEntries(str(path.parent), [path.name])
     if path.suffix.lower() == ".zip":
         return ZipEntries(str(path), _zip_names(path))
     places = {}

@@ -193,6 +193,20 @@ class AudioSpec:
         from diffusion.io import sound_files
         sound_files.save_picture(path, samples, rate=self.rate, spectrogram=self._log_mel, titles=titles)
 
+    def gap(self, first: float, last: float) -> np.ndarray:
+        """The samples from `first` to `last` seconds, [L, 1]; or all frames that have some of them, [1, T, 1]."""
+        a, b = (round(seconds * self.rate) for seconds in (first, last))
+        hidden = np.arange(self.length)
+        hidden = ((a <= hidden) & (hidden < b))[:, None]
+        if self.stft is not None:
+            slope = 2 * self.stft.frequencies - self.stft.hop
+            starts = np.arange(self.stft.frames) * self.stft.hop - slope // 2
+            hidden = ((starts < b) & (starts + 2 * self.stft.frequencies > a))[None, :, None]
+        require(hidden.any() and not hidden.all(), "gap", (first, last), "must be a part of the "
+                                                                         f"{self.length / self.rate:g} "
+                "seconds of a clip.")
+        return hidden
+
     def pooled(self, x0: np.ndarray) -> np.ndarray:
         """Averages over 8 parts of the time and 16 of the frequencies: of the log-mel spectrogram, or of the
         compressed magnitudes."""

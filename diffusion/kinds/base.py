@@ -60,6 +60,11 @@ class Spec(Protocol):
     def preview(self, path: Path, samples: np.ndarray, titles: Sequence[str] = ()) -> None:
         """Writes a PNG that shows finished samples."""
 
+    def gap(self, first: float, last: float) -> np.ndarray:
+        """bool, broadcasts to x0 without B: true from `first` to `last` of the kind's own axis, seconds of sound or
+        frames of a clip. Kinds without such an axis have no `gap`. Raises FieldError for a part that is empty or
+        whole."""
+
     def pooled(self, x0: np.ndarray) -> np.ndarray:
         """float [B, D], D <= 256, of samples: what `--mode=compare` takes distances of."""
     # A kind whose examples a classifier can see (metrics/classifier.py) also has

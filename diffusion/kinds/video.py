@@ -150,6 +150,15 @@ class VideoSpec:
         """A contact sheet: a row for each clip, a column for each frame."""
         images.save_png(path, clips.contact_sheet(samples, titles))
 
+    def gap(self, first: float, last: float) -> np.ndarray:
+        """The frames `first` .. `last` - 1, [T, 1, 1, 1]."""
+        frames = np.arange(self.shape[0])
+        hidden = (first <= frames) & (frames < last)
+        require(hidden.any() and not hidden.all(), "gap", (first, last), f"must be a part of the {self.shape[0]} "
+                                                                         "frames of a "
+                "clip.")
+        return hidden[:, None, None, None]
+
     def pooled(self, x0: np.ndarray) -> np.ndarray:
         """Averages over at most 4 parts of the time, of the height and of the width, for each channel; of more than 4
         channels over all of them."""

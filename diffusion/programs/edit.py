@@ -1,7 +1,7 @@
 """`--mode=sample --task=NAME`: makes images from given images by one trained model: inpainting, colorisation,
 super-resolution, SDEdit, DDIM inversion."""
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,14 @@ from diffusion.programs import shared_flags
 if TYPE_CHECKING:
     from diffusion import build
     from diffusion.core.processes import Process
+    from diffusion.kinds.base import Spec
 
 MEASURED = ("inpaint", "colorise", "upscale")  # a part of the image is known
 INVERTED = ("reconstruct", "interpolate")      # through the noise from which DDIM makes the image
 TASKS = (*MEASURED, "vary", *INVERTED)
 SHOWN = 24  # images in task.png
-READ_BY = {"image": TASKS, "label": TASKS, "mask": ("inpaint",), "factor": ("upscale",), "jump": MEASURED,
-           "repeats": MEASURED, "strength": ("vary",), "iterations": INVERTED}  # flag -> the tasks that read it
+READ_BY = {"image": TASKS, "label": TASKS, "mask": ("inpaint",), "gap": ("inpaint",), "factor": ("upscale",),
+           "jump": MEASURED, "repeats": MEASURED, "strength": ("vary",), "iterations": INVERTED}  # flag -> the tasks that read it
 INSTEAD = {name: f"--mode=sample --task={' or '.join(tasks)}" for name, tasks in READ_BY.items()}
 
 # The sampler settings that DDIM's inversion inverts.
@@ -33,9 +34,12 @@ def declare_flags(values: flags.FlagValues) -> None:
     """Declares the flags of the program `sample` for tasks."""
     flags.DEFINE_enum("task", None, TASKS, "The task for given images. inpaint, colorise, upscale: fill in missing "
                       "parts; vary: SDEdit; reconstruct, interpolate: DDIM inversion.", flag_values=values)
-    shared_flags.declare_path("image", "For a task: a picture, a folder or npz of pictures. Default: config.data.",
-                              values)
+    shared_flags.declare_path("image", "For a task: a picture, a folder or npz of pictures; for other kinds of data a "
+                              "recording or clip, or a folder of them. Default: config.data.", values)
     shared_flags.declare_path("mask", "inpaint: a picture, white where it is drawn anew. Default: the middle.", values)
+    flags.DEFINE_list("gap", None, "inpaint: FROM,TO, the seconds of sound or the frames of a clip that are drawn "
+                                   "anew. "
+                      "Default: the middle half.", flag_values=values)
     flags.DEFINE_integer("label", None, "For a task: the class of the pictures in --image.", flag_values=values)
     flags.DEFINE_integer("factor", 4, "upscale: the factor of height and width.", lower_bound=1, upper_bound=2**10,
                          flag_values=values)
@@ -58,7 +62,10 @@ def check_uses(values: flags.FlagValues) -> None:
 
 def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> None:
     path = lambda text: Path(text) if text else None  # noqa: E731
-    settings = Settings(task=values.task, image=path(values.image), mask=path(values.mask), label=values.label,
+    gap = shared_flags.parse_list("gap", float, values)
+    if gap is not None and len(gap) != 2:
+        raise ConfigError(f"--gap={','.join(map(str, gap))} must be two numbers, FROM,TO.")
+    settings = Settings(task=values.task, image=path(values.image), mask=path(values.mask), gap=gap, label=values.label,
                         factor=values.factor, jump=values.jump, repeats=values.repeats, strength=values.strength,
                         iterations=values.iterations)
     out = shared_flags.default_folder(workdir, values) / f"{values.task}_{values.seed}"
@@ -70,9 +77,10 @@ def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> 
 class Settings:
     """The settings of the tasks; each comment names its tasks."""
     task: str
-    image: Path | None = None  # pictures, for `io.pictures.read_picture`; None: the first of config.data
+    image: Path | None = None  # pictures, for `io.pictures.read_picture`, or files; None: the first of config.data
     label: int | None = None   # of the pictures, for a model with classes
     mask: Path | None = None   # inpaint: white is drawn anew; None: the middle, of half the height and width
+    gap: Sequence[float] | None = None  # inpaint, of sound and clips: (from, to) are drawn anew; None: the middle half
     factor: int = 4            # upscale: the factor of height and width
     jump: int = 10             # inpaint, colorise, upscale: RePaint's steps up (Lugmayr et al. 2022) ...
     repeats: int = 1           # ... and the passes over each step (in the paper 10); 1: only replacement
@@ -82,7 +90,8 @@ class Settings:
 
 def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settings, *, num_samples: int, seed: int,
          out: Path, checkpoint: int | None) -> None:
-    """Draws `num_samples` images by the task, from as many given images, which repeat, into the new folder `out`.
+    """Draws `num_samples` images by the task, from as many given images, which repeat, into the new folder `out`; also
+    sounds and clips, for the tasks that need no pixels.
 
     out/task.png shows the task's input (left), its result, and the original image (right). The model is a run's or
     that of `source` (`pretrained.load`). Raises ConfigError for wrong settings and DataError for wrong pictures, before
@@ -92,28 +101,32 @@ def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settin
 
     from diffusion import build, pretrained
     from diffusion import config as config_lib
-    from diffusion.data.augment import to_float
     from diffusion.io import images, sample_set
     from diffusion.io.progress import Progress
     from diffusion.parallel import sharding
-    build.require_images(config, "--task")
+    if settings.task in ("colorise", "upscale"):
+        build.require_images(config, f"--task={settings.task}")
     if jax.process_count() > 1:
         raise ConfigError("--task runs in one process: leave --coordinator out.")
     if settings.task in INVERTED:
         config = config_lib.override(config, DDIM)
     model, read = pretrained.open_model(config, source or workdir, checkpoint=checkpoint)
+    kind = model.spec
     check(settings, model.shape)
     sample_set.check_samples_folder(out)
     step_table(config, model, settings, model.process)  # raises for wrong settings
-    pixels, given = given_images(config, model, settings)
-    if settings.task == "interpolate" and len(pixels) < 2:
-        raise DataError("--task=interpolate goes from one image to another: give two, or a folder of them.")
-    mask = None if settings.task != "inpaint" else keep_mask(settings, model.shape)
+    given = given_records(config, model, settings)
+    number = len(given[kind.field])
+    if settings.task == "interpolate" and number < 2:
+        raise DataError(f"--task=interpolate goes from one {kind.called} to another: give two, or a folder of them.")
+    mask = None if settings.task != "inpaint" else keep_mask(settings, kind)
     params = read()
     steps = step_table(config, model, settings, model.process_of(params))
 
-    take_rows = lambda indices: (np.asarray(to_float(pixels[indices % len(pixels)])),  # noqa: E731
-                                 {name: rows[indices % len(rows)] for name, rows in given.items()})
+    def take_rows(indices):
+        example = kind.prepare({name: rows[indices % number] for name, rows in given.items()})
+        return np.asarray(example.x0), {name: example.cond[name] for name in model.conditions if name in example.cond}
+
     draw = make(config, model, settings, params, steps, seed, mask, num_samples, take_rows)
     shown, batch = [], config.sample.batch_size
 
@@ -125,12 +138,16 @@ def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settin
             if first < SHOWN:
                 shown.extend([picture for row in zip(sides[0], x, sides[1]) for picture in row][:3 * count])
             report(count)
-            yield images.to_uint8(x[:count])
+            yield kind.finish(x[:count])
 
-    with Progress(num_samples, unit="image") as progress:
-        images.save_samples(out, batches(progress.update), count=num_samples)
-    images.save_png(out / "task.png", images.grid(images.to_uint8(np.stack(shown[:3 * SHOWN])), columns=6))
-    print(f"{num_samples:,} images, samples.npz and task.png (given, made, original) are in {out}", flush=True)
+    with Progress(num_samples, unit=kind.called) as progress:
+        kind.write(out, batches(progress.update), num_samples)
+    rows = kind.finish(np.stack(shown[:3 * SHOWN]))
+    if kind.called == "image":
+        images.save_png(out / "task.png", images.grid(rows, columns=6))
+    else:
+        kind.preview(out / "task.png", rows, ("given", "made", "original") * (len(rows) // 3))
+    print(f"{num_samples:,} {kind.called}s, samples.npz and task.png (given, made, original) are in {out}", flush=True)
 
 
 def make(config: ConfigDict, model: "build.Model", settings: Settings, params: Any, steps: np.ndarray, seed: int,
@@ -154,7 +171,8 @@ def make(config: ConfigDict, model: "build.Model", settings: Settings, params: A
             return drawn.images, np.asarray(project(known, given.get("mask"))), known
         return measured
 
-    forwards = build.sampler(config, model)
+    forwards, bounds = build.sampler(config, model), model.spec.bounds
+    seen = lambda x: x if bounds is None else np.clip(x, *bounds)  # noqa: E731
     if settings.task == "vary":
         target = build.sampling_process(config.sample, model.process)  # or the model's own, which may be learned
         process = lambda params: model.process_of(params) if target is model.process else target  # noqa: E731
@@ -164,7 +182,7 @@ def make(config: ConfigDict, model: "build.Model", settings: Settings, params: A
             known, cond = rows_of(indices)
             keys = example_keys(jax.random.key(np.uint32(seed)), "sample", 0, indices)
             x = np.asarray(start(params, known, steps[0, 0], keys))
-            return forwards(params, steps, seed, indices, cond=cond, noise=x).images, np.clip(x, -1, 1), known
+            return forwards(params, steps, seed, indices, cond=cond, noise=x).images, seen(x), known
         return varied
 
     backwards = build.sampler(config, model, wrap=lambda solver, given: tasks.Inversion(iterations=settings.iterations))
@@ -174,8 +192,7 @@ def make(config: ConfigDict, model: "build.Model", settings: Settings, params: A
     def reconstructed(indices):
         known, cond = rows_of(indices)
         noise = noise_of(known, cond, indices)
-        return (forwards(params, steps, seed, indices, cond=cond, noise=noise).images, np.clip(noise / 3, -1, 1),
-                known)
+        return forwards(params, steps, seed, indices, cond=cond, noise=noise).images, seen(noise / 3), known
 
     def interpolated(indices):
         """The interpolation from the first image to the second, in `count` images."""
@@ -196,12 +213,13 @@ def projection(task: str, factor: int) -> Callable:
             "upscale": lambda x, mask: tasks.block_mean_projection(factor)(x)}[task]
 
 
-def check(settings: Settings, shape: tuple[int, int, int]) -> None:
+def check(settings: Settings, shape: tuple[int, ...]) -> None:
     """Raises ConfigError for a wrong setting of the task."""
     s = settings
     rules = [
         (s.task in TASKS, "task", s.task, f"is not known. It can be one of: {', '.join(TASKS)}."),
         (s.mask is None or s.task == "inpaint", "mask", s.mask, "is for --task=inpaint."),
+        (s.gap is None or s.task == "inpaint", "gap", s.gap, "is for --task=inpaint."),
         (s.task != "colorise" or shape[-1] == 3, "task", s.task, f"needs a model of colours, this one has {shape[-1]} "
          "channels."),
         (s.task != "upscale" or s.factor > 1 and not (shape[0] % s.factor or shape[1] % s.factor), "factor",
@@ -238,31 +256,56 @@ def step_table(config: ConfigDict, model: "build.Model", settings: Settings, pro
     return steps
 
 
-def given_images(config: ConfigDict, model: "build.Model", settings: Settings) -> tuple[np.ndarray, dict]:
-    """uint8 [N, H, W, C] and the model's conditions by name, each [N, ...]."""
+def given_records(config: ConfigDict, model: "build.Model", settings: Settings) -> dict[str, np.ndarray]:
+    """The stored arrays of the given examples by name, each [N, ...]: the data's field, and conditions."""
     from diffusion import build
-    from diffusion.data.sources import gather_examples
+    from diffusion.data import sources
+    from diffusion.data.folder import folder
+    from diffusion.families import user_function
     from diffusion.io import pictures
-    if settings.image is not None:
-        pixels = pictures.read_picture(settings.image, model.shape)
-        if not model.num_classes:
-            if settings.label is not None:
-                raise ConfigError("--label was given, but the model is unconditional.")
-            return pixels, {}
-        if settings.label is None or not 0 <= settings.label < model.num_classes:
-            raise ConfigError(f"The model has classes: --label must give the class of the pictures, in 0 .. "
-                              f"{model.num_classes - 1}; got {settings.label}.")
-        return pixels, {"label": np.full(len(pixels), settings.label, np.int32)}
-    if settings.label is not None:
-        raise ConfigError("--label is for the pictures of --image; the images of config.data have labels.")
-    found = build.training_images(config)
-    batch = gather_examples(found, np.arange(min(len(found), 256)))
-    return batch["image"], {name: batch[name] for name in model.conditions if name in batch}
+    kind = model.spec
+    if settings.image is None:
+        if settings.label is not None:
+            raise ConfigError(f"--label is for the {kind.called}s of --image; those of config.data have labels.")
+        found = build.training_images(config)
+        return sources.gather_examples(found, np.arange(min(len(found), 256)))
+    if kind.called == "image":
+        given = {kind.field: pictures.read_picture(settings.image, model.shape)}
+    else:
+        source = folder(split="train", kind=kind, embedder=user_function, dir=str(settings.image))
+        if kind.needs_load(getattr(source, "encoded", False)):
+            source = sources.Loaded(source, kind.load)
+        given = sources.gather_examples(source, np.arange(min(len(source), 256)))
+    if not model.num_classes:
+        if settings.label is not None:
+            raise ConfigError("--label was given, but the model is unconditional.")
+        return given
+    if settings.label is None or not 0 <= settings.label < model.num_classes:
+        raise ConfigError(f"The model has classes: --label must give the class of the {kind.called}s, in 0 .. "
+                          f"{model.num_classes - 1}; got {settings.label}.")
+    return given | {"label": np.full(len(given[kind.field]), settings.label, np.int32)}
 
 
-def keep_mask(settings: Settings, shape: tuple[int, int, int]) -> np.ndarray:
-    """float32 [H, W, 1]: 1 where the image is known."""
+def keep_mask(settings: Settings, kind: "Spec") -> np.ndarray:
+    """float32, broadcasts to x0 without B: 1 where it is known. Raises ConfigError for a mask or gap that the kind of
+    data does not have."""
+    from diffusion.errors import FieldError
     from diffusion.io import pictures
+    images, shape = kind.called == "image", kind.shape
+    if settings.mask is not None and not images:
+        raise ConfigError(f"--mask is a picture, but the data are {kind.called}s: use --gap=FROM,TO.")
+    if settings.gap is not None and not hasattr(kind, "gap"):
+        raise ConfigError(f"--gap is for sound and clips, but the data are {kind.called}s"
+                          + (": use --mask." if images else "."))
+    if not images:
+        if not hasattr(kind, "gap"):
+            raise ConfigError(f"--task=inpaint needs images, sound or clips, but the data are {kind.called}s.")
+        whole = kind.length / kind.rate if hasattr(kind, "rate") else shape[0]
+        first, last = settings.gap or (whole / 4, 3 * whole / 4)
+        try:
+            return (~kind.gap(first, last)).astype(np.float32)
+        except FieldError as error:
+            raise ConfigError(f"--gap={first:g},{last:g} {error.rule}") from error
     if settings.mask is not None:
         anew = pictures.read_mask(settings.mask, shape)
     else:

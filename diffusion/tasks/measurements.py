@@ -1,4 +1,4 @@
-"""Measurements of an image: orthogonal projections P of images [B, H, W, C] onto the measured part.
+"""Measurements: orthogonal projections P of images [B, H, W, C], or other arrays, onto the measured part.
 
 The constraint on x is P x = P y for a given y, without noise. Projected white noise is white within P's range, as
 `Replacement` needs (Song et al. 2021, "Score SDE", Appendix I.2 and I.3).
@@ -13,8 +13,8 @@ Projection = Callable[[Image], Image]
 
 
 def pixel_projection(mask: Array) -> Projection:
-    """The pixels where mask, [H, W, 1] or [B, H, W, 1], is 1: for inpainting."""
-    return lambda x: x * mask.reshape(-1, *mask.shape[-3:]).astype(x.dtype)
+    """The entries where mask, which broadcasts to x with or without its axis B, is 1: for inpainting."""
+    return lambda x: x * mask.reshape(*[1] * (x.ndim - mask.ndim), *mask.shape).astype(x.dtype)
 
 
 def grey_projection(x: Image) -> Image:
