@@ -56,14 +56,14 @@ class Collected:
 
 def collect(extractor: Extractor, values: Iterable[np.ndarray], count: int, *, mesh: Mesh, keep: int,
             measures: Mapping[str, Measure] = types.MappingProxyType({}), called: str = "image",
-            report: Callable[[int], None] = lambda n: None) -> Collected:
+            shuffled: bool = False, report: Callable[[int], None] = lambda n: None) -> Collected:
     """Statistics of the first `count` examples, given as finished values [b, ...] that the extractor takes, such as
     images uint8 [b, H, W, 1 or 3], in batches of any sizes.
 
     keep: how many of the features stay, from the first on. measures: computed of all examples, by name. called: one
-    example, in messages. report: called with the number of newly finished examples. All processes must get the same
-    examples. Raises DataError for examples of another kind or too few of them; DivergedError for features that are not
-    finite.
+    example, in messages. shuffled: score random parts of the set, which may be sorted by class. report: called with the
+    number of newly finished examples. All processes must get the same examples. Raises DataError for examples of
+    another kind or too few of them; DivergedError for features that are not finite.
     """
     of_inputs, zeros, add = compile_steps(extractor, mesh)
     params = jax.device_put(extractor.params, sharding.replicated(mesh))
@@ -86,7 +86,7 @@ def collect(extractor: Extractor, values: Iterable[np.ndarray], count: int, *, m
                 if classes is not None:
                     recognised.append(np.asarray(classes)[:number][:keep - first])
             if logits is not None:
-                score = score or Score(count, logits.shape[1])
+                score = score or Score(count, logits.shape[1], shuffled=shuffled)
                 score.add(np.asarray(logits)[:number])
             report(number)
 

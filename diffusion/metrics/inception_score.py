@@ -7,10 +7,18 @@ SPLITS = 10
 
 
 class Score:
-    """exp E KL(p(y | x) || p(y)) over the images of each of SPLITS parts, accumulated image by image."""
+    """exp E KL(p(y | x) || p(y)) over the images of each of SPLITS parts, accumulated image by image.
 
-    def __init__(self, count: int, classes: int):
-        self.count, self.seen = count, 0
+    Parts are of successive images, as in the authors' code; shuffled: of images drawn at random, always the same ones,
+    for real images, which may be sorted by class.
+    """
+
+    def __init__(self, count: int, classes: int, *, shuffled: bool = False):
+        self.seen = 0
+        ends = [(i + 1) * count // SPLITS for i in range(SPLITS)]
+        self.part = np.searchsorted(ends, np.arange(count), side="right")  # of each image
+        if shuffled:  # by Philox's words, which NumPy guarantees
+            self.part = self.part[np.argsort(np.random.Philox(key=0).random_raw(count), kind="stable")]
         self.numbers = np.zeros(SPLITS)
         self.p = np.zeros((SPLITS, classes))     # sum of p(y | x)
         self.negative_entropy = np.zeros(SPLITS)  # sum of sum_y p log p
@@ -21,8 +29,7 @@ class Score:
         log_p = logits - logits.max(1, keepdims=True)
         log_p -= np.log(np.exp(log_p).sum(1, keepdims=True))
         p = np.exp(log_p)
-        ends = [(i + 1) * self.count // SPLITS for i in range(SPLITS)]
-        splits = np.searchsorted(ends, np.arange(self.seen, self.seen + len(p)), side="right")
+        splits = self.part[self.seen:self.seen + len(p)]
         for split, row, entropy in zip(splits, p, (p * log_p).sum(1)):  # one by one, for the same sums with any batches
             self.numbers[split] += 1
             self.p[split] += row

@@ -191,10 +191,19 @@ def features_of(config: ConfigDict, model: build.Model, extractor: extractors.Ex
     with Progress(count, unit=spec.called) as progress:
         found = Reference.from_features(with_labels(
             collect(extractor, batches(), count, mesh=model.mesh, keep=c.keep, measures=measures, called=spec.called,
-                    report=progress.update), labels))
+                    shuffled=True, report=progress.update), labels))
+    note_classes(np.concatenate(labels), c.keep, spec.called)
     if is_primary():
         atomic_write(file, lambda out: found.write(out, extractor))
     return found
+
+
+def note_classes(labels: np.ndarray, keep: int, called: str) -> None:
+    """Prints a note if the first `keep` real examples lack classes, as those of folders by class may."""
+    some, all_of = (len(np.unique(part)) for part in (labels[:keep], labels))
+    if some < all_of:
+        print_once(f"note: the first {keep:,} of {len(labels):,} {called}s, which config.evaluate.keep keeps, are of "
+                   f"{some} of {all_of} classes: metrics by single examples see no others. Set it to {len(labels):,}.")
 
 
 def sampling(config: ConfigDict, model: str | Path, step: int | None) -> dict:

@@ -93,7 +93,7 @@ def measure(args: argparse.Namespace) -> None:
         print(f"features of the {counts[what]:,} {what} images in {sets[what]}", file=sys.stderr)
         with Progress(counts[what], unit="image") as progress:
             return features.collect(extractor, opened[what][2], counts[what], mesh=mesh, keep=args.keep,
-                                    report=progress.update)
+                                    shuffled=what != "generated", report=progress.update)
 
     reference = reference or Reference.from_features(found("reference"))
     if args.save_reference:

@@ -151,6 +151,12 @@ def test_an_evaluation_says_what_real_images_give(path, classifier, tmp_path, ca
     assert again(params, 0, {"sampler": {}, "checkpoint": 3})[0]["metrics"] == rows
 
 
+def test_kept_examples_that_lack_classes_are_noted(capsys):
+    evaluation.note_classes(np.arange(40) // 4, 37, "image")
+    evaluation.note_classes(np.arange(40) // 4, 12, "clip")
+    assert capsys.readouterr().out.startswith("note: the first 12 of 40 clips, which config.evaluate.keep keeps, are ")
+
+
 def test_what_a_model_cannot_be_asked(path):
     def load(**changes):
         return evaluation.load_extractor(config_of(evaluate__weights=str(path), **changes))

@@ -8,7 +8,7 @@ from metrics import golden_metrics as case
 
 from diffusion.metrics import moments, neighbours
 from diffusion.metrics.frechet import Statistics, distances_to, frechet_distance, span_of, statistics
-from diffusion.metrics.inception_score import inception_score
+from diffusion.metrics.inception_score import Score, inception_score
 from diffusion.metrics.kernel import kernel_distance, mmd2
 
 GOLDEN = np.load(pathlib.Path(__file__).parent.parent / "golden" / "metrics.npz")
@@ -53,6 +53,13 @@ def test_inception_score_equals_torch_fidelitys(batch):
 def test_inception_score_of_sure_and_even_classes_is_their_number():
     assert inception_score([np.eye(10)[np.arange(200) % 10] * 100], 200, 10)[0] == pytest.approx(10)
     assert inception_score([np.ones((200, 10))], 200, 10)[0] == pytest.approx(1)
+
+
+def test_inception_score_of_images_sorted_by_class_takes_them_from_everywhere():
+    scores = [Score(400, 10, shuffled=shuffled) for shuffled in (False, True)]
+    for score in scores:
+        score.add(np.eye(10)[np.arange(400) // 40] * 100)
+    assert scores[0].result()[0] == pytest.approx(1) and 7 < scores[1].result()[0] < 10
 
 
 def test_precision_and_recall_equal_torch_fidelitys():
