@@ -116,13 +116,14 @@ def training_batches(spec: Spec, source: sources.Source, *, batch_size: int, see
                      ) -> Iterator[Batch]:
     """Pictures and labels of the examples in the order of training, cropped at random where the kind does; of several
     pictures of an example, one at random."""
-    raw, load = (source.source, spec.load) if spec.draws else (source, None)
+    draws = spec.draws and isinstance(source, sources.Loaded)  # else its arrays are examples already
+    raw, load = (source.source, spec.load) if draws else (source, None)
     rows = pipeline.batches(raw, batch_size=batch_size, seed=seed, workers=workers, load=load)
     try:
         for step, row in enumerate(rows):
-            pictures, draws = spec.pictures(row[spec.field]), np.random.Generator(np.random.Philox(
+            pictures, rng = spec.pictures(row[spec.field]), np.random.Generator(np.random.Philox(
                 key=np.array([seed, zlib.crc32(b"picture")], np.uint64), counter=[0, step, 0, 0]))
-            yield pictures[np.arange(batch_size), draws.integers(pictures.shape[1], size=batch_size)], row["label"]
+            yield pictures[np.arange(batch_size), rng.integers(pictures.shape[1], size=batch_size)], row["label"]
     finally:
         rows.close()
 

@@ -297,6 +297,16 @@ def test_training_is_a_function_of_its_seed():
         fit_classifier.fit(iter([(DIGITS.images[:16], DIGITS.labels[:16])]), 1, kind="image", classes=9, seed=0)
 
 
+def test_of_several_pictures_one_is_drawn_for_each_example_and_step():
+    """Also where a kind draws parts of files, but the data are arrays."""
+    spec = SimpleNamespace(draws=True, field="image", pictures=lambda x: np.stack([x, x, x], 1) // 2 + np.arange(
+        0, 384, 128, dtype=np.uint8).reshape(1, 3, 1, 1, 1))
+    batches = train_classifier.training_batches(spec, DIGITS, batch_size=40, seed=0, workers=0)
+    found = [next(batches)[0][:, 0, 0, 0] // 128 for _ in range(2)]
+    batches.close()
+    assert [len(np.unique(one)) for one in found] == [2, 2] and not np.array_equal(*found)
+
+
 def test_shifts_move_whole_pictures_by_at_most_so_much():
     x = jnp.asarray(np.arange(1, 65, dtype=np.float32).reshape(1, 8, 8, 1).repeat(200, 0))
     found = np.asarray(fit_classifier.shifted(jax.random.split(jax.random.key(0), 200), x, (1, 2)))
