@@ -61,6 +61,7 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.networks": [*BASE, "diffusion.core.conditions"],
     "diffusion.kinds": [*BASE, "diffusion.core.conditions", "diffusion.data", "diffusion.io"],
     "diffusion.data": [*BASE, *READING],
+    "diffusion.data.moving_digits": [*BASE, *READING, "diffusion.data", "diffusion.metrics.moving_digits"],
     "diffusion.data.prepare": [*BASE, *READING, "diffusion.data", "diffusion.io.download", "diffusion.program",
                                "diffusion.kinds.image", "diffusion.families"],
     "diffusion.io": BASE,

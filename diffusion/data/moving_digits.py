@@ -1,5 +1,5 @@
 """Digits that move and bounce off the walls, made from MNIST's files: seed and index fix each clip."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,6 +8,7 @@ from PIL import Image
 
 from diffusion.data.sources import ArraySource, idx
 from diffusion.errors import require
+from diffusion.metrics import moving_digits
 
 SPEED = 4  # the largest component of a velocity, pixels a frame
 _SPLITS = ("train", "test")
@@ -56,6 +57,14 @@ class MovingDigits:
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         return [self[i] for i in indices]
+
+    @property
+    def measures(self) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+        """The metric `centroid_law` of clips uint8 [B, T, H, W, 1] of one digit: whether it moves by the law."""
+        if self.number > 1:
+            return {}
+        return {"centroid_law": lambda clips: moving_digits.follows_law(
+            clips[..., 0], digit=self.digit, deterministic=self.deterministic)}
 
     def trajectory(self, i: int) -> Trajectory:
         """The digits of clip i and their places."""

@@ -33,6 +33,7 @@ class VideoSpec:
     frame_endings = pictures.ENDINGS  # of the files in a folder of frames
     draws = True                 # the part of a longer file
     scaling = ()
+    rounding = "uint8: rint((clip(x, -1, 1) + 1) 127.5)"
 
     @property
     def stored(self) -> dict:
@@ -140,6 +141,10 @@ class VideoSpec:
     def finish(self, x0: np.ndarray) -> np.ndarray:
         """uint8 of samples in [-1, 1]."""
         return images.to_uint8(x0)
+
+    def pictures(self, values: np.ndarray) -> np.ndarray:
+        """The frames, uint8 [B, T, H, W, C]."""
+        return values
 
     def write(self, folder: Path, batches: Iterable[np.ndarray], count: int, titles: Sequence[str] = ()) -> str:
         """.gif files, a contact sheet, a film of the first clips if the extra `video` is installed, and samples.npz."""

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import moving_digits
 import numpy as np
 import pytest
 from metrics.pixels import Pixels
@@ -13,6 +14,7 @@ from metrics.pixels import Pixels
 from diffusion import build
 from diffusion import config as config_lib
 from diffusion.data import sources
+from diffusion.data.sources import gather_examples
 from diffusion.errors import ConfigError, DataError
 from diffusion.kinds.array import ArraySpec
 from diffusion.kinds.image import ImageSpec
@@ -257,6 +259,27 @@ def test_clips_of_sound_are_classified_by_their_spectrograms(tmp_path):
     found, first = measured(params, 0, {})
     assert found["metrics"]["accuracy_classifier"]["held_out"] == 1 and first.dtype == np.int16
     assert found["protocol"]["reference"]["shape"] == [512, 1] and found["protocol"]["rounding"].startswith("int16")
+
+
+def test_clips_are_judged_by_their_frames_and_by_the_law_of_their_source(classifier, tmp_path):
+    """By a classifier that was not trained on them: what is tested are the ways of the figures."""
+    known = dataclasses.replace(classifier, kind="video")
+    with open(tmp_path / "c.npz", "wb") as file:
+        known.write(file)
+    config = config_lib.override(config_lib.base(data="moving_mnist", kind="video", network="mlp"), {
+        "data.dir": moving_digits.write_idx(tmp_path / "idx"), "data.size": 8, "data.digit": 4, "data.digits": 1,
+        "data.frames": 3, "data.channels": 1, "data.clips": 40, "network.channels": 8, "network.depth": 1,
+        "process.steps": 20, "sample.steps": 2, "sample.preview": 2, "evaluate.images": 40,
+        "evaluate.extractor": "classifier", "evaluate.held_out": "test", "evaluate.weights": str(tmp_path / "c.npz"),
+        "evaluate.metrics": ("fd", "identity", "centroid_law")})
+    model = build.model(config)
+    made = evaluation.prepare(config, model, evaluation.load_extractor(config), tmp_path)
+    params = jax.tree.map(lambda x: np.full(x.shape, 0.01, x.dtype), model.abstract_params)
+    found, first = made(params, 0, {})
+    assert first.shape == (2, 3, 8, 8, 1) and made.reference.kept.shape == (40, 128)
+    assert found["metrics"]["centroid_law"]["held_out"] == 1 and "value" in found["metrics"]["centroid_law"]
+    real = features.collect(made.extractor, [gather_examples(build.source(config), range(40))["video"]], 40, **KEEP)
+    assert real.recognised.shape == (40, 3) and "identity_classifier" in found["metrics"]
 
 
 def test_the_classes_of_several_pictures():
