@@ -35,11 +35,6 @@ class Samples(NamedTuple):
     x: np.ndarray       # float32 [B, H, W, C] at the last time: an image as the solver left it, or noise
     evaluations: float  # denoiser calls per image, the mean if the solver adapts its steps
 
-    @property
-    def images(self) -> np.ndarray:
-        """x cut to [-1, 1]."""
-        return self.within((-1.0, 1.0))
-
     def within(self, bounds: tuple[float, float] | None) -> np.ndarray:
         """x cut to the bounds, if there are any."""
         return self.x if bounds is None else np.clip(self.x, *bounds)

@@ -84,6 +84,7 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
     from diffusion.io.processes import is_primary
     from diffusion.io.progress import Progress, of_chains
     from diffusion.parallel import sharding
+    config = build.measured(config)
     if scales is None:
         scales = [config.sample.guidance.scale if config.sample.guidance.name != "none" else 1.0]
     elif config.sample.guidance.name == "none" and (others := [scale for scale in scales if scale != 1]):
@@ -116,13 +117,13 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
         with progress:
             progress.message(f"first the reference for the errors: ddim with {len(grid):,} steps"
                              + f" at the scale {scale:g}" * (len(scales) > 1))
-            exact[scale] = np.concatenate([drawn.images[:at.stop - at.start]
+            exact[scale] = np.concatenate([drawn.within(model.spec.bounds)[:at.stop - at.start]
                                            for at, drawn in draw(reference, grid, scale, report=report)])
     with Progress(len(cells) * len(steps) * len(scales), unit="sampler") as progress:
         for (name, (sampler, grids)), scale in itertools.product(zip(solvers, cells), scales):
             for count, grid in zip(steps, [of(params) for of in grids]):
                 list(draw(sampler, grid[-1:], scale, 1))  # compiles on the first use
-                cell, shown = measure(draw(sampler, grid, scale), exact[scale], data, model.spec.pooled)
+                cell, shown = measure(draw(sampler, grid, scale), exact[scale], data, model.spec)
                 results.append(Cell(solver=name, steps=count, scale=scale, **cell))
                 pictures[f"{name}_{count}_steps" + (f"_scale_{scale:g}" if len(scales) > 1 else "")] = shown
                 progress.update(1)
@@ -139,16 +140,16 @@ def compare(config: ConfigDict, workdir: Path, source: str | None, *, solvers: l
 
 
 def measure(batches: Iterator[tuple[slice, "Samples"]], exact: np.ndarray, data: Statistics | None,
-            pooled_of: Callable[[np.ndarray], np.ndarray]) -> tuple[dict[str, float | None], np.ndarray]:
+            kind: "Spec") -> tuple[dict[str, float | None], np.ndarray]:
     """The cell's measures of the samples from `batches`, against `exact` [N, ...], and the first SHOWN of them."""
     seconds, squares, evaluations, pooled, shown = 0.0, 0.0, 0.0, [], []
     started = time.perf_counter()
     for at, drawn in batches:
         seconds += time.perf_counter() - started
-        x = drawn.images[:at.stop - at.start]
+        x = drawn.within(kind.bounds)[:at.stop - at.start]
         squares += float(np.sum((x - exact[at]) ** 2, dtype=np.float64))
         evaluations += drawn.evaluations * len(x)
-        pooled.append(pooled_of(x))
+        pooled.append(kind.pooled(x))
         shown.extend(x[:SHOWN - len(shown)])
         started = time.perf_counter()
     distance = None if data is None else frechet_distance(statistics(np.concatenate(pooled)), data)

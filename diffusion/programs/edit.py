@@ -21,8 +21,9 @@ MEASURED = ("inpaint", "colorise", "upscale")  # a part of the image is known
 INVERTED = ("reconstruct", "interpolate")      # through the noise from which DDIM makes the image
 TASKS = (*MEASURED, "vary", *INVERTED)
 SHOWN = 24  # images in task.png
+# flag -> the tasks that read it
 READ_BY = {"image": TASKS, "label": TASKS, "mask": ("inpaint",), "gap": ("inpaint",), "factor": ("upscale",),
-           "jump": MEASURED, "repeats": MEASURED, "strength": ("vary",), "iterations": INVERTED}  # flag -> the tasks that read it
+           "jump": MEASURED, "repeats": MEASURED, "strength": ("vary",), "iterations": INVERTED}
 INSTEAD = {name: f"--mode=sample --task={' or '.join(tasks)}" for name, tasks in READ_BY.items()}
 
 # The sampler settings that DDIM's inversion inverts.
@@ -108,8 +109,7 @@ def edit(config: ConfigDict, workdir: Path, source: str | None, settings: Settin
         build.require_images(config, f"--task={settings.task}")
     if jax.process_count() > 1:
         raise ConfigError("--task runs in one process: leave --coordinator out.")
-    if settings.task in INVERTED:
-        config = config_lib.override(config, DDIM)
+    config = build.measured(config_lib.override(config, DDIM) if settings.task in INVERTED else config)
     model, read = pretrained.open_model(config, source or workdir, checkpoint=checkpoint)
     kind = model.spec
     check(settings, model.shape)
@@ -168,7 +168,7 @@ def make(config: ConfigDict, model: "build.Model", settings: Settings, params: A
             if mask is not None:
                 given["mask"] = np.broadcast_to(mask, (len(known), *mask.shape)).astype(np.float32)
             drawn = task(params, steps, seed, indices, cond=cond, chain_inputs=given)
-            return drawn.images, np.asarray(project(known, given.get("mask"))), known
+            return drawn.within(model.spec.bounds), np.asarray(project(known, given.get("mask"))), known
         return measured
 
     forwards, bounds = build.sampler(config, model), model.spec.bounds
@@ -182,7 +182,7 @@ def make(config: ConfigDict, model: "build.Model", settings: Settings, params: A
             known, cond = rows_of(indices)
             keys = example_keys(jax.random.key(np.uint32(seed)), "sample", 0, indices)
             x = np.asarray(start(params, known, steps[0, 0], keys))
-            return forwards(params, steps, seed, indices, cond=cond, noise=x).images, seen(x), known
+            return forwards(params, steps, seed, indices, cond=cond, noise=x).within(bounds), seen(x), known
         return varied
 
     backwards = build.sampler(config, model, wrap=lambda solver, given: tasks.Inversion(iterations=settings.iterations))
@@ -192,7 +192,7 @@ def make(config: ConfigDict, model: "build.Model", settings: Settings, params: A
     def reconstructed(indices):
         known, cond = rows_of(indices)
         noise = noise_of(known, cond, indices)
-        return forwards(params, steps, seed, indices, cond=cond, noise=noise).images, seen(noise / 3), known
+        return forwards(params, steps, seed, indices, cond=cond, noise=noise).within(bounds), seen(noise / 3), known
 
     def interpolated(indices):
         """The interpolation from the first image to the second, in `count` images."""
@@ -201,7 +201,7 @@ def make(config: ConfigDict, model: "build.Model", settings: Settings, params: A
         noise = np.asarray(tasks.slerp(noise_of(a, cond_a, indices), noise_of(b, cond_b, indices), share))
         nearer = lambda a, b: np.where((share < 0.5).reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
         cond = jax.tree.map(nearer, cond_a, cond_b)
-        return forwards(params, steps, seed, indices, cond=cond, noise=noise).images, a, b
+        return forwards(params, steps, seed, indices, cond=cond, noise=noise).within(bounds), a, b
     return reconstructed if settings.task == "reconstruct" else interpolated
 
 
@@ -223,7 +223,8 @@ def check(settings: Settings, shape: tuple[int, ...]) -> None:
         (s.task != "colorise" or shape[-1] == 3, "task", s.task, f"needs a model of colours, this one has {shape[-1]} "
          "channels."),
         (s.task != "upscale" or s.factor > 1 and not (shape[0] % s.factor or shape[1] % s.factor), "factor",
-         s.factor, f"must be above 1 and divide the model's height and width, {shape[0]} and {shape[1]}: the means of "
+         s.factor, f"must be above 1 and divide the model's height and width, {' and '.join(map(str, shape[:2]))}: "
+                   "the means of "
          "such squares are known."),
         (s.jump >= 1 and s.repeats >= 1, "repeats", s.repeats, "and --jump must be 1 or more (Lugmayr et al. 2022: "
          "both 10)."),

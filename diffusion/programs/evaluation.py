@@ -96,7 +96,7 @@ class SampleStream:
                 self.labels.append(np.asarray(cond["label"])[:number])
             total += drawn.evaluations * number
             self.evaluations = total / (first + number)
-            batch = self.model.spec.finish(drawn.images[:number])
+            batch = self.model.spec.finish(drawn.within(self.model.spec.bounds)[:number])
             self.first.extend(batch[:self.preview - len(self.first)])
             yield batch
 
