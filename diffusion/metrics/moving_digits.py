@@ -14,6 +14,7 @@ import numpy as np
 SPEED = 4         # of the law: the largest component of a velocity, pixels a frame
 DARKEST = 48      # grey levels below this are background: samples are not perfectly black
 LEAST_MASS = 0.3  # of the brightest frame's, below which a frame shows no digit
+LEAST_INSIDE = 0.9  # of a frame's mass, in the square where its digit may be
 
 State = tuple[int, int, int, int]  # row, column, and their velocities
 
@@ -41,11 +42,21 @@ def follows_law(clips: np.ndarray, *, digit: int, deterministic: bool = True, to
     every frame: uint8 [N, T, H, W] -> bool [N].
 
     digit: height and width of the square in which a digit moves, pixels. Its centroid may be up to 2 pixels from the
-    middle of the square (MNIST's are within 1), constantly so over the clip.
+    middle of the square (MNIST's are within 1), constantly so over the clip. At least `LEAST_INSIDE` of each frame's
+    mass must be in that square, so that a picture without a digit, such as noise, whose centroid stands still, does not
+    follow the law.
     """
-    room = [side - digit for side in np.shape(clips)[2:]]
-    found = [_allowed(track, room, (digit - 1) / 2, deterministic, tolerance) for track in centroids(clips)]
-    return np.array(found, bool)
+    room, tracks = [side - digit for side in np.shape(clips)[2:]], centroids(clips)
+    compact = (_inside(clips, tracks, digit / 2 + 2) >= LEAST_INSIDE).all(1)
+    found = [_allowed(track, room, (digit - 1) / 2, deterministic, tolerance) for track in tracks]
+    return np.array(found, bool) & compact
+
+
+def _inside(clips: np.ndarray, tracks: np.ndarray, reach: float) -> np.ndarray:
+    """The share of each frame's mass that is at most `reach` rows and columns from its centroid, [N, T]."""
+    bright = np.maximum(clips.astype(np.float64) - DARKEST, 0)
+    rows, columns = (np.abs(np.arange(n) - tracks[..., axis, None]) <= reach for axis, n in enumerate(clips.shape[2:]))
+    return np.einsum("nthw,nth,ntw->nt", bright, rows, columns) / np.maximum(bright.sum((2, 3)), 1e-9)
 
 
 def speeds(clips: np.ndarray) -> np.ndarray:

@@ -51,3 +51,11 @@ def test_what_breaks_the_law(clips):
     assert follows_law(np.repeat(real[:, :1], 8, axis=1), digit=20).all()  # standing still is a velocity, too
     with pytest.raises(ValueError, match="uint8"):
         centroids(real.astype(float))
+
+
+def test_what_is_no_digit_follows_no_law():
+    """The centroid of noise stands still, as a digit of velocity 0 does."""
+    rng = np.random.default_rng(0)
+    for clips in (rng.integers(0, 256, (20, 8, 32, 32), np.uint8), np.full((2, 8, 32, 32), 200, np.uint8),
+                  np.zeros((2, 8, 32, 32), np.uint8)):
+        assert not follows_law(clips, digit=20).any()
