@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffusion import build
 from diffusion.data.prepare import writer
-from diffusion.io import pictures
+from diffusion.io import pictures, sound
 
 
 def drawn(count: int, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -61,3 +61,18 @@ class JpegFolder:
         for i, image in enumerate(drawn(count, (size, size, 3))):
             Image.fromarray(image).save(folder / f"{i:06d}.jpg", quality=90)
         return cls(folder)
+
+
+def write_photos(folder: Path, count: int, size: int, classes: int = 4) -> None:
+    """Writes drawn pictures of size x size as JPEG files of quality 90 in class folders."""
+    for i, image in enumerate(drawn(count, (size, size, 3))):
+        (path := folder / f"class{i % classes}" / f"{i:06d}.jpg").parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path, quality=90)
+
+
+def write_clips(folder: Path, count: int, classes: int = 4) -> None:
+    """Writes clips of noise of half a second to a second at 8 kHz as .wav files in class folders."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        (path := folder / f"class{i % classes}" / f"{i:06d}.wav").parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sound.wav(rng.integers(-9000, 9000, (rng.integers(4000, 8001), 1)).astype(np.int16), 8000))

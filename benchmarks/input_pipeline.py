@@ -4,7 +4,9 @@
     python -m benchmarks.input_pipeline --sources=jpeg --workers=0,1,2,4 --jpeg_size=256
 
 --sources: `index`, the indices alone, for data that lie on the device; `memory`, an array; `png`, an array_record set
-as our prepare program writes it; `jpeg`, a folder of JPEG files. The first three have the config's shape.
+as our prepare program writes it; `jpeg`, a folder of JPEG files; these have the config's shape, but jpeg. `photos`, the
+same JPEG files in class folders, as a user has them, at 64 pixels: by data.name=folder with data.crop=adm, beside
+torchvision's ImageFolder with Resize(64) and CenterCrop(64). `wav`, a folder of clips of one second at 8 kHz.
 
 What each side does: shuffles, reads and decodes by the same source object, and stacks numpy arrays, or tensors, to a
 batch of the config in this process. Neither scales, flips or copies to the device: our step does that on the device.
@@ -28,9 +30,14 @@ from absl import flags
 from benchmarks import data, measure
 from benchmarks.train_step import OurStep, prepared
 from diffusion import build
+from diffusion.data import folder as files
 from diffusion.data import pipeline, sources
+from diffusion.kinds.audio import audio
+from diffusion.kinds.image import image
 
-SOURCES = ("index", "memory", "png", "jpeg")
+SOURCES = ("index", "memory", "png", "jpeg", "photos", "wav")
+FILES = ("png", "jpeg", "photos", "wav")  # read with workers
+SIDE = 64  # pixels, of photos
 WAYS = ("ours", "torch")
 
 
@@ -39,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", default="configs/cifar10.py")
     parser.add_argument("--batch", type=int, default=None, help="Default: the config's")
     parser.add_argument("--sources", default=",".join(SOURCES))
-    parser.add_argument("--workers", default="0,1,2", help="processes, of png and jpeg")
+    parser.add_argument("--workers", default="0,1,2", help=f"processes, of {', '.join(FILES)}")
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--images", type=int, default=4096, help="of a source")
     parser.add_argument("--jpeg_size", type=int, default=256, help="pixels")
@@ -69,10 +76,10 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in args.sources.split(","):
             source = opened(name, config, Path(folder), args)
-            for n in workers if name in ("png", "jpeg") else [0]:
+            for n in workers if name in FILES else [0]:
                 ways = {way: lambda way=way: turn(*started(way, name, source, batch, n), steps)
                         for way in args.ways.split(",") if (way, name) != ("torch", "index")}
-                prefix = f"{name}, {n} workers: " if name in ("png", "jpeg") else f"{name}: "
+                prefix = f"{name}, {n} workers: " if name in FILES else f"{name}: "
                 add_rows(report, prefix, measure.in_turns(ways, rounds=rounds), batch, args.step_ms)
     if args.step_ms:
         print(f"a training step of {batch} images: {args.step_ms:.2f} ms")
@@ -91,6 +98,14 @@ def add_rows(report: dict, prefix: str, times: dict[str, list[float]], batch: in
 def opened(name: str, config: Any, folder: Path, args: Any) -> Any:
     """The source of that name, written to the folder."""
     shape = build.spec(config).shape
+    if name in ("photos", "wav"):
+        kind = image(size=SIDE, crop="adm") if name == "photos" else audio(length=8000, rate=8000)
+        if name == "photos":
+            data.write_photos(folder / name, args.images, args.jpeg_size)
+        else:
+            data.write_clips(folder / name, args.images)
+        found = files.folder(split="train", kind=kind, embedder=None, dir=str(folder / name), labels="folders")
+        return sources.Loaded(found, kind.load)
     if name == "jpeg":
         return data.JpegFolder.write(folder / "jpeg", args.images, args.jpeg_size)
     if name == "png":
@@ -107,6 +122,10 @@ def started(way: str, name: str, source: Any, batch: int, workers: int) -> tuple
         return found, found.close
     import torch
     from torch.utils.data import DataLoader
+    if name == "photos":
+        from torchvision import datasets, transforms
+        source = datasets.ImageFolder(source.source.entries.where, transforms.Compose(
+            [transforms.Resize(SIDE), transforms.CenterCrop(SIDE), transforms.PILToTensor()]))
     torch.set_num_threads(1)  # as in its workers: its threads for one stacked batch wait for each other
     more = {"multiprocessing_context": "spawn", "prefetch_factor": 2} if workers else {}
     found = iter(DataLoader(source, batch_size=batch, shuffle=True, drop_last=True, num_workers=workers, **more))
