@@ -19,11 +19,12 @@ def report(request, tmp_path_factory):
 
 
 def test_loss_gradient_and_update(report):
-    """Only the order of sums differs. The gradient is relative to the largest number of each parameter."""
+    """Only the order of sums differs. The gradient is relative to the largest number of each parameter. The last bit of
+    a scale near 1 is 1.2e-7, which is 1.2e-5 of the smallest updates that count."""
     rows = {mesh: row for mesh, row in report.items() if "loss" in row}
     assert len(rows) == 2
     for mesh, row in rows.items():
-        assert row["loss"] < 1e-6 and row["gradient"] < 1e-5 and row["update"] < 1e-5, mesh
+        assert row["loss"] < 1e-6 and row["gradient"] < 1e-5 and row["update"] < 3e-5, mesh
 
 
 def test_what_a_device_holds(report):
