@@ -133,6 +133,7 @@ def test_without_pictures_those_of_the_data_are_taken(grey, tmp_path):
     (dict(task="vary", repeats=3), "--repeats=3 is for inpaint, colorise, upscale"),
     (dict(task="inpaint", repeats=0), "--repeats=0 and --jump must be 1 or more"),
     (dict(task="inpaint", repeats=2, jump=10), "--jump=10 must be below the number of steps, 10"),
+    (dict(task="vary", reconstruction=2.0), "--reconstruction=2.0 is for inpaint, colorise, upscale"),
     (dict(task="vary", mask="mask.png"), "--mask=mask.png is for --task=inpaint"),
     (dict(task="reconstruct", iterations=0), "--iterations=0 must be 1 or more"),
     (dict(task="inpaint", label=1), "--label was given, but the model is unconditional"),
@@ -151,3 +152,12 @@ def test_settings_that_the_model_cannot_have(source, grey, given, tmp_path):
             settings={"sample.steps": 7, "sample.constant_stride": True})
     with pytest.raises(DataError, match="goes from one image to another"):
         run(source, tmp_path / "out", task="interpolate", image=given / "0.png")
+
+
+def test_reconstruction_guides_what_is_missing_and_keeps_what_is_known(source, given, tmp_path):
+    plain = run(source, tmp_path / "plain", task="inpaint", image=given)
+    guided = run(source, tmp_path / "guided", task="inpaint", image=given, reconstruction=2.0)
+    missing = np.zeros((8, 8), bool)
+    missing[2:6, 2:6] = True
+    np.testing.assert_array_equal(guided[:, ~missing], plain[:, ~missing])
+    assert np.mean(guided[:, missing] != plain[:, missing]) > 0.3

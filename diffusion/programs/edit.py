@@ -1,6 +1,7 @@
 """`--mode=sample --task=NAME`: makes images from given images by one trained model: inpainting, colorisation,
 super-resolution, SDEdit, DDIM inversion."""
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ TASKS = (*MEASURED, "vary", *INVERTED)
 SHOWN = 24  # images in task.png
 # flag -> the tasks that read it
 READ_BY = {"image": TASKS, "label": TASKS, "mask": ("inpaint",), "gap": ("inpaint",), "factor": ("upscale",),
-           "jump": MEASURED, "repeats": MEASURED, "strength": ("vary",), "iterations": INVERTED}
+           "jump": MEASURED, "repeats": MEASURED, "reconstruction": MEASURED, "strength": ("vary",),
+           "iterations": INVERTED}
 INSTEAD = {name: f"--mode=sample --task={' or '.join(tasks)}" for name, tasks in READ_BY.items()}
 
 # The sampler settings that DDIM's inversion inverts.
@@ -48,6 +50,9 @@ def declare_flags(values: flags.FlagValues) -> None:
                          upper_bound=10**4, flag_values=values)
     flags.DEFINE_integer("repeats", 1, "... and the number of passes over each step; 1: no returns.", lower_bound=1,
                          upper_bound=100, flag_values=values)
+    flags.DEFINE_float("reconstruction", 0.0, "inpaint, colorise, upscale: the weight of guidance by the "
+                       "reconstruction of the known part (Ho et al. 2022, Video Diffusion Models); 0: replacement "
+                       "alone.", lower_bound=0.0, flag_values=values)
     flags.DEFINE_float("strength", 0.5, "vary: the share of the steps to take.", flag_values=values)
     flags.DEFINE_integer("iterations", 3, "reconstruct, interpolate: iterations to invert each step.", lower_bound=1,
                          upper_bound=1000, flag_values=values)
@@ -67,8 +72,8 @@ def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> 
     if gap is not None and len(gap) != 2:
         raise ConfigError(f"--gap={','.join(map(str, gap))} must be two numbers, FROM,TO.")
     settings = Settings(task=values.task, image=path(values.image), mask=path(values.mask), gap=gap, label=values.label,
-                        factor=values.factor, jump=values.jump, repeats=values.repeats, strength=values.strength,
-                        iterations=values.iterations)
+                        factor=values.factor, jump=values.jump, repeats=values.repeats,
+                        reconstruction=values.reconstruction, strength=values.strength, iterations=values.iterations)
     out = shared_flags.default_folder(workdir, values) / f"{values.task}_{values.seed}"
     edit(config, workdir, values.from_pretrained, settings, num_samples=values.num_samples, seed=values.seed,
          out=Path(values.out or out), checkpoint=values.checkpoint)
@@ -85,6 +90,7 @@ class Settings:
     factor: int = 4            # upscale: the factor of height and width
     jump: int = 10             # inpaint, colorise, upscale: RePaint's steps up (Lugmayr et al. 2022) ...
     repeats: int = 1           # ... and the passes over each step (in the paper 10); 1: only replacement
+    reconstruction: float = 0.0  # inpaint, colorise, upscale: weight of guidance by the known part; 0: none
     strength: float = 0.5      # vary: the share of the steps to take (Meng et al. 2022)
     iterations: int = 3        # reconstruct, interpolate: iterations to invert each step
 
@@ -159,8 +165,13 @@ def make(config: ConfigDict, model: "build.Model", settings: Settings, params: A
     from diffusion.core.streams import example_keys
     if settings.task in MEASURED:
         project = projection(settings.task, settings.factor)
-        task = build.sampler(config, model, wrap=lambda solver, given: tasks.Replacement(
-            solver=solver, known=given.get("known"), project=lambda x: project(x, given.get("mask"))))
+
+        def replaced(solver, given):
+            own = {"known": given.get("known"), "project": lambda x: project(x, given.get("mask"))}
+            if settings.reconstruction:
+                solver = tasks.Reconstruction(solver=solver, weight=settings.reconstruction, **own)
+            return tasks.Replacement(solver=solver, **own)
+        task = build.sampler(config, model, wrap=replaced)
 
         def measured(indices):
             known, cond = rows_of(indices)
@@ -229,6 +240,9 @@ def check(settings: Settings, shape: tuple[int, ...]) -> None:
         (s.jump >= 1 and s.repeats >= 1, "repeats", s.repeats, "and --jump must be 1 or more (Lugmayr et al. 2022: "
          "both 10)."),
         (s.repeats == 1 or s.task in MEASURED, "repeats", s.repeats, f"is for {', '.join(MEASURED)}."),
+        (0 <= s.reconstruction < math.inf, "reconstruction", s.reconstruction, "must be 0 or positive."),
+        (not s.reconstruction or s.task in MEASURED, "reconstruction", s.reconstruction, f"is for "
+         f"{', '.join(MEASURED)}."),
         (0 < s.strength <= 1, "strength", s.strength, "is the share of the steps, in (0, 1]."),
         (s.iterations >= 1, "iterations", s.iterations, "must be 1 or more."),
     ]

@@ -68,6 +68,8 @@ GUIDANCE = (
 )
 
 TASKS = (
+    Mutation("reconstruction-guided-away", "wrong sign", "diffusion/tasks/reconstruction.py",
+             "x0 = found.x0 - weight", "x0 = found.x0 + weight", ("tests/tasks/test_reconstruction.py",)),
     Mutation("inversion-asks-at-the-old-time", "wrong index", "diffusion/tasks/inversion.py",
              "of_eps * denoise(guess, t_next, cond).eps", "of_eps * denoise(guess, t, cond).eps",
              ("tests/tasks/test_inversion.py",)),
