@@ -65,11 +65,12 @@ class Evaluation:
     def protocol(self) -> dict:
         """The settings that must agree for two numbers to be comparable."""
         c, e, reference = self.config, self.extractor, self.reference
+        cut = {} if (crop := c.data.get("crop", "none")) == "none" else {"crop": crop}
         return {"extractor": e.name, "weights_sha256": e.weights, "resize": e.resize, "images": c.evaluate.images,
                 "kept": c.evaluate.keep, "rounding": self.model.spec.rounding,
                 "reference": {"dataset": c.data.dataset if c.data.name == "tfds" else c.data.name,
                               "split": c.data.split, "images": reference.count, "sha256": reference.digest,
-                              "shape": list(reference.shape)}}
+                              "shape": list(reference.shape), **cut}}
 
 
 class SampleStream:
