@@ -2,6 +2,7 @@
 import functools
 import os
 import re
+import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Protocol
 
 from diffusion.data.files import File
 from diffusion.errors import DataError
-from diffusion.io.reading import check_room, ordinary, reading
+from diffusion.io.reading import ordinary, reading
 
 LARGEST = 2**29   # bytes of one unpacked file
 _SHARE, _SMALL = 1000, 2**26  # an archive's larger files may unpack to at most this many times their packed size
@@ -49,12 +50,15 @@ class FolderEntries:
     names: Sequence[str]
 
     def read(self, name: str) -> File:
-        path = ordinary(os.path.join(self.where, name))
+        path = os.path.join(self.where, name)
         with reading(f"{path} cannot be read", "Replace or remove it."):
-            check_room(size := path.stat().st_size, f"The content of {path}")
-            if size > LARGEST:
-                raise DataError(f"{path} has {size:,} bytes, more than {LARGEST:,} for one example.")
-            return File(str(path), path.read_bytes())
+            found = os.stat(path)
+            if not stat.S_ISREG(found.st_mode):
+                ordinary(path)  # names what it is instead
+            if found.st_size > LARGEST:
+                raise DataError(f"{path} has {found.st_size:,} bytes, more than {LARGEST:,} for one example.")
+            with open(path, "rb", buffering=0) as file:
+                return File(path, file.readall())
 
 
 def _below(path: Path) -> Iterator[str]:

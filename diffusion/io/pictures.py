@@ -98,7 +98,8 @@ def opened(file: str | os.PathLike | IO[bytes], where: object = None, *, size: t
                 raise DataError(f"{where} is an animation of {image.n_frames} pictures. Save each as a file.")
             image.load()
             wide = image.mode == "I" and image.format in ("PNG", "PPM")  # the mode of older Pillows for 16 bits
-            turned = ImageOps.exif_transpose(image.convert("I;16") if wide else image)
+            turned = image.convert("I;16") if wide else image
+            ImageOps.exif_transpose(turned, in_place=True)  # without a copy of those that are not turned
     if size is not None and turned.size != (size[1], size[0]):
         raise _wrong_size(where, turned.size[::-1], size, whose)
     return turned
