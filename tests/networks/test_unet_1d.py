@@ -68,7 +68,7 @@ def config_of(**changes):
 
 
 @pytest.mark.parametrize("changes, message", [
-    (dict(patch=3), "network.patch = 3: must divide the length of x, 16 samples"),
+    (dict(patch=3), "network.patch = 3: must divide the sides of x, .16. samples"),
     (dict(patch=0), "network.patch = 0: must divide"),
     (dict(patch=16), "network.multipliers = .*: 2 levels make feature maps 32 times shorter, which 16 samples"),
     (dict(factors=(3,)), "feature maps 3 times shorter"),
