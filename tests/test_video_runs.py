@@ -77,6 +77,39 @@ def test_the_factorised_network_trains(folder, tmp_path):
     assert len(losses) == 3 and np.isfinite(losses).all() and losses[-1] < losses[0]
 
 
+@pytest.mark.slow
+def test_the_next_frames_are_predicted_from_the_data(folder, tmp_path):
+    """Trained with frames before each clip, some hidden; samples follow the split's clips in order; guided, too."""
+    config = [*flags(folder, "moving_mnist"), f"--workdir={tmp_path}/run", "--config.data.past=2",
+              "--config.train.condition_dropout=('frames_mask: 0.2',)"]
+    program.run(*config, config="moving_mnist")
+    losses = [row["loss"] for row in program.rows(tmp_path / "run")]
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+    own = [f"--workdir={tmp_path}/run", "--mode=sample", "--num_samples=3"]
+    for out, more in (("plain", []), ("guided", ["--config.sample.guidance.name=classifier_free"])):
+        program.run(*config, *own, *more, f"--out={tmp_path}/{out}", config="moving_mnist")
+        assert np.load(tmp_path / out / "samples.npz")["arr_0"].shape == (3, 4, 16, 16, 1)
+
+
+@pytest.mark.slow
+def test_missing_frames_are_filled_by_an_unconditional_model(run, folder, tmp_path):
+    config = [*flags(folder, "moving_mnist"), f"--workdir={run}", "--mode=sample", "--task=inpaint", "--num_samples=3",
+              "--gap=2,4", "--config.data.split=test"]
+    found = []
+    for weight in (0, 2):
+        program.run(*config, f"--reconstruction={weight}", f"--out={tmp_path}/{weight}", config="moving_mnist")
+        found.append(np.load(tmp_path / str(weight) / "samples.npz")["arr_0"])
+    given = moving_mnist_source(folder)
+    for x in found:
+        np.testing.assert_array_equal(x[:, :2], np.stack([given[i]["video"] for i in range(3)])[:, :2])
+    assert not np.array_equal(*found)
+
+
+def moving_mnist_source(folder):
+    return build.training_images(config_lib.override(moving_mnist.get_config(), {
+        "data.dir": folder, "data.split": "test", "data.size": 16, "data.frames": 4, "data.digit": 10}))
+
+
 @pytest.mark.parametrize("made", [moving_mnist, moving_mnist_vdm])
 def test_configs_are_right(made, folder):
     config = made.get_config()

@@ -47,7 +47,9 @@ def check_model(c: ConfigDict) -> Parts:
     """The parts of the model, built to check its keys. Raises ConfigError."""
     kind, proc = spec(c), process(c.process)
     prediction = check_prediction(c, proc)
-    net = network(c.network, kind.shape[:-1], kind.shape[-1] * (1 + prediction.both + c.learned_range))
+    past = getattr(kind, "past", 0)
+    net = network(c.network, kind.shape[:-1], kind.shape[-1] * (1 + prediction.both + c.learned_range),
+                  (past, *kind.shape[1:]) if past else ())
     conditions = declared(c, net)
     dropout_rates(c, conditions)
     return Parts(proc, prediction, net, kind, conditions)

@@ -40,20 +40,23 @@ class MovingDigits:
     digit: int                   # height and width of a digit, pixels
     clips: int
     deterministic: bool
+    past: int = 0                # of the frames, the first that are given for themselves
     num_classes = 10
 
     def __len__(self) -> int:
         return self.clips
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        """{"video": uint8 [T, H, W, 1], "label": what the first digit shows}."""
+        """{"video": uint8 [T - past, H, W, 1], "frames": the past ones before, "label": what the first digit shows}."""
         made, (height, width) = self.trajectory(i), self.size
         video = np.zeros((self.frames, height, width), np.uint8 if self.number == 1 else np.uint16)
         for which, places in zip(made.which, made.places.tolist()):
             shape = self.scaled(which)
             for frame, (y, x) in zip(video, places):
                 frame[y:y + self.digit, x:x + self.digit] += shape
-        return {"video": np.minimum(video, 255).astype(np.uint8)[..., None], "label": np.int32(made.labels[0])}
+        video = np.minimum(video, 255).astype(np.uint8)[..., None]
+        return {"video": video[self.past:], "label": np.int32(made.labels[0]),
+                **({"frames": video[:self.past]} if self.past else {})}
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         return [self[i] for i in indices]
@@ -120,6 +123,7 @@ def moving_mnist(*, split: str,
                  dir: str = "data",
                  size: int | tuple[int, int] = 64,
                  frames: int = 16,
+                 past: int = 0,
                  digits: int = 2,            # digits that move in a clip
                  digit: int = 32,            # their height and width, pixels
                  clips: int = 60_000,        # clips in the split, each made when it is read
@@ -132,8 +136,10 @@ def moving_mnist(*, split: str,
             "frame's side (data.size), so that the digits can move.")
     require(digits >= 1, "digits", digits, "must be 1 or more.")
     require(frames >= 1, "frames", frames, "must be 1 or more.")
+    require(past >= 0, "past", past, "must not be negative.")
     require(clips >= 1, "clips", clips, "must be positive.")
-    return MovingDigits(idx(dir, split), _SPLITS.index(split), sides, frames, digits, digit, clips, deterministic)
+    return MovingDigits(idx(dir, split), _SPLITS.index(split), sides, frames + past, digits, digit, clips,
+                        deterministic, past)
 
 
 SOURCES = {"moving_mnist": moving_mnist}

@@ -23,6 +23,7 @@ from diffusion.typing import Keys
 class VideoSpec:
     """Clips of one number of frames, height, width and number of channels."""
     shape: tuple[int, int, int, int]  # [T, H, W, C]
+    past: int = 0                # frames before each clip, which are the condition "frames"
     flip: bool = False           # mirror each clip with probability 1/2
     every: int = 1               # of the frames of a file, every so many
     crop: str = "edm"            # how the frames of files get this size: none, or one of `data.crops`
@@ -37,13 +38,14 @@ class VideoSpec:
 
     @property
     def stored(self) -> dict:
-        """The bytes of a clip, and a label."""
-        return {"video": (self.shape, np.uint8), "label": ((), np.int32)}
+        """The bytes of a clip and of the frames before it, and a label."""
+        before = {"frames": ((self.past, *self.shape[1:]), np.uint8)} if self.past else {}
+        return {"video": (self.shape, np.uint8), "label": ((), np.int32), **before}
 
     @property
     def span(self) -> int:
-        """The frames of a file from the first to the last that a clip has."""
-        return (self.shape[0] - 1) * self.every + 1
+        """The frames of a file from the first to the last that a clip has, with those before it."""
+        return (self.past + self.shape[0] - 1) * self.every + 1
 
     def check(self, source: Sequence, where: str) -> None:
         """Raises DataError if the first clip is not uint8 of this shape, or cannot be read."""
@@ -52,7 +54,8 @@ class VideoSpec:
         encoded = getattr(source, "encoded", False)
         if not encoded:
             check_stored(self, source[0], "video", where)
-        clip = np.asarray((self.load(source[0], None) if encoded else source[0])["video"])
+        record = self.load(source[0], None) if encoded else source[0]
+        clip = np.asarray(record["video"])
         if clip.dtype != np.uint8 or clip.ndim != 4:
             raise DataError(f"The clips of {where} must be uint8 [T, H, W, C], but the first one is {clip.dtype} "
                             f"{list(clip.shape)}.")
@@ -61,6 +64,10 @@ class VideoSpec:
             raise DataError(f"The clips of {where} are {by(clip.shape)} (frames x height x width x channels), but the "
                             f"config asks for {by(self.shape)}. Set --config.data.frames={t} --config.data.size="
                             f"{h if h == w else f'{h},{w}'} --config.data.channels={c}, or choose another data set.")
+        before = np.asarray(record.get("frames", np.zeros(0, np.uint8)))
+        if self.past and (before.shape != (self.past, *self.shape[1:]) or before.dtype != np.uint8):
+            raise DataError(f"The clips of {where} need the array frames, uint8 {[self.past, *self.shape[1:]]}, of "
+                            f"what is before them (data.past), but it is {before.dtype} {list(before.shape)}.")
 
     def needs_load(self, encoded: bool) -> bool:
         """Whether clips are files; arrays are used as they are."""
@@ -76,24 +83,31 @@ class VideoSpec:
             where = f"{files[0].where} and what follows it"
             first = self._first(len(files), where, rng)
             found = self._cut(map(self._picture, files[first:first + self.span:self.every]), where, place)
-            return {"video": np.stack(list(found)), **rest}
+            return self._parted(list(found), rest)
         found = self._cut(clips.frames(files.content, files.where, files.ending, channels=self.shape[-1],
                                        background=self.background), files.where, place)
         first = 0
         if rng is not None:  # only the last frame tells how many there are
             found = list(found)
             first = self._first(len(found), files.where, rng)
-        found = clips.taken(iter(found), first, self.shape[0], self.every)
-        if len(found) < self.shape[0]:
+        number = self.past + self.shape[0]
+        found = clips.taken(iter(found), first, number, self.every)
+        if len(found) < number:
             self._first((len(found) - 1) * self.every + 1, files.where, rng)
-        return {"video": np.stack(found), **rest}
+        return self._parted(found, rest)
+
+    def _parted(self, frames: list[np.ndarray], rest: dict) -> dict:
+        """The record of past + T frames."""
+        before = {"frames": np.stack(frames[:self.past])} if self.past else {}
+        return {"video": np.stack(frames[self.past:]), **before, **rest}
 
     def _first(self, number: int, where: str, rng: np.random.Generator | None) -> int:
         """Where a clip of a file of `number` frames begins. Raises DataError if the file is too short."""
         if number < self.span:
             every = f", every {self.every} of which a clip takes" if self.every > 1 else ""
             raise DataError(f"{where} has {number} frames{every}, fewer than the {self.span} that clips of data.frames "
-                            f"= {self.shape[0]} need. Remove it, or ask for fewer.")
+                            f"= {self.shape[0]}{f' and data.past = {self.past}' * (self.past > 0)} need. Remove it, or "
+                            "ask for fewer.")
         return 0 if rng is None else int(rng.integers(number - self.span + 1))
 
     def _picture(self, file: File) -> Image.Image:
@@ -133,10 +147,11 @@ class VideoSpec:
 
     def prepare(self, record: Record, keys: Callable[[str], Keys] | None = None) -> Example:
         """{"video": uint8 [B, T, H, W, C], ...} -> x0 in [-1, 1], and the record's other entries as conditions."""
-        x0 = to_float(record["video"])
+        x0, cond = to_float(record["video"]), {name: value for name, value in record.items() if name != "video"}
         if self.flip and keys is not None:
             x0 = random_flip(keys("flip"), x0)
-        return Example(x0, {name: value for name, value in record.items() if name != "video"})
+            cond |= {"frames": random_flip(keys("flip"), cond["frames"])} if self.past else {}
+        return Example(x0, cond)
 
     def finish(self, x0: np.ndarray) -> np.ndarray:
         """uint8 of samples in [-1, 1]."""
@@ -179,6 +194,7 @@ class VideoSpec:
 def video(*, size: int | tuple[int, int] = 64,  # height and width of an image, pixels: one number, or both
           channels: int = 3,                    # of an image
           frames: int = 16,                     # of a clip
+          past: int = 0,                        # frames before a clip that the network is told, to predict what follows
           every: int = 1,                       # of a file, take every so many frames
           flip: bool = False,                   # mirror each image with probability 1/2
           crop: Crop = "edm",
@@ -187,8 +203,10 @@ def video(*, size: int | tuple[int, int] = 64,  # height and width of an image, 
     """Clips of bytes, scaled to [-1, 1] (Ho et al. 2022, "Video Diffusion Models")."""
     require(channels >= 1, "channels", channels, "must be positive.")
     require(frames >= 1, "frames", frames, "must be 1 or more.")
+    require(past >= 0, "past", past, "must not be negative.")
     require(every >= 1, "every", every, "must be 1 or more.")
-    return VideoSpec(shape=(frames, *sides(size), channels), flip=flip, every=every, crop=crop, background=background)
+    return VideoSpec(shape=(frames, *sides(size), channels), past=past, flip=flip, every=every, crop=crop,
+                     background=background)
 
 
 KINDS = {"video": video}

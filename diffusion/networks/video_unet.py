@@ -19,6 +19,7 @@ from diffusion.networks.layers import (
     rematerialised,
     sinusoidal_embedding,
 )
+from diffusion.networks.unet_frames import first_frames, told_frames
 from diffusion.typing import NO_COND, Array, Cond, Keys
 
 # As networks/unet.SHARDING: queries, keys and values are cut by outputs, hence by heads.
@@ -35,10 +36,11 @@ class VideoUNet(nn.Module):
 
     F(x, c_noise, cond): [B,T,H,W,C_in] -> [B,T,H,W,out_channels], float32 at least. Convolutions see one frame (1x3x3,
     the first 1x7x7), and each level has attention over the pixels of a frame, then over the frames at a pixel, with
-    rotary (Su et al. 2021) and relative positions (Raffel et al. 2020, T5). Any number of frames is taken. The
-    structure is that of lucidrains' video-diffusion-pytorch 0.7.0, with 35,706,259 parameters by default for 3
-    channels; there, unlike the paper, attention over pixels is linear outside the middle. All attention has `heads`
-    heads of `head_channels` channels. The last convolution and the output of each attention start at zero.
+    rotary (Su et al. 2021) and relative positions (Raffel et al. 2020, T5). Any number of frames is taken; those
+    before the clip, if it is told any, are frames without noise. The structure is that of lucidrains'
+    video-diffusion-pytorch 0.7.0, with 35,706,259 parameters by default for 3 channels; there, unlike the paper,
+    attention over pixels is linear outside the middle. All attention has `heads` heads of `head_channels` channels. The
+    last convolution and the output of each attention start at zero.
     """
     channels: int = 64                          # channels of the first level
     multipliers: tuple[float, ...] = (1, 2, 4, 8)  # channels of each level / `channels`
@@ -50,6 +52,7 @@ class VideoUNet(nn.Module):
                                                 # frame attends to another (Ho et al. 2022, joint training on images)
     num_classes: int = 0                        # 0: unconditional; else cond["label"] is int32 [B] below it
     out_channels: int = 3
+    past: tuple[int, ...] = ()
     dtype: Literal["float32", "bfloat16"] = "float32"  # computation precision; parameters are float32
     remat: Literal["none", "light", "full"] = "none"
     sharding = SHARDING
@@ -58,8 +61,8 @@ class VideoUNet(nn.Module):
 
     @property
     def cond(self) -> Declared:
-        """The label, if there are classes."""
-        return labels(self.num_classes)
+        """The label, if there are classes, and the frames before the clip."""
+        return {**labels(self.num_classes), **first_frames(self.past)}
 
     def check(self, size: tuple[int, int, int]) -> None:
         """Raises FieldError for fields that do not fit clips of these frames, height and width, or each other."""
@@ -82,10 +85,12 @@ class VideoUNet(nn.Module):
     @nn.compact
     def __call__(self, x: Array, c_noise: Array, cond: Cond = NO_COND, keys: Keys | None = None) -> Array:
         widths = [self.channels, *(round(self.channels * m) for m in self.multipliers)]
-        levels, dtype = len(widths) - 1, self.dtype
+        levels, dtype, frames = len(widths) - 1, self.dtype, x.shape[1]
         block, linear, spatial, temporal = (rematerialised(one, self.remat) for one in (
             ResBlock, LinearSpatialAttention, SpatialAttention, TemporalAttention))
         over_pixels = {"linear": linear, "full": spatial, "none": None}[self.spatial_attention]
+        if self.past:  # in front of the others, with a channel that tells them apart
+            x = jnp.concatenate([told_frames(cond).astype(x.dtype), jnp.pad(x, [(0, 0)] * 4 + [(0, 1)])], axis=1)
         bias = self.bias(x.shape[1], keys)
 
         def resblock(h, width, name, emb):
@@ -124,7 +129,7 @@ class VideoUNet(nn.Module):
                 h = by_frame(double, h)
 
         h = resblock(jnp.concatenate([h, first], axis=-1), self.channels, "out_block", None)
-        h = by_frame(conv(self.out_channels, 1, dtype, "conv_out", scale=0.0), h)
+        h = by_frame(conv(self.out_channels, 1, dtype, "conv_out", scale=0.0), h[:, h.shape[1] - frames:])
         return h.astype(jnp.promote_types(h.dtype, jnp.float32))
 
     def embed(self, c_noise: Array, cond: Cond) -> Array:

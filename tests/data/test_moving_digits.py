@@ -99,6 +99,13 @@ def test_seed_and_index_fix_a_clip(folder):
     assert made.trajectory(0).places[:, :2].tolist() == [[[18, 25], [17, 24]], [[23, 28], [19, 31]]]
 
 
+def test_the_frames_before_a_clip_are_its_first(folder):
+    whole, parted = source(folder, frames=5)[3], source(folder, frames=3, past=2)[3]
+    np.testing.assert_array_equal(parted["frames"], whole["video"][:2])
+    np.testing.assert_array_equal(parted["video"], whole["video"][2:])
+    assert set(whole) == {"video", "label"} and parted["label"] == whole["label"]
+
+
 def test_it_is_the_data_of_a_config(folder):
     config = config_lib.base(data="moving_mnist")
     found = kinds.source(config_lib.override(config, {"data.dir": folder, "data.size": (40, 48), "data.frames": 3,

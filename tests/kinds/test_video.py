@@ -134,6 +134,24 @@ def test_other_sizes_are_refused_without_a_crop():
         load(gif(), channels=2)
 
 
+def test_frames_before_a_clip():
+    found = load(gif(), frames=3, past=2)
+    np.testing.assert_array_equal(found["frames"], FRAMES[:2])
+    np.testing.assert_array_equal(found["video"], FRAMES[2:5])
+    with pytest.raises(DataError, match="has 6 frames, fewer than the 7 that clips of data.frames = 4 and data.past"):
+        load(gif(), past=3)
+    kind = spec(frames=3, past=2, flip=True)
+    record = {"video": FRAMES[2:5], "frames": FRAMES[:2], "label": 0}
+    kind.check(Source([record]), "here")
+    with pytest.raises(DataError, match=r"need the array frames, uint8 \[2, 8, 12, 1\]"):
+        kind.check(Source([record | {"frames": FRAMES[:1]}]), "here")
+    batch = {name: np.stack([record[name]] * 16) for name in record}
+    example = kind.prepare(batch, lambda stream: jax.random.split(jax.random.key(0), 16))
+    turned = [np.array_equal(clip, FRAMES[2:5]) for clip in kind.finish(np.asarray(example.x0))]
+    assert turned == [np.array_equal(clip, FRAMES[:2]) for clip in np.asarray(example.cond["frames"])]
+    assert 2 < sum(turned) < 14  # both are mirrored, or neither
+
+
 class Source(list):
     num_classes, encoded = 1, False
 

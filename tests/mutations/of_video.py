@@ -32,4 +32,10 @@ VIDEO = (
              "if number < self.span:", "if number < 1:", ("tests/kinds/test_video.py",)),
     Mutation("half-written-animations-pass", "skipped validation", "diffusion/io/clips.py",
              "if not content.rstrip(b\"\\0\").endswith(b\";\"):", "if not content:", ("tests/kinds/test_video.py",)),
+    Mutation("hidden-frames-are-seen", "lost term", "diffusion/networks/unet_frames.py",
+             "(frames.astype(mask.dtype) / 127.5 - 1) * mask,", "frames.astype(mask.dtype) / 127.5 - 1,",
+             ("tests/networks/test_video_networks.py",)),
+    Mutation("frames-before-are-mirrored-on-their-own", "missing key fold", "diffusion/kinds/video.py",
+             "random_flip(keys(\"flip\"), cond[\"frames\"])", "random_flip(keys(\"past\")[::-1], cond[\"frames\"])",
+             ("tests/kinds/test_video.py",)),
 )

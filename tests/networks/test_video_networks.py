@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks.golden_video_unet import ALONE, NETWORK, SEED, SHAPE, TIMES, clips
-from networks.random_params import random_params
+from networks.random_params import random_params, unit
 
 from diffusion import config as config_lib
 from diffusion.build import networks
@@ -115,6 +115,33 @@ def test_frames_are_channels():
     np.testing.assert_allclose(np.concatenate([found[:, t] for t in range(3)], axis=-1), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("network", [FRAMES.clone(past=(2, 8, 8, 2)), VideoUNet(
+    channels=8, multipliers=(1,), heads=1, head_channels=4, out_channels=2, past=(2, 8, 8, 2))])
+def test_frames_before_the_clip(network):
+    """Each is seen where its mask is 1; what is hidden may hold anything."""
+    shape, rng = (3, 8, 8, 2), np.random.default_rng(0)
+    assert {name: one.null for name, one in network.cond.items()} == {"frames": None, "frames_mask": 0.0}
+    cond = {"frames": rng.integers(0, 256, (2, 2, 8, 8, 2), np.uint8), "frames_mask": np.ones((2, 2), np.float32)}
+    x, run = jnp.asarray(rng.normal(size=(2, *shape)), jnp.float32), jax.jit(network.apply)
+    made = {"params": params_of(network, shape, cond)}
+    plain = run(made, x, jnp.ones(2), cond)
+    assert plain.shape == (2, *shape) and np.std(plain) > 0.05
+    other = cond | {"frames": cond["frames"].copy()}
+    other["frames"][:, 1] = 255 - other["frames"][:, 1]
+    assert np.abs(run(made, x, jnp.ones(2), other) - plain).max() > 1e-3
+    hidden = {"frames_mask": np.array([[1, 0], [1, 0]], np.float32)}
+    one, two = (run(made, x, jnp.ones(2), c | hidden) for c in (cond, other))
+    np.testing.assert_array_equal(one, two)
+    assert np.abs(one - plain).max() > 1e-3
+
+
+def params_of(network, shape, cond):
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros(1),
+                            {name: value[:1] for name, value in cond.items()})["params"]
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: unit(jax.tree_util.keystr(path), leaf.shape, 0) * 0.3,
+                                            shapes)
+
+
 @pytest.mark.parametrize("name, values, words", [
     ("video_unet", {"multipliers": (1, 2, 4, 8, 16)}, "12 pixels"), ("video_unet", {"channels": 2}, "at least 4"),
     ("video_unet", {"head_channels": 5}, "must be even"), ("video_unet", {"single_frames": 1.0}, "below 1"),
@@ -125,6 +152,11 @@ def test_wrong_keys(name, values, words):
         f"network.{key}": value for key, value in values.items()})
     with pytest.raises(ConfigError, match=words):
         networks.network(config.network, (4, 16, 12), 1)
+
+
+def test_other_networks_are_told_no_frames():
+    with pytest.raises(ConfigError, match="takes no frames before a clip .data.past.: use unet_frames or video_unet"):
+        networks.network(config_lib.base(network="mlp").network, (4, 16, 16), 1, (2, 16, 16, 1))
 
 
 def test_clips_are_not_images():
