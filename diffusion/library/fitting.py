@@ -1,4 +1,5 @@
 """Training on data in memory, without a run folder."""
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,7 @@ from diffusion.library.arguments import (
 )
 from diffusion.library.model import Model
 from diffusion.library.objectives import Objective, objective
+from diffusion.library.streams import Examples, is_source
 from diffusion.parallel import sharding
 from diffusion.train import gradients
 from diffusion.train import step as step_lib
@@ -39,7 +41,7 @@ _EDGES = np.linspace(-20.0, 20.0, 11)  # log-SNR bins of the metrics
 
 
 def fit(model: Model | Mapping[str, Model], objective: Objective | Loss | Sequence[Update] | str = "denoising", *,
-        data: Array | Mapping[str, Array], batch_size: int, steps: int,
+        data: Array | Mapping[str, Array] | Sequence[Mapping[str, Any]], batch_size: int, steps: int,
         optimizer: optax.GradientTransformation | None = None, seed: int = 0,
         condition_dropout: Mapping[str, float] | None = None, accumulate: int = 1,
         averages: Mapping[str, Average] = EMA,
@@ -53,7 +55,8 @@ def fit(model: Model | Mapping[str, Model], objective: Objective | Loss | Sequen
       objective: an `Objective`; or its loss, or the name of one, with uniform times; or a list of `Update`.
       data: x_0 [N, ...] as floats, standardised by the caller, or as uint8 images, which are scaled to [-1, 1]; or a
         mapping with "x0", the network's conditions by name, such as "label", and "mask" (bool [N, ...]: the valid
-        entries) if there is one. Copied to every device.
+        entries) if there is one. Copied to every device. Or an object with `len(data)` and `data[i]`, such mappings of
+        one example (`library.streams.Examples`), which is read in the same order, ahead in a thread.
       optimizer: of the online set, unless the objective is a list of updates, which have their own.
       condition_dropout: the probability, by name, that a condition is hidden, as its `null`, such as {"label": 0.1}.
       accumulate: micro-batches of a step. averages: kept besides the parameters, by name.
@@ -89,7 +92,8 @@ def fit(model: Model | Mapping[str, Model], objective: Objective | Loss | Sequen
             check_params(f"{field}[{name!r}]", values, models[name])
     spec = main.spec
     require(getattr(spec, "measured", True), "spec", spec, "has no mean and deviation yet: give both.")
-    records = dataset(data, main)
+    source = Examples(data, main) if is_source(data) else None
+    records = dataset(data, main) if source is None else source.first
     seed, steps, accumulate = whole("seed", seed, 0), whole("steps", steps, 1), whole("accumulate", accumulate, 1)
     require(report is None or callable(report), "report", report, "is a function of (step, metrics).")
     pieces = sharding.batch_shards(mesh) * accumulate
@@ -127,20 +131,31 @@ def fit(model: Model | Mapping[str, Model], objective: Objective | Loss | Sequen
     everywhere = sharding.replicated(mesh)
     shapes = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(  # noqa: E731
         np.shape(x), jnp.result_type(x), sharding=everywhere), tree)
-    index = shapes(np.zeros((1, batch_size), np.int32))
+    index = np.zeros((1, batch_size), np.int32)
+    batch = {"index": index} if source is None else {
+        name: np.broadcast_to(value, (1, batch_size, *value.shape)) for name, value in records.items()}
     # Before any compilation, so that a loss or a network that is wrong fails at once; the trace is kept.
-    program(first).eval_shape(abstract, {"index": index, "position": index}, shapes(records), shapes(frozen))
+    records = None if source else records
+    program(first).eval_shape(abstract, shapes(batch | {"position": index}), shapes(records), shapes(frozen))
     state = create() if state is None else jax.tree.map(jnp.array, state)  # the step overwrites it
     records, frozen = jax.device_put(records, everywhere), jax.device_put(frozen, everywhere)
-    rows = pipeline.index_batches(len(next(iter(records.values()))), batch_size=batch_size, seed=seed,
-                                  shard_index=jax.process_index(), shard_count=jax.process_count())
+    shards = {"batch_size": batch_size, "seed": seed, "shard_index": jax.process_index(),
+              "shard_count": jax.process_count()}
+    rows = source.batches(**shards) if source else pipeline.index_batches(len(next(iter(records.values()))), **shards)
     rows.set_state({"next_example": first * batch_size})
+    with contextlib.closing(rows):
+        return _train(rows, range(first, first + steps), program, state, records, frozen, mesh, report)
+
+
+def _train(rows: pipeline.Batches, steps: range, program: Callable, state: State, records: Any, frozen: Any, mesh: Any,
+           report: Callable | None) -> State:
+    """The state after these steps. Raises DivergedError for a loss that is not finite."""
     pending = []
-    for n in range(first, first + steps):
+    for n in steps:
         batch = sharding.place_batch({name: value[None] for name, value in next(rows).items()}, mesh, leading=1)
         state, metrics = program(n)(state, batch, records, frozen)
         pending.append((n + 1, metrics))
-        if report or len(pending) == _CHECKED or n + 1 == first + steps:
+        if report or len(pending) == _CHECKED or n + 1 == steps.stop:
             for at, found_there in jax.device_get(pending):
                 row = _row(found_there)
                 if not np.isfinite(sum(value for name, value in row.items() if name.startswith(("loss", "grad_norm")))):

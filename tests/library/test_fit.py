@@ -291,3 +291,36 @@ def test_a_density_may_take_several_uniform_numbers_and_the_step():
     np.testing.assert_array_equal(three[:, :1], independent(keys))
     assert len(np.unique(three)) == 150 and np.abs(np.corrcoef(three.T) - np.eye(3)).max() < 0.5
     assert stratified(keys[0], jnp.arange(4), 4).shape == (4, 1)
+
+
+class Read:
+    """A random-access source of the rows of arrays."""
+
+    def __init__(self, **arrays):
+        self.arrays = arrays
+
+    def __len__(self):
+        return len(self.arrays["x0"])
+
+    def __getitem__(self, i):
+        return {name: rows[i] for name, rows in self.arrays.items()}
+
+
+def test_a_source_that_is_read_example_by_example_trains_as_its_arrays_do(six):
+    equal(diffusion.fit(MODEL, steps=6, **FIT | {"data": Read(x0=DATA)}), six)
+    half = diffusion.fit(MODEL, steps=2, **FIT | {"data": Read(x0=DATA)})
+    equal(diffusion.fit(MODEL, steps=4, state=half, **FIT | {"data": Read(x0=DATA)}), six)
+
+
+@pytest.mark.parametrize("data, message", [
+    (Read(x0=DATA[:0]), "have no example"),
+    (Read(x0=DATA[:, :2]), "The data are .1, 2., but the model's are .N, 3."),
+    (Read(x0=DATA, label=np.zeros(100, int)), "'label' was given, but the model does not declare it"),
+    (Read(x0=[*DATA[:5], DATA[5, :2]]), "The data are .1, 2."),
+    (Read(x0=[*DATA[:5], np.array([1, 2, np.nan])]), "is NaN or infinite"),
+    (type("Words", (), {"__len__": lambda self: 3, "__getitem__": lambda self, i: "x"})(), "must be a mapping"),
+    (type("Other", (), {"__len__": lambda self: 3, "__getitem__": lambda self, i: {"y": 1}})(), "but no .x0."),
+])
+def test_examples_that_do_not_fit(data, message):
+    with pytest.raises((DataError, ConfigError), match=message):
+        diffusion.fit(MODEL, steps=3, **FIT | {"data": data})
