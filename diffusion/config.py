@@ -303,11 +303,11 @@ def not_chosen(config: ConfigDict, key: str, where: str) -> str:
         for name in family.members():
             if key in family.keys_of(name):
                 owners.setdefault(family.selector, []).append(name)
-    selector, names = next(iter(owners.items()))
-    now = f"is {values[selector]!r}" if selector in values else "is not a key of this config either"
-    that = "one of those" if len(names) > 1 else "that"
-    return (f"{where}: config.{key} is a key of {selector} = {', '.join(names)}, and config.{selector} {now}. Choose "
-            f"{that}, or leave the key out.")
+    whose = " and of ".join(f"{selector} = {', '.join(names)}" for selector, names in owners.items())
+    now = ", and ".join(f"config.{selector} " + (f"is {values[selector]!r}" if selector in values else
+                                                 "is not a key of this config either") for selector in owners)
+    that = "that" if sum(map(len, owners.values())) == 1 else "one of those"
+    return f"{where}: config.{key} is a key of {whose}, and {now}. Choose {that}, or leave the key out."
 
 
 def from_dict(values: object, where: str) -> ConfigDict:

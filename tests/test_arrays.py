@@ -218,7 +218,7 @@ def test_a_kind_that_does_not_fit_the_source():
     (dict(sample__clip=True), "config.sample.clip = True: limits x0, but data.kind = 'array' has no bounds"),
     (dict(loss__name="continuous_vlb"), "probability of a level of a byte"),
     (dict(likelihood__estimator="continuous_vlb"), "which have a density: use ode"),
-    (dict(data__size=8), "config.data.size is a key of data.kind = image, video"),
+    (dict(data__size=8), "config.data.size is a key of data.name = moving_mnist and of data.kind = image, video, and"),
 ])
 def test_settings_that_do_not_fit(changes, message):
     with pytest.raises(ConfigError, match=message):

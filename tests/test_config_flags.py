@@ -89,7 +89,7 @@ START = "from diffusion import config\n\n\ndef get_config():\n    c = config.bas
     (START + "c.train.durtion = 3\n    return c\n", ", line 6: the config file cannot be run: AttributeError"),
     (START + "c.network.blocks = 10**7\n    return c\n", "config.network.blocks = 10000000 is too large"),
     (START + "c.network.depth = 10\n    return c\n",
-     ", line 6: the config has no key 'depth': it is one of network.name = dit"),
+     ", line 6: the config has no key 'depth': it is one of network.name = diffwave, network.name = dit"),
     (START + "c.sample.given = (3, 1)\n    return c\n",
      ", line 6: the config key 'given' is called config.sample.custom_times now"),
     (START + "c.process.steps = 7\n    c.process.name = 'edm'\n    return c\n",

@@ -313,8 +313,10 @@ def test_everything_that_the_package_imports_is_required():
     """Except the optional libraries that convert.py compares with, and the one of a user's own network."""
     owner = {"PIL": "pillow", "absl": "absl-py", "array_record": "array-record", "ml_collections": "ml-collections",
              "ml_dtypes": "ml-dtypes", "jaxlib": "jax",
-             "orbax": "orbax-checkpoint", "sklearn": "scikit-learn", "tensorflow_datasets": "tensorflow-datasets"}
-    required = {r.name for extra in ("", "digits", "hub", "ode") for r in requirements()[extra]}
+             "imageio_ffmpeg": "imageio-ffmpeg", "orbax": "orbax-checkpoint", "sklearn": "scikit-learn",
+             "tensorflow_datasets": "tensorflow-datasets"}
+    extras = ("", "audio", "digits", "hub", "ode", "tables", "video")
+    required = {r.name for extra in extras for r in requirements()[extra]}
     ours = {"diffusion", "configs"}
     optional = {"diffusion/programs/convert.py": {"torch", "diffusers"}, "diffusion/networks/adapters.py": {"equinox"}}
     for path in [*(ROOT / "diffusion").rglob("*.py"), *(ROOT / "configs").glob("*.py")]:

@@ -363,7 +363,9 @@ def test_the_error_of_a_sampler_is_its_root_mean_square_distance(tmp_path, monke
     from diffusion import config as config_lib
     from diffusion import pretrained
     from diffusion.core.continuous import VP
+    from diffusion.generate import Samples
     from diffusion.io import solver_plots
+    from diffusion.kinds.image import image
     from diffusion.parallel.sharding import make_mesh
     from diffusion.programs import compare
 
@@ -375,15 +377,16 @@ def test_the_error_of_a_sampler_is_its_root_mean_square_distance(tmp_path, monke
         def draw(params, grid, seed, indices, chain_inputs, **_):
             sizes.append(len(indices))
             seen.add((config.sample.guidance.name, *chain_inputs.values()))
-            return SimpleNamespace(images=images[indices], evaluations=2)
+            return Samples(images[indices], 2)
         return draw, grids
 
     sizes, seen = [], set()
 
-    model = SimpleNamespace(process=VP(), mesh=make_mesh(-1, 1), num_classes=0, null_label=None, conditions={})
+    model = SimpleNamespace(process=VP(), mesh=make_mesh(-1, 1), num_classes=0, null_label=None, conditions={},
+                            spec=image(size=8, channels=1))
     monkeypatch.setattr(pretrained, "open_model", lambda *_, **__: (model, dict))
     monkeypatch.setattr(compare, "build_cell", build_cell)
-    monkeypatch.setattr(compare, "data_statistics", lambda config: None)
+    monkeypatch.setattr(compare, "data_statistics", lambda config, kind: None)
     monkeypatch.setattr(solver_plots, "plot_quality", lambda *_: None)
     config = config_lib.override(config_lib.base(), {"sample.batch_size": 2})
     compare.compare(config, tmp_path / "run", None, solvers=["ddim", "heun"], steps=[2], scales=[1.0], num_samples=3,
