@@ -78,12 +78,23 @@ def main(argv: list[str] | None = None) -> None:
             source = opened(name, config, Path(folder), args)
             for n in workers if name in FILES else [0]:
                 ways = {way: lambda way=way: turn(*started(way, name, source, batch, n), steps)
-                        for way in args.ways.split(",") if (way, name) != ("torch", "index")}
+                        for way in args.ways.split(",") if possible(way, name)}
                 prefix = f"{name}, {n} workers: " if name in FILES else f"{name}: "
                 add_rows(report, prefix, measure.in_turns(ways, rounds=rounds), batch, args.step_ms)
     if args.step_ms:
         print(f"a training step of {batch} images: {args.step_ms:.2f} ms")
     measure.end(report, args.out)
+
+
+def possible(way: str, name: str) -> bool:
+    """Whether a side reads this source; torchvision may be missing, or not fit the machine's PyTorch."""
+    if (way, name) == ("torch", "photos"):
+        try:
+            import torchvision.datasets  # noqa: F401
+        except (ImportError, RuntimeError) as error:
+            print(f"note: photos without PyTorch, since torchvision does not import: {str(error)[:200]}")
+            return False
+    return (way, name) != ("torch", "index")
 
 
 def add_rows(report: dict, prefix: str, times: dict[str, list[float]], batch: int, step_ms: float | None) -> None:

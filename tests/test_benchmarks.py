@@ -127,7 +127,8 @@ def test_the_programs_run(rows):
     assert set(rows("loop_overhead")) == {"bare", "loop"}
     assert set(rows("checkpoint", "--ways=ours")) == {"save, ours", "restore, ours", "stall, ours"}
     found = rows("input_pipeline", "--ways=ours", "--step_ms=10")
-    assert set(found) == {"index: ours", "memory: ours", "png, 0 workers: ours", "jpeg, 0 workers: ours"}
+    assert set(found) == {"index: ours", "memory: ours", *(f"{name}, 0 workers: ours" for name in (
+        "png", "jpeg", "photos", "wav"))}
     assert all(one["of_step"] == pytest.approx(one["ms"] / 10) for one in found.values())
 
 
