@@ -19,7 +19,8 @@ class STFT:
     squares of overlapping windows add up to 1, at the ends of the clip too, where the slope is a step. So the
     transform, by a real orthogonal matrix, keeps the sum of squares, and its transpose is an exact inverse. The
     constant and the highest frequency, both real, are the two parts of one complex number, so that there are F numbers,
-    not F + 1.
+    not F + 1. Phases are counted from the clip's start, and not from each frame's: a steady tone then has nearly the
+    same number in successive frames, at every frequency alike, as a network of convolutions can learn.
 
     Magnitudes are compressed, |z|^p e^(i phi) with p = `compress` (0.5 as Richter et al. 2023, SGMSE+): loudness spans
     60 dB, and what a network sees 30 dB. Channel 2 c is the real and 2 c + 1 the imaginary part.
@@ -51,6 +52,7 @@ class STFT:
         frames = jnp.concatenate([blocks[:, :-1], blocks[:, 1:, :slope]], axis=2) * windows(self)[None, :, :, None]
         # A dense matrix, since partitioned programs gather the batch for an FFT; in float32 on every device.
         z = jnp.einsum("btnc,nfk->bftck", frames, basis(self.frequencies), precision=jax.lax.Precision.HIGHEST)
+        z = turned(z, turns(self), -1)
         power = jnp.sum(z ** 2, axis=-1, keepdims=True)
         # |z|^(p - 1), 0 at 0, where it would be infinite
         factor = jnp.where(power > 0, jnp.where(power > 0, power, 1) ** ((self.compress - 1) / 2), 0)
@@ -60,6 +62,7 @@ class STFT:
         """[B, F, T, 2 C] -> [B, L, C], the exact inverse, in float64."""
         z = np.asarray(spectrum, np.float64).reshape(*spectrum.shape[:3], -1, 2)
         z = z * np.sum(z ** 2, axis=-1, keepdims=True) ** ((1 / self.compress - 1) / 2)
+        z = turned(z, turns(self).astype(np.float64), 1)
         frames = np.einsum("bftck,nfk->btnc", z, basis(self.frequencies).astype(np.float64), optimize=True)
         frames, slope = frames * windows(self)[:, :, None], 2 * self.frequencies - self.hop
         out = np.zeros((len(z), (self.frames + 1) * self.hop, z.shape[3]))
@@ -79,6 +82,24 @@ def windows(stft: STFT) -> np.ndarray:
     found[0, :slope] = np.arange(slope) >= slope // 2  # before the clip: 0
     found[-1, size - slope:] = np.arange(slope) < slope // 2  # after it
     found = found.astype(np.float32)
+    found.setflags(write=False)
+    return found
+
+
+def turned(z: Array, angles: np.ndarray, sign: int) -> Array:
+    """z exp(sign i angle): real and imaginary parts, z [B, F, T, C, 2], angles [F, T, 2] as cosine and sine."""
+    cosine, sine = angles[None, :, :, None, 0], sign * angles[None, :, :, None, 1]
+    xp = np if isinstance(z, np.ndarray) else jnp
+    return xp.stack([z[..., 0] * cosine - z[..., 1] * sine, z[..., 0] * sine + z[..., 1] * cosine], axis=-1)
+
+
+@functools.lru_cache(maxsize=8)
+def turns(stft: STFT) -> np.ndarray:
+    """How far a tone of each frequency turns from the clip's start to each frame, modulo a turn: cosine and sine,
+    float32 [F, T, 2]; 1 at frequency 0, where two real numbers are."""
+    size = 2 * stft.frequencies
+    angle = 2 * np.pi * (np.outer(np.arange(stft.frequencies), np.arange(stft.frames) * stft.hop) % size) / size
+    found = np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
     found.setflags(write=False)
     return found
 
