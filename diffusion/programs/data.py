@@ -22,7 +22,7 @@ _SECONDS = 4.0    # of reading, for the speed
 
 
 def declare_flags(values: flags.FlagValues) -> None:
-    shared_flags.declare_path("out", "The folder to write. Default: data in the run folder.", values)
+    shared_flags.declare_path("out", "The folder to write. Default: beside the run folder, RUN_data.", values)
 
 
 def prepare_process(values: flags.FlagValues) -> None:
@@ -30,7 +30,8 @@ def prepare_process(values: flags.FlagValues) -> None:
 
 
 def run_program(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> None:
-    look(config, Path(values.out or workdir / "data"))
+    # Beside the run folder: a new run needs an empty one.
+    look(config, Path(values.out or workdir.with_name(f"{workdir.name}_data")))
 
 
 def look(config: ConfigDict, out: Path) -> dict[str, Any]:
