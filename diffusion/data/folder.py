@@ -84,7 +84,7 @@ def parse_split(split: str) -> tuple[str, str, str]:
 
 def part(names: Sequence[str], first: str, last: str, split: str) -> np.ndarray:
     """The ascending indices of the part [first:last] of examples that are ordered by a hash of their names, so that a
-    new file moves no other into another part. Raises DataError for an empty part."""
+    new file moves at most one other into another part. Raises DataError for an empty part."""
     def place(text: str, default: int) -> int:
         if not text:
             return default
@@ -109,7 +109,9 @@ def subset(source: Any, chosen: np.ndarray) -> Source:
         return dataclasses.replace(source, arrays={name: rows[chosen] for name, rows in source.arrays.items()})
     if isinstance(source, sources.ArraySource):
         return sources.ArraySource(source.images[chosen], source.labels[chosen])
-    return dataclasses.replace(source, rows=source.rows[chosen])
+    if isinstance(source, tables.TableSource):
+        return dataclasses.replace(source, rows=source.rows[chosen])
+    return sources.Part(source, chosen)
 
 
 def readable(source: Source, load: Callable) -> Source:

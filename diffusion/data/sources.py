@@ -89,6 +89,26 @@ class Loaded:
         return [self.load(raw, None) for raw in read_examples(self.source, indices)]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """The examples of a source at `rows` [n], read when they are asked for."""
+    source: Source
+    rows: np.ndarray
+
+    @property
+    def num_classes(self) -> int:
+        return self.source.num_classes
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return self.source[int(self.rows[i])]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return read_examples(self.source, [int(self.rows[i]) for i in indices])
+
+
 def drawn(source: Source, kind: Any) -> tuple[Source, Callable | None]:
     """What training reads, and the kind's `load` that it applies with draws; None: the source's examples are all that
     they ever are."""
@@ -137,7 +157,7 @@ def without_labels(source: Source) -> Source:
     such as -1 for unlabelled examples."""
     if isinstance(getattr(source, "labels", None), np.ndarray):
         return dataclasses.replace(source, labels=np.zeros_like(source.labels))
-    if isinstance(source, Loaded):
+    if isinstance(source, (Loaded, Part)):
         return dataclasses.replace(source, source=without_labels(source.source))
     return dataclasses.replace(source, labelled=False) if isinstance(source, _TFDSSource) else source
 

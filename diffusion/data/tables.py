@@ -74,6 +74,7 @@ def opened(path: Path, split: str, labels: str, columns: Sequence[str]) -> tuple
 def _files(path: Path, split: str) -> tuple[str, ...] | None:
     """The files of a split. Raises DataError if the data set has no such split."""
     if path.suffix.lower() == ".parquet":
+        _check_split(split, ["train"], path)
         return (str(ordinary(path)),)
     if not path.is_dir():
         return None
@@ -82,6 +83,8 @@ def _files(path: Path, split: str) -> tuple[str, ...] | None:
             splits = list(json.loads(described.read_text())["splits"])
         _check_split(split, splits, path)
         path = path / split
+    elif (path / "state.json").exists():
+        _check_split(split, ["train"], path)
     if (path / "state.json").exists():
         with reading(f"{path / 'state.json'} cannot be read", "Save the data set again."):
             names = [one["filename"] for one in json.loads((path / "state.json").read_text())["_data_files"]]

@@ -13,7 +13,7 @@ from PIL import Image
 from diffusion.data import entries
 from diffusion.data.folder import folder
 from diffusion.data.sources import Loaded, gather_examples, without_labels
-from diffusion.errors import DataError
+from diffusion.errors import DataError, NoSplit
 from diffusion.kinds.image import image
 
 SPEC = image(size=8, channels=3, crop="adm")
@@ -266,11 +266,16 @@ def test_hugging_face_tables(tmp_path):
         assert levels(source) == ([1, 2, 3], [1, 0, 1]) and source.class_names == ("cat", "dog")
         assert gather_examples(Loaded(source, SPEC.load), [2])["age"].tolist() == [3]
         assert len(opened(path, split="train[:1]", labels="label")) == 1 and opened(path).num_classes == 1
+        assert len(opened(path, split="train[1:]")) == 2
         for keys, message in ((dict(split="test"), "has no split 'test', but train"),
                               (dict(labels="race"), "has no column 'race'. It has: image, label, age"),
                               (dict(labels="folders"), "is a table without folders")):
             with pytest.raises(DataError, match=message):
                 opened(path, **keys)
+    for alone in (tmp_path / "hub" / "data" / "train-00000-of-00001.parquet", tmp_path / "saved" / "train"):
+        assert len(opened(alone)) == 3
+        with pytest.raises(NoSplit, match="has no split 'test', but train"):
+            opened(alone, split="test")
     (tmp_path / "saved" / "train" / "state.json").write_text('{"_data_files": [{"filename": "../x.arrow"}]}')
     with pytest.raises(DataError, match="outside its folder"):
         opened(tmp_path / "saved")

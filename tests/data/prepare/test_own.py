@@ -49,6 +49,9 @@ def test_what_is_prepared_is_what_training_would_read(photos, workers, capsys):
             np.testing.assert_array_equal(found[name], expected[name])
     again = folder(split="test", kind=spec, embedder=None, dir=f"{photos.parent}/data/mine/1.0.0")
     assert again.class_names == ("a", "b", "c") and len(again) == 6
+    part = folder(split="train[:10]", kind=spec, embedder=None, dir=f"{photos.parent}/data/mine/1.0.0")
+    assert len(part) == 10 and sources.without_labels(part)[3]["label"] == 0
+    assert sources.gather_examples(part, [0, 9])["image"].shape == (2, 8, 8, 3)
     assert prepare(photos) == 0 and "already prepared" in capsys.readouterr().out
 
 
