@@ -18,7 +18,7 @@ def get_config():
     # Eight frames show where a digit goes through noise of 3 to 15, which EDM's own density (-1.2, 1.2) rarely draws.
     c.loss.space, c.loss.density_mean, c.loss.density_std = "x0", 0.0, 1.4
     c.loss.stratified = True
-    c.network.channels, c.network.multipliers, c.network.blocks = 32, (1, 2, 2, 4), 1
+    c.network.patch, c.network.channels, c.network.multipliers, c.network.blocks = 2, 64, (1, 2, 4), 1
     c.network.attention_resolutions, c.network.groups = (8,), 8
     c.optimizer.learning_rate, c.optimizer.warmup, c.optimizer.decay = 1e-3, "200 steps", "cosine"
     c.ema.half_life, c.ema.warmup_ratio = "20k images", 0.05
