@@ -30,8 +30,8 @@ from absl import flags
 from benchmarks import data, measure
 from benchmarks.train_step import OurStep, prepared
 from diffusion import build
+from diffusion.data import array_records, pipeline, sources
 from diffusion.data import folder as files
-from diffusion.data import pipeline, sources
 from diffusion.kinds.audio import audio
 from diffusion.kinds.image import image
 
@@ -121,7 +121,7 @@ def opened(name: str, config: Any, folder: Path, args: Any) -> Any:
         return data.JpegFolder.write(folder / "jpeg", args.images, args.jpeg_size)
     if name == "png":
         data.write_set(folder / "png", "drawn", shape, args.images)
-        return sources.tfds_source("drawn", str(folder / "png"), "train")
+        return array_records.tfds_source("drawn", str(folder / "png"), "train")
     return sources.ArraySource(data.drawn(args.images, shape), np.zeros(args.images, np.int32))
 
 

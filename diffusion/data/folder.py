@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from diffusion.data import arrays, entries, metadata, sources, tables
+from diffusion.data import array_records, arrays, entries, metadata, sources, tables
 from diffusion.data.sources import Source
 from diffusion.errors import DataError, NoSplit, shown
 from diffusion.io.reading import expanded
@@ -141,7 +141,7 @@ def _data_set(path: Path, base: str) -> Source | None:
             return sources.idx(str(path), base)
         for described in (*path.glob("dataset_info.json"), *sorted(path.glob("*/dataset_info.json"))):
             if (described.parent / "features.json").exists():
-                return sources.tfds_folder(described.parent, base)
+                return array_records.tfds_folder(described.parent, base)
     return None
 
 

@@ -5,10 +5,8 @@ enforce this. Scaling and augmentation are in `augment.py`, inside the training 
 """
 import dataclasses
 import gzip
-import io
 import math
 import pathlib
-import re
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -17,9 +15,8 @@ import numpy as np
 
 from diffusion.data.augment import TO_UINT8
 from diffusion.errors import DataError, NoSplit
-from diffusion.io import pictures
 from diffusion.io.pictures import by
-from diffusion.io.reading import check_room, expanded, ordinary, reading
+from diffusion.io.reading import check_room, expanded, reading
 
 
 class Source(Protocol):
@@ -159,7 +156,7 @@ def without_labels(source: Source) -> Source:
         return dataclasses.replace(source, labels=np.zeros_like(source.labels))
     if isinstance(source, (Loaded, Part)):
         return dataclasses.replace(source, source=without_labels(source.source))
-    return dataclasses.replace(source, labelled=False) if isinstance(source, _TFDSSource) else source
+    return dataclasses.replace(source, labelled=False) if hasattr(source, "labelled") else source
 
 
 def check_images(source: Source, height: int, width: int, channels: int) -> None:
@@ -246,130 +243,9 @@ def _read_idx(folder: pathlib.Path, name: str, *, rank: int) -> tuple[np.ndarray
     return data.reshape(shape), path
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _TFDSSource:
-    """Decodes serialised tf.Examples with an encoded image. Raises DataError that names an unreadable record.
-
-    TFDS's own decoding walks its feature tree in Python for each example: for a 32x32 PNG this takes 5 times as long.
-    """
-    records: Any
-    channels: int
-    size: tuple[int, int] | None  # of each image: height, width
-    num_classes: int
-    folder: str
-    remedy: str
-    labelled: bool = True  # otherwise each label is 0
-    class_names: tuple[str, ...] = ()
-    # name -> (shape, dtype) of further entries, which are conditions
-    conditions: dict[str, tuple[tuple[int, ...], np.dtype]] = dataclasses.field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        try:
-            return self._decode(self.records[i])
-        except Exception as e:  # Riegeli, protobuf and Pillow each raise their own
-            raise DataError(f"Record {i} of {self.folder} cannot be read ({e}): the data set is damaged. "
-                            f"{self.remedy}") from e
-
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        try:
-            return [self._decode(record) for record in self.records.__getitems__(indices)]
-        except Exception:
-            return [self[i] for i in indices]  # raises at the unreadable record
-
-    def _decode(self, record: bytes) -> dict[str, Any]:
-        from tensorflow_datasets.proto import tf_example_pb2
-        feature = tf_example_pb2.Example.FromString(record).features.feature
-        image = pictures.decode(io.BytesIO(feature["image"].bytes_list.value[0]), "its image",
-                                channels=self.channels, size=self.size, whose="the data set's are")
-        label = feature["label"].int64_list.value[0] if self.labelled and "label" in feature else 0
-        return {"image": image, "label": label, **{
-            name: np.array(getattr(feature[name], "float_list" if dtype.kind == "f" else "int64_list").value,
-                           dtype).reshape(shape) for name, (shape, dtype) in self.conditions.items()}}
-
-
-def tfds_source(name: str, data_dir: str, split: str) -> Source:
-    """A prepared TFDS data set in array_record files, read without TensorFlow; the newest version in data_dir/name.
-
-    split: any TFDS split, "train", "test", "train[:1000]", ... Without a feature `label` of classes, each label is 0.
-    `io.pictures` converts pictures to arrays. Raises DataError if the data set is missing or its files do not match its
-    dataset_info.json, and on reading a record that cannot be decoded.
-    """
-    data_dir = expanded(data_dir)
-    remedy = f"Prepare it with: python -m diffusion.data.prepare {name} --source=PATH_OR_URL --data_dir={data_dir}"
-    versions = [p.parent for p in expanded(data_dir / name).glob("*/dataset_info.json")
-                if re.fullmatch(r"\d+\.\d+\.\d+", p.parent.name)]
-    if not versions:
-        raise DataError(f"There is no prepared data set {name!r} in {data_dir} (looked for "
-                        f"{data_dir / name}/VERSION/dataset_info.json). {remedy}")
-    return tfds_folder(max(versions, key=lambda p: [int(n) for n in p.name.split(".")]), split, remedy)
-
-
-def tfds_folder(folder: pathlib.Path, split: str, remedy: str = "") -> Source:
-    """`tfds_source` of the folder with dataset_info.json. remedy: added to errors."""
-    again = f"Delete the folder, then prepare it again. {remedy}".strip()
-    for path in folder.iterdir():
-        if not path.is_dir():
-            ordinary(path)
-
-    import tensorflow_datasets as tfds  # takes about half a second, so only its users import it
-    from array_record.python.array_record_module import ArrayRecordReader
-    with reading(f"The description of the data set in {folder} cannot be read", again):
-        builder = tfds.builder_from_directory(folder)
-        splits, features, file_format = builder.info.splits, builder.info.features, builder.info.file_format
-    if file_format is not tfds.core.FileFormat.ARRAY_RECORD:
-        raise DataError(f"The data set in {folder} is in {file_format and file_format.value} files; only array_record "
-                        f"allows random access. {remedy}")
-    image = features["image"] if "image" in features else None
-    if not isinstance(image, tfds.features.Image) or image.shape[-1] not in (1, 3, 4) or image.np_dtype != np.uint8:
-        raise DataError(f"The data set in {folder} must have a feature 'image', uint8 with 1, 3 or 4 channels. It has: "
-                        f"{', '.join(f'{key} ({value})' for key, value in features.items())}.")
-    if (base := re.match(r"\w*", split)[0]) and base not in splits:
-        raise NoSplit(f"The data set in {folder} has no split {split!r}. Its splits: {', '.join(splits)}.")
-    with reading(f"The data set in {folder} has no split {split!r}", f"Its splits: {', '.join(splits)}."):
-        count, shards = splits[split].num_examples, splits[split].file_instructions
-    if not count:
-        raise DataError(f"Split {split!r} of the data set in {folder} is empty. Its splits: " + ", ".join(
-            f"{name} ({info.num_examples:,} examples)" for name, info in splits.items()) + ".")
-    for shard in shards:
-        if not pathlib.Path(shard.filename).is_file():
-            raise DataError(f"The file {shard.filename} is missing. {again}")
-        with reading(f"{shard.filename} cannot be read", again):
-            found = ArrayRecordReader(shard.filename).num_records()  # 0 if the end of the file (its index) is cut off
-        if found != shard.examples_in_shard:
-            raise DataError(f"{shard.filename} holds {found} readable records, but dataset_info.json lists "
-                            f"{shard.examples_in_shard}: the file is truncated or damaged. {again}")
-    with reading(f"Split {split!r} of the data set in {folder} cannot be opened", again):
-        records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
-    if len(records) != count:
-        raise DataError(f"Split {split!r} of the data set in {folder} has {len(records)} examples, but {count} were "
-                        f"expected. {again}")
-    label = features["label"] if "label" in features else None
-    classes = label.num_classes if isinstance(label, tfds.features.ClassLabel) else None
-    others = {name: (feature.shape, np.dtype(feature.np_dtype)) for name, feature in features.items()
-              if type(feature) is tfds.features.Tensor and feature.np_dtype in (np.float32, np.int32)
-              and None not in feature.shape}
-    source = _TFDSSource(records, image.shape[-1], image.shape[:2], classes or 1, str(folder), again, bool(classes),
-                         tuple(label.names) if classes else (), others)
-    if None in image.shape[:2]:  # not declared: the size of the first image
-        source = dataclasses.replace(source, size=None)
-        source = dataclasses.replace(source, size=source[0]["image"].shape[:2])
-    return source
-
-
-def tfds(*, split: str,
-         dataset: str = "cifar10",  # name of the prepared data set
-         dir: str = "data",         # the data's folder or file; for tfds, the data_dir of the prepare program
-         ) -> Source:
-    """`tfds_source` with its config keys as arguments."""
-    return tfds_source(dataset, dir, split)
-
-
 def idx_files(*, split: str, dir: str = "data") -> ArraySource:
     """`idx` with its config keys as arguments."""
     return idx(dir, split)
 
 
-SOURCES = {"digits": digits, "idx": idx_files, "tfds": tfds}
+SOURCES = {"digits": digits, "idx": idx_files}

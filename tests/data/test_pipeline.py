@@ -6,8 +6,9 @@ import pytest
 from absl import flags
 
 from diffusion.data import pipeline
+from diffusion.data.array_records import tfds_source
 from diffusion.data.prepare import writer
-from diffusion.data.sources import ArraySource, tfds_source
+from diffusion.data.sources import ArraySource
 from diffusion.errors import ConfigError, DataError
 
 SIZE = 23

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from diffusion.data import sources
+from diffusion.data import array_records, sources
 from diffusion.data.pipeline import to_arrays
 from diffusion.data.prepare import writer
 from diffusion.errors import DataError
@@ -79,7 +79,7 @@ def test_a_model_without_classes_needs_no_labels(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(tfds.features.ClassLabel, "encode_example", lambda self, label: -1)
         write_tfds(tmp_path)
-    source = sources.tfds_source("tiny", str(tmp_path), "train")
+    source = array_records.tfds_source("tiny", str(tmp_path), "train")
     with pytest.raises(DataError, match="label of example 2 is -1.*unconditional"):
         sources.gather_examples(source, [2])
     assert sources.gather_examples(sources.without_labels(source), [2, 3])["label"].tolist() == [0, 0]
@@ -195,13 +195,13 @@ def write_tfds(data_dir, n=11, shape=(6, 6, 3), version="1.0.0", images_per_shar
 @pytest.mark.parametrize("shape", [(6, 6, 3), (6, 6, 1), (5, 4, 4)])
 def test_tfds_source_reads_what_was_written(tmp_path, shape):
     images, labels = write_tfds(tmp_path, shape=shape)
-    source = sources.tfds_source("tiny", str(tmp_path), "train")
+    source = array_records.tfds_source("tiny", str(tmp_path), "train")
     assert len(source) == 11
     arrays = to_arrays(source)
     np.testing.assert_array_equal(arrays["image"], images)
     np.testing.assert_array_equal(arrays["label"], labels)
     assert arrays["image"].dtype == np.uint8 and arrays["label"].dtype == np.int32
-    part = to_arrays(sources.tfds_source("tiny", str(tmp_path), "train[3:9]"))
+    part = to_arrays(array_records.tfds_source("tiny", str(tmp_path), "train[3:9]"))
     np.testing.assert_array_equal(part["image"], images[3:9])
 
 
@@ -219,17 +219,17 @@ def test_tfds_reads_it_too_and_tensorflow_stays_out(tmp_path):
 def test_tfds_source_takes_the_newest_version(tmp_path):
     write_tfds(tmp_path, n=3, version="9.0.0")
     write_tfds(tmp_path, n=5, version="10.0.0")
-    assert len(sources.tfds_source("tiny", str(tmp_path), "train")) == 5
+    assert len(array_records.tfds_source("tiny", str(tmp_path), "train")) == 5
 
 
 def test_tfds_source_of_an_empty_split(tmp_path):
     write_tfds(tmp_path)
     for split in ("train[:0]", "train[5:5]", "train[50%:50%]"):
         with pytest.raises(DataError, match=r"is empty. Its splits: train \(11 examples\)"):
-            sources.tfds_source("tiny", str(tmp_path), split)
+            array_records.tfds_source("tiny", str(tmp_path), split)
     for split in ("", "train[", "train[::2]", "train[99:]", "train\0"):
         with pytest.raises(DataError, match="has no split .*Its splits: train"):
-            sources.tfds_source("tiny", str(tmp_path), split)
+            array_records.tfds_source("tiny", str(tmp_path), split)
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "tiny-train.array_record-00001-of-00003"])
@@ -239,16 +239,16 @@ def test_tfds_source_does_not_wait_for_a_named_pipe(tmp_path, name):
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(DataError, match=f"{name} is a named pipe"):
-        sources.tfds_source("tiny", str(tmp_path), "train")
+        array_records.tfds_source("tiny", str(tmp_path), "train")
 
 
 def test_tfds_source_missing(tmp_path):
     command = f"python -m diffusion.data.prepare tiny --source=PATH_OR_URL --data_dir={tmp_path}"
     with pytest.raises(DataError, match=f"no prepared data set 'tiny'.*{command}"):
-        sources.tfds_source("tiny", str(tmp_path), "train")
+        array_records.tfds_source("tiny", str(tmp_path), "train")
     write_tfds(tmp_path)
     with pytest.raises(DataError, match="no split 'test'. Its splits: train"):
-        sources.tfds_source("tiny", str(tmp_path), "test")
+        array_records.tfds_source("tiny", str(tmp_path), "test")
 
 
 def shard(tmp_path, i):
@@ -260,20 +260,20 @@ def test_tfds_source_finds_damage_when_opened(tmp_path):
     whole = shard(tmp_path, 1).read_bytes()
     shard(tmp_path, 1).write_bytes(whole[:len(whole) // 2])
     with pytest.raises(DataError, match="00001-of-00003 holds 0 readable .*, but dataset_info.json lists 4.*prepare"):
-        sources.tfds_source("tiny", str(tmp_path), "train")
+        array_records.tfds_source("tiny", str(tmp_path), "train")
     shard(tmp_path, 1).unlink()
     with pytest.raises(DataError, match="00001-of-00003 is missing.*Delete the folder"):
-        sources.tfds_source("tiny", str(tmp_path), "train")
+        array_records.tfds_source("tiny", str(tmp_path), "train")
     shard(tmp_path, 1).write_bytes(whole)
     path = tmp_path / "tiny" / "1.0.0" / "dataset_info.json"
     info = json.loads(path.read_text())
     info["splits"][0]["shardLengths"] = ["4", "4", "2"]
     path.write_text(json.dumps(info))
     with pytest.raises(DataError, match="dataset_info.json lists 2"):
-        sources.tfds_source("tiny", str(tmp_path), "train")
+        array_records.tfds_source("tiny", str(tmp_path), "train")
     path.write_text(path.read_text()[:50])
     with pytest.raises(DataError, match="description of the data set .* cannot be read"):
-        sources.tfds_source("tiny", str(tmp_path), "train")
+        array_records.tfds_source("tiny", str(tmp_path), "train")
 
 
 def test_tfds_source_names_the_record_that_is_corrupted(tmp_path):
@@ -282,7 +282,7 @@ def test_tfds_source_names_the_record_that_is_corrupted(tmp_path):
     at = data.index(b"IDAT", data.index(b"IDAT") + 4)  # the second image of the second shard: record 5
     data[at + 10] ^= 0xff
     shard(tmp_path, 1).write_bytes(data)
-    source = sources.tfds_source("tiny", str(tmp_path), "train")
+    source = array_records.tfds_source("tiny", str(tmp_path), "train")
     assert source[4]["image"].shape == (6, 6, 3)
     with pytest.raises(DataError, match="Record 5 of .*1.0.0 cannot be read .*damaged.*prepare it again"):
         source[5]
@@ -298,7 +298,7 @@ def test_tfds_source_names_the_record_that_is_no_image(tmp_path, monkeypatch):
 
     monkeypatch.setattr(writer, "_png", third_is_none)
     write_tfds(tmp_path)
-    source = sources.tfds_source("tiny", str(tmp_path), "train")
+    source = array_records.tfds_source("tiny", str(tmp_path), "train")
     with pytest.raises(DataError, match="Record 2 of .* cannot be read .*none of the formats PNG"):
         source[2]
 
@@ -308,4 +308,4 @@ def test_tfds_source_wants_images(tmp_path):
     write_tfds(tmp_path)
     tfds.features.FeaturesDict({"audio": tfds.features.Text()}).save_config(tmp_path / "tiny" / "1.0.0")
     with pytest.raises(DataError, match="must have a feature 'image'.*audio"):
-        sources.tfds_source("tiny", str(tmp_path), "train")
+        array_records.tfds_source("tiny", str(tmp_path), "train")

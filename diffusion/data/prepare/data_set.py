@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from diffusion.data.array_records import tfds_source
 from diffusion.data.pipeline import to_arrays
 from diffusion.data.prepare import readers, writer
 from diffusion.data.prepare.readers import Splits
-from diffusion.data.sources import tfds_source
 from diffusion.errors import DataError
 from diffusion.io import download
 from diffusion.io.reading import expanded

@@ -1,5 +1,5 @@
-"""Prepares one's own pictures: reads them in any form of `data.folder`, cuts and scales them once, and writes them for
-fast reading."""
+"""Prepares one's own pictures, recordings and films: reads them in any form of `data.folder`, cuts, scales and
+resamples them once, and writes them for fast reading."""
 import hashlib
 import json
 import multiprocessing
@@ -11,11 +11,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from diffusion.data.array_records import tfds_folder
 from diffusion.data.folder import NoSplit, folder
 from diffusion.data.prepare import writer
 from diffusion.data.prepare.data_set import only_one
 from diffusion.data.prepare.writer import Layout
-from diffusion.data.sources import Source, tfds_folder
+from diffusion.data.sources import Source
 from diffusion.errors import DataError
 from diffusion.io.reading import expanded
 
@@ -25,7 +26,7 @@ _LARGEST, _FILES = 2000, 16  # examples in a file, and files at least, so that p
 
 def prepare_own(name: str, *, source: str, data_dir: str, kind: Any, kind_keys: dict[str, Any], labels: str = "none",
                 columns: tuple[str, ...] = (), skip_unreadable: bool = False, workers: int = 1) -> pathlib.Path:
-    """Writes data_dir/NAME/1.0.0 of the examples in `source` as `kind` (of images) loads them, and returns that path;
+    """Writes data_dir/NAME/1.0.0 of the examples in `source` as `kind` loads them, and returns that path;
     does nothing if it exists.
 
     kind_keys: what makes the kind, for its description. A run that was stopped continues with the files that are
@@ -47,8 +48,9 @@ def prepare_own(name: str, *, source: str, data_dir: str, kind: Any, kind_keys: 
     first = next(iter(splits.values()))
     example = loaded(first, kind, 0)
     conditions = {key: (value.shape, str(value.dtype)) for key, value in example.items()
-                  if key not in ("image", "label")}
-    layout = Layout(name=name, version=VERSION, shape=kind.shape, conditions=conditions,
+                  if key not in (kind.field, "label")}
+    shape, dtype = kind.stored[kind.field]
+    layout = Layout(name=name, version=VERSION, field=kind.field, shape=shape, dtype=dtype, conditions=conditions,
                     class_names=tuple(getattr(first, "class_names", ())) or tuple(map(str, range(first.num_classes))),
                     description=f"{source}, as {json.dumps(kind_keys, sort_keys=True)}.")
     for split, found in splits.items():
@@ -62,8 +64,10 @@ def prepare_own(name: str, *, source: str, data_dir: str, kind: Any, kind_keys: 
         raise DataError(f"Preparing {target} stopped: {error}. Fix this (a full disk? no permission?) and run the same "
                         "command again, which continues.") from error
     counts = ", ".join(f"{len(found):,} {split}" for split, found in splits.items())
-    print(f"{target} is ready: {counts} images. Train on it with --config.data.name=tfds --config.data.dataset={name} "
-          f"--config.data.dir={data_dir} --config.data.crop=none, or --config.data.dir={target} in configs/folder.py.")
+    uncut = " --config.data.crop=none" if kind.field == "image" else ""
+    print(f"{target} is ready: {counts} {kind.called}s. Train on it with --config.data.name=tfds "
+          f"--config.data.dataset={name} --config.data.dir={data_dir}{uncut}, or with --config.data.name=folder "
+          f"--config.data.dir={target}.")
     return target
 
 
@@ -98,8 +102,8 @@ def _write(layout: Layout, splits: dict[str, Source], kind: Any, target: pathlib
     total = sum(len(rows) for *_, rows in work)
     done = total - sum(len(rows) for *_, rows in todo)
     if done:
-        print(f"{done:,} of {total:,} images were prepared before.")
-    with tqdm(total=total, initial=done, desc="preparing", unit=" images", mininterval=1) as progress:
+        print(f"{done:,} of {total:,} {kind.called}s were prepared before.")
+    with tqdm(total=total, initial=done, desc="preparing", unit=f" {kind.called}s", mininterval=1) as progress:
         for split, number, size, count in _made(todo, layout, splits, kind, workers):
             sizes[split, number] = size
             progress.update(count)
@@ -108,7 +112,7 @@ def _write(layout: Layout, splits: dict[str, Source], kind: Any, target: pathlib
     writer.write_description(unfinished, layout, shards)
     for split, found in splits.items():
         if len(tfds_folder(unfinished, split)) != len(found):
-            raise OSError(f"the {split} images read back from {unfinished} are not all that were written")
+            raise OSError(f"the {split} examples read back from {unfinished} are not all that were written")
     os.rename(unfinished, target)
     for other in target.parent.glob(".unfinished-*"):  # of other settings
         shutil.rmtree(other, ignore_errors=True)

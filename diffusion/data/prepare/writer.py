@@ -1,10 +1,10 @@
-"""Writes images as array_record files in TFDS's layout, without TensorFlow."""
+"""Writes images, sound and clips as array_record files in TFDS's layout, without TensorFlow."""
 import contextlib
+import dataclasses
 import io
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,25 +16,30 @@ from diffusion.data.prepare.readers import Splits
 from diffusion.io.reading import reading
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The description of a prepared data set. Record i of a split is a tf.Example of id, image (PNG), label and the
-    conditions; `tfds.builder_from_directory(folder).as_data_source(split)` reads it."""
+    """The description of a prepared data set. Record i of a split is a tf.Example of id, label, the conditions and the
+    data: an image as PNG, sound and clips as a tensor under zlib. `tfds.builder_from_directory(folder).as_data_source(
+    split)` reads it."""
     name: str
     version: str = "1.0.0"
     description: str
     homepage: str = ""
     citation: str = ""
     class_names: tuple[str, ...]
-    shape: tuple[int, int, int]
-    conditions: Mapping[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)  # name -> shape, dtype
+    shape: tuple[int, ...]     # of the data
+    field: str = "image"       # the entry that holds the data: image, audio or video
+    dtype: Any = np.uint8      # of the data
+    # name -> shape, dtype
+    conditions: Mapping[str, tuple[tuple[int, ...], str]] = dataclasses.field(default_factory=dict)
 
     def features(self) -> Any:
         """TFDS's features."""
         import tensorflow_datasets as tfds
         return tfds.features.FeaturesDict({
             "id": tfds.features.Text(),
-            "image": tfds.features.Image(shape=self.shape, encoding_format="png"),
+            self.field: tfds.features.Image(shape=self.shape, encoding_format="png") if self.field == "image" else
+            tfds.features.Tensor(shape=self.shape, dtype=np.dtype(self.dtype), encoding="zlib"),
             "label": tfds.features.ClassLabel(names=list(self.class_names)),
             **{name: tfds.features.Tensor(shape=shape, dtype=np.dtype(dtype))
                for name, (shape, dtype) in self.conditions.items()}})
@@ -45,13 +50,13 @@ class Layout:
 
 
 def write_shard(path: pathlib.Path, features: Any, examples: Iterable[tuple[str, dict[str, Any]]]) -> int:
-    """Writes (id, {"image", "label", ...}) as one file, whole or not at all. Returns its bytes of records. Raises
-    OSError if the disk is full."""
+    """Writes (id, {"image" or another field, "label", ...}) as one file, whole or not at all. Returns its bytes of
+    records. Raises OSError if the disk is full."""
     unfinished, size = path.with_name(f".{path.name}"), 0
     with _open(unfinished) as records:
         for name, example in examples:
-            record = features.serialize_example(features.encode_example(
-                {**example, "id": name, "image": _png(example["image"]), "label": int(example["label"])}))
+            picture = {"image": _png(example["image"])} if "image" in example else {}
+            record = features.serialize_example({**example, **picture, "id": name, "label": int(example["label"])})
             records.write(record)
             size += len(record)
     os.replace(unfinished, path)

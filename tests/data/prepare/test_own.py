@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion.data import sources
+from diffusion.data import array_records, sources
 from diffusion.data.folder import folder
 from diffusion.data.prepare import __main__ as program
 from diffusion.data.prepare import own, writer
+from diffusion.io import sound
+from diffusion.kinds.audio import audio
 from diffusion.kinds.image import image
+from diffusion.kinds.video import video
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def prepare(photos, *words, name="mine"):
 
 
 def read(photos, split="train"):
-    return sources.gather_examples(source := sources.tfds_source("mine", f"{photos.parent}/data", split),
+    return sources.gather_examples(source := array_records.tfds_source("mine", f"{photos.parent}/data", split),
                                    range(len(source)))
 
 
@@ -82,9 +85,46 @@ def test_other_settings_do_not_continue(photos, monkeypatch):
     assert sum(len(rows) for *_, rows in written) == 40
 
 
+def write_recording(path, rng):
+    pytest.importorskip("soundfile")
+    sound.save_wav(path, rng.integers(-9000, 9000, (rng.integers(60, 90), 1), np.int16), 8000)
+
+
+def write_film(path, rng):
+    frames = [Image.fromarray(rng.integers(0, 256, (12, 12), np.uint8)) for _ in range(5)]
+    frames[0].save(path.with_suffix(".gif"), save_all=True, append_images=frames[1:])
+
+
+@pytest.mark.parametrize("write, spec, words", [
+    (write_recording, audio(length=64, rate=8000), ["--kind=audio", "--length=64", "--rate=8000"]),
+    (write_film, video(size=(8, 4), frames=3, channels=1),
+     ["--kind=video", "--size=8,4", "--frames=3", "--channels=1"]),
+])
+def test_sound_and_films_are_prepared(tmp_path, capsys, write, spec, words):
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        (folder_ := tmp_path / "own" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        write(folder_ / f"{i}.wav", rng)
+    assert program.main(["mine", f"--source={tmp_path}/own", f"--data_dir={tmp_path}/data", "--labels=folders",
+                         "--workers=1", *words]) == 0
+    assert "12 train clips" in capsys.readouterr().out
+    raw = folder(split="train", kind=spec, embedder=None, dir=f"{tmp_path}/own", labels="folders")
+    expected = sources.gather_examples(sources.Loaded(raw, spec.load), range(12))
+    for found in (array_records.tfds_source("mine", f"{tmp_path}/data", "train"),
+                  folder(split="train", kind=spec, embedder=None, dir=f"{tmp_path}/data/mine/1.0.0")):
+        spec.check(found, "it")
+        assert found.class_names == ("a", "b")
+        examples = sources.gather_examples(found, range(12))
+        assert examples.keys() == expected.keys() == {spec.field, "label"}
+        for name in expected:
+            np.testing.assert_array_equal(examples[name], expected[name])
+
+
 @pytest.mark.parametrize("words, message", [
-    (["--size=a"], "need --size"), (["--size=1,2,3"], "need --size"), (["--size=0"], "data.size"),
+    (["--size=a"], "must be a side"), (["--size=1,2,3"], "must be a side"), (["--size=0"], "data.size"),
     (["--labels=breed"], "has no column 'breed'"), (["--channels=0"], "data.channels"),
+    (["--length=8"], "--length is not for --kind=image, which has --size"),
+    (["--kind=audio"], "need --length and --rate"), (["--kind=video"], "need --size and --frames"),
 ])
 def test_wrong_flags(photos, capsys, words, message):
     assert prepare(photos, "--workers=1", *words) == 1
@@ -95,4 +135,4 @@ def test_wrong_names(photos, capsys):
     assert prepare(photos, name="My Photos") == 1
     assert "must be a name of small letters" in capsys.readouterr().err
     assert prepare(photos, name="cifar10") == 1
-    assert "has its official size" in capsys.readouterr().err
+    assert "has its official form" in capsys.readouterr().err

@@ -18,10 +18,10 @@ import program
 import pytest
 from PIL import Image
 
+from diffusion.data.array_records import tfds_source
 from diffusion.data.pipeline import to_arrays
 from diffusion.data.prepare import writer
 from diffusion.data.prepare.__main__ import DATA_SETS, main
-from diffusion.data.sources import tfds_source
 from diffusion.errors import DataError
 
 
