@@ -63,7 +63,7 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.data": [*BASE, *READING],
     "diffusion.data.moving_digits": [*BASE, *READING, "diffusion.data", "diffusion.metrics.moving_digits"],
     "diffusion.data.prepare": [*BASE, *READING, "diffusion.data", "diffusion.io.download", "diffusion.program",
-                               "diffusion.kinds.image", "diffusion.families"],
+                               "diffusion.kinds", "diffusion.families"],
     "diffusion.io": BASE,
 }
 ONLY_IN = {  # library: where it may be imported
