@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion import runtime
 from diffusion.io import run_folder
 
 PEERS = ("torch", "diffusers")
@@ -35,11 +36,13 @@ def parser(program: str, doc: str | None, *, rounds: int) -> argparse.ArgumentPa
 
 
 def begin(program: str, args: argparse.Namespace, **settings: Any) -> dict[str, Any]:
-    """A report without rows. Call it before JAX has devices: it leaves memory of a GPU to PyTorch."""
+    """A report without rows. Call it before JAX has devices: it leaves memory of a GPU to PyTorch. The process keeps
+    freed memory, as our programs do, for all ways alike."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     found = machine()
     if reason := busy(found):
         print(f"warning: {reason}", flush=True)
+    runtime.keep_memory()
     return {"program": program, "machine": found, "busy": reason,
             "settings": {"quick": args.quick or args.tiny, "tiny": args.tiny} | settings, "rows": {}}
 

@@ -116,6 +116,7 @@ def start(config: ConfigDict, workdir: Path, values: flags.FlagValues) -> None:
     program.interruptible()
     hosts.check_same(config.to_dict(), values.mode, str(workdir))
     runtime.keep_compilations(shared_flags.default_folder(workdir, values).parent)
+    runtime.keep_memory()
     MODES[values.mode].run_program(config, workdir, values)
 
 

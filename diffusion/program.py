@@ -1,6 +1,5 @@
 """Starts and ends our programs, robustly to the shell that starts them."""
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -19,9 +18,8 @@ def begin() -> None:
 
     Ctrl-C then ends the program at once, without the traceback of an import (until `interruptible`); output to a pipe
     whose reader has left, or to a closed file, is dropped and the work continues; characters that the terminal cannot
-    encode are written as escapes; warnings of libraries are never errors (PYTHONWARNINGS=error); freed memory is kept.
+    encode are written as escapes; warnings of libraries are never errors (PYTHONWARNINGS=error).
     """
-    keep_memory()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     for number in (0, 1, 2):
         try:
@@ -40,17 +38,6 @@ def begin() -> None:
     if any(option.split(":")[0] == "error" for option in sys.warnoptions):
         os.environ.pop("PYTHONWARNINGS", None)  # for child processes
         warnings.simplefilter("default")
-
-
-def keep_memory() -> None:
-    """Lets glibc keep freed memory for the next step, instead of returning it to the system, which must clear it before
-    reuse. One arena for all threads: others hold 64 MB at most, so that larger arrays of XLA's threads would be mapped
-    anew in each step. Too late once a second thread has allocated, as importing NumPy does."""
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        most, m_trim_threshold, m_mmap_threshold, m_arena_max = 2**31 - 1, -1, -3, -8  # as in malloc.h
-        mallopt(m_trim_threshold, most)
-        mallopt(m_mmap_threshold, most)
-        mallopt(m_arena_max, 1)
 
 
 def interruptible() -> None:

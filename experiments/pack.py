@@ -94,6 +94,7 @@ def main(argv: list[str]) -> int:
         members = [Member(words, interrupts) for words in groups]
         runtime.check_devices()
         runtime.keep_compilations(members[0].workdir.parent)
+        runtime.keep_memory()
         run_jointly(members)
     for member in members:
         if member.error is not None:

@@ -101,8 +101,10 @@ def get_config():
 
 
 @pytest.fixture
-def rows(tmp_path):
+def rows(tmp_path, monkeypatch):
     """rows(program, *flags): those of the report of its --quick run on a small network."""
+    monkeypatch.setattr(measure.runtime, "keep_memory", lambda: None)  # of the tests' process
+
     def run(program: str, *flags: str) -> dict:
         config, out = tmp_path / "config.py", tmp_path / "out" / "report.json"
         config.write_text(CONFIG)

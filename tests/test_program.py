@@ -64,37 +64,6 @@ def test_a_stream_outlives_its_reader():
     assert not stream.isatty() and stream.write("nor this\n") == 9
 
 
-FAULTS = """
-import resource, sys, threading
-from diffusion import program
-if sys.argv[1] == "keep":
-    program.keep_memory()
-import numpy as np
-def faults():
-    for _ in range(3):  # what is kept is there after the first
-        np.ones(10_000_000, np.float32)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        np.ones(10_000_000, np.float32)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-faults()
-thread = threading.Thread(target=faults)
-thread.start()
-thread.join()
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
-def test_freed_memory_is_kept_by_every_thread():
-    """40 MB are 10,000 pages, or 20 huge ones, which the system clears again for each array unless they are kept."""
-    def faults(how: str) -> list[int]:
-        done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True)
-        return [int(number) for number in done.stdout.split()]
-
-    for keep, leave in zip(faults("keep"), faults("leave"), strict=True):
-        assert 4 * keep < leave, (keep, leave)
-
-
 BEGIN = """
 import os, sys
 from diffusion import program

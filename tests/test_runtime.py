@@ -1,10 +1,35 @@
 """The settings that programs make for the whole process."""
+import subprocess
 import sys
 
 import program
 import pytest
 
 from diffusion import runtime
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from diffusion import runtime
+if sys.argv[1] == "keep":
+    runtime.keep_memory()
+for _ in range(3):  # what is kept is there after the first
+    np.ones(10_000_000, np.float32)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    np.ones(10_000_000, np.float32)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_freed_memory_is_kept():
+    """40 MB are 10,000 pages, or 20 huge ones, which the system clears again for each array unless they are kept."""
+    def faults(how: str) -> int:
+        return int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, check=True).stdout)
+
+    keep, leave = faults("keep"), faults("leave")
+    assert 4 * keep < leave, (keep, leave)
 
 
 @pytest.mark.parametrize("given, there, expected", [
