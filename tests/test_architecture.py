@@ -28,6 +28,7 @@ MAY_IMPORT = {  # the most specific row counts; a family may import itself
     "diffusion.program": ["diffusion.errors"],
     "diffusion.user_file": ["diffusion.errors"],
     "diffusion.config_values": ["diffusion.errors"],
+    "diffusion.config_variants": ["diffusion.config_values", "diffusion.errors"],
     "diffusion.config_flags": ["diffusion.config", "diffusion.families", "diffusion.user_file", "diffusion.errors",
                                "diffusion.io.files"],
     "diffusion.pipeline": ["diffusion"],
