@@ -149,7 +149,7 @@ FAMILIES = (
     Family("coupling", "loss.coupling", "COUPLINGS", ("diffusion.train.couplings",), ("__call__",), optional=True),
     Family("density", "loss.density", "DENSITIES", ("diffusion.core",), ("init", "draw", "update")),
     Family("network", "network.name", "NETWORKS", ("diffusion.networks",), ("init", "apply"),
-           ("num_classes", "out_channels", "past")),
+           ("num_classes", "out_channels", "past", "augment")),
     Family("average", "ema.name", "AVERAGES", ("diffusion.train.averages",), ("update",)),
     Family("optimizer", "optimizer.name", "OPTIMIZERS", ("diffusion.train.optimizer",), ("init", "update")),
     Family("solver", "sample.solver", "SOLVERS", ("diffusion.samplers",), _OF_SOLVER),

@@ -88,14 +88,17 @@ class FourierEmbedding(nn.Module):
     """[B] -> [B, 2 dim]: sines then cosines of 2 pi w log(c_noise), w ~ N(0, 16^2) drawn once and never trained.
 
     Song et al. (2021), "Score-Based Generative Modeling through SDEs", Appendix C.2; c_noise is the noise level sigma.
+    Without `logarithm` c_noise is itself the logarithm, up to a factor and a constant.
     """
     dim: int
     cos_first: bool = False
+    logarithm: bool = True
 
     @nn.compact
     def __call__(self, c_noise: Array) -> Array:
         frequencies = self.param("frequencies", nn.initializers.normal(16.0), (self.dim,))
-        angles = 2 * math.pi * jnp.log(c_noise)[:, None] * jax.lax.stop_gradient(frequencies)[None, :]
+        values = jnp.log(c_noise) if self.logarithm else c_noise
+        angles = 2 * math.pi * values[:, None] * jax.lax.stop_gradient(frequencies)[None, :]
         parts = (jnp.cos(angles), jnp.sin(angles)) if self.cos_first else (jnp.sin(angles), jnp.cos(angles))
         return jnp.concatenate(parts, axis=-1)
 
@@ -122,7 +125,8 @@ class Dropout(nn.Module):
 class BlockConfig:
     """Settings shared by all blocks of one network."""
     dtype: Any = jnp.float32      # of the computation
-    groups: int = 32              # of the group normalisation
+    groups: int = 32              # of the group normalisation, at most
+    group_channels: int = 1       # the fewest channels of a group; narrow arrays have fewer groups
     epsilon: float = 1e-6         # of the group normalisation
     activation: str = "swish"     # one of ACTIVATIONS
     dropout: float = 0.0          # probability of dropping
@@ -132,6 +136,10 @@ class BlockConfig:
     def group_norm(self, name: str, groups: int | None = None) -> GroupNorm:
         """A group normalisation; its statistics are computed in float32 whatever the dtype."""
         return GroupNorm(num_groups=groups or self.groups, epsilon=self.epsilon, dtype=self.dtype, name=name)
+
+    def groups_of(self, channels: int) -> int:
+        """The groups of an array with so many channels."""
+        return min(self.groups, channels // self.group_channels)
 
     def conv(self, channels: int, name: str, scale: float = 1.0, size: int = 3, **kwargs) -> Conv:
         """A convolution whose kernel has `size` taps along each spatial axis."""
@@ -183,26 +191,28 @@ class ResBlock(nn.Module):
     """norm-act-conv, + embedding, norm-act-dropout-conv(zero), + shortcut (Ho et al. 2020, Appendix B).
 
     `resample` (`downsample`, `upsample`) changes the resolution of both branches before the first convolution (the
-    BigGAN block of Song et al. 2021 and Dhariwal & Nichol 2021). The sum is divided by `divisor`.
+    BigGAN block of Song et al. 2021 and Dhariwal & Nichol 2021). The sum is divided by `divisor`. The shortcut is a 1x1
+    convolution where the number of channels changes or, if `project`, always.
     """
     channels: int
     style: BlockConfig
     resample: Callable[[Array], Array] | None = None
     divisor: float = 1.0
+    project: bool = False
 
     @nn.compact
     def __call__(self, x: Array, emb: Array, keys: Keys | None) -> Array:
         style = self.style
-        h = style.group_norm("norm1")(x, style.act)
+        h = style.group_norm("norm1", style.groups_of(x.shape[-1]))(x, style.act)
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
         h = style.conv(self.channels, "conv1")(h)
         emb = style.dense(self.channels * (1 + style.scale_shift), "emb")(style.act(emb))
         told = {"scale_shift" if style.scale_shift else "shift": emb}
-        h = style.group_norm("norm2")(h, style.act, **told)
+        h = style.group_norm("norm2", style.groups_of(self.channels))(h, style.act, **told)
         h = Dropout(style.dropout, name="dropout")(h, keys)
         h = style.conv(self.channels, "conv2", scale=0.0)(h)
-        if x.shape[-1] != self.channels:
+        if x.shape[-1] != self.channels or self.project:
             x = style.dense(self.channels, "shortcut")(x)
         return (x + h) / self.divisor
 
@@ -211,23 +221,26 @@ class Attention(nn.Module):
     """Self-attention over all positions, such as H*W, with a residual connection and a zero-initialised output.
 
     groups: of the normalisation; None: the style's, 0: no normalisation. The sum is divided by `divisor`. Each head has
-    `head_channels` channels; 0: the heads share all channels equally.
+    `head_channels` channels; 0: the heads share all channels equally. scale: of the initial q, k and v.
     """
     heads: int
     style: BlockConfig
     head_channels: int = 0
     groups: int | None = None
     divisor: float = 1.0
+    scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         b, *sides, c = x.shape
         positions = math.prod(sides)
-        h = x if self.groups == 0 else self.style.group_norm("norm", self.groups)(x)
+        groups = self.style.groups_of(c) if self.groups is None else self.groups
+        h = x if groups == 0 else self.style.group_norm("norm", groups)(x)
         h = h.reshape(b, positions, c)
         inner = self.heads * self.head_channels or c
         size = inner // self.heads
-        q, k, v = (self.style.dense(inner, name)(h).reshape(b, positions, self.heads, size) for name in "qkv")
+        q, k, v = (self.style.dense(inner, name, self.scale)(h).reshape(b, positions, self.heads, size)
+                   for name in "qkv")
         h = attend(q, k, v).reshape(b, *sides, inner)
         return (x + self.style.dense(c, "out", scale=0.0)(h)) / self.divisor
 

@@ -166,8 +166,8 @@ class UNet(nn.Module):
     def applied(self, x: Array, c_noise: Array, cond: Cond, keys: Keys | None, out_channels: int) -> Array:
         """The network: x [B, ..., C_in] -> [B, ..., out_channels]."""
         spatial = x.ndim - 2
-        style = BlockConfig(self.dtype, self.groups, self.norm_epsilon, self.activation, self.dropout, self.scale_shift,
-                            spatial)
+        style = BlockConfig(dtype=self.dtype, groups=self.groups, epsilon=self.norm_epsilon, activation=self.activation,
+                            dropout=self.dropout, scale_shift=self.scale_shift, spatial=spatial)
         widths = [round(self.channels * m) for m in self.multipliers]
         levels = len(widths)
         downs, ups, factors = (of_levels * levels if len(of_levels) == 1 else of_levels

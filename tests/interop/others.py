@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.networks.unet import UNet
+from diffusion.core.conditions import examples
+from diffusion.families import BY_NAME
 
 TESTS = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS / "networks"))
@@ -97,6 +98,29 @@ EDM = {
                                       model_channels=128, channel_mult=[1, 1, 2], channel_mult_emb=2, num_blocks=1,
                                       attn_resolutions=[]),
 }
+SONG = {
+    "DDPM++": dict(img_resolution=8, in_channels=3, out_channels=3, label_dim=10, augment_dim=9, model_channels=16,
+                   channel_mult=[2, 2], num_blocks=2, attn_resolutions=[4], dropout=0.1),
+    "NCSN++": dict(img_resolution=16, in_channels=3, out_channels=3, label_dim=10, augment_dim=9, model_channels=16,
+                   channel_mult=[1, 2, 2], num_blocks=1, attn_resolutions=[8], embedding_type="fourier",
+                   channel_mult_noise=2, encoder_type="residual", resample_filter=[1, 3, 3, 1]),
+    "skips": dict(img_resolution=16, img_channels=1, model_type="SongUNet", class_name="EDMPrecond", model_channels=8,
+                  channel_mult=[1, 3], channel_mult_emb=2, num_blocks=1, attn_resolutions=[16, 8],
+                  encoder_type="skip", decoder_type="skip", resample_filter=[1, 3, 3, 1], use_fp16=True),
+}
+# The networks of EDM's README and of Song et al. (2021, the deep ones have 8 blocks), whose parameters are counted.
+DDPMPP = dict(in_channels=3, out_channels=3, model_type="SongUNet")
+NCSNPP = DDPMPP | dict(embedding_type="fourier", channel_mult_noise=2, encoder_type="residual",
+                       resample_filter=[1, 3, 3, 1])
+SONG_PUBLISHED = {
+    **{f"cifar10, {cond}, {name}": kind | dict(img_resolution=32, channel_mult=[2, 2, 2], augment_dim=9,
+                                               label_dim=classes)
+       for name, kind in (("vp", DDPMPP), ("ve", NCSNPP)) for cond, classes in (("uncond", 0), ("cond", 10))},
+    **{f"64 pixels, {name}": kind | dict(img_resolution=64, channel_mult=[1, 2, 2, 2], augment_dim=9)
+       for name, kind in (("vp", DDPMPP), ("ve", NCSNPP))},
+    **{f"Song et al., {name}{deep}": kind | dict(img_resolution=32, num_blocks=blocks)
+       for name, kind in (("DDPM++", DDPMPP), ("NCSN++", NCSNPP)) for deep, blocks in (("", 4), (", deep", 8))},
+}
 
 
 def flags_of(line: str) -> dict[str, str]:
@@ -109,8 +133,11 @@ def random_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """Tensors of these names: kernels of variance 1/fan-in, norms' scales around one, biases around zero."""
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
         u, kind = unit(name, shape, SEED), re.split(r"[./]", name)[-1]
-        if kind == "resample_filter":  # no weight: a fixed mean of 2 x 2
-            return np.full(shape, 0.25, np.float32)
+        if kind == "resample_filter":  # no weight
+            taps = np.array([1, 3, 3, 1] if shape[-1] == 4 else [1, 1], np.float32)
+            return (np.outer(taps, taps) / taps.sum() ** 2).reshape(shape)
+        if kind == "freqs":
+            return u
         if kind in ("bias", "b"):
             return np.float32(0.25) * u
         if kind == "scale" or (kind == "weight" and len(shape) == 1):
@@ -124,6 +151,11 @@ def random_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
 def images(size: int, channels: int) -> np.ndarray:
     """[4, size, size, channels]."""
     return unit("images", (len(TIMES), size, size, channels), SEED)
+
+
+def augment_labels() -> np.ndarray:
+    """[4, 9]."""
+    return unit("augment", (len(TIMES), 9), SEED)
 
 
 def chain_noise(steps: int) -> np.ndarray:
@@ -154,25 +186,27 @@ def load(file: str) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
 
 # ---- our side ------------------------------------------------------------------------------------------------------
 
-def network_of(sections: dict) -> UNet:
-    out = sections["data"]["channels"] * (1 + sections["learned_range"])
-    return UNet(**{key: value for key, value in sections["network"].items() if key != "name"}, out_channels=out)
+def network_of(sections: dict, **fields):
+    """Our network, without its augmentation label unless it is a field."""
+    keys, channels = sections["network"], sections["data"]["channels"]
+    return BY_NAME["network"].member(keys["name"]).make(
+        **{key: value for key, value in keys.items() if key != "name"} | fields,
+        out_channels=channels * (1 + sections["learned_range"]))
 
 
-def abstract_of(sections: dict) -> dict:
-    return _abstract(network_of(sections), sections["data"]["size"], sections["data"]["channels"])
+def abstract_of(sections: dict, **fields) -> dict:
+    return _abstract(network_of(sections, **fields), sections["data"]["size"], sections["data"]["channels"])
 
 
 @functools.cache
-def _abstract(network: UNet, size: int, channels: int) -> dict:
-    cond = {"label": jnp.zeros((1,), jnp.int32)} if network.num_classes else {}
+def _abstract(network, size: int, channels: int) -> dict:
     return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, size, size, channels)), jnp.ones((1,)),
-                          cond)["params"]
+                          examples(network.cond, 1))["params"]
 
 
-def output_of(sections: dict, params: dict, c_noise: tuple[float, ...]) -> np.ndarray:
-    network, data = network_of(sections), sections["data"]
-    cond = {"label": np.asarray(LABELS, np.int32)} if network.num_classes else {}
+def output_of(sections: dict, params: dict, c_noise: tuple[float, ...], **fields) -> np.ndarray:
+    network, data = network_of(sections, **fields), sections["data"]
+    values = {"label": np.asarray(LABELS, np.int32), "augment": augment_labels()}
     run = jax.jit(network.apply)
     return np.asarray(run({"params": params}, images(data["size"], data["channels"]), np.asarray(c_noise, np.float32),
-                          cond))
+                          {name: values[name] for name in network.cond}))

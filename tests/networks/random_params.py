@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.core.conditions import examples
+
 
 def unit(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     """Uniform with mean 0 and variance 1, float32, by (seed, name). Not normal: that would rest on libm."""
@@ -20,7 +22,7 @@ def random_params(network, image_shape: tuple[int, ...], seed: int) -> dict:
 
     Kernels have variance 1/fan-in, which keeps activations near one; norms' scales lie around one, biases around zero.
     """
-    cond = {"label": jnp.zeros((1,), jnp.int32)} if network.num_classes else {}
+    cond = examples(network.cond, 1)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)), jnp.zeros((1,)), cond)
 
     def draw(path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:

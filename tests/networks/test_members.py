@@ -21,6 +21,8 @@ UNET = dict(channels=8, multipliers=(1, 2), blocks=1, heads=2, groups=4, middle=
 CASES = {
     "unet": ((8, 8, 2), UNET | dict(attention_resolutions=(4,), dropout=0.3)),
     "unet_1d": ((32, 2), UNET | dict(attention_resolutions=(4,), dropout=0.3, patch=2, factors=(4,))),
+    "song_unet": ((8, 8, 2), dict(channels=8, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), dropout=0.3,
+                                  resample_filter=(1, 3, 3, 1), encoder="residual", noise_multiplier=2)),
     "dit": ((8, 4, 2), dict(channels=16, depth=2, heads=2)),
     "diffwave": ((32, 2), dict(channels=8, depth=3, dilation_cycle=2)),
     "unet_frames": ((3, 8, 8, 2), UNET | dict(attention_resolutions=(4,), dropout=0.3)),
