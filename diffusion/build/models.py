@@ -49,7 +49,7 @@ def check_model(c: ConfigDict) -> Parts:
     prediction = check_prediction(c, proc)
     past = getattr(kind, "past", 0)
     net = network(c.network, kind.shape[:-1], kind.shape[-1] * (1 + prediction.both + c.learned_range),
-                  (past, *kind.shape[1:]) if past else ())
+                  (past, *kind.shape[1:]) if past else (), getattr(kind, "augment_labels", 0))
     conditions = declared(c, net)
     dropout_rates(c, conditions)
     return Parts(proc, prediction, net, kind, conditions)

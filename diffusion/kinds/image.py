@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from diffusion.data import crops, sources
+from diffusion.data import crops, non_leaking, sources
 from diffusion.data.augment import random_flip, to_float
 from diffusion.errors import DataError, require
 from diffusion.io import images, pictures
@@ -21,6 +21,7 @@ class ImageSpec:
     """Images of one height, width and number of channels."""
     shape: tuple[int, int, int]  # [H, W, C]
     flip: bool = False           # mirror each image with probability 1/2
+    augment: float = 0.0         # probability of each transform of `data.non_leaking`, and the condition of that name
     crop: str = "none"           # how pictures get this size: none, or one of `data.crops`
     background: str = "white"    # behind transparent parts
     bounds = (-1.0, 1.0)
@@ -42,6 +43,11 @@ class ImageSpec:
                 check_stored(self, source[0], "image", where)
             source = [self.load(source[0], None)] if self.needs_load(encoded) else source
         sources.check_images(source, *self.shape)
+
+    @property
+    def augment_labels(self) -> int:
+        """The numbers that say how an image is augmented."""
+        return non_leaking.LABELS if self.augment else 0
 
     @property
     def draws(self) -> bool:
@@ -82,11 +88,15 @@ class ImageSpec:
         return f"{pictures.by(raw['image'].shape)} array"
 
     def prepare(self, record: Record, keys: Callable[[str], Keys] | None = None) -> Example:
-        """{"image": uint8 [B, H, W, C], ...} -> x0 in [-1, 1], and the record's other entries as conditions."""
+        """{"image": uint8 [B, H, W, C], ...} -> x0 in [-1, 1], and the record's other entries as conditions, with
+        "augment" where the images are augmented."""
         x0 = to_float(record["image"])
         if self.flip and keys is not None:
             x0 = random_flip(keys("flip"), x0)
-        return Example(x0, {name: value for name, value in record.items() if name != "image"})
+        cond = {name: value for name, value in record.items() if name != "image"}
+        if self.augment and keys is not None:
+            x0, cond["augment"] = non_leaking.augmented(x0, non_leaking.drawn(keys("augment")), self.augment)
+        return Example(x0, cond)
 
     def finish(self, x0: np.ndarray) -> np.ndarray:
         """uint8 of samples in [-1, 1]."""
@@ -120,6 +130,8 @@ SCALED = ("adm", "adm_random", "edm", "box")
 def image(*, size: int | tuple[int, int] = 32,  # height and width of an image, pixels: one number, or both
           channels: int = 3,                    # of an image
           flip: bool = False,                   # mirror each image with probability 1/2
+          augment: float = 0.0,                 # probability of each transform of EDM's non-leaking augmentation, whose
+                                                # label the network is told (0.12 to 0.15); 0: none
           crop: Crop = "none",                  # how others get that size: cut in the middle (center) or, in training,
                                                 # at random; first scaled as guided-diffusion does (adm, adm_random);
                                                 # edm: by LANCZOS; box: stretched, as the published ImageNet 64
@@ -127,7 +139,10 @@ def image(*, size: int | tuple[int, int] = 32,  # height and width of an image, 
           ) -> ImageSpec:
     """Images of bytes, scaled to [-1, 1] (Ho et al. 2020)."""
     require(channels >= 1, "channels", channels, "must be positive.")
-    return ImageSpec(shape=(*sides(size), channels), flip=flip, crop=crop, background=background)
+    require(0 <= augment <= 1, "augment", augment, "is a probability (Karras et al. 2022: 0.12 for CIFAR-10).")
+    require(not augment or min(sides(size)) > 1, "augment", augment, f"reflects images at their edges, which {size} "
+            "pixels do not allow.")
+    return ImageSpec(shape=(*sides(size), channels), flip=flip, augment=augment, crop=crop, background=background)
 
 
 def sides(size: int | tuple[int, int]) -> tuple[int, int]:
