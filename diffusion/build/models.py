@@ -14,6 +14,7 @@ from diffusion.build.rules import require_key
 from diffusion.config import override
 from diffusion.core import parameterization, processes
 from diffusion.core.conditions import Condition
+from diffusion.core.uncertainty import Uncertainty
 from diffusion.kinds.base import Spec
 from diffusion.library.model import Model
 from diffusion.parallel import sharding
@@ -27,7 +28,7 @@ def model(config: ConfigDict, guide: ConfigDict | None = None, devices: Sequence
     made = Model(network=parts.network, spec=parts.spec, process=parts.process, prediction=parts.prediction,
                  conditions=parts.conditions, num_classes=c.network.num_classes,
                  null_label=c.network.num_classes if c.network.label_dropout else None, learned_range=c.learned_range,
-                 uncertainty=c.loss.get("uncertainty", False),
+                 uncertainty=c.loss.get("uncertainty", False) and Uncertainty(normalised=c.loss.uncertainty_normalised),
                  mesh=sharding.make_mesh(c.mesh.data, c.mesh.fsdp, c.mesh.tensor, devices),
                  guide=guide and build_guide(guide, c, parts.process),
                  frozen={name: build_frozen(name, other, c, parts, devices) for name, other in (frozen or {}).items()})

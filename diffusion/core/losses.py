@@ -247,9 +247,13 @@ def denoising(*, weight: Weight, measured_in: Parameterization,
               space: str = "eps",         # the quantity whose error is measured, as in config.prediction
               weighting: str = "simple",  # weighting of that error, or one converted to it
               uncertainty: bool = False,  # learn a factor per noise level (Karras et al. 2024, Eq. 21)
+              uncertainty_normalised: bool = False,  # its layer's weights have the mean square 1, as in their network
               ) -> Loss:
     """The squared error at random times, weighted (Ho et al. 2020, Eq. 14)."""
-    return of_set(make_denoising_loss(weight, measured_in, Uncertainty() if uncertainty else None))
+    require(uncertainty or not uncertainty_normalised, "uncertainty_normalised", uncertainty_normalised, "is about "
+            "loss.uncertainty, which is off: turn it on, or leave this out.")
+    u = Uncertainty(normalised=uncertainty_normalised) if uncertainty else None
+    return of_set(make_denoising_loss(weight, measured_in, u))
 
 
 def vlb(*, learned_range: bool, levels: int,

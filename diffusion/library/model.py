@@ -40,7 +40,8 @@ class Model:
     null_label: int | None = None     # the label for "no class" in training, if it hides labels
     conditions: Mapping[str, Condition] | None = None  # None: the network's own, or the label if there are classes
     learned_range: bool = False       # a second head predicts the variance (Nichol & Dhariwal 2021, Eq. 15)
-    uncertainty: bool = False         # the loss learns a factor for each noise level (Karras et al. 2024, Eq. 21)
+    uncertainty: Uncertainty | bool = False  # the loss learns a factor for each noise level (Karras et al. 2024,
+                                      # Eq. 21); True: by the default layer
     two_times: bool = False           # c_noise is [B, 2], see `parameterization.make_denoiser`
     mesh: Mesh | None = None          # None: all devices share the batch
     rules: tuple[sharding.Rule, ...] = ()  # for the sharding of parameters
@@ -63,6 +64,7 @@ class Model:
         found = {"network": adapted(self.network), "shape": tuple(shape),
                  "process": part("process", self.process), "conditions": self._declared(),
                  "prediction": part("prediction", self.prediction, sigma_data=self.sigma_data),
+                 "uncertainty": Uncertainty() if self.uncertainty is True else self.uncertainty,
                  "mesh": self.mesh or sharding.make_mesh(-1, 1)}
         for name, value in found.items():
             object.__setattr__(self, name, value)
@@ -116,12 +118,14 @@ class Model:
 
     @property
     def project(self) -> Callable[[Params], Params] | None:
-        """The network's own projection of all parameters, which ends each update, such as EDM2's normalised weights;
-        None: it has none."""
-        of_network = getattr(self.network, "project", None)
-        if not callable(of_network):
+        """The projection of all parameters that ends each update, such as EDM2's normalised weights, if the network or
+        the uncertainty has one; else None."""
+        found = {"params": getattr(self.network, "project", None),
+                 "uncertainty": self.uncertainty.project if self.uncertainty and self.uncertainty.normalised else None}
+        parts = {name: project for name, project in found.items() if callable(project)}
+        if not parts:
             return None
-        return lambda params: params | {"params": of_network(params["params"])}
+        return lambda params: params | {name: project(params[name]) for name, project in parts.items()}
 
     @property
     def shapes(self) -> Params:
@@ -136,13 +140,13 @@ class Model:
 
 
 def init_params(key: jax.Array, *, net: Any, shape: tuple[int, ...], cond: tuple, times: int, schedule: Any,
-                uncertainty: bool) -> Params:
+                uncertainty: Uncertainty | bool) -> Params:
     """The parameters of the network, and of the other learned parts."""
     params = {"params": ModuleNetwork(module=net, shape=shape, cond=dict(cond), times=times).init(key)}
     if schedule:
         params["schedule"] = schedule.init(jax.random.fold_in(key, 1))
     if uncertainty:
-        params["uncertainty"] = Uncertainty().init()
+        params["uncertainty"] = uncertainty.init()
     return params
 
 

@@ -34,8 +34,10 @@ def random_params(network, image_shape: tuple[int, ...], seed: int) -> dict:
                 return 1 + np.float32(0.25) * u
             case "bias":
                 return np.float32(0.25) * u
-            case "embedding" | "frequencies":
+            case "embedding" | "frequencies" | "phases":
                 return u
+            case "gain":
+                return np.float32(0.5) + np.float32(0.25) * u
         raise KeyError("/".join(path))
 
     flat = flax.traverse_util.flatten_dict(shapes["params"])

@@ -27,13 +27,16 @@ CASES = {
     "diffwave": ((32, 2), dict(channels=8, depth=3, dilation_cycle=2)),
     "unet_frames": ((3, 8, 8, 2), UNET | dict(attention_resolutions=(4,), dropout=0.3)),
     "video_unet": ((3, 8, 4, 2), dict(channels=8, multipliers=(1, 2), heads=2, head_channels=8)),
+    "edm2": ((8, 8, 2), dict(channels=8, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), head_channels=4,
+                             dropout=0.3)),
     "mlp": ((3, 2), dict(channels=16, depth=2)),
 }
 MEMBERS = BY_NAME["network"].members()
 BATCH, CLASSES = 3, 4
 TIMES, LABELS = np.array([0, 300, 999], np.float32), np.array([3, 0, 2], np.int32)
 STEP = 1e-3  # of differences
-UNREACHED = {"diffwave": r"block2/residual/.*"}  # no output depends on it, as published
+UNREACHED = {"diffwave": r"block2/residual/.*",  # no output depends on it, as published
+             "edm2": r"fourier/.*"}              # drawn once
 
 
 def test_every_network_is_here():
