@@ -90,6 +90,8 @@ def run_level() -> ConfigDict:
     t.best_metric = "loss"             # a number in metrics.jsonl
     t.nonfinite = "stop"               # at a non-finite loss or gradient: stop, or skip the step and count it
     t.evaluate_every = "never"         # interval of evaluations by config.evaluate, in evaluations/
+    t.snapshot_every = "never"         # interval of snapshots of the power averages, from which --weights=posthoc:0.08
+                                       # makes others after the training
     t.stall_seconds = 600.0            # a longer step or batch is reported with all threads' stacks; 0: never
 
     c.mesh = ConfigDict()

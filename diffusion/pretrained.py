@@ -24,7 +24,7 @@ from diffusion.config_values import nearest
 from diffusion.errors import CheckpointError, ConfigError, shown
 from diffusion.interop import folder, openai, score_sde, unet2d
 from diffusion.interop.tensor_files import read_tensors
-from diffusion.io import run_folder
+from diffusion.io import run_folder, snapshots
 from diffusion.io.checkpoint import Checkpoints
 from diffusion.io.files import read_json
 
@@ -54,7 +54,7 @@ class Pretrained:
 def load_source(text: str, checkpoint: int | None = None) -> Pretrained:
     """The model of PATH[@STEP][#WEIGHTS], the form of a teacher, a guide and the start of a training; a path that
     exists is taken as it is. checkpoint: the step if the text has none. Raises the errors of `load`."""
-    path, step, weights = re.fullmatch(r"(.*?)(?:@(\d+))?(?:#(\w+))?", text, re.DOTALL).groups()
+    path, step, weights = re.fullmatch(r"(.*?)(?:@(\d+))?(?:#([\w:.]+))?", text, re.DOTALL).groups()
     if os.path.exists(text):
         path, step, weights = text, None, None
     step = checkpoint if step is None else step
@@ -71,9 +71,9 @@ def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: st
 
     checkpoint: the step for a run folder; the newest if None. layout: one of LAYOUTS, if `source` is a weight file of
     another project, and `settings` describes its model there: {"image_size": 32, ...}, or text as on a command line,
-    "--image_size 32" or "image_size=32". weights: chooses one of several sets: an average of a run, or "raw" (default:
-    the run's sample.weights); a key of a PyTorch file, such as "ema"; or "unet" or "unet_ema" of a folder in diffusers'
-    layout. The weights are read only when needed. Raises
+    "--image_size 32" or "image_size=32". weights: chooses one of several sets: an average of a run, "posthoc:0.08",
+    which is made of its snapshots, or "raw" (default: the run's sample.weights); a key of a PyTorch file, such as
+    "ema"; or "unet" or "unet_ema" of a folder in diffusers' layout. The weights are read only when needed. Raises
     CheckpointError or ConfigError if the model does not exist or cannot be read or expressed.
     """
     check_arguments(checkpoint, settings, weights)
@@ -87,10 +87,16 @@ def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: st
         config = config_lib.adopted(read_json(path / "config.json"), str(path / "config.json"))
         weights = config.sample.weights if weights is None else weights
         averages.check_weights(config, weights, f"the run {path}")
+        made_of = None if averages.posthoc_width(weights) is None else find_posthoc(path, config, weights, checkpoint)
+
+        def as_stored(abstract, name):
+            dtype = averages.dtype_of(config, name)
+            return jax.tree.map(lambda x: x.update(dtype=dtype if x.dtype == jnp.float32 else x.dtype), abstract)
 
         def restore(abstract):
-            dtype = averages.dtype_of(config, weights)
-            kept = jax.tree.map(lambda x: x.update(dtype=dtype if x.dtype == jnp.float32 else x.dtype), abstract)
+            if made_of is not None:
+                return snapshots.combine(path, made_of, lambda name: as_stored(abstract, name))
+            kept = as_stored(abstract, weights)
             name = "params.online" if weights == averages.RAW else f"averages.{weights}"
             with Checkpoints(path / "checkpoints", keep=None) as checkpoints:
                 found = checkpoints.restore_part(name, kept, checkpoint)
@@ -103,6 +109,29 @@ def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: st
     return from_sections(folder.read_settings(path, weights),
                          lambda abstract: unet2d.read_params(abstract, folder.read_weights(path, weights), str(path)),
                          str(source))
+
+
+def find_posthoc(path: Path, config: ConfigDict, weights: str, step: int | None = None
+                 ) -> list[tuple[snapshots.Snapshot, float]]:
+    """The snapshots of the run `path`, with their coefficients, that make the average called "posthoc:WIDTH" at `step`
+    (the newest if None); the last is one of that step. Raises CheckpointError for missing or foreign snapshots,
+    ConfigError for a width that they cannot reach."""
+    found = snapshots.find(path, averages.snapshots(config, averages.averages(config, epoch_size=1)))
+    steps = sorted({one.step for one in found})
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise CheckpointError(f"The run {path} has no snapshots of step {step}, at which {weights} would be made: name "
+                              f"one of {', '.join(map(str, steps))}, or none for the newest.")
+    used = sorted((one for one in found if one.step <= step), key=lambda one: one.step)
+    return list(zip(used, averages.posthoc_coefficients(weights, [one.images for one in used],
+                                                        [one.gamma for one in used])))
+
+
+def newest_step(run: Path, config: ConfigDict) -> int:
+    """The step of the run's newest checkpoint, or of its newest snapshots if config.sample.weights is made of those."""
+    if averages.posthoc_width(config.sample.weights) is not None:
+        return find_posthoc(run, config, config.sample.weights)[-1][0].step
+    return Checkpoints(run / "checkpoints", keep=None).steps()[-1]
 
 
 def check_arguments(checkpoint: Any, settings: Any, weights: Any) -> None:

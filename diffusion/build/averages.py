@@ -1,6 +1,6 @@
 """Builds the averages of the parameters: the one named "ema" from config.ema, the others from config.averages."""
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 from diffusion.build.rules import lookup, require_key
 from diffusion.config_values import nearest
 from diffusion.errors import ConfigError, FieldError, shown
-from diffusion.families import BY_NAME
-from diffusion.train import durations
-from diffusion.train.averages import Average, HalfLife
+from diffusion.families import BY_NAME, naming_keys
+from diffusion.train import durations, posthoc
+from diffusion.train.averages import Average, HalfLife, Power
 from diffusion.train.state import ONLINE, RAW
 
 _FAMILY = BY_NAME["average"]
@@ -45,13 +45,59 @@ def check_lengths(config: ConfigDict, found: dict[str, Average], images: int) ->
                     "2022, code: ema.warmup_ratio=0.05).")
 
 
+def snapshots(config: ConfigDict, found: dict[str, Average]) -> dict[str, float]:
+    """The averages of which config.train.snapshot_every takes snapshots, power functions of the parameters, and their
+    exponents; none if it is "never". Raises ConfigError if there are no such averages."""
+    if config.train.snapshot_every == "never":
+        return {}
+    kept = {}
+    for name, average in found.items():
+        if isinstance(average.rule, Power) and average.of == ONLINE and average.rule.gamma not in kept.values():
+            kept[name] = average.rule.gamma
+    require_key(kept, "train.snapshot_every", config.train.snapshot_every, "takes snapshots of power function "
+                "averages, and there are none: choose ema.name=power, or add a line to config.averages, such as "
+                "\"long: power, sigma_rel=0.1\" (Karras et al. 2024: 0.05 and 0.10).")
+    return kept
+
+
+def posthoc_width(name: str) -> float | None:
+    """The width of weights called "posthoc:0.08"; None for others. Raises ConfigError if it is not a number."""
+    if not name.startswith(posthoc.PREFIX):
+        return None
+    try:
+        return float(name.removeprefix(posthoc.PREFIX))
+    except ValueError:
+        raise ConfigError(f"config.sample.weights = {shown(name)} (--weights): write {posthoc.PREFIX} and sigma_rel, "
+                          f"the width of the average, such as {posthoc.PREFIX}0.08.") from None
+
+
+def posthoc_coefficients(name: str, images: Sequence[int], gammas: Sequence[float]) -> list[float]:
+    """The coefficients of snapshots for the weights "posthoc:WIDTH" at the last one's images. Raises ConfigError for a
+    width that they cannot reach."""
+    with naming_keys("sample.weights, "):
+        return posthoc.coefficients(images, gammas, images[-1], posthoc_width(name)).tolist()
+
+
+def check_trained_weights(config: ConfigDict) -> None:
+    """Raises ConfigError unless a training of this config can sample from config.sample.weights."""
+    name = config.sample.weights
+    require_key(not name.startswith(posthoc.PREFIX), "sample.weights", name, "is an average that is made of snapshots, "
+                "after the training: give it to --mode=sample or evaluate.")
+    check_weights(config, name, "this training")
+
+
 def names(config: ConfigDict) -> list[str]:
     """The names that config.sample.weights may have: raw, ema and those of config.averages."""
     return [RAW, "ema", *(text.partition(":")[0].strip() for text in config.averages)]
 
 
 def check_weights(config: ConfigDict, name: str, where: str) -> None:
-    """Raises ConfigError unless a run of this config keeps the weights `name`. where: the run, for the message."""
+    """Raises ConfigError unless a run of this config keeps the weights `name`, or the snapshots for them. where: the
+    run, for the message."""
+    if posthoc_width(name) is not None:
+        require_key(config.train.snapshot_every != "never", "sample.weights", name, f"(--weights) is made of snapshots "
+                    f"of averages, and {where} takes none (config.train.snapshot_every): train with it.")
+        return
     if name not in (kept := names(config)):
         raise ConfigError(f"config.sample.weights = {shown(name)} (--weights) is not in {where}.{nearest(name, kept)} "
                           f"It keeps: {', '.join(kept)}.")

@@ -3,7 +3,7 @@ from functools import partial
 
 from ml_collections import ConfigDict
 
-from diffusion.build.averages import averages, check_lengths, check_weights
+from diffusion.build.averages import averages, check_lengths, check_trained_weights, snapshots
 from diffusion.build.evaluation import extractor
 from diffusion.build.likelihood import estimator
 from diffusion.build.models import check_model
@@ -42,5 +42,7 @@ def check_training(c: ConfigDict, process: Process, epoch_size: int) -> None:
     plan = make_durations(c.train, in_steps)
     retention(c.train, in_steps)
     check_optimizer(c, epoch_size)
-    check_lengths(c, averages(c, epoch_size), plan.total * c.train.batch_size)
-    check_weights(c, c.sample.weights, "this training")
+    kept = averages(c, epoch_size)
+    check_lengths(c, kept, plan.total * c.train.batch_size)
+    snapshots(c, kept)
+    check_trained_weights(c)

@@ -52,6 +52,7 @@ class TrainingStep:
     log_snr_edges: np.ndarray         # [LOG_SNR_BINS + 1]
     effective_weight: Callable | None  # see Objective
     averages: dict[str, Average]
+    snapshots: dict[str, float]       # the averages of which snapshots are taken, and their exponents
     rate_of: Callable                 # config -> the learning rate as a function of the step
     retention: dict                   # keyword arguments of Checkpoints
 
@@ -106,7 +107,7 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
     optim, rate = check_optimizer(c, epoch_size, model.network), rate_of(c, epoch_size)
     kept = averages_lib.averages(c, epoch_size)
     averages_lib.check_lengths(c, kept, plan.total * c.train.batch_size)
-    averages_lib.check_weights(c, c.sample.weights, "this training")
+    averages_lib.check_trained_weights(c)
 
     prepare = preparation(model.spec, model.conditions, dropout_rates(c, model.conditions))
     # Clipped where the ends are (nearly) infinite; values beyond fall into the first and last bins.
@@ -134,7 +135,8 @@ def training_step(config: ConfigDict, model: Model, epoch_size: int | None) -> T
 
     return TrainingStep(
         plan=plan, rate_of=partial(rate_of, epoch_size=epoch_size), create_state=create, abstract_state=abstract,
-        log_snr_edges=edges, effective_weight=effective_weight, averages=kept, retention=retention(c.train, in_steps),
+        log_snr_edges=edges, effective_weight=effective_weight, averages=kept,
+        snapshots=averages_lib.snapshots(c, kept), retention=retention(c.train, in_steps),
         program=program(), program_after=lambda clock: program(clock.images - clock.step * c.train.batch_size))
 
 
@@ -200,13 +202,15 @@ def make_durations(c: ConfigDict, in_steps) -> Durations:
                 score=lookup(SCORES, "train.best_metric", c.best_metric),
                 **{name: in_steps(c[name], key=f"train.{name}")
                    for name in ("log_every", "sample_every", "checkpoint_every")})
-    if c.evaluate_every != "never":
-        plan = replace(plan, evaluate_every=in_steps(c.evaluate_every, key="train.evaluate_every"))
+    for name in ("evaluate_every", "snapshot_every"):
+        if c[name] != "never":
+            plan = replace(plan, **{name: in_steps(c[name], key=f"train.{name}")})
     if "step" not in c.duration:
         plan = replace(plan, images=plan.total * c.batch_size)
     require_key(c.steps_per_dispatch >= 1, "train.steps_per_dispatch", c.steps_per_dispatch, "must be 1 or more.")
     for name, steps in (("duration", plan.total), ("log_every", plan.log_every), ("sample_every", plan.sample_every),
-                        ("checkpoint_every", plan.checkpoint_every), ("evaluate_every", plan.evaluate_every)):
+                        ("checkpoint_every", plan.checkpoint_every), ("evaluate_every", plan.evaluate_every),
+                        ("snapshot_every", plan.snapshot_every)):
         if steps is None:
             continue
         require_key(steps >= 1, f"train.{name}", c[name], "must be one step or more.")

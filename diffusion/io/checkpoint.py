@@ -48,6 +48,16 @@ class DataIterator(Protocol):
     def set_state(self, state: dict) -> None: ...
 
 
+class NoData:
+    """The place in the data of a checkpoint that holds parameters alone."""
+
+    def get_state(self) -> dict:
+        return {}
+
+    def set_state(self, state: dict) -> None:
+        pass
+
+
 class DamagedError(CheckpointError):
     """A checkpoint with missing or altered files, which `fault` names."""
 
@@ -185,6 +195,25 @@ class Checkpoints:
         found = self._load(self._choose(step), {"state": wanted}, within=1 + len(names))["state"]
         return functools.reduce(lambda tree, part: tree[part], [field, *names], found)
 
+    def clock(self, step: int) -> dict:
+        """The clock of a step, without its arrays, whose digests are not checked. Raises the errors of `restore`."""
+        step = self._choose(step)
+        try:
+            with _context():
+                found = ocp.load_checkpointables(self._path(step), {"progress": None})["progress"]
+        except Exception as error:
+            raise self._damaged(step, cause(error)) from error
+        if fault := _fault_of_progress(found, step):
+            raise self._damaged(step, fault)
+        return found["clock"]
+
+    def remove_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps."""
+        if is_primary():
+            for later in [s for s in self.steps() if s > step]:
+                self._remove(later)
+        primary_says(0)
+
     def _path(self, step: int) -> Path:
         return self.folder / str(step)
 
@@ -195,9 +224,12 @@ class Checkpoints:
             atomic_write(self._path(step) / _SCORE, json.dumps(score))
             atomic_write(self._path(step) / _DIGESTS, _digests(self._path(step)))
             for old in self._superfluous():
-                # Renamed first: a half-deleted checkpoint must not look finished.
-                doomed = self._path(old).rename(self.folder / f"{old}.deleting")
-                shutil.rmtree(doomed, ignore_errors=True)
+                self._remove(old)
+
+    def _remove(self, step: int) -> None:
+        # Renamed first: a half-deleted checkpoint must not look finished.
+        doomed = self._path(step).rename(self.folder / f"{step}.deleting")
+        shutil.rmtree(doomed, ignore_errors=True)
 
     def _superfluous(self) -> list[int]:
         steps = self.steps()

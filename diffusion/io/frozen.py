@@ -10,21 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.errors import CheckpointError
-from diffusion.io.checkpoint import Checkpoints, DamagedError
+from diffusion.io.checkpoint import Checkpoints, DamagedError, NoData
 from diffusion.io.files import atomic_write, read_json
 from diffusion.io.processes import is_primary, primary_says
 
 _RESTORE = "Restore that folder from a copy, or start a new run: what this one has learned depends on them."
-
-
-class _NoData:
-    """The place in the data that a checkpoint needs."""
-
-    def get_state(self) -> dict:
-        return {}
-
-    def set_state(self, state: dict) -> None:
-        pass
 
 
 def save(folder: Path, params: Any, settings: dict, source: str) -> None:
@@ -36,7 +26,7 @@ def save(folder: Path, params: Any, settings: dict, source: str) -> None:
         atomic_write(folder / "config.json", json.dumps(settings, indent=2) + "\n")
     primary_says(0)
     with Checkpoints(folder, keep=None) as checkpoints:
-        checkpoints.save(0, params, _NoData(), {})
+        checkpoints.save(0, params, NoData(), {})
     if is_primary():
         atomic_write(folder / "source.json", json.dumps({"source": source, "sha256": _digest(folder)}) + "\n")
     primary_says(0)
@@ -62,7 +52,7 @@ def restore(folder: Path, abstract: Any) -> Any:
     are those of another network."""
     read_settings(folder)
     try:
-        return Checkpoints(folder, keep=None).restore(abstract, _NoData(), 0)[0]
+        return Checkpoints(folder, keep=None).restore(abstract, NoData(), 0)[0]
     except DamagedError as error:
         raise CheckpointError(f"The frozen parameters {folder} have changed since the run began: {error.fault}. "
                               f"{_RESTORE}") from error

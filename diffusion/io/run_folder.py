@@ -274,6 +274,7 @@ Made by
 - `tensorboard/`: the same for `tensorboard --logdir=.`.
 - `samples/`: one grid of samples per drawing, from the averaged weights.
 - `checkpoints/STEP/`: state, place in the data and clock; `sha256sum -c SHA256SUMS` in such a folder checks its files.
+- `snapshots/NAME/STEP/`, with `train.snapshot_every`: an average alone, for `--weights=posthoc:0.08`.
 - `loss.png`, `loss_by_noise.png`: the curves, drawn at the end. `effective_weight.png`, `.json`: how much the squared
   error in eps counts at each noise level, w(lambda) p(lambda) (Kingma & Gao 2023).
 

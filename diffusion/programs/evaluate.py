@@ -66,7 +66,7 @@ def evaluate(config: ConfigDict, workdir: Path, source: str | None, *, seed: int
                                                  out.parent / ".features")
             for note in advice.of_sampling(config):
                 print_once(note)
-        number = at if at is not None or source else Checkpoints(workdir / "checkpoints").steps()[-1]
+        number = at if at is not None or source else pretrained.newest_step(workdir, config)
         params, what = read(), evaluation.sampling(config, source or workdir, number)
         records, first = zip(*(evaluate_params(params, seed + i, what) for i in range(seeds)))
         evaluation.write(out, evaluation.average_records(records), first[0], model.spec, evaluate_params.titles)

@@ -35,8 +35,9 @@ def declare_drawing(values: flags.FlagValues) -> None:
     declare_source(values)
     flags.DEFINE_integer("checkpoint", None, "The step of the run's checkpoint. Default: the newest.",
                          flag_values=values)
-    flags.DEFINE_string("weights", None, "Whose parameters: the name of an average of the run, or raw, not averaged; "
-                        "the same as --config.sample.weights.", flag_values=values)
+    flags.DEFINE_string("weights", None, "Whose parameters: the name of an average of the run; posthoc:0.08, the "
+                        "average of that width, made of the run's snapshots; or raw, not averaged. The same as "
+                        "--config.sample.weights.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "The seed of the draws; image i depends only on it and i.", lower_bound=0,
                          upper_bound=LARGEST_SEED, flag_values=values)
 

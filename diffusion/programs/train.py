@@ -100,6 +100,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
     from diffusion.io.checkpoint import Checkpoints
     from diffusion.io.processes import is_primary, primary_says, print_once
     from diffusion.io.progress import Progress, duration
+    from diffusion.io.snapshots import Snapshots
     from diffusion.io.writers import MetricsWriter
     from diffusion.programs import evaluation
     from diffusion.train import loop
@@ -126,7 +127,8 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
                               adopt=config_lib.adopt_dict)
     frozen.store(held)
     plan = parts.plan
-    with Checkpoints(run.checkpoints, **parts.retention, log=print_once) as checkpoints:
+    with (Checkpoints(run.checkpoints, **parts.retention, log=print_once) as checkpoints,
+          Snapshots(run.path, parts.snapshots, log=print_once) as snapshots):
         if (restored := checkpoints.restore_newest(parts.abstract_state, parts.data)) is not None:
             state, clock = restored
             clock = loop.restored_clock(clock, plan.batch_size)
@@ -146,6 +148,8 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
                 print_once(f"starting from the weights of {init_from}")
                 for key in pretrained.differences(config, source.config, ("process", "prediction")):
                     print_once(f"note: {key} differs from {init_from}: the network has to learn it anew")
+
+        snapshots.remove_after(clock.step)
 
         def draw_samples(step: int, state) -> None:
             x = np.concatenate(list(generate(weights_of(state, config.sample.weights), config.seed, 0,
@@ -189,6 +193,7 @@ def training(config: ConfigDict, workdir: Path, started: float, interrupts: "Int
                     draw_samples=draw_samples, progress=progress, interrupts=interrupts, watchdog=watchdog,
                     examples_of=parts.examples_of, evaluate=evaluate, frozen=held,
                     speed_of=partial(speed_of, plan.steps_per_dispatch), trace=trace,
+                    snapshot=lambda step, state, clock: snapshots.save(step, clock.images, state.averages),
                     save=lambda step, state, clock: checkpoints.save(
                         step, state, parts.data, dataclasses.asdict(clock), clock.score))
             except DivergedError as error:

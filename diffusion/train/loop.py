@@ -1,6 +1,7 @@
 """The training loop, in a fixed order:
 
-    restore (state, data iterator, clock) -> [next batch -> step -> log -> checkpoint -> sample -> evaluate] -> plots
+    restore (state, data iterator, clock) -> [next batch -> step -> log -> snapshot -> checkpoint -> sample -> evaluate]
+    -> plots
 
 Reporting comes after the checkpoint: samples or an evaluation that fail or are killed cost no training.
 
@@ -40,6 +41,7 @@ class Durations:
     batch_size: int
     steps_per_dispatch: int = 1
     evaluate_every: int | None = None  # None: never
+    snapshot_every: int | None = None  # of the averages, for others after the training; None: never
     images: int | None = None  # the length, if given in images or epochs; `total` is for this batch size
     score: str = "loss"        # the value in a log row that ranks checkpoints
 
@@ -202,7 +204,9 @@ def training_steps(*, plan: Durations, program: Callable[[int], Callable], state
                    examples_of: Callable[[int, np.ndarray], np.ndarray], write_row: Callable[[dict], None],
                    draw_samples: Callable[[int, State], None], save: Callable[[int, State, Clock], None], progress,
                    interrupts: Interrupts, watchdog: Watchdog,
-                   evaluate: Callable[[int, State], None] = lambda step, state: None, frozen: dict | None = None,
+                   evaluate: Callable[[int, State], None] = lambda step, state: None,
+                   snapshot: Callable[[int, State, Clock], None] = lambda step, state, clock: None,
+                   frozen: dict | None = None,
                    speed_of: Callable[..., Callable[[float], dict]] = lambda *dispatch: lambda rate: {},
                    trace: Callable[[StepMetrics], None] = lambda metrics: None
                    ) -> Generator[Dispatch, tuple[State, StepMetrics], State]:
@@ -265,6 +269,11 @@ def training_steps(*, plan: Durations, program: Callable[[int], Callable], state
             row = window.row()
             write_row(row)
             progress.log(row)
+        if plan.snapshot_every and (last or clock.step % plan.snapshot_every == 0):
+            account()
+            watchdog(f"the snapshots of step {clock.step}")
+            snapshot(clock.step, state, clock)
+            since = time.perf_counter()
         if last or stop or clock.step % plan.checkpoint_every == 0:
             account()
             watchdog(f"the checkpoint of step {clock.step}")
