@@ -65,7 +65,9 @@ def run_level() -> ConfigDict:
     c.optimizer = o = ConfigDict()
     o.name = "adam"
     o.learning_rate = 2e-4             # peak value
-    o.decay = "constant"               # after warm-up: constant; to 0 at train.duration: cosine, linear
+    o.decay = "constant"               # after warm-up: constant; to 0 at train.duration: cosine, linear; by the root of
+                                       # the steps since optimizer.decay_from: inverse_sqrt
+    o.decay_from = "0 steps"           # inverse_sqrt: where the decay begins (Karras et al. 2024: 35k or 70k steps)
     o.warmup = "5000 steps"            # linear warm-up from 0
 
     c.ema = ConfigDict()

@@ -1,5 +1,6 @@
 """Checks that a config can run, without building or tracing anything, opening the data, or requesting devices."""
 from functools import partial
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -31,17 +32,17 @@ def check(config: ConfigDict, mode: str = "train", *, epoch_size: int = 50_000) 
     if mode == "evaluate":
         extractor(c)
     if mode == "train":
-        check_training(c, parts.process, epoch_size)
+        check_training(c, parts.process, epoch_size, parts.network)
 
 
-def check_training(c: ConfigDict, process: Process, epoch_size: int) -> None:
+def check_training(c: ConfigDict, process: Process, epoch_size: int, net: Any = None) -> None:
     """Checks the objective, the optimizer, the durations and the averages."""
     objective(c, process)
     in_steps = partial(durations.to_steps, batch_size=c.train.batch_size, epoch_size=epoch_size)
     check_batch(c.train, shards=1)
     plan = make_durations(c.train, in_steps)
     retention(c.train, in_steps)
-    check_optimizer(c, epoch_size)
+    check_optimizer(c, epoch_size, net)
     kept = averages(c, epoch_size)
     check_lengths(c, kept, plan.total * c.train.batch_size)
     snapshots(c, kept)

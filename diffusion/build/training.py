@@ -28,11 +28,12 @@ from diffusion.train.loop import Clock, Durations
 from diffusion.train.state import ONLINE, State, init_state
 from diffusion.train.updates import Update
 
-DECAYS = {"constant", "cosine", "linear"}
+DECAYS = {"constant", "cosine", "linear", "inverse_sqrt"}
 NONFINITE = {"stop", "skip"}
 SCORES = {"loss", "grad_norm"}  # columns of metrics.jsonl
 
-RATE_KEYS = ("optimizer.learning_rate", "optimizer.decay", "optimizer.warmup", "train.duration", "train.batch_size")
+RATE_KEYS = ("optimizer.learning_rate", "optimizer.decay", "optimizer.decay_from", "optimizer.warmup", "train.duration",
+             "train.batch_size")
 # Keys that a resumed run may change, since the finished steps do not depend on them.
 RESUMABLE_KEYS = (*RATE_KEYS, "train.*_every", "train.keep_*", "train.best_metric", "train.steps_per_dispatch",
                   "train.accumulate", "train.nonfinite", "train.stall_seconds", "network.remat", "mesh.*", "sample.*",
@@ -151,14 +152,22 @@ def check_optimizer(c: ConfigDict, epoch_size: int | None, net: Any = None) -> A
                 "never.")
     untrained = getattr(net, "untrained", ())
     mask = partial(optimizer.decay_mask, never=(*getattr(net, "undecayed", ()), *untrained))
-    return optimizer.hold(BY_NAME["optimizer"].make(o, schedule=rate_of(c, epoch_size), decayed=mask), untrained)
+    found = BY_NAME["optimizer"].make(o, schedule=rate_of(c, epoch_size), decayed=mask)
+    require_key(not (hasattr(found, "evaluated") and hasattr(net, "project")), "optimizer.name", o.name, "keeps two "
+                f"sequences of parameters, of which network.name = {c.network.name!r} would normalise only one after "
+                "each update. Choose another optimizer.")
+    return optimizer.hold(found, untrained)
 
 
 def rate_of(config: ConfigDict, epoch_size: int | None) -> Callable:
     """The learning rate as a function of the step."""
     o, in_steps = config.optimizer, partial(durations.to_steps, batch_size=config.train.batch_size,
                                             epoch_size=epoch_size)
-    return optimizer.learning_rate(o.learning_rate, decay=o.decay,
+    reference = in_steps(o.decay_from, key="optimizer.decay_from")
+    require_key((reference > 0) == (o.decay == "inverse_sqrt"), "optimizer.decay_from", o.decay_from, "is where "
+                "optimizer.decay = 'inverse_sqrt' begins, and \"0 steps\" for the others (Karras et al. 2024: 70k "
+                "steps of 2048 images, for ImageNet-512).")
+    return optimizer.learning_rate(o.learning_rate, decay=o.decay, reference_steps=reference,
                                    total_steps=in_steps(config.train.duration, key="train.duration"),
                                    warmup_steps=in_steps(o.warmup, key="optimizer.warmup"))
 

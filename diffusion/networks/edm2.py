@@ -152,8 +152,8 @@ class EDM2UNet(nn.Module):
     blocks: int = 3
     attention_resolutions: tuple[int, ...] = (16, 8)
     head_channels: int = 64
-    noise_multiplier: float = 0.0               # Fourier features of the noise level / `channels`; 0: multipliers[0]
-    embedding_multiplier: float = 0.0           # width of the embedding / `channels`; 0: the largest of multipliers
+    noise_features: int = 0                     # Fourier features of the noise level; 0: the first level's channels
+    embedding_width: int = 0                    # channels of the embedding; 0: the most that any level has
     label_balance: float = 0.5                  # share of the label in the embedding, against the noise level
     concat_balance: float = 0.5                 # share of the skip connections, against the main path
     residual_balance: float = 0.3               # share of a block's convolutions, against its input
@@ -184,12 +184,11 @@ class EDM2UNet(nn.Module):
         check_channels(self.channels)
         levels = len(self.multipliers)
         require(levels >= 1, "multipliers", self.multipliers, "needs a number for each level, at least one.")
-        whole = lambda m: m >= 0 and abs(self.channels * m - round(self.channels * m)) < 1e-6  # noqa: E731
-        require(all(m > 0 and whole(m) for m in self.multipliers), "multipliers", self.multipliers,
+        require(all(m > 0 and abs(self.channels * m - round(self.channels * m)) < 1e-6 for m in self.multipliers),
+                "multipliers", self.multipliers,
                 f"times network.channels = {self.channels} must be whole numbers.")
-        for key in ("noise_multiplier", "embedding_multiplier"):
-            require(whole(getattr(self, key)), key, getattr(self, key), f"times network.channels = {self.channels} "
-                    "must be a whole number.")
+        for key in ("noise_features", "embedding_width"):
+            require(getattr(self, key) >= 0, key, getattr(self, key), "must not be negative; 0 follows the levels.")
         for side in size:
             require(side % 2**(levels - 1) == 0, "multipliers", self.multipliers, f"{levels} levels halve an image "
                     f"{levels - 1} times, which {side} pixels (config.data.size) do not allow. Use fewer levels or "
@@ -248,10 +247,9 @@ class EDM2UNet(nn.Module):
         return h.astype(jnp.promote_types(h.dtype, jnp.float32))
 
     def embed(self, c_noise: Array, cond: Cond) -> Array:
-        """[B] c_noise and conditions -> [B, channels * embedding_multiplier], in float32 at least."""
+        """[B] c_noise and conditions -> [B, embedding_width], in float32 at least."""
         wide = jnp.promote_types(self.dtype, jnp.float32)
-        features = round(self.channels * (self.noise_multiplier or self.multipliers[0]))
-        width = round(self.channels * (self.embedding_multiplier or max(self.multipliers)))
+        features, width = self.noise_features or self._widths()[0], self.embedding_width or max(self._widths())
         emb = Layer(width, dtype=wide, name="noise")(Fourier(features, name="fourier")(c_noise.astype(wide)))
         if self.num_classes:
             one_hot = jax.nn.one_hot(cond["label"], self.num_classes, dtype=wide)

@@ -169,8 +169,10 @@ def make_train_step(*, updates: Sequence[Update], denoisers: Mapping[str, Denois
             if update is updates[0] and jax.tree.leaves(learned):
                 order = jnp.argsort(position)  # the kept losses must not depend on the row order
                 learned = density.update(learned, aux["t"][order], aux["term"][order])
+        follow = params | {u.trains: u.optimizer.evaluated(opt_state[u.trains], params[u.trains]) for u in updates
+                           if hasattr(u.optimizer, "evaluated")}
         kept = {name: average.rule.update(
-            state.averages[name], params[average.of], state.step + 1, batch_size=size, images_before=images_before,
+            state.averages[name], follow[average.of], state.step + 1, batch_size=size, images_before=images_before,
             key=step_key(jax.random.key(seed), _stream(name), state.step)) for name, average in averages.items()}
         for name in told:
             if project and name in project:

@@ -16,7 +16,8 @@ from diffusion.typing import Array
 @dataclass(frozen=True, kw_only=True)
 class Update:
     """Trains the set `trains` by `loss` in the steps 0, every, 2 every, ...; in other steps the set, its optimizer's
-    state and its rate's count stay as they are."""
+    state and its rate's count stay as they are. An optimizer may have `evaluated(state, params)`, the parameters that
+    averages follow."""
     loss: Loss
     optimizer: optax.GradientTransformation
     trains: str = ONLINE

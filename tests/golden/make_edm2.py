@@ -30,7 +30,8 @@ def network() -> dict[str, np.ndarray]:
     n, (side, _, channels) = case.NETWORK, case.IMAGE_SHAPE
     theirs = networks_edm2.Precond(
         side, channels, n.num_classes, model_channels=n.channels, channel_mult=n.multipliers, num_blocks=n.blocks,
-        channel_mult_noise=n.noise_multiplier, channel_mult_emb=n.embedding_multiplier, clip_act=n.clip_activations,
+        channel_mult_noise=n.noise_features // n.channels, channel_mult_emb=n.embedding_width // n.channels,
+        clip_act=n.clip_activations,
         attn_resolutions=n.attention_resolutions, label_balance=n.label_balance, concat_balance=n.concat_balance,
         res_balance=n.residual_balance, attn_balance=n.attention_balance, channels_per_head=n.head_channels,
         logvar_channels=case.LOGVAR_CHANNELS, sigma_data=0.5)

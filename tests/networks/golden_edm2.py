@@ -7,7 +7,7 @@ from diffusion.networks.edm2 import EDM2UNet
 
 # Every option is another than the default. About one activation in ten is clipped.
 NETWORK = EDM2UNet(channels=8, multipliers=(1, 2), blocks=2, attention_resolutions=(8,), head_channels=4,
-                   noise_multiplier=2, embedding_multiplier=5, label_balance=0.6, concat_balance=0.4,
+                   noise_features=16, embedding_width=40, label_balance=0.6, concat_balance=0.4,
                    residual_balance=0.25, attention_balance=0.35, clip_activations=1.5, num_classes=5, out_channels=3)
 IMAGE_SHAPE = (8, 8, 3)
 SIGMAS = np.array([0.002, 0.3, 1.7, 80.0], np.float32)

@@ -107,7 +107,7 @@ def test_activations_weights_and_updates_keep_their_magnitude():
 @pytest.mark.parametrize("changes, words", [
     ({"head_channels": 5}, "head_channels.*must divide"), ({"attention_resolutions": (7,)}, "heights are"),
     ({"multipliers": (1, 2, 2, 2, 2, 2)}, "6 levels"), ({"multipliers": (0.3, 1, 2)}, "whole numbers"),
-    ({"noise_multiplier": 0.3}, "whole number"), ({"concat_balance": 1.0}, "between 0 and 1"),
+    ({"noise_features": -1}, "not be negative"), ({"concat_balance": 1.0}, "between 0 and 1"),
     ({"clip_activations": -1.0}, "256"), ({"dropout": 1.0}, "below 1"), ({"blocks": 0}, "at least one")])
 def test_fields_that_do_not_fit_are_refused(changes, words):
     with pytest.raises(FieldError, match=words):

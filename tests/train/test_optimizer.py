@@ -1,5 +1,6 @@
 """The learning rate at given steps, clipping, and Adam against its formula."""
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,9 @@ import optax
 import pytest
 
 from diffusion.errors import ConfigError
+from diffusion.io.checkpoint import Checkpoints, NoData
 from diffusion.train import optimizer
+from diffusion.train.updates import Update, rate_of
 
 PARAMS = {"w": jnp.array([1.0, -2.0, 3.0]), "b": jnp.array(0.5)}
 GRAD = {"w": jnp.array([0.3, -0.4, 0.0]), "b": jnp.array(1.2)}  # of norm 1.3
@@ -164,3 +167,98 @@ def test_the_networks_say_what_is_never_decayed_or_trained():
     kernels = {jax.tree_util.keystr(path, simple=True, separator="/") for path, x in jax.tree.leaves_with_path(params)
                if x.ndim >= 2}
     assert kernels - moved == {"params/labels/embedding"} and moved < kernels
+
+
+def test_the_inverse_square_root_rate_is_edm2s():
+    """Their learning_rate_schedule of EDM2-S on ImageNet-512, whose ramp-up of 10M images is no whole number of steps
+    of 2048."""
+    golden = np.load(pathlib.Path(__file__).parent.parent / "golden" / "edm2.npz")
+    schedule = optimizer.learning_rate(0.01, warmup_steps=10e6 / 2048, decay="inverse_sqrt", total_steps=10**6,
+                                       reference_steps=70_000)
+    np.testing.assert_allclose(jax.vmap(schedule)(golden["rate_steps"]), golden["rates"], rtol=1e-6)
+    without = optimizer.learning_rate(0.01, warmup_steps=0, decay="inverse_sqrt", total_steps=10, reference_steps=4)
+    np.testing.assert_allclose([without(0), without(4), without(16)], [0.01, 0.01, 0.005], rtol=1e-6)
+
+
+KERNELS = {"a": {"kernel": jnp.ones((3, 3, 4, 6)), "bias": jnp.ones(6)}, "b": {"kernel": jnp.ones((5, 8))},
+           "labels": {"embedding": jnp.ones((4, 2))}}
+
+
+def none_decayed(params):
+    return jax.tree.map(lambda x: False, params)
+
+
+def updates_of(made, grads, params=KERNELS):
+    state, found = made.init(params), []
+    for grad in grads:
+        change, state = made.update(grad, state, params)
+        params = optax.apply_updates(params, change)
+        found.append(change)
+    return found, state, params
+
+
+def random_grads(count):
+    rng = np.random.default_rng(0)
+    return [jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), jnp.float32), KERNELS)
+            for _ in range(count)]
+
+
+def test_muon_makes_the_updates_of_kernels_orthogonal_and_others_adams():
+    """Of a convolution too, as a matrix [36, 6]; singular values lie near one value, as those of 5 iterations do."""
+    rate = optax.constant_schedule(0.1)
+    ((change,), _, _), ((plain,), _, _) = (updates_of(optimizer.muon(
+        rate, none_decayed, clip_norm=0.0, update_rms=rms), random_grads(1)) for rms in (0.2, 0.0))
+    for name, scale in (("a", 1.0), ("b", (8 / 5) ** 0.5)):
+        matrix = np.asarray(change[name]["kernel"]).reshape(-1, KERNELS[name]["kernel"].shape[-1])
+        values = np.linalg.svd(matrix, compute_uv=False) / (0.1 * 0.2 * max(matrix.shape) ** 0.5)
+        assert 0.6 < values.min() and values.max() < 1.3
+        np.testing.assert_allclose(np.mean(matrix**2) ** 0.5, 0.1 * 0.2, rtol=0.2)
+        other = np.asarray(plain[name]["kernel"]).reshape(matrix.shape)
+        np.testing.assert_allclose(other, matrix * scale / (0.2 * max(matrix.shape) ** 0.5), rtol=1e-4, atol=1e-6)
+    for leaf in (change["a"]["bias"], change["labels"]["embedding"]):
+        np.testing.assert_allclose(np.abs(leaf), 0.1 * (0.9 / 1.9 + 1), rtol=1e-4)  # Nesterov's
+    for name, value in (("momentum", 1.0), ("update_rms", -1.0), ("weight_decay", -1.0)):
+        with pytest.raises(ValueError, match=name):
+            optimizer.muon(rate, none_decayed, **{name: value})
+
+
+def test_schedule_free_evaluates_the_mean_of_its_iterates():
+    """At a constant rate; the parameters are 0.9 of it and 0.1 of the last iterate."""
+    rate = optax.constant_schedule(0.1)
+    made = optimizer.hold(optimizer.schedule_free(rate, none_decayed, clip_norm=0.0), ("bias$",))
+    grads, iterates, params = random_grads(4), [], KERNELS
+    state = made.init(params)
+    for grad in grads:
+        change, state = made.update(grad, state, params)
+        params = optax.apply_updates(params, change)
+        (free,) = [x for x in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "z")) if hasattr(x, "z")]
+        iterates.append(free.z["b"]["kernel"])
+    x = made.evaluated(state, params)["b"]["kernel"]
+    np.testing.assert_allclose(x, np.mean(iterates, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(params["b"]["kernel"], 0.9 * x + 0.1 * iterates[-1], rtol=1e-5)
+    np.testing.assert_array_equal(params["a"]["bias"], 1)
+    first = optimizer.adam(rate, beta1=0.0, clip_norm=0.0)
+    np.testing.assert_allclose(iterates[0] - 1, updates_of(first, grads[:1])[0][0]["b"]["kernel"], rtol=1e-4)
+    with pytest.raises(ValueError, match="beta1"):
+        optimizer.schedule_free(rate, none_decayed, beta1=0.0)
+
+
+def test_radam_begins_with_the_momentum_alone_and_becomes_adam():
+    """Liu et al. (2020), Algorithm 2: not divided by the second moment in the first 5 steps at beta2 = 0.999."""
+    found, *_ = updates_of(optimizer.radam(optax.constant_schedule(0.1), beta1=0.0, clip_norm=0.0), random_grads(7))
+    for i, (change, grad) in enumerate(zip(found, random_grads(7))):
+        plain = np.allclose(change["b"]["kernel"], -0.1 * grad["b"]["kernel"], rtol=1e-4)
+        assert plain == (i < 5)
+
+
+@pytest.mark.parametrize("name", ["radam", "muon", "schedule_free"])
+def test_the_state_of_each_optimizer_is_stored_and_its_rate_is_read(tmp_path, name):
+    rate = optimizer.learning_rate(0.1, warmup_steps=2, decay="constant", total_steps=10)
+    made = optimizer.OPTIMIZERS[name](rate, **({} if name == "radam" else {"decayed": none_decayed}))
+    _, state, _ = updates_of(made, random_grads(1))
+    assert float(rate_of(Update(loss=None, optimizer=made, learning_rate=rate), state)) == pytest.approx(0.05)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, {"opt_state": state}, NoData(), {})
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    found, _ = checkpoints.restore({"opt_state": abstract}, NoData())
+    jax.tree.map(np.testing.assert_array_equal, found["opt_state"], state)

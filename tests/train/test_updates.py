@@ -11,12 +11,13 @@ import numpy as np
 import optax
 import program
 import pytest
-from train.two_sets import AVERAGES, TEACHER, batch, created, fake, make, start, student, updates_of
+from train.two_sets import AVERAGES, TEACHER, batch, created, fake, init, make, start, student, updates_of
 
 from diffusion.errors import FieldError
 from diffusion.parallel import sharding
-from diffusion.train import step
+from diffusion.train import optimizer, step
 from diffusion.train.averages import Average, Copy
+from diffusion.train.state import init_state
 from diffusion.train.updates import Update, check_updates, due, rate_of
 
 FROZEN = {"teacher": TEACHER}
@@ -221,3 +222,17 @@ def test_killed_and_resumed_trainings_of_two_sets_repeat_every_bit_on_one_device
         rows[devices] = whole
     np.testing.assert_allclose(rows[8]["params"], rows[1]["params"], rtol=1e-4)
     np.testing.assert_allclose(rows[8]["rows"][-1]["loss"], rows[1]["rows"][-1]["loss"], rtol=1e-4)
+
+
+def test_averages_follow_what_an_optimizer_evaluates():
+    free = optimizer.schedule_free(optax.constant_schedule(0.05), lambda params: jax.tree.map(lambda x: False, params))
+    updates = [UPDATES[0], Update(loss=student, optimizer=free)]
+    averages = {"target": Average(rule=Copy(every=1))}
+    state = init_state(init(), {u.trains: u.optimizer for u in updates}, averages)
+    compiled = jax.jit(make(updates, averages=averages))
+    for k in range(3):
+        state, _ = compiled(state, batch(k), None, FROZEN)
+    expected = free.evaluated(state.opt_state["online"], state.params["online"])
+    for name, value in state.averages["target"].items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-6)
+        assert abs(value - state.params["online"][name]) > 1e-5
