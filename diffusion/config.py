@@ -115,6 +115,8 @@ def run_level() -> ConfigDict:
     s.dynamic_threshold = 0.0          # if not 0, instead clip to this quantile of |x0| and divide by it (Saharia et
                                        # al. 2022)
     s.threshold_max = 1.0              # upper limit of that quantile's value
+    s.least_noise = 0.0                # of the process flow: the velocity (x - x0) / (1 - alpha) is divided by at least
+                                       # this (Li & He 2025, code: 0.05); 0: by 1 - alpha
     s.rederive_eps = True              # recompute eps from the clipped x0 (diffusers' default: False)
     s.guidance = ConfigDict()
     s.guidance.name = "none"

@@ -5,6 +5,7 @@ Variance-preserving processes are defined by their log-SNR only: alpha^2 = sigmo
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -258,38 +259,51 @@ class VE(Process):
 
 @dataclass(frozen=True, kw_only=True)
 class Flow(Process):
-    """alpha = 1 - sigma, sigma = shift t / (1 + (shift - 1) t), t in [0, 1]: flow matching on straight lines.
+    """alpha = 1 - s, sigma = noise_scale s, s = shift t / (1 + (shift - 1) t), t in [0, 1]: flow matching on straight
+    lines.
 
-    Lipman et al. (2023); Liu et al. (2023), "Rectified flow"; their time runs the other way. The shift for other
-    resolutions is Esser et al. (2024), "Stable Diffusion 3", Eq. 23.
+    Lipman et al. (2023); Liu et al. (2023), "Rectified flow"; Ma et al. (2024), "SiT", whose time runs the other way.
+    The shift for other resolutions is Esser et al. (2024), "Stable Diffusion 3", Eq. 23. The scale of the noise for
+    larger images is Li & He (2025), "JiT", Appendix A: the resolution / 256.
     """
     shift: float = 1.0
+    noise_scale: float = 1.0  # the standard deviation of the noise that x is at t = 1
+    network_time: Literal["noise", "data"] = "noise"  # the time that the network sees: noise, 1000 (1 - alpha) (Esser
+                              # et al. 2024, code); data, alpha, from 0 for noise to 1 (Ma et al. 2024; Li & He 2025)
     t_min: float = 1e-3
-    t_max = 1.0
+    t_max: float = 1.0        # below 1 some data remain, so that eps can be predicted (Ma et al. 2024, code: 0.999)
     equal_steps_to_data = True  # 1, 1 - 1/N .. 1/N, 0 (Esser et al. 2024, code)
 
     def __post_init__(self):
         _check_t_min(self.t_min)
         _check_shift(self.shift)
+        require(self.noise_scale > 0, "noise_scale", self.noise_scale, "must be positive; 1 is no scale (Li & He 2025: "
+                "resolution / 256).")
+        require(self.t_min < self.t_max <= 1, "t_max", self.t_max, f"must be above t_min = {self.t_min!r}, and at most "
+                "1, which is noise alone.")
 
     def alpha(self, t: Time) -> Array:
         t = jnp.asarray(t, float)
         return (1 - t) / (1 + (self.shift - 1) * t)
 
     def sigma(self, t: Time) -> Array:
-        t = jnp.asarray(t, float)
-        return self.shift * t / (1 + (self.shift - 1) * t)
+        return self.noise_scale * self._noise_share(t)
 
     def log_snr(self, t: Time) -> Array:
         t = jnp.asarray(t, float)
-        return 2 * (jnp.log1p(-t) - jnp.log(t) - math.log(self.shift))
+        return 2 * (jnp.log1p(-t) - jnp.log(t) - math.log(self.shift * self.noise_scale))
 
     def time_of_log_snr(self, log_snr: Array) -> Array:
-        return jax.nn.sigmoid(-jnp.asarray(log_snr, float) / 2 - math.log(self.shift))
+        return jax.nn.sigmoid(-jnp.asarray(log_snr, float) / 2 - math.log(self.shift * self.noise_scale))
 
     def c_noise(self, t: Time) -> Array:
-        """1000 sigma (Esser et al. 2024, code): the range of the discrete papers' labels."""
-        return 1000 * self.sigma(t)
+        """1000 (1 - alpha), the range of the discrete papers' labels, or alpha."""
+        return 1000 * self._noise_share(t) if self.network_time == "noise" else self.alpha(t)
+
+    def _noise_share(self, t: Time) -> Array:
+        """1 - alpha, without cancellation."""
+        t = jnp.asarray(t, float)
+        return self.shift * t / (1 + (self.shift - 1) * t)
 
 
 def edm(*,

@@ -202,6 +202,20 @@ def clip_x0(diffusion: Diffusion, bound: float = 1.0, *, rederive_eps: bool = Tr
     return map_x0(diffusion, lambda x0: jnp.clip(x0, -bound, bound), rederive_eps=rederive_eps)
 
 
+def least_noise(diffusion: Diffusion, least: float) -> Diffusion:
+    """x_0 moved to x_t + min(1, (1 - alpha) / least) (x_0 - x_t), and eps recomputed: the velocity (x_t - x_0) /
+    (1 - alpha) of the flow process with a denominator of at least `least`.
+
+    Li & He (2025), "JiT", Section 4.3: 0.05. A chain then ends with part of its last noise.
+    """
+    def denoise(x_t: Image, t: Time, cond: Cond = NO_COND) -> Prediction:
+        prediction = diffusion.denoise(x_t, t, cond)
+        share = jnp.minimum(1.0, (1 - diffusion.process.alpha(t)) / least)
+        x0 = x_t + expand(share, x_t) * (prediction.x0 - x_t)
+        return prediction._replace(x0=x0, eps=X0.predict(diffusion.process, x0, x_t, t).eps)
+    return Diffusion(diffusion.process, denoise)
+
+
 def dynamic_threshold(diffusion: Diffusion, quantile: float, largest: float, *, rederive_eps: bool = True) -> Diffusion:
     """x_0 of each example clipped to [-s, s] and divided by s, the `quantile` of |x_0|, kept within [1, largest].
 

@@ -34,7 +34,7 @@ def random_params(network, image_shape: tuple[int, ...], seed: int) -> dict:
                 return 1 + np.float32(0.25) * u
             case "bias":
                 return np.float32(0.25) * u
-            case "embedding" | "frequencies" | "phases":
+            case "embedding" | "frequencies" | "phases" | "class_positions":
                 return u
             case "gain":
                 return np.float32(0.5) + np.float32(0.25) * u

@@ -85,6 +85,7 @@ PAPERS = {
                        lambda t: (1 + 0 * t, np.sqrt(t)), lambda t: (0 * t, 1 + 0 * t)),
     "flow": (Flow(), flow(1.0), lambda t: (-1 / (1 - t), np.sqrt(2 * t / (1 - t)))),
     "flow, shift 3": (Flow(shift=3.0), flow(3.0), None),
+    "flow, noise scale 2": (Flow(noise_scale=2.0, network_time="data", t_max=0.999), lambda t: (1 - t, 2 * t), None),
     "shifted_cosine": (Cosine(), cosine(1.0), None),
     "shifted_cosine, shift 1/4": (Cosine(shift=0.25), cosine(0.25), None),
     "laplace, wide": (Laplace(log_snr_mean=0.3, log_snr_scale=1.5),
