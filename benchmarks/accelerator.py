@@ -24,7 +24,7 @@ PART = "{python} -m benchmarks.train_step --out={out}/{name}.json {tiny} "
 PARTS = {
     "unet_ours": (150, PART + "--config=configs/cifar10.py --batch={b256} --dtype=bfloat16 --ways=ours --rounds=5 "
                   "--steps=20 --trace={out}/unet_trace"),
-    "dit_ours": (140, PART + "--config=configs/dit_xl2.py --batch={b64} --dtype=bfloat16 --ways=ours --rounds=5 "
+    "dit_ours": (140, PART + "--config=configs/dit.py --batch={b64} --dtype=bfloat16 --ways=ours --rounds=5 "
                  "--steps=8 --trace={out}/dit_trace"),
     "repeatability": (200, "{python} -m benchmarks.repeatability --config=configs/digits.py {tiny} "
                       "--out={out}/repeatability.json"),
@@ -32,7 +32,7 @@ PARTS = {
                            "--rounds=5 --steps=20"),
     "unet_torch_eager": (70, PART + "--config=configs/cifar10.py --batch={b256} --dtype=bfloat16 --ways=eager "
                          "--rounds=5 --steps=20"),
-    "dit_torch_compile": (140, PART + "--config=configs/dit_xl2.py --batch={b64} --dtype=bfloat16 --ways=compile "
+    "dit_torch_compile": (140, PART + "--config=configs/dit.py --batch={b64} --dtype=bfloat16 --ways=compile "
                           "--rounds=5 --steps=8"),
     "unet_ours_f32": (150, PART + "--config=configs/cifar10.py --batch={b256} --ways=ours --rounds=3 --steps=10"),
 }

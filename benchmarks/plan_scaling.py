@@ -24,8 +24,8 @@ from diffusion.io.files import atomic_write  # noqa: E402
 from diffusion.planning.chips import chip_of, devices_of  # noqa: E402
 
 CHIPS = {"v5e:4x4": 16, "v5e:8x8": 64, "v5e:16x16": 256, "v5p:2x2x4": 16, "v5p:4x4x4": 64}
-BASE = {"cifar10": 512, "imagenet64_adm": 128, "dit_xl2": 256}  # images of a step on 16 chips
-TITLES = {"cifar10": "DDPM, CIFAR-10, 35.7M", "imagenet64_adm": "ADM, ImageNet 64, 296M", "dit_xl2": "DiT-XL/2, 675M"}
+BASE = {"cifar10": 512, "imagenet64_adm": 128, "dit": 256}  # images of a step on 16 chips
+TITLES = {"cifar10": "DDPM, CIFAR-10, 35.7M", "imagenet64_adm": "ADM, ImageNet 64, 296M", "dit": "DiT-XL/2, 675M"}
 
 
 def points(configs: list[str], topologies: list[str]):

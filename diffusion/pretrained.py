@@ -22,7 +22,7 @@ from diffusion import config as config_lib
 from diffusion.build import averages
 from diffusion.config_values import nearest
 from diffusion.errors import CheckpointError, ConfigError, shown
-from diffusion.interop import folder, openai, score_sde, unet2d
+from diffusion.interop import folder, openai, score_sde, transformers, unet2d
 from diffusion.interop.tensor_files import read_tensors
 from diffusion.io import run_folder, snapshots
 from diffusion.io.checkpoint import Checkpoints
@@ -35,6 +35,8 @@ LAYOUTS = {
                            openai.read_params),
     "guided-diffusion": (partial(openai.read_settings, codebase="guided-diffusion"), read_tensors, openai.read_params),
     "score_sde": (score_sde.read_settings, score_sde.read_checkpoint, score_sde.read_params),
+    **{kind: (partial(transformers.read_settings, kind=kind), read_tensors,
+              partial(transformers.read_params, kind=kind)) for kind in ("DiT", "SiT", "JiT")},
 }
 # The keys that define the function of the weights.
 NETWORK = ("network", "data.kind", "data.size", "data.channels", "data.shape", "data.mean", "data.deviation",

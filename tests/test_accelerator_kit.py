@@ -49,7 +49,7 @@ def test_the_parts_work(tmp_path, monkeypatch):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("path, dtype", [("configs/cifar10.py", "float32"), ("configs/dit_xl2.py", "bfloat16")])
+@pytest.mark.parametrize("path, dtype", [("configs/cifar10.py", "float32"), ("configs/dit.py", "bfloat16")])
 def test_the_step_in_pytorch_trains_the_same_network(path, dtype):
     pytest.importorskip("diffusers", reason="the parity tests' packages are not installed")
     from benchmarks import peers

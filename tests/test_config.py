@@ -43,7 +43,7 @@ def test_cifar10_is_the_papers_model():
     (dict(prediction="epsilon"), ["prediction", "'eps'", "v, velocity, x0"]),
     (dict(loss__weighting="minsnr"), ["loss.weighting", "'min_snr'"]),
     (dict(network__name="dti"), ["network.name", "'dit'", "unet"]),
-    (dict(network__name="dit", network__channels=36, network__heads=6, network__dropout=0.1), ["network.dropout"]),
+    (dict(network__name="dit", network__channels=36, network__heads=6, network__groups=8), ["network.groups"]),
     (dict(network__remat="some"), ["network.remat", "full, light, none"]),
     (dict(optimizer__mu_dtype="float16"), ["optimizer.mu_dtype", "bfloat16"]),
     (dict(ema__dtype="float64"), ["ema.dtype", "bfloat16, float32"]),

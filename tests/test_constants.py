@@ -31,7 +31,9 @@ EDM = "NVlabs/edm 008a4e5, training/loss.py, generate.py, README.md"
 EDM2 = "NVlabs/edm2 4bf8162, train_edm2.py, generate_images.py"
 MIN_SNR = "TiankaiHang/Min-SNR-Diffusion-Training 5189997, configs/in256, scripts/sampler_edm.py"
 SIMPLE = "second hand: Hoogeboom et al. 2023, appendix, as lucidrains/denoising-diffusion-pytorch and others have it"
-JIT = "second hand: LTH14/JiT, main_jit.py, as copies of it have it; time runs the other way there: P_mean -0.8"
+JIT = "LTH14/JiT cbc743a, README.md, main_jit.py, denoiser.py, model_jit.py; P_mean -0.8 there, where time runs the " \
+      "other way"
+SIT = "willisma/SiT 947f95b, train.py, models.py, transport"
 LDM = "CompVis/stable-diffusion 21f890f, configs/stable-diffusion/v1-inference.yaml"
 FLOW = "gnobitab/RectifiedFlow 5a1fd4d, ImageGeneration/sde_lib.py, losses.py (eps), configs/rectified_flow"
 SD3 = "Stability-AI/sd3-ref 883b836, sd3_infer.py"
@@ -94,7 +96,8 @@ METHODS = {
                      "sample.steps": 32, "sample.clip": False})],
     "Laplace": [(RECALLED, {"process.log_snr_mean": 0.0, "process.log_snr_scale": 0.5, "sample.eta": 0.0})],
     "x0 with the loss in velocity": [(JIT, {"loss.density_mean": 0.8, "loss.density_std": 0.8, "sample.steps": 50,
-                                            "process.shift": 1.0, "loss.least_sigma": 0.05, "sample.t_min": 1 / 50})],
+                                            "process.shift": 1.0, "loss.least_sigma": 0.05, "sample.t_min": 1 / 50,
+                                            "sample.least_noise": 0.05})],
 }
 NO_PAPERS = {"cifar10_minutes", "cifar10_tiny", "digits", "digits_dit", "digits_guided", "fashion_mnist", "folder",
              "fsdd", "mnist", "moving_mnist", "moving_mnist_vdm", "recordings", "toy_2d"}
@@ -103,9 +106,24 @@ CONFIGS = {
                       "sample.steps": 1000, "network.dropout": 0.1, "optimizer.learning_rate": 2e-4,
                       "optimizer.warmup": "5000 steps", "optimizer.clip_norm": 1.0, "train.batch_size": 128,
                       "data.flip": True})],
-    "dit_xl2": [(DIT, {**LINEAR, "learned_range": True, "loss.name": "hybrid", "loss.hybrid_scale": 1e-3,
+    "dit": [(DIT, {**LINEAR, "learned_range": True, "loss.name": "hybrid", "loss.hybrid_scale": 1e-3,
                        "sample.steps": 250, "sample.clip": False, "network.label_dropout": 0.1,
                        "optimizer.learning_rate": 1e-4, "optimizer.clip_norm": 0.0, "train.batch_size": 256})],
+    "sit": [(SIT, {"process.name": "flow", "process.network_time": "data", "prediction": "velocity",
+                   "loss.space": "velocity", "loss.weighting": "simple", "loss.density": "uniform",
+                   "network.unread_outputs": True, "network.label_dropout": 0.1, "optimizer.learning_rate": 1e-4,
+                   "optimizer.warmup": "0 steps", "optimizer.clip_norm": 0.0, "ema.half_life": "1774368 images",
+                   "train.batch_size": 256, "sample.clip": False})],
+    "jit": [(JIT, {"process.name": "flow", "process.noise_scale": 1.0, "process.network_time": "data",
+                   "prediction": "x0", "loss.space": "velocity", "loss.weighting": "clipped_velocity",
+                   "loss.least_sigma": 0.05, "loss.density": "logit_normal", "loss.density_mean": 0.8,
+                   "loss.density_std": 0.8, "network.bottleneck": 128, "network.class_tokens": 32,
+                   "network.class_tokens_from": 4, "network.label_dropout": 0.1, "optimizer.name": "adam",
+                   "optimizer.beta1": 0.9, "optimizer.beta2": 0.95, "optimizer.learning_rate": 2e-4,
+                   "optimizer.warmup": "5 epochs", "optimizer.clip_norm": 0.0, "ema.half_life": "7097472 images",
+                   "train.batch_size": 1024, "train.duration": "600 epochs", "data.crop": "adm", "data.flip": True,
+                   "sample.solver": "heun", "sample.spacing": "uniform", "sample.steps": 50, "sample.least_noise": 0.05,
+                   "sample.clip": False, "sample.guidance.scale": 3.0})],
     "sc09_diffwave": [(DIFFWAVE, {
         "process.name": "linear", "process.steps": 200, "process.beta_start": 1e-4, "process.beta_end": 0.02,
         "prediction": "eps", "loss.space": "eps", "loss.weighting": "simple", "data.length": 16_000,

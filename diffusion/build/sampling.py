@@ -71,8 +71,8 @@ def check_sampling(config: ConfigDict) -> Solver:
     require_key(c.clip_range > 0, "sample.clip_range", c.clip_range, "must be positive: data lie in [-1, 1].")
     require_key(0 <= c.dynamic_threshold < 1, "sample.dynamic_threshold", c.dynamic_threshold,
                 "is a quantile in (0, 1), or 0 for none (Saharia et al. 2022: 0.995).")
-    require_key(0 <= c.least_noise < 1, "sample.least_noise", c.least_noise, "is a share of noise below 1; 0 for none (Li "
-                "& He 2025: 0.05).")
+    require_key(0 <= c.least_noise < 1, "sample.least_noise", c.least_noise, "is a share of noise below 1; 0 for none "
+                "(Li & He 2025: 0.05).")
     require_key(not c.least_noise or config.process.name == "flow", "sample.least_noise", c.least_noise, "is of the "
                 f"velocity of the process flow, but process.name = {config.process.name!r}: set it to 0.")
     require_key(c.threshold_max >= 1, "sample.threshold_max", c.threshold_max, "must be 1 or more.")

@@ -176,6 +176,13 @@ class StateDict(dict):
         pass
 
 
+class Ignored:
+    """Stands for an object whose attributes are not read, such as a program's flags."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
 class Storage:
     """Stands for a kind of storage in a pickle; never called."""
 
@@ -204,6 +211,7 @@ class TensorUnpickler(pickle.Unpickler):
             return f"torch.{name}"
         # New functions for each file: a pickle can set attributes of the functions that it gets.
         known = {("collections", "OrderedDict"): StateDict, ("torch", "Size"): tuple,
+                 ("argparse", "Namespace"): Ignored,  # the flags beside the weights of DiT, SiT and JiT
                  ("torch._utils", "_rebuild_tensor_v2"): lambda *args: self.tensor(*args),
                  ("torch._utils", "_rebuild_parameter"): lambda data, *rest: data}
         if (module, name) not in known:

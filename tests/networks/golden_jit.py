@@ -16,7 +16,7 @@ TIMES = (0.0, 0.05, 0.5, 0.97)  # the share of the data
 LABELS = (7, 0, 10, 3)
 SEED = 20251117
 # A chain and a loss of JiT, with noise of twice the standard deviation, as for 512 pixels.
-NOISE_SCALE, STEPS, SCALE, INTERVAL, CHAIN_LABELS, T_EPS = 2.0, 10, 2.2, (0.1, 1.0), (7, 3), 0.05
+NOISE_SCALE, STEPS, SCALE, INTERVAL, CHAIN_LABELS, T_EPS = 2.0, 25, 2.2, (0.1, 1.0), (7, 3), 0.05
 
 
 

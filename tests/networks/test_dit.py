@@ -8,7 +8,7 @@ import pytest
 from networks.golden_dit import IMAGE_SHAPE, LABELS, NETWORK, SEED, TIMES, images
 from networks.random_params import random_params
 
-from configs import dit_xl2
+from configs import dit
 from diffusion import build
 from diffusion import config as config_lib
 from diffusion.errors import ConfigError
@@ -70,7 +70,7 @@ def test_parameters_are_as_many_as_in_table_1(sizes, millions):
 
 
 def test_it_starts_as_zero_and_is_built_by_config():
-    c = config_lib.override(dit_xl2.get_config(), {"network.channels": 64, "network.depth": 1, "network.heads": 2})
+    c = config_lib.override(dit.get_config(), {"network.channels": 64, "network.depth": 1, "network.heads": 2})
     model = build.model(c)
     params = jax.jit(model.init)(jax.random.key(0, impl="rbg"))
     assert float(sum(np.abs(x).sum() for name, x in params["params"]["pixels"].items())) == 0

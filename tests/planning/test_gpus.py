@@ -106,7 +106,7 @@ def test_a_step_compiles_for_each_gpu(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("jax_cuda12_plugin"), reason="needs JAX's CUDA wheels: .[cuda]")
 @pytest.mark.parametrize("config, batch, kernels, outside, temporaries, mfu", [
-    ("cifar10", 256, 1320, 25.1e9, 4.95e9, 0.40), ("dit_xl2", 64, 1850, 77.5e9, 20.9e9, 0.49)])
+    ("cifar10", 256, 1320, 25.1e9, 4.95e9, 0.40), ("dit", 64, 1850, 77.5e9, 20.9e9, 0.49)])
 def test_the_step_for_an_h100_stays_as_small(tmp_path, config, batch, kernels, outside, temporaries, mfu):
     """What docs/results.md says of the whole steps."""
     done = program.execute([sys.executable, "-m", "benchmarks.gpu_program", f"--config=configs/{config}.py",
