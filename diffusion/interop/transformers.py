@@ -178,13 +178,13 @@ STACKED_IN_JIT = STACKED | {"gate": ("mlp.w12", 0, 2), "mlp1": ("mlp.w12", 1, 2)
 
 def slot(path: tuple[str, ...], kind: str) -> Slot:
     """The place of one of our leaves, and its conversion."""
+    if path == ("class_positions",):
+        return Slot("in_context_posemb", lambda weight: weight[0])
     module, *layer, leaf = path
     jit, end = kind == "JiT", "bias" if leaf == "bias" else "weight"
     read = matching.dense if leaf == "kernel" else matching.vector
     if module == "labels":
         return Slot("y_embedder.embedding_table.weight", read)
-    if module == "class_positions":
-        return Slot("in_context_posemb", lambda weight: weight[0])
     if (module == "bottleneck" or module == "patches" and not jit) and end == "weight":
         read = patches
     if module == "pixels" and kind == "SiT":

@@ -1,10 +1,12 @@
 """Weight files of others without PyTorch: what is read, and that nothing in them is executed."""
+import argparse
 import collections
 import copyreg
 import io
 import json
 import os
 import pickle
+import pickletools
 import struct
 import tracemalloc
 import zipfile
@@ -52,6 +54,8 @@ class Pickler(pickle._Pickler):
             self.write(pickle.GLOBAL + f"{x.module}\n{x.name}\n".encode())
         elif isinstance(x, Call):
             super().save_reduce(x.function, x.args)
+        elif isinstance(x, argparse.Namespace):
+            self.write(pickletools.optimize(pickle.dumps(x, 2))[2:-1])  # without the start and the stop
         else:
             super().save(x, *args, **kwargs)
 
@@ -182,6 +186,14 @@ def test_other_entries_are_left_out_and_one_nested_state_dict_is_found(tmp_path)
     equal(read_tensors(file), {"x": x})
 
 
+def test_flags_beside_the_weights_are_not_read(tmp_path):
+    """As in a checkpoint of JiT."""
+    x, y = TENSORS["a.bias"], TENSORS["a.bias"] + 1
+    value = {"model": {"x": stored(x, "0")}, "model_ema1": {"x": stored(y, "1")}, "epoch": 3,
+             "args": argparse.Namespace(model="JiT-B/16", cfg=2.9, interval=(0.1, 1.0))}
+    equal(read_tensors(torch_file(tmp_path / "x.pth", value, {"0": x, "1": y}), "model_ema1"), {"x": y})
+
+
 def test_of_several_state_dicts_one_must_be_named(tmp_path):
     x, y = TENSORS["a.bias"], TENSORS["a.weight"]
     file = torch_file(tmp_path / "x.pt", {"model": {"x": stored(x, "0")}, "ema": {"x": stored(y, "1")}},
@@ -269,7 +281,8 @@ def test_a_registered_extension_is_not_called(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["torch._utils\n_rebuild_tensor_v2", "torch._utils\n_rebuild_parameter",
-                                  "torch\nFloatStorage", "collections\nOrderedDict", "torch\nSize"])
+                                  "torch\nFloatStorage", "collections\nOrderedDict", "torch\nSize",
+                                  "argparse\nNamespace"])
 def test_a_pickle_changes_nothing_of_ours(tmp_path, name):
     x = TENSORS["a.bias"]
     state = b"}U\x05dtypeK\x01s}(U\x0c__defaults__)U\x05dtypeK\x01u\x86b."  # BUILD with attributes to set
@@ -279,7 +292,8 @@ def test_a_pickle_changes_nothing_of_ours(tmp_path, name):
         read_tensors(tmp_path / "x.bin")
     equal(read_tensors(torch_file(tmp_path / "y.bin", {"x": stored(x, "0")}, {"0": x})), {"x": x})
     assert tensor_files.TensorUnpickler.tensor.__defaults__ == (False, None, None)
-    for ours in (tensor_files.TensorUnpickler.tensor, tensor_files.Storage, tensor_files.StateDict):
+    for ours in (tensor_files.TensorUnpickler.tensor, tensor_files.Storage, tensor_files.StateDict,
+                 tensor_files.Ignored):
         assert "dtype" not in vars(ours)
 
 
