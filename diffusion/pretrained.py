@@ -22,7 +22,7 @@ from diffusion import config as config_lib
 from diffusion.build import averages
 from diffusion.config_values import nearest
 from diffusion.errors import CheckpointError, ConfigError, shown
-from diffusion.interop import folder, openai, score_sde, transformers, unet2d
+from diffusion.interop import edm, edm_pickle, folder, openai, score_sde, transformers, unet2d
 from diffusion.interop.tensor_files import read_tensors
 from diffusion.io import run_folder, snapshots
 from diffusion.io.checkpoint import Checkpoints
@@ -37,7 +37,10 @@ LAYOUTS = {
     "score_sde": (score_sde.read_settings, score_sde.read_checkpoint, score_sde.read_params),
     **{kind: (partial(transformers.read_settings, kind=kind), read_tensors,
               partial(transformers.read_params, kind=kind)) for kind in ("DiT", "SiT", "JiT")},
+    "edm": (edm.read_settings, edm_pickle.read_state, edm.read_params),
 }
+# Of those whose files may tell the settings themselves: (path, which) -> settings, {} where the file does not.
+TOLD = {"edm": edm_pickle.read_settings}
 # The keys that define the function of the weights.
 NETWORK = ("network", "data.kind", "data.size", "data.channels", "data.shape", "data.mean", "data.deviation",
            "learned_range")
@@ -73,10 +76,10 @@ def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: st
 
     checkpoint: the step for a run folder; the newest if None. layout: one of LAYOUTS, if `source` is a weight file of
     another project, and `settings` describes its model there: {"image_size": 32, ...}, or text as on a command line,
-    "--image_size 32" or "image_size=32". weights: chooses one of several sets: an average of a run, "posthoc:0.08",
-    which is made of its snapshots, or "raw" (default: the run's sample.weights); a key of a PyTorch file, such as
-    "ema"; or "unet" or "unet_ema" of a folder in diffusers' layout. The weights are read only when needed. Raises
-    CheckpointError or ConfigError if the model does not exist or cannot be read or expressed.
+    "--image_size 32" or "image_size=32"; a pickled network of EDM needs none. weights: chooses one of several sets: an
+    average of a run, "posthoc:0.08", which is made of its snapshots, or "raw" (default: the run's sample.weights); a key
+    of a PyTorch file, such as "ema"; or "unet" or "unet_ema" of a folder in diffusers' layout. The weights are read only
+    when needed. Raises CheckpointError or ConfigError if the model does not exist or cannot be read or expressed.
     """
     check_arguments(checkpoint, settings, weights)
     if layout is not None:
@@ -156,6 +159,8 @@ def load_other(path: Path, layout: str, settings: str | dict[str, Any], weights:
                           f"It can be one of: {', '.join(LAYOUTS)}.")
     settings_of, tensors_of, params_of = LAYOUTS[layout]
     given = parse_settings(settings) if isinstance(settings, str) else settings
+    if not given and layout in TOLD:
+        given = TOLD[layout](path, weights)
     return from_sections(settings_of(given, f"settings of {path.name}"), lambda abstract: params_of(
         abstract, tensors_of(path, weights), str(path), settings=given), str(path))
 

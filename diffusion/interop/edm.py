@@ -36,10 +36,14 @@ FIELDS = {
         "decoder_type": fields.choice("standard", ("standard", "skip")),
         "resample_filter": fields.several((1, 1), fields.whole(None, 0, 1000), 16, 2)},
 }
-IGNORED = {"label_dropout", "use_fp16", "sigma_min", "sigma_max", "sigma_data",  # of training, precision and process
-           "beta_d", "beta_min", "M", "epsilon_t"}
-# The classes around a network, and the network that is their default.
-PRECONDITIONINGS = {"EDMPrecond": "DhariwalUNet", "VPPrecond": "SongUNet", "VEPrecond": "SongUNet"}
+IGNORED = {"label_dropout", "use_fp16", "sigma_min", "sigma_max"}  # of training and precision, and the levels allowed
+# The classes around a network: the network that is their default, and their own arguments.
+PRECONDITIONINGS = {
+    "EDMPrecond": ("DhariwalUNet", {"sigma_data": fields.number(0.5, 1e-6)}),
+    "VPPrecond": ("SongUNet", {"beta_d": fields.number(19.9, 1e-6), "beta_min": fields.number(0.1, 1e-6),
+                               "M": fields.only(1000, "c_noise of our process is 999 t"),
+                               "epsilon_t": fields.number(1e-5, 1e-9, 0.1)}),
+    "VEPrecond": ("SongUNet", {"sigma_min": fields.number(0.02, 1e-9), "sigma_max": fields.number(100.0, 1e-6)})}
 GROUPS, CHANNELS_PER_GROUP, CHANNELS_PER_HEAD = 32, 4, 64
 
 
@@ -66,23 +70,24 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
         name="song_unet", resample_filter=s["resample_filter"], encoder=s["encoder_type"], decoder=s["decoder_type"],
         noise_embedding=s["embedding_type"], noise_multiplier=s["channel_mult_noise"])
     return {"network": network, "data": dict(size=s["img_resolution"], channels=s["in_channels"]),
-            "learned_range": s["out_channels"] != s["in_channels"]} | of_process(around, s["img_resolution"])
+            "learned_range": s["out_channels"] != s["in_channels"]} | of_process(around, s)
 
 
-def of_process(around: str, size: int) -> dict[str, Any]:
+def of_process(around: str, s: dict[str, Any]) -> dict[str, Any]:
     """The sections that the class around the network stands for, with the sampler that EDM's README recommends: Heun's
     method in sigma, of 18 steps or, from 64 pixels on, 40."""
-    sample = dict(solver="heun", spacing="karras", steps=18 if size < 64 else 40, clip=False)
+    sample = dict(solver="heun", spacing="karras", steps=18 if s["img_resolution"] < 64 else 40, clip=False)
     if around == "EDMPrecond":
-        return {"process": dict(name="edm", sigma_min=0.002, sigma_max=80.0), "prediction": "edm", "sigma_data": 0.5,
+        return {"process": dict(name="edm", sigma_min=0.002, sigma_max=80.0), "prediction": "edm",
+                "sigma_data": s["sigma_data"],
                 "loss": dict(weighting="edm", space="x0", density="log_normal", density_mean=-1.2, density_std=1.2),
                 "sample": sample}
     sample |= dict(schedule="linear")
     if around == "VPPrecond":
-        return {"process": dict(name="vp", beta_min=0.1, beta_max=20.0, t_min=1e-5), "prediction": "eps",
-                "sample": sample}
-    return {"process": dict(name="ve", sigma_min=0.02, sigma_max=100.0, t_min=1e-5), "prediction": "edm_ve",
-            "sample": sample}
+        return {"process": dict(name="vp", beta_min=s["beta_min"], beta_max=s["beta_min"] + s["beta_d"],
+                                t_min=s["epsilon_t"]), "prediction": "eps", "sample": sample}
+    return {"process": dict(name="ve", sigma_min=s["sigma_min"], sigma_max=s["sigma_max"], t_min=1e-5),
+            "prediction": "edm_ve", "sample": sample}
 
 
 def of_dhariwal(s: dict[str, Any], where: str) -> dict[str, Any]:
@@ -118,11 +123,11 @@ def parse(settings: dict[str, Any], where: str) -> tuple[str, str, dict[str, Any
             if name not in allowed:
                 raise CheckpointError(f"{where}: {key} = {name} is not supported. It can be one of: "
                                       f"{', '.join(allowed)}.")
-            kind, around = (name, around) if name in FIELDS else (PRECONDITIONINGS[name], name)
-    kind = kind or PRECONDITIONINGS[around]
+            kind, around = (name, around) if name in FIELDS else (kind, name)
+    kind = kind or PRECONDITIONINGS[around][0]
     if "img_channels" in given:
         given["in_channels"] = given["out_channels"] = given.pop("img_channels")
-    table = FIELDS[kind]
+    table = FIELDS[kind] | PRECONDITIONINGS[around][1]
     if unknown := sorted(given.keys() - table.keys() - IGNORED):
         match = difflib.get_close_matches(unknown[0], list(table), n=1, cutoff=0.5)
         other = [name for name, known in FIELDS.items() if unknown[0] in known]

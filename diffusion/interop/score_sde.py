@@ -1,6 +1,7 @@
-"""Reads Flax checkpoints of score_sde (Song et al. 2021): the DDPM architecture, models/ddpm.py with configs/vp/ddpm/.
+"""Reads Flax checkpoints of score_sde (Song et al. 2021): the DDPM architecture, models/ddpm.py with configs/vp/ddpm/;
+of model.name = ncsnpp, NCSN++ and DDPM++ (`ncsnpp.py`).
 
-Its U-Net attends once a level on the way up, after the last block, while ours attends after each block. The layers
+DDPM's U-Net attends once a level on the way up, after the last block, while ours attends after each block. The layers
 that it lacks are filled with zeros here, which makes them exact identities.
 """
 import difflib
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 
 from diffusion.errors import CheckpointError, shown
-from diffusion.interop import fields, matching
+from diffusion.interop import fields, matching, ncsnpp
 from diffusion.interop.matching import Slot
 
 # The settings that change the computation, with the values of configs/vp/ddpm/cifar10.py.
@@ -30,8 +31,7 @@ FIELDS = {
 }
 # Settings with only one supported value, and the reason.
 FIXED = {
-    "model.name": ("ddpm", "only models/ddpm.py fits our U-Net: NCSN++ and DDPM++ divide the sum of each block by "
-                   "sqrt(2), smooth as they resample and attend once a level"),
+    "model.name": ("ddpm", "besides ncsnpp, models/ncsnpp.py, only models/ddpm.py fits a network of ours"),
     "model.normalization": ("GroupNorm", "our U-Net only has group normalisation"),
     "model.nonlinearity": ("swish", "the embedding and the output of our U-Net have swish"),
     "model.resamp_with_conv": (True, "our U-Net resamples with a convolution"),
@@ -61,6 +61,8 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
     settings: {"model.nf": 128, ...} or nested, {"model": {"nf": 128}}; missing settings have the values of
     configs/vp/ddpm/cifar10.py. Raises CheckpointError that names an unknown or unsupported setting.
     """
+    if is_ncsnpp(settings, where):
+        return ncsnpp.read_settings(flatten(settings, ".", where), where)
     s = parse(settings, where)
     steps, size, multipliers = s["model.num_scales"], s["data.image_size"], s["model.ch_mult"]
     network = dict(
@@ -76,6 +78,10 @@ def read_settings(settings: dict[str, Any], where: str) -> dict[str, Any]:
                   constant_stride=False, end=0, clip=False, dynamic_threshold=0.0)
     return {"network": network, "data": dict(size=size, channels=s["data.num_channels"]), "learned_range": False,
             "process": process, "prediction": "eps", "sample": sample}
+
+
+def is_ncsnpp(settings: dict[str, Any], where: str) -> bool:
+    return flatten(settings, ".", where).get("model.name") == "ncsnpp"
 
 
 def parse(settings: dict[str, Any], where: str) -> dict[str, Any]:
@@ -148,6 +154,8 @@ def read_params(abstract: dict, state: dict[str, np.ndarray], where: str, *, set
 
     settings: as for `read_settings`. Raises CheckpointError if names or shapes do not fit.
     """
+    if is_ncsnpp(settings, where):
+        return ncsnpp.read_params(abstract, state, where, settings=flatten(settings, ".", where), layout=layout)
     names = TOP | modules(read_settings(settings, where))
     theirs = {module: leaves for module, leaves in abstract.items() if module in names}
 

@@ -10,7 +10,7 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -64,7 +64,8 @@ def read_tensors(path: str | os.PathLike, key: str | None = None) -> dict[str, n
                                   "float16 or bfloat16.") from error
     if head.startswith(b"\x80"):
         raise CheckpointError(f"{path} is a bare pickle, which can only be read by running it; nothing was executed. "
-                              "Save the model with torch.save, or as .safetensors.")
+                              "Save the model with torch.save, or as .safetensors. (EDM's networks are read: layout "
+                              "edm.)")
     raise CheckpointError(f"{path} is neither a safetensors nor a PyTorch file; it begins with {head[:16]!r}. {AGAIN}")
 
 
@@ -145,8 +146,14 @@ def read_zip(path: Path) -> Any:
 
 
 def read_legacy(path: Path) -> Any:
-    """The object that torch.save wrote before PyTorch 1.6: the storages come last, after their tensors."""
-    left = path.stat().st_size
+    """The object that torch.save wrote before PyTorch 1.6."""
+    with open(path, "rb") as file:
+        return read_series(file, path.stat().st_size, path)
+
+
+def read_series(file: BinaryIO, size: int, path: Path) -> Any:
+    """The object of a series of pickles in `size` bytes of the file: the storages come last, after their tensors."""
+    left = size
     storages: dict[str, np.ndarray] = {}
 
     def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
@@ -156,16 +163,15 @@ def read_legacy(path: Path) -> Any:
             raise ValueError(f"the file is too short for storage {key}, {count} of {dtype}")
         return storages.setdefault(key, np.zeros(count, dtype))
 
-    with open(path, "rb") as file:
-        _, _, machine, value, keys = (TensorUnpickler(file, storage, path).load() for _ in range(5))
-        if not machine["little_endian"]:
-            raise CheckpointError(f"{path} has big-endian tensors, which are not supported.")
-        if sorted(keys) != sorted(storages):
-            raise ValueError("its storages do not match its tensors")
-        for key in keys:
-            count, data = int.from_bytes(file.read(8), "little"), storages[key].view(np.uint8)
-            if count != storages[key].size or file.readinto(data) != data.size:
-                raise ValueError(f"storage {key} is cut off or does not have the size that its tensors need")
+    _, _, machine, value, keys = (TensorUnpickler(file, storage, path).load() for _ in range(5))
+    if not machine["little_endian"]:
+        raise CheckpointError(f"{path} has big-endian tensors, which are not supported.")
+    if sorted(keys) != sorted(storages):
+        raise ValueError("its storages do not match its tensors")
+    for key in keys:
+        count, data = int.from_bytes(file.read(8), "little"), storages[key].view(np.uint8)
+        if count != storages[key].size or file.readinto(data) != data.size:
+            raise ValueError(f"storage {key} is cut off or does not have the size that its tensors need")
     return value
 
 
@@ -209,15 +215,19 @@ class TensorUnpickler(pickle.Unpickler):
             return Storage(DTYPES[name])
         if module == "torch" and name in DTYPE_NAMES:
             return f"torch.{name}"
-        # New functions for each file: a pickle can set attributes of the functions that it gets.
-        known = {("collections", "OrderedDict"): StateDict, ("torch", "Size"): tuple,
-                 ("argparse", "Namespace"): Ignored,  # the flags beside the weights of DiT, SiT and JiT
-                 ("torch._utils", "_rebuild_tensor_v2"): lambda *args: self.tensor(*args),
-                 ("torch._utils", "_rebuild_parameter"): lambda data, *rest: data}
+        known = self.known()
         if (module, name) not in known:
             raise CheckpointError(f"{self.path} names {module}.{name}, which is not a tensor. Files of PyTorch can "
                                   f"carry code, so such names are refused; nothing was executed. {AGAIN}")
         return known[module, name]
+
+    def known(self) -> dict[tuple[str, str], Any]:
+        """What stands for each name. New functions for each one: a pickle can set attributes of the functions that it
+        gets."""
+        return {("collections", "OrderedDict"): StateDict, ("torch", "Size"): tuple,
+                ("argparse", "Namespace"): Ignored,  # the flags beside the weights of DiT, SiT and JiT
+                ("torch._utils", "_rebuild_tensor_v2"): lambda *args: self.tensor(*args),
+                ("torch._utils", "_rebuild_parameter"): lambda data, *rest: data}
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         kind, storage, key, _, count, *view = pid  # legacy files have a sixth part, None

@@ -89,6 +89,17 @@ SCORE_SDE = {
                                        "model.num_res_blocks": 1, "model.attn_resolutions": ()},
 }
 
+NCSNPP = {  # of models/ncsnpp.py
+    "NCSN++, VE": {"data.image_size": 16, "model.nf": 16, "model.ch_mult": (1, 2, 2), "model.num_res_blocks": 1,
+                   "model.attn_resolutions": (8,)},
+    "DDPM++, sub-VP": {"training.sde": "subvpsde", "data.image_size": 8, "model.nf": 16, "model.ch_mult": (1, 2),
+                       "model.num_res_blocks": 2, "model.attn_resolutions": (4,), "model.dropout": 0.0},
+    "skips, VE": {"data.image_size": 8, "data.num_channels": 1, "model.nf": 16, "model.ch_mult": (1, 1),
+                  "model.num_res_blocks": 1, "model.attn_resolutions": (), "model.progressive": "output_skip",
+                  "model.progressive_input": "input_skip"},
+}
+LEVELS = (0.01, 0.5, 3.0, 50.0)      # their noise levels
+
 EDM = {
     "two levels, labels": dict(img_resolution=8, in_channels=3, out_channels=3, label_dim=10, model_channels=128,
                                channel_mult=[1, 2], num_blocks=1, attn_resolutions=[8, 4]),
@@ -108,18 +119,23 @@ SONG = {
                   channel_mult=[1, 3], channel_mult_emb=2, num_blocks=1, attn_resolutions=[16, 8],
                   encoder_type="skip", decoder_type="skip", resample_filter=[1, 3, 3, 1], use_fp16=True),
 }
+# The arguments of the network in edm_pickle.pkl.
+PICKLED = dict(img_resolution=8, img_channels=3, label_dim=3, augment_dim=9, model_type="SongUNet", model_channels=8,
+               channel_mult=[1, 1], channel_mult_emb=2, num_blocks=1, attn_resolutions=[4], dropout=0.13,
+               use_fp16=False, embedding_type="fourier", channel_mult_noise=2, encoder_type="residual",
+               resample_filter=[1, 3, 3, 1])
 # The networks of EDM's README and of Song et al. (2021, the deep ones have 8 blocks), whose parameters are counted.
-DDPMPP = dict(in_channels=3, out_channels=3, model_type="SongUNet")
-NCSNPP = DDPMPP | dict(embedding_type="fourier", channel_mult_noise=2, encoder_type="residual",
+_DDPMPP = dict(in_channels=3, out_channels=3, model_type="SongUNet")
+_NCSNPP = _DDPMPP | dict(embedding_type="fourier", channel_mult_noise=2, encoder_type="residual",
                        resample_filter=[1, 3, 3, 1])
 SONG_PUBLISHED = {
     **{f"cifar10, {cond}, {name}": kind | dict(img_resolution=32, channel_mult=[2, 2, 2], augment_dim=9,
                                                label_dim=classes)
-       for name, kind in (("vp", DDPMPP), ("ve", NCSNPP)) for cond, classes in (("uncond", 0), ("cond", 10))},
+       for name, kind in (("vp", _DDPMPP), ("ve", _NCSNPP)) for cond, classes in (("uncond", 0), ("cond", 10))},
     **{f"64 pixels, {name}": kind | dict(img_resolution=64, channel_mult=[1, 2, 2, 2], augment_dim=9)
-       for name, kind in (("vp", DDPMPP), ("ve", NCSNPP))},
+       for name, kind in (("vp", _DDPMPP), ("ve", _NCSNPP))},
     **{f"Song et al., {name}{deep}": kind | dict(img_resolution=32, num_blocks=blocks)
-       for name, kind in (("DDPM++", DDPMPP), ("NCSN++", NCSNPP)) for deep, blocks in (("", 4), (", deep", 8))},
+       for name, kind in (("DDPM++", _DDPMPP), ("NCSN++", _NCSNPP)) for deep, blocks in (("", 4), (", deep", 8))},
 }
 
 
@@ -136,13 +152,14 @@ def random_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
         if kind == "resample_filter":  # no weight
             taps = np.array([1, 3, 3, 1] if shape[-1] == 4 else [1, 1], np.float32)
             return (np.outer(taps, taps) / taps.sum() ** 2).reshape(shape)
-        if kind == "freqs":
+        if kind == "freqs" or "FourierProjection" in name:
             return u
         if kind in ("bias", "b"):
             return np.float32(0.25) * u
         if kind == "scale" or (kind == "weight" and len(shape) == 1):
             return 1 + np.float32(0.25) * u
-        fan_in = shape[1:] if kind == "weight" else shape[:-1]  # PyTorch's [out, in, ...], Flax's [..., in, out]
+        # PyTorch's [out, in, ...], Flax's [..., in, out]
+        fan_in = shape[1:] if kind == "weight" and "/" not in name else shape[:-1]
         return u / np.float32(np.sqrt(np.prod(fan_in)))
 
     return {name: draw(name, tuple(shape)) for name, shape in shapes.items()}

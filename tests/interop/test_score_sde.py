@@ -16,7 +16,7 @@ from diffusion.interop import score_sde
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import others  # noqa: E402
-from others import SCORE_SDE  # noqa: E402
+from others import NCSNPP, SCORE_SDE  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,34 @@ def test_output_is_that_of_the_original(golden, case, tmp_path):
     out = others.output_of(sections, params, others.TIMES)
     np.testing.assert_allclose(others.kept(out), arrays[case], rtol=0, atol=1e-5 * np.abs(arrays[case]).max())
     assert np.abs(out[0] - out[3]).max() > 1e-2  # the times matter
+
+
+@pytest.mark.parametrize("case", NCSNPP)
+def test_output_of_ncsnpp_is_that_of_the_original(case, tmp_path):
+    """Theirs of VE is divided by the noise level, which is half ours."""
+    shapes, arrays = others.load("ncsnpp.npz")
+    settings = NCSNPP[case] | {"model.name": "ncsnpp"}
+    sections = score_sde.read_settings(settings, "settings")
+    state = score_sde.read_checkpoint(write(tmp_path / "checkpoint_1", others.random_state(shapes[case])))
+    params = score_sde.read_params(others.abstract_of(sections), state, "checkpoint_1", settings=settings)
+    is_ve = sections["process"]["name"] == "ve"
+    out = others.output_of(sections, params, np.log(others.LEVELS) if is_ve else others.TIMES)
+    levels = np.reshape(others.LEVELS if is_ve else np.ones(4), (-1, 1, 1, 1))
+    expected = arrays[case] * others.kept(np.broadcast_to(levels, out.shape))
+    np.testing.assert_allclose(others.kept(out), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert len(jax.tree.leaves(params)) == len(state)
+
+
+@pytest.mark.parametrize("settings", [{}, {"training.sde": "subvpsde", "model.num_res_blocks": 8}])
+def test_defaults_of_ncsnpp_are_those_of_its_configs(settings):
+    """As configs/score_sde.py has them, for VE and sub-VP."""
+    from configs import score_sde as configs
+    expected = configs.get_config("sub_vp_deep" if settings else "ve")
+    found = config_lib.adopted(score_sde.read_settings(settings | {"model.name": "ncsnpp"}, ""), "")
+    for section in ("network", "process", "sample"):
+        assert found[section].to_dict() == expected[section].to_dict() | (
+            dict(embedding_channels=found.network.embedding_channels) if section == "network" else {})
+    assert found.prediction == expected.prediction
 
 
 @pytest.mark.parametrize("case", SCORE_SDE)
@@ -99,7 +127,13 @@ def test_settings_may_be_nested_and_have_those_of_training():
 # ---- what is refused ----------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("settings, message", [
-    ({"model.name": "ncsnpp"}, "model.name = 'ncsnpp' is not supported, only 'ddpm': .*DDPM.. divide"),
+    ({"model.name": "ncsnv2"}, "model.name = 'ncsnv2' is not supported, only 'ddpm': besides ncsnpp"),
+    ({"model.name": "ncsnpp", "training.continuous": False}, "training.continuous = False is not supported, only True"),
+    ({"model.name": "ncsnpp", "training.sde": "vpsde", "model.embedding_type": "fourier"}, "only 'positional' for tr"),
+    ({"model.name": "ncsnpp", "training.sde": "vpsd"}, "training.sde = 'vpsd' is not supported. It can be one of: ve"),
+    ({"model.name": "ncsnpp", "model.fir": False}, "'residual' without model.fir is not supported"),
+    ({"model.name": "ncsnpp", "model.num_resblocks": 2}, "model.num_resblocks is not known. Did you mean model.num_re"),
+    ({"model.name": "ncsnpp", "model.progressive": "residual"}, "progressive = 'residual' is not supported. It can b"),
     ({"model.conditional": False}, "model.conditional = False is not supported, only True"),
     ({"model.nonlinearity": "elu"}, "model.nonlinearity = 'elu'"),
     ({"model.resamp_with_conv": False}, "model.resamp_with_conv = False"),
