@@ -77,9 +77,9 @@ def load(source: str | os.PathLike, *, checkpoint: int | None = None, layout: st
     checkpoint: the step for a run folder; the newest if None. layout: one of LAYOUTS, if `source` is a weight file of
     another project, and `settings` describes its model there: {"image_size": 32, ...}, or text as on a command line,
     "--image_size 32" or "image_size=32"; a pickled network of EDM needs none. weights: chooses one of several sets: an
-    average of a run, "posthoc:0.08", which is made of its snapshots, or "raw" (default: the run's sample.weights); a key
-    of a PyTorch file, such as "ema"; or "unet" or "unet_ema" of a folder in diffusers' layout. The weights are read only
-    when needed. Raises CheckpointError or ConfigError if the model does not exist or cannot be read or expressed.
+    average of a run, "posthoc:0.08", which is made of its snapshots, or "raw" (default: the run's sample.weights); a
+    key of a PyTorch file, such as "ema"; or "unet" or "unet_ema" of a folder in diffusers' layout. The weights are read
+    only when needed. Raises CheckpointError or ConfigError if the model does not exist or cannot be read or expressed.
     """
     check_arguments(checkpoint, settings, weights)
     if layout is not None:

@@ -91,8 +91,9 @@ class DiT(nn.Module):
         require(self.class_tokens >= 0, "class_tokens", self.class_tokens, "must not be negative (Li & He 2025: 32).")
         require(self.num_classes or not self.class_tokens, "class_tokens", self.class_tokens, "are of a label, but the "
                 "network has none: set network.num_classes, or network.class_tokens=0.")
-        require(0 <= self.class_tokens_from < self.depth, "class_tokens_from", self.class_tokens_from, "must be one of "
-                f"the blocks 0 .. {self.depth - 1} (network.depth = {self.depth}).")
+        require(not self.class_tokens or 0 <= self.class_tokens_from < self.depth, "class_tokens_from",
+                self.class_tokens_from, f"must be one of the blocks 0 .. {self.depth - 1} (network.depth = "
+                f"{self.depth}).")
 
     @nn.compact
     def __call__(self, x: Image, c_noise: Array, cond: Cond = NO_COND, keys: Keys | None = None) -> Array:
@@ -119,8 +120,8 @@ class DiT(nn.Module):
         block = rematerialised(Block, self.remat)
         for i in range(self.depth):
             if self.class_tokens and i == self.class_tokens_from:
-                places = self.param("class_positions", small, (self.class_tokens, self.channels))
-                h = jnp.concatenate([label[:, None] + places[None].astype(self.dtype), h], axis=1)
+                differing = self.param("class_positions", small, (self.class_tokens, self.channels))
+                h = jnp.concatenate([label[:, None] + differing[None].astype(self.dtype), h], axis=1)
                 if turns is not None:  # they have no place in the image, and do not turn
                     cos, sin = np.pad(turns, ((0, 0), (self.class_tokens, 0), (0, 0)))
                     cos[:self.class_tokens] = 1

@@ -32,6 +32,9 @@ NETWORKS = {
                            "network.num_classes": 10, "network.label_dropout": 0.1},
     "dit": {"network.name": "dit", "network.depth": 2, "network.heads": 8, "network.num_classes": 10,
             "network.label_dropout": 0.1, "network.channels": 64},
+    "jit": {"network.name": "jit", "network.depth": 2, "network.heads": 8, "network.num_classes": 10,
+            "network.label_dropout": 0.1, "network.channels": 64, "network.patch": 2, "network.mlp_ratio": 6.0,
+            "network.bottleneck": 32, "network.class_tokens": 8, "network.class_tokens_from": 1},
     "unet_1d": UNET | {"network.name": "unet_1d", "network.patch": 2, "network.factors": (4,),
                        "network.channels": 64},
     "diffwave": {"network.name": "diffwave", "network.channels": 64, "network.depth": 3, "network.dilation_cycle": 2,
@@ -41,7 +44,7 @@ NETWORKS = {
                    "network.head_channels": 8, "network.single_frames": 0.5},
 }
 # Each axis cuts each network, alone or with others; test_same_curve.py trains on data and on data x fsdp.
-RUN = {"unet": ("all", "fsdp"), "unet of ADM": ("all", "data x tensor"), "dit": ("all", "tensor"),
+RUN = {"unet": ("all", "fsdp"), "unet of ADM": ("all", "data x tensor"), "dit": ("all", "tensor"), "jit": ("all",),
        "unet_1d": ("all",), "diffwave": ("all",), "unet_frames": ("fsdp",), "video_unet": ("all",)}
 BATCH, SIZE = 16, 8  # images of 8 x 8 x 3
 ARRAYS = {"unet_1d": (32, 3), "diffwave": (32, 3), "unet_frames": (2, 8, 8, 3), "video_unet": (2, 8, 8, 3)}
