@@ -69,8 +69,9 @@ class DiffusionPipeline:
           layout, settings: for a weight file of another project, "improved-diffusion", "guided-diffusion" or
             "score_sde", and its flags or config values there, such as "--image_size 64 --num_channels 128"
             (docs/interop.md).
-          weights: chooses one of several sets: an average of a run, or "raw" for its parameters themselves; a key of a
-            PyTorch file, such as "ema"; "unet" or "unet_ema" of a folder in diffusers' layout.
+          weights: chooses one of several sets: an average of a run, "posthoc:0.08", the average of that width, made of
+            a run's snapshots, or "raw" for its parameters themselves; a key of a PyTorch file, such as "ema"; "unet" or
+            "unet_ema" of a folder in diffusers' layout.
           overrides: config keys to change, such as {"network.head_channels": 0, "sample.steps": 50}.
 
         Raises CheckpointError if files are missing, damaged or do not fit, ConfigError if a setting cannot run.

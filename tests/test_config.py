@@ -159,7 +159,7 @@ def test_cifar10_is_the_papers_model():
     (dict(train__steps_per_dispatch=600), ["train.steps_per_dispatch", "above 256", "compiled separately"]),
     (dict(train__keep_checkpoints=0), ["keep_checkpoints"]),
     (dict(optimizer__warmup="5000 steps"), ["optimizer.warmup", "5000", "1800"]),
-    (dict(optimizer__decay="exponential"), ["optimizer.decay", "constant, cosine, linear"]),
+    (dict(optimizer__decay="exponential"), ["optimizer.decay", "constant, cosine, inverse_sqrt, linear"]),
     (dict(optimizer__learning_rate=-1.0), ["learning_rate", "positive"]),
     (dict(optimizer__beta1=1.0), ["optimizer.beta1", "[0, 1)"]),
     (dict(optimizer__beta2=-0.5), ["optimizer.beta2", "[0, 1)"]),

@@ -7,6 +7,7 @@ Each names the run, the images seen and the exponent of its average.
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,10 +85,12 @@ def find(run: Path, gammas: Mapping[str, float]) -> list[Snapshot]:
         stored = Checkpoints(folder, keep=None)
         for step in stored.steps():
             clock = stored.clock(step)
-            if clock.get("run") != ours or clock.get("gamma") != gamma or not isinstance(clock.get("images"), int):
+            images, exponent = clock.get("images"), clock.get("gamma")
+            if clock.get("run") != ours or type(images) is not int or type(exponent) is not float or not math.isclose(
+                    exponent, gamma, rel_tol=1e-9):
                 raise CheckpointError(f"The snapshot {folder / str(step)} is not of the run {run}, but of another run "
                                       "or another average: move it away, or restore this run's own.")
-            found.append(Snapshot(name=name, step=step, images=clock["images"], gamma=gamma))
+            found.append(Snapshot(name=name, step=step, images=images, gamma=gamma))
     if not found:
         raise CheckpointError(f"The run {run} has no snapshots of its averages yet: the first is taken after "
                               "config.train.snapshot_every.")

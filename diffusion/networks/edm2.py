@@ -30,8 +30,8 @@ SHARDING = (
 
 
 def normalised(x: Array, axes: tuple[int, ...] = (-1,)) -> Array:
-    """x divided by the root of its mean square over the axes: the pixel normalisation (Eq. 30), or that of a layer's
-    weights over all but the outputs (Eq. 47). The mean is computed in float32 at least."""
+    """x divided by the root of its mean square over the axes: of channels, the pixel normalisation; of a layer's
+    weights over all but the outputs, as Eq. 47 has them. The mean is computed in float32 at least."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     square = jnp.mean(wide**2, axes, keepdims=True)
     root = jnp.sqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny))  # which has a gradient at 0

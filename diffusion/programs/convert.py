@@ -40,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("destination", metavar="DST", help="the folder to write")
     parser.add_argument("--checkpoint", type=int, metavar="STEP", help="a run folder's checkpoint. Default: the newest")
     parser.add_argument("--layout", choices=list(LAYOUTS), help="SRC is a weight file of this project")
-    parser.add_argument("--weights", metavar="NAME", help="chooses one of several sets: a key of a PyTorch file, such "
-                        "as ema, or unet or unet_ema of a folder")
+    parser.add_argument("--weights", metavar="NAME", help="chooses one of several sets: an average of a run, or "
+                        "posthoc:0.08, made of its snapshots; a key of a PyTorch file, such as ema; or unet or "
+                        "unet_ema of a folder")
     parser.add_argument("--settings", default="", metavar="TEXT",
                         help='with --layout: the description of the model there, such as '
                              '"--image_size 64 --num_channels 128"')

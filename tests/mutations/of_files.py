@@ -17,7 +17,7 @@ IO = (
     Mutation("digests-not-compared", "unchecked digest", "diffusion/io/checkpoint.py",
              "if _sha256(path / name) != digest:", "if not _sha256(path / name):", ("tests/io/test_checkpoint.py",)),
     Mutation("old-checkpoint-deleted-under-its-name", "missing rename", "diffusion/io/checkpoint.py",
-             "doomed = self._path(old).rename(self.folder / f\"{old}.deleting\")", "doomed = self._path(old)",
+             "doomed = self._path(step).rename(self.folder / f\"{step}.deleting\")", "doomed = self._path(step)",
              ("tests/io/test_checkpoint.py",)),
     Mutation("oldest-checkpoints-kept", "wrong index", "diffusion/io/checkpoint.py",
              "steps[-self.keep:]", "steps[:self.keep]", ("tests/io/test_checkpoint.py",)),

@@ -82,7 +82,7 @@ TRAIN = (
              "stream, step, positions)", "stream, step, jnp.arange(len(positions)))",
              ("tests/train/test_step.py",)),
     Mutation("average-one-step-late", "off by one", "diffusion/train/step.py",
-             "params[average.of], state.step + 1, batch_size", "params[average.of], state.step, batch_size",
+             "follow[average.of], state.step + 1, batch_size", "follow[average.of], state.step, batch_size",
              ("tests/train/test_step.py",), "gradient or average"),
     Mutation("learning-rate-of-the-next-step-in-the-log", "off by one", "diffusion/train/step.py",
              "rate_of(update, state.opt_state[name])", "rate_of(update, opt_state[name])",
