@@ -91,6 +91,8 @@ def run_level() -> ConfigDict:
     t.keep_best = 0                    # also keep this many checkpoints with the lowest train.best_metric
     t.best_metric = "loss"             # a number in metrics.jsonl
     t.nonfinite = "stop"               # at a non-finite loss or gradient: stop, or skip the step and count it
+    t.spike = 0.0                      # skip an update whose gradient norm is finite, but more than so many standard
+                                       # deviations above its running mean over 100 updates; 0: none
     t.evaluate_every = "never"         # interval of evaluations by config.evaluate, in evaluations/
     t.snapshot_every = "never"         # interval of snapshots of the power averages, from which --weights=posthoc:0.08
                                        # makes others after the training

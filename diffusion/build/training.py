@@ -22,7 +22,7 @@ from diffusion.data import pipeline, sources
 from diffusion.families import BY_NAME
 from diffusion.kinds.base import preparation
 from diffusion.parallel import sharding
-from diffusion.train import durations, gradients, optimizer, step
+from diffusion.train import durations, gradients, optimizer, spikes, step
 from diffusion.train.averages import Average
 from diffusion.train.loop import Clock, Durations
 from diffusion.train.state import ONLINE, State, init_state
@@ -156,7 +156,9 @@ def check_optimizer(c: ConfigDict, epoch_size: int | None, net: Any = None) -> A
     require_key(not (hasattr(found, "evaluated") and hasattr(net, "project")), "optimizer.name", o.name, "keeps two "
                 f"sequences of parameters, of which network.name = {c.network.name!r} would normalise only one after "
                 "each update. Choose another optimizer.")
-    return optimizer.hold(found, untrained)
+    found = optimizer.hold(found, untrained)
+    require_key(c.train.spike >= 0, "train.spike", c.train.spike, "is a number of standard deviations; 0 skips none.")
+    return spikes.skip_spikes(found, c.train.spike) if c.train.spike else found
 
 
 def rate_of(config: ConfigDict, epoch_size: int | None) -> Callable:

@@ -113,6 +113,10 @@ class Window:
                 if np.isfinite(m.loss + m.grad_norm + sum(o["loss"] + o["grad_norm"] for o in m.others.values())):
                     self.clock.skipped_in_a_row = 0
                     self._add_step(m)
+                    if m.skipped:
+                        self.clock.window["skipped"] += 1
+                        self.report(f"step {first + i + 1} is skipped: its gradient norm {m.grad_norm:.4g} is a spike "
+                                    "(config.train.spike)")
                 else:
                     self._bad_step(first + i + 1, images + i * self.batch_size, m)
         self.pending.clear()

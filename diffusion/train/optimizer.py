@@ -10,14 +10,15 @@ import optax.contrib
 
 from diffusion.errors import ConfigError, require
 from diffusion.parallel.sharding import name_of
-from diffusion.typing import Params
+from diffusion.typing import Array, Params
 
 
 def learning_rate(peak: float, *, warmup_steps: float, decay: Literal["constant", "cosine", "linear", "inverse_sqrt"],
                   total_steps: int, reference_steps: int = 0) -> optax.Schedule:
     """Linear warm-up from 0 over `warmup_steps`, then constant, or a half cosine or a line to 0 at `total_steps`.
 
-    inverse_sqrt: peak / sqrt(max(step / reference_steps, 1)) times the warm-up (Karras et al. 2024, "EDM2", Eq. 67).
+    inverse_sqrt: peak / sqrt(max(step / reference_steps, 1)) times the warm-up (Karras et al. 2024, "EDM2", as
+    `learning_rate_schedule` of their code).
     """
     if decay == "inverse_sqrt":
         def rate(step):
@@ -49,13 +50,18 @@ def _check(beta1: float, beta2: float, epsilon: float, clip_norm: float) -> None
     require(clip_norm >= 0, "clip_norm", clip_norm, "must not be negative; 0 turns clipping off.")
 
 
+def norm_of(grad: Params, known_norm: tuple[Params, Array]) -> Array:
+    """The global norm, which is not computed again for a gradient whose norm the step knows: known_norm = (gradient,
+    norm)."""
+    of, norm = known_norm
+    same = [*map(id, jax.tree.leaves(of))] == [*map(id, jax.tree.leaves(grad))]
+    return norm if same else optax.tree.norm(grad)
+
+
 def clip(clip_norm: float) -> optax.GradientTransformation:
-    """optax.clip_by_global_norm, which does not compute again the norm of a gradient whose norm the step knows, given
-    as known_norm = (gradient, norm)."""
+    """optax.clip_by_global_norm, with `norm_of`."""
     def update(grad, state, params=None, *, known_norm=((), None), **_):
-        of, norm = known_norm
-        if [*map(id, jax.tree.leaves(of))] != [*map(id, jax.tree.leaves(grad))]:
-            norm = optax.tree.norm(grad)
+        norm = norm_of(grad, known_norm)
         return jax.tree.map(lambda g: jax.lax.select(
             norm < clip_norm, g, (g / norm.astype(g.dtype)) * clip_norm), grad), state
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update) if clip_norm else optax.identity()

@@ -23,6 +23,7 @@ from diffusion.train import gradients
 from diffusion.train.averages import Average
 from diffusion.train.couplings import Coupling
 from diffusion.train.optimizer import with_schedule_of
+from diffusion.train.spikes import SpikeState
 from diffusion.train.state import ONLINE, State, in_float32
 from diffusion.train.updates import Update, check_updates, due, loss_of, rate_of
 from diffusion.typing import Array, Params
@@ -39,7 +40,7 @@ class StepMetrics(NamedTuple):
     counted: Array        # scalar, 1 if the first update was due; else its other metrics are 0
     bad_position: Array   # [BAD] int32, batch positions of the first examples with a non-finite loss; then -1
     bad_log_snr: Array    # [BAD] of the same examples; then NaN
-    skipped: Array        # scalar, 1 if the step was skipped
+    skipped: Array        # scalar, 1 if the step was skipped, or an update of it (`spikes.skip_spikes`)
     bin_loss: Array       # [K] sum of the losses of the examples in each log-SNR bin
     bin_count: Array      # [K] number of those examples
     bin_weight: Array     # [K] estimate of w(lambda) p(lambda) in each bin, for the squared error in eps
@@ -192,6 +193,9 @@ def make_train_step(*, updates: Sequence[Update], denoisers: Mapping[str, Denois
         bins = binned(*first)
         if not told.get(updates[0].trains):
             bins = jax.tree.map(jnp.zeros_like, bins)
+        for name in told:
+            if isinstance(opt_state[name], SpikeState):
+                skipped |= opt_state[name].skipped
         metrics = StepMetrics(**rows.pop(updates[0].trains), others=rows, skipped=skipped.astype(jnp.int32),
                               **bad_examples(position, sums, first[1]), **bins)
         return new, metrics
