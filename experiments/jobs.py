@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -117,11 +117,10 @@ class Runner:
             with self._lock:
                 if self._stop.is_set():
                     return SAVED[0]
-                child = subprocess.Popen([self.python, "-m", "diffusion.main" if len(jobs) == 1 else "experiments.pack",
-                                          *words], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT,
-                                         stdin=subprocess.DEVNULL, start_new_session=True)
-                if cores:
-                    os.sched_setaffinity(child.pid, cores)  # before it starts threads, which inherit it
+                with on(cores):
+                    child = subprocess.Popen([self.python, "-m", "diffusion.main" if len(jobs) == 1 else
+                                              "experiments.pack", *words], cwd=ROOT, stdout=out,
+                                             stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
                 self._children.add(child)
             for job in jobs:
                 self.ledger.add(job.key, "started", pid=child.pid, what=job.what)
@@ -166,6 +165,20 @@ def shares(workers: int) -> list[set[int]]:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     each = len(cores) // workers if workers > 1 else 0
     return [set(cores[i * each:(i + 1) * each]) for i in range(workers)]
+
+
+@contextlib.contextmanager
+def on(cores: set[int]) -> Iterator[None]:
+    """Binds this thread, and the programs that it starts, to the cores; an empty set to all that there are."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)  # 0: of this thread alone
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def runs(pid: int, job: Job) -> bool:
