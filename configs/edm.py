@@ -59,7 +59,7 @@ def ncsnpp(c):
 
 def shrunk(c):
     """The config with a narrow and shallow SongUNet of the same structure, for two steps on a CPU."""
-    c.network.channels, c.network.blocks, c.optimizer.warmup = 16, 1, "0 steps"
+    c.network.channels, c.network.blocks, c.optimizer.warmup, c.ema.half_life = 16, 1, "0 steps", "8 images"
     t = c.train
     t.batch_size, t.duration, t.log_every, t.sample_every, t.checkpoint_every = 8, "2 steps", *["2 steps"] * 3
     c.sample.steps, c.sample.batch_size, c.sample.preview = 2, 4, 4

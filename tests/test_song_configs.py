@@ -68,12 +68,13 @@ def trains(name, variant, pictures, workdir):
     assert (workdir / "samples/step_00000002.png").stat().st_size > 100
 
 
+@pytest.mark.slow
 def test_a_tiny_one_trains_and_draws(pictures, tmp_path):
     """NCSN++ by class, with augmentation."""
     trains("edm", "ve_cond", pictures, tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.parametrize("name, variant", VARIANTS)
 def test_every_tiny_one_trains_and_draws(name, variant, pictures, tmp_path):
     trains(name, variant, pictures, tmp_path / "run")
