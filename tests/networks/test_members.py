@@ -80,7 +80,16 @@ def computed(name):
     return SimpleNamespace(**jax.device_get(found))
 
 
-members = pytest.mark.parametrize("name", CASES)
+HEAVY = ("edm2", "song_unet", "video_unet")  # to compile; the default tests have their golden passes
+
+
+def of_members(having: str = "apply"):
+    """A test of all networks with this attribute."""
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name
+                                            for name in CASES if hasattr(MEMBERS[name].make, having)])
+
+
+members = of_members()
 
 
 def distance(x, y):
@@ -133,7 +142,7 @@ def test_it_has_a_forward_derivative(name):
     assert distance(found.along, found.difference) < 0.01
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if hasattr(MEMBERS[name].make, "dtype")])
+@of_members("dtype")
 def test_bfloat16_comes_close(name):
     """Parameters and output stay in float32."""
     found, c = computed(name), case(name)
@@ -142,7 +151,7 @@ def test_bfloat16_comes_close(name):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half))
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if hasattr(MEMBERS[name].make, "dropout")])
+@of_members("dropout")
 def test_dropout_is_that_of_the_keys_of_each_example(name):
     found = computed(name)
     assert distance(found.keyed, found.value) > 0.01
@@ -156,7 +165,7 @@ def test_its_rules_cut_parameters_that_it_has(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in CASES if hasattr(MEMBERS[name].make, "remat")])
+@of_members("remat")
 def test_remat_changes_no_gradient(name):
     c = case(name)
 

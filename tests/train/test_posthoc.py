@@ -140,6 +140,7 @@ def test_a_run_takes_snapshots_and_weights_are_made_of_them(run, tmp_path):
     assert pretrained.newest_step(run, config(sample__weights="posthoc:0.08")) == 40
 
 
+@pytest.mark.slow
 def test_a_resumed_run_makes_the_same_snapshots_again(run, tmp_path):
     """Those of later steps than the checkpoint's are removed first: they may be of another learning rate."""
     shutil.copytree(run, tmp_path / "again")
