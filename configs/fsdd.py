@@ -1,4 +1,5 @@
-"""Spoken digits: FSDD's 3,000 recordings (8 kHz) as 64x64 complex spectrograms, by class. Under two hours on two cores.
+"""Spoken digits: FSDD's 3,000 recordings (8 kHz) as 64x64 complex spectrograms, by class. 49 minutes on two cores,
+after which the clips are not recognised yet (docs/audio.md).
 
     python -m diffusion.main --config=configs/fsdd.py --config.data.dir=FOLDER
 
