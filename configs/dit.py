@@ -28,6 +28,22 @@ SIZES = {"xl": (1152, 28, 16), "l": (1024, 24, 16), "b": (768, 12, 12), "s": (38
 PATCHES = (2, 4, 8)
 
 
+def trained(c, name: str, tiny: bool):
+    """The config with the training of the size `name`, which is also SiT's; tiny: two steps on a CPU."""
+    n = c.network
+    n.channels, n.depth, n.heads = SIZES[name[:-1]]
+    n.num_classes, n.label_dropout = 1000, 0.1
+    c.optimizer.learning_rate, c.optimizer.warmup, c.optimizer.clip_norm = 1e-4, "0 steps", 0.0
+    c.ema.half_life, c.ema.warmup_ratio = "1774368 images", 0.0  # decay 0.9999 a step at batch 256
+    c.train.batch_size, c.train.duration = 256, "7M steps" if name == "xl2" else "400k steps"
+    if tiny:
+        n.channels, n.depth, n.heads, n.num_classes = 48, 2, 4, 10
+        c.ema.half_life = "8 images"
+        c.train.batch_size, c.train.duration = 8, "2 steps"
+        c.sample.steps, c.sample.batch_size, c.sample.preview = 4, 8, 4
+    return c
+
+
 def get_config(variant: str = ""):
     name, tiny = chosen(variant, [f"{size}{patch}" for size in SIZES for patch in PATCHES])
     c = config.base(prediction="eps", loss="hybrid", network="dit")
@@ -35,27 +51,11 @@ def get_config(variant: str = ""):
     c.data.channels = 4
     c.data.flip = True
     c.learned_range = True
-    n = c.network
-    n.channels, n.depth, n.heads = SIZES[name[:-1]]
-    n.patch = int(name[-1])
-    n.num_classes = 1000
-    n.label_dropout = 0.1
-    c.optimizer.learning_rate = 1e-4
-    c.optimizer.warmup = "0 steps"
-    c.optimizer.clip_norm = 0.0
-    c.ema.half_life = "1774368 images"  # decay 0.9999 a step at batch 256
-    c.ema.warmup_ratio = 0.0
-    c.train.batch_size = 256
-    c.train.duration = "7M steps" if name == "xl2" else "400k steps"
+    c.network.patch = int(name[-1])
     c.sample.variance = c.likelihood.variance = "learned_range"
     c.sample.steps = 250
     c.sample.spacing = "linspace"
     c.sample.clip = False  # latents have no bounds
     if tiny:
         c.data.size = 16
-        n.channels, n.depth, n.heads = 48, 2, 4
-        n.num_classes = 10
-        c.ema.half_life = "8 images"
-        c.train.batch_size, c.train.duration = 8, "2 steps"
-        c.sample.steps, c.sample.batch_size, c.sample.preview = 4, 8, 4
-    return c
+    return trained(c, name, tiny)

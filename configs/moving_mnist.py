@@ -5,7 +5,7 @@
 
 Not from a paper: the data of Denton & Fergus (2018) at half their size with one digit of 20 pixels, and the U-Net of
 Ho et al. (2020) with the frames as its channels (Voleti et al. 2022, "MCVD"), which predicts x_0 under the loss of the
-velocity (Li & He 2025, "JiT"): clips of few colours lie near a small part of all clips, and the noise does not.
+velocity (Li & He 2025, "JiT"). Not trained to its end yet (docs/video.md).
 """
 from diffusion import config
 

@@ -15,13 +15,13 @@ and with classifier-free guidance of scale 1.5, which their code applies to thre
 probability flow (below: Heun's method of 249 evaluations) and 2.06 by an SDE of 250 steps. Not run here. The cost is
 DiT's (configs/dit.py).
 """
-from configs.dit import SIZES
+from configs import dit
 from diffusion import config
 from diffusion.config_variants import chosen
 
 
 def get_config(variant: str = ""):
-    name, tiny = chosen(variant, [f"{size}2" for size in SIZES])
+    name, tiny = chosen(variant, [f"{size}2" for size in dit.SIZES])
     c = config.base(data="file", kind="array", process="flow", prediction="velocity", network="dit", solver="heun",
                     spacing="uniform", estimator="ode")
     c.data.path = "latents.npz"
@@ -29,26 +29,9 @@ def get_config(variant: str = ""):
     c.data.mean, c.data.deviation = (0.0,), (1 / 0.18215,)
     c.process.network_time, c.process.t_min = "data", 1e-5
     c.loss.space = "velocity"
-    n = c.network
-    n.channels, n.depth, n.heads = SIZES[name[:-1]]
-    n.patch = 2
-    n.unread_outputs = True
-    n.num_classes = 1000
-    n.label_dropout = 0.1
-    c.optimizer.learning_rate = 1e-4
-    c.optimizer.warmup = "0 steps"
-    c.optimizer.clip_norm = 0.0
-    c.ema.half_life = "1774368 images"  # decay 0.9999 a step at batch 256
-    c.ema.warmup_ratio = 0.0
-    c.train.batch_size = 256
-    c.train.duration = "7M steps" if name == "xl2" else "400k steps"
+    c.network.patch, c.network.unread_outputs = 2, True
     c.sample.steps = 125
     c.likelihood.steps = 100
     if tiny:
         c.data.shape = (16, 16, 4)
-        n.channels, n.depth, n.heads = 48, 2, 4
-        n.num_classes = 10
-        c.ema.half_life = "8 images"
-        c.train.batch_size, c.train.duration = 8, "2 steps"
-        c.sample.steps, c.sample.batch_size, c.sample.preview = 4, 8, 4
-    return c
+    return dit.trained(c, name, tiny)

@@ -139,7 +139,7 @@ def run_level() -> ConfigDict:
     v.metrics = ("fd", "is", "kid", "prdc", "duplicates")  # also sfd (inception), memorisation, nearest; of classifier
                                        # accuracy, identity, deviation_within_class; and the data's own
     v.images = 50_000                  # samples drawn; papers use 50,000
-    v.reference_images = 0             # images of config.data to compare with, from the first on; 0: all
+    v.reference_images = 0             # images to compare with, evenly over config.data; 0: all
     v.keep = 10_000                    # samples, and images of the data, for all metrics but fd, sfd and is
     v.held_out = ""                    # a split of the data that was not trained on, whose own figures stand beside
     return c

@@ -117,7 +117,7 @@ class Runner:
             with self._lock:
                 if self._stop.is_set():
                     return SAVED[0]
-                with on(cores):
+                with bound_to(cores):
                     child = subprocess.Popen([self.python, "-m", "diffusion.main" if len(jobs) == 1 else
                                               "experiments.pack", *words], cwd=ROOT, stdout=out,
                                              stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -168,7 +168,7 @@ def shares(workers: int) -> list[set[int]]:
 
 
 @contextlib.contextmanager
-def on(cores: set[int]) -> Iterator[None]:
+def bound_to(cores: set[int]) -> Iterator[None]:
     """Binds this thread, and the programs that it starts, to the cores; an empty set to all that there are."""
     if not cores:
         yield

@@ -166,6 +166,4 @@ def tfds(*, split: str,
     return tfds_source(dataset, dir, split)
 
 
-
-
 SOURCES = {"tfds": tfds}
