@@ -162,8 +162,8 @@ def prepare(config: ConfigDict, model: build.Model, extractor: extractors.Extrac
 
 def features_of(config: ConfigDict, model: build.Model, extractor: extractors.Extractor, source: Source,
                 cache: Path, measures: Mapping[str, Measure] = MappingProxyType({})) -> Reference:
-    """The features of config.evaluate.reference_images examples, evenly over the source, and their measures, cached with
-    a digest of the examples."""
+    """The features of config.evaluate.reference_images examples, evenly over the source, and their measures, cached
+    with a digest of the examples."""
     c, spec, labels = config.evaluate, model.spec, []
     count = min(c.reference_images or len(source), len(source))
     chosen = np.arange(count) * len(source) // count  # the first ones of a sorted set would be of a few classes

@@ -1,5 +1,7 @@
 """One's own pictures are prepared once: whole or not at all, in parallel, and continued after a stop."""
 import json
+import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from diffusion.data import array_records, sources
 from diffusion.data.folder import folder
 from diffusion.data.prepare import __main__ as program
 from diffusion.data.prepare import own, writer
+from diffusion.errors import DataError
 from diffusion.io import sound
 from diffusion.kinds.audio import audio
 from diffusion.kinds.image import image
@@ -118,6 +121,13 @@ def test_sound_and_films_are_prepared(tmp_path, capsys, write, spec, words):
         assert examples.keys() == expected.keys() == {spec.field, "label"}
         for name in expected:
             np.testing.assert_array_equal(examples[name], expected[name])
+
+
+@pytest.mark.parametrize("encoding, content", [("bytes", bytes(7)), ("zlib", zlib.compress(bytes(9)))])
+def test_a_tensor_of_another_size_is_damage(encoding, content):
+    feature = SimpleNamespace(bytes_list=SimpleNamespace(value=[content]))
+    with pytest.raises(DataError, match="bytes instead of 8"):
+        array_records._tensor(feature, shape=(4, 1), dtype=np.dtype(np.int16), encoding=encoding)
 
 
 @pytest.mark.parametrize("words, message", [
