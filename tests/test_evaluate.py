@@ -8,6 +8,7 @@ from metrics.pixels import Pixels
 
 from diffusion import build
 from diffusion import config as config_lib
+from diffusion.data import sources
 from diffusion.programs import evaluation
 
 TINY = {"data.name": "digits", "data.size": 8, "data.channels": 1, "network.channels": 8, "network.multipliers": (1,),
@@ -45,6 +46,8 @@ def test_kept_features_that_are_damaged_are_taken_again(tmp_path, capsys):
     config = config_lib.override(config_lib.base(), TINY | {"evaluate.reference_images": 20})
     model, source = build.model(config), build.training_images(config)
     first = evaluation.features_of(config, model, Pixels(), source, tmp_path)
+    spread = sources.gather_examples(source, np.arange(20) * len(source) // 20)["image"]  # not the first 20
+    assert first.digest == evaluation.digest_of([spread], 20)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-100])
     again = evaluation.features_of(config, model, Pixels(), source, tmp_path)
